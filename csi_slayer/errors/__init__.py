@@ -1,0 +1,120 @@
+"""The exception tree of SlayerFS.
+
+::
+
+    SlayerError                      errno EIO     INTERNAL
+    ├── FsError(errno)               what a POSIX call answers; raised by vfs and below
+    ├── ConfigError                  EINVAL        INVALID_ARGUMENT
+    ├── StoreError                   EIO           UNAVAILABLE
+    │   ├── ObjectNotFound           ENOENT        NOT_FOUND
+    │   ├── BucketNotFound           ENOENT        NOT_FOUND
+    │   ├── AccessDenied             EACCES        PERMISSION_DENIED
+    │   ├── PreconditionFailed       ESTALE        ABORTED      If-Match / If-None-Match lost
+    │   ├── InvalidRange             EIO           OUT_OF_RANGE
+    │   ├── StoreUnavailable         EIO           UNAVAILABLE  transient, retries used up
+    │   ├── StoreIntegrityError      EIO           DATA_LOSS    truncated body, wrong length or etag
+    │   └── StoreUnsupported         EOPNOTSUPP    UNIMPLEMENTED
+    ├── CatalogError                 EIO           INTERNAL     SQLite says no
+    └── CacheError                   EIO           INTERNAL
+        ├── CacheFull                ENOSPC        RESOURCE_EXHAUSTED
+        └── CacheCorrupt             EIO           DATA_LOSS    a block's checksum differs
+
+Every foreign exception is translated in exactly one place (store, catalog, or at the OS call).
+Only ``fuse`` turns ``errno`` into a reply, and only ``csi`` turns ``grpc_code`` into a status.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+
+
+class SlayerError(Exception):
+    """Base of all errors of this project.
+
+    ``errno`` is what the kernel is answered; ``grpc_code`` is the name of the gRPC status code.
+    """
+
+    errno: int = _errno.EIO
+    grpc_code: str = "INTERNAL"
+
+
+class FsError(SlayerError):
+    """A POSIX answer: carries just an errno (``FsError(errno.ENOENT)``)."""
+
+    def __init__(self, errno: int, message: str | None = None) -> None:
+        super().__init__(message or os.strerror(errno))
+        self.errno = errno
+
+
+class ConfigError(SlayerError):
+    """The configuration or an option is wrong; the message says which and how to mend it."""
+
+    errno = _errno.EINVAL
+    grpc_code = "INVALID_ARGUMENT"
+
+
+class StoreError(SlayerError):
+    """The object store did not do what was asked."""
+
+    grpc_code = "UNAVAILABLE"
+
+
+class ObjectNotFound(StoreError):
+    errno = _errno.ENOENT
+    grpc_code = "NOT_FOUND"
+
+
+class BucketNotFound(StoreError):
+    errno = _errno.ENOENT
+    grpc_code = "NOT_FOUND"
+
+
+class AccessDenied(StoreError):
+    errno = _errno.EACCES
+    grpc_code = "PERMISSION_DENIED"
+
+
+class PreconditionFailed(StoreError):
+    """The object is not the version that If-Match or If-None-Match asked for."""
+
+    errno = _errno.ESTALE
+    grpc_code = "ABORTED"
+
+
+class InvalidRange(StoreError):
+    grpc_code = "OUT_OF_RANGE"
+
+
+class StoreUnavailable(StoreError):
+    """A transient failure that outlasted the retries."""
+
+
+class StoreIntegrityError(StoreError):
+    """What came back is not what was asked for: truncated, of a wrong length or a wrong version."""
+
+    grpc_code = "DATA_LOSS"
+
+
+class StoreUnsupported(StoreError):
+    errno = _errno.EOPNOTSUPP
+    grpc_code = "UNIMPLEMENTED"
+
+
+class CatalogError(SlayerError):
+    """The inode table could not be read or changed."""
+
+
+class CacheError(SlayerError):
+    """The node cache failed."""
+
+
+class CacheFull(CacheError):
+    errno = _errno.ENOSPC
+    grpc_code = "RESOURCE_EXHAUSTED"
+
+
+class CacheCorrupt(CacheError):
+    """Cached bytes differ from their checksum; the block has been dropped."""
+
+    grpc_code = "DATA_LOSS"

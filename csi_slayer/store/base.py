@@ -1,0 +1,188 @@
+"""What SlayerFS asks of an object store: one small interface, two implementations.
+
+Keys are ``str`` without a leading slash, exactly as the store holds them below the volume's
+prefix: an implementation adds and strips the prefix itself. Etags are opaque strings, quotes
+included where the server sends them. Sizes and offsets are bytes, times nanoseconds since 1970.
+
+Errors: the :class:`csi_slayer.errors.StoreError` family, nothing else. An implementation retries
+transient failures itself, within a documented time, before it raises ``StoreUnavailable``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One version of one object. ``metadata`` is None where the call cannot know it (LIST)."""
+
+    key: str
+    size: int
+    etag: str
+    mtime_ns: int
+    metadata: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListPage:
+    """One page of a listing; ``token`` continues it, None at the end."""
+
+    objects: Sequence[ObjectInfo]
+    prefixes: Sequence[str]
+    token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What the target must be for a write to happen: at most one of the two is set.
+
+    ``if_match``: exactly this etag. ``absent``: no object there (If-None-Match: *).
+    """
+
+    if_match: str | None = None
+    absent: bool = False
+
+
+ANY = Condition()
+ABSENT = Condition(absent=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingUpload:
+    """A multipart upload that somebody began and nobody completed."""
+
+    key: str
+    upload_id: str
+    started_ns: int
+
+
+class RangeSink(Protocol):
+    """Where a bulk download puts its bytes.
+
+    ``write`` is called from the transfer's own thread, in order, with pieces that begin at
+    multiples of ``piece`` bytes (object offsets) and are ``piece`` bytes long, the last one shorter.
+    ``data`` is valid only during the call. Raising ends the transfer with that exception.
+    """
+
+    piece: int
+
+    def write(self, offset: int, data: memoryview) -> None: ...
+
+
+class ObjectStore(Protocol):
+    """A bucket and prefix. All methods may be called concurrently from one event loop."""
+
+    @property
+    def identity(self) -> str:
+        """Stable text naming endpoint, bucket, prefix and the identity of the credentials.
+
+        Contains no secret; two stores with the same value may share cached data.
+        """
+
+    @property
+    def part_minimum(self) -> int:
+        """Smallest size of a multipart part except the last (S3: 5 MiB; local: 1)."""
+
+    async def check(self) -> None:
+        """One cheap call which shows that endpoint, credentials and bucket work."""
+
+    async def head(self, key: str) -> ObjectInfo: ...
+
+    async def list_page(
+        self,
+        prefix: str,
+        *,
+        delimiter: bool = True,
+        token: str | None = None,
+        start_after: str | None = None,
+        limit: int = 1000,
+    ) -> ListPage: ...
+
+    async def get(
+        self, key: str, *, offset: int = 0, length: int | None = None, if_match: str | None = None
+    ) -> tuple[ObjectInfo, bytes]:
+        """A small range or object into memory. ``ObjectInfo.size`` is the whole object's size."""
+
+    async def fetch(
+        self, key: str, *, offset: int, length: int, if_match: str, sink: RangeSink
+    ) -> None:
+        """A large range, streamed into ``sink`` off the event loop.
+
+        A retry resumes where the sink stopped; ``sink.write`` never sees a byte twice.
+        """
+
+    async def put(
+        self,
+        key: str,
+        body: bytes | memoryview,
+        *,
+        condition: Condition = ANY,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectInfo: ...
+
+    async def put_file(
+        self,
+        key: str,
+        fd: int,
+        length: int,
+        *,
+        condition: Condition = ANY,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
+        """The first ``length`` bytes of a file as one object, sent off the event loop."""
+
+    async def create_multipart(
+        self, key: str, *, metadata: Mapping[str, str] | None = None
+    ) -> str: ...
+
+    async def upload_part(
+        self, key: str, upload_id: str, number: int, fd: int, offset: int, length: int
+    ) -> str:
+        """Send a file's range as part ``number`` (from 1), off the event loop; returns its etag."""
+
+    async def upload_part_copy(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        *,
+        source: str,
+        source_etag: str,
+        offset: int,
+        length: int,
+    ) -> str: ...
+
+    async def complete_multipart(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[tuple[int, str]],
+        *,
+        condition: Condition = ANY,
+    ) -> ObjectInfo:
+        """Assemble the object. ``size`` of the answer is 0 if the store does not say it."""
+
+    async def abort_multipart(self, key: str, upload_id: str) -> None: ...
+
+    async def list_multipart(self, prefix: str) -> Sequence[PendingUpload]: ...
+
+    async def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_etag: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
+        """Server-side copy of any size; ``metadata`` None keeps the source's, else replaces it."""
+
+    async def delete(self, key: str) -> None:
+        """Delete; an absent key is no error."""
+
+    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, str]:
+        """Delete up to any number of keys; returns those that failed and why."""
+
+    async def close(self) -> None: ...
