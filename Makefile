@@ -1,0 +1,90 @@
+# Everything a developer runs. `make help` lists the targets.
+# Set-up is part of each target and quick when nothing changed.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# What the code itself needs; what its tests run on a mount; what the benchmarks compare with.
+PACKAGES_RUN := python3-venv ca-certificates fuse3
+PACKAGES_TEST := $(PACKAGES_RUN) python3-dev gcc libc6-dev make pkg-config libfuse3-dev \
+	git rsync sqlite3 fio openssl
+PACKAGES_BENCH := $(PACKAGES_TEST) s3fs
+
+CODE := csi_slayer tests bench scripts
+PYTEST_ARGS ?=
+
+.PHONY: help setup test test-fast lint format demo bench clean
+.PHONY: packages-run packages-test packages-bench s3-servers
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: packages-test $(VENV)/.test s3-servers ## packages, virtual environment, S3 servers of the tests
+
+test: setup lint ## lint, types, layers and all tests
+	@echo "==> all tests"
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.test ## unit tests only: no mounts, no servers
+	@echo "==> unit tests"
+	$(BIN)/python -m pytest tests/unit -m "not integration and not slow" $(PYTEST_ARGS)
+
+lint: $(VENV)/.test ## ruff, mypy --strict, layer check
+	@echo "==> ruff check"
+	@$(BIN)/ruff check $(CODE)
+	@echo "==> ruff format --check"
+	@$(BIN)/ruff format --check $(CODE)
+	@echo "==> mypy --strict"
+	@$(BIN)/mypy
+	@echo "==> layers"
+	@$(BIN)/python -m tests.support.layers
+
+format: $(VENV)/.test ## format the code and mend what ruff can
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+demo: packages-run $(VENV)/.run ## see it work: mount, crash, recover, unmount
+	@scripts/demo
+
+bench: packages-bench $(VENV)/.test $(VENV)/.bench s3-servers ## measure against rclone, s3fs and the local disk
+	@echo "==> benchmarks"
+	$(BIN)/python -m bench
+
+clean: ## remove what the targets made here (not the machine-wide cache of S3 servers)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find . -path ./.git -prune -o -name __pycache__ -type d -print0 | xargs -0 -r rm -rf
+
+packages-run packages-test packages-bench: packages-%:
+	@scripts/install-packages $(PACKAGES_$(shell echo $* | tr a-z A-Z))
+
+s3-servers: $(VENV)/.test
+	@echo "==> S3 servers"
+	@$(BIN)/python scripts/install-s3-servers
+
+# A stamp each for what is installed into the environment; they go away with it.
+$(VENV)/bin/python:
+	@echo "==> virtual environment in $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python >= 3.11 is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml | $(VENV)/bin/python
+	@echo "==> dependencies"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+	@echo "==> dependencies of the tests"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test,otel,pyfuse3]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
+	@echo "==> dependencies of the benchmarks"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'
+	@touch $@

@@ -1,0 +1,152 @@
+"""Where a volume's objects are and how to reach them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    Field,
+    SecretStr,
+    SerializationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from csi_slayer.config.base import Section
+from csi_slayer.config.units import Duration
+
+# Key of the serialisation context under which secrets are written out instead of masked.
+REVEAL_SECRETS: Final = "reveal_secrets"
+
+
+class StoreConfig(Section):
+    """The bucket (or local directory), the way there and the identity."""
+
+    url: str = Field(description="s3://bucket[/prefix], or file:///directory for a local store")
+    endpoint: str | None = Field(
+        default=None, description="http(s) URL of the S3 service; none: AWS, by region"
+    )
+    region: str | None = Field(
+        default=None, description="S3 region; none: from the profile or environment, us-east-1"
+    )
+    path_style: bool | None = Field(
+        default=None,
+        description="bucket in the path instead of the host name; none: on with an own endpoint",
+    )
+    ca_bundle: Path | None = Field(
+        default=None, description="PEM file with the authorities to trust instead of the system's"
+    )
+    verify_tls: bool = Field(default=True, description="check the server's certificate")
+    profile: str | None = Field(
+        default=None, description="profile of the AWS configuration files to take credentials from"
+    )
+    access_key_id: str | None = Field(default=None, description="explicit access key id")
+    secret_access_key: SecretStr | None = Field(
+        default=None, description="secret of the explicit access key"
+    )
+    session_token: SecretStr | None = Field(
+        default=None, description="session token of the explicit access key"
+    )
+    role_arn: str | None = Field(
+        default=None, description="role to assume, with the web identity token if one is given"
+    )
+    web_identity_token_file: Path | None = Field(
+        default=None, description="file with the token that is exchanged for the role"
+    )
+    anonymous: bool = Field(default=False, description="send unsigned requests (public buckets)")
+    request_timeout: Duration = Field(
+        default=30.0, gt=0, description="longest silence of the server within one request"
+    )
+    connect_timeout: Duration = Field(
+        default=5.0, gt=0, description="longest time to establish a connection"
+    )
+    retry_deadline: Duration = Field(
+        default=60.0, description="how long one operation is retried before it fails"
+    )
+    transfer_threads: int = Field(
+        default=4, ge=1, le=64, description="threads that move bulk data between S3 and files"
+    )
+    max_connections: int = Field(
+        default=64, ge=1, le=1024, description="most connections to the store at a time"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        scheme, separator, rest = value.partition("://")
+        if not separator or scheme not in ("s3", "file"):
+            raise ValueError("expected s3://bucket/prefix or file:///directory")
+        if scheme == "file":
+            if not rest.startswith("/"):
+                raise ValueError("expected an absolute directory: file:///directory")
+            return value
+        bucket = rest.partition("/")[0]
+        if "@" in bucket:
+            raise ValueError("credentials do not belong in the URL: use access_key_id and profile")
+        if not bucket:
+            raise ValueError("the bucket is missing: expected s3://bucket/prefix")
+        return value
+
+    @field_validator("endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value)
+            valid = parts.scheme in ("http", "https") and bool(parts.hostname)
+            _ = parts.port  # raises if it is not a number in range
+        except ValueError:
+            valid = False
+        if not valid:
+            raise ValueError("expected an http:// or https:// URL with a host name")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError("expected just scheme, host and port")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _check_identity(self) -> Self:
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise ValueError("access_key_id and secret_access_key belong together")
+        if self.session_token is not None and self.access_key_id is None:
+            raise ValueError("session_token needs access_key_id and secret_access_key")
+        if self.web_identity_token_file is not None and self.role_arn is None:
+            raise ValueError("web_identity_token_file needs role_arn")
+        explicit = (self.access_key_id, self.profile, self.role_arn)
+        if self.anonymous and any(value is not None for value in explicit):
+            raise ValueError("anonymous excludes access_key_id, profile and role_arn")
+        return self
+
+    @field_serializer("secret_access_key", "session_token", when_used="json")
+    def _serialize_secret(self, value: SecretStr | None, info: SerializationInfo) -> str | None:
+        if value is None:
+            return None
+        reveal = info.context is not None and info.context.get(REVEAL_SECRETS) is True
+        return value.get_secret_value() if reveal else str(value)
+
+    @property
+    def scheme(self) -> str:
+        """``s3`` or ``file``."""
+        return self.url.partition("://")[0]
+
+    @property
+    def bucket(self) -> str:
+        """Name of the bucket; empty for a local store."""
+        rest = self.url.partition("://")[2]
+        return rest.partition("/")[0] if self.scheme == "s3" else ""
+
+    @property
+    def prefix(self) -> str:
+        """Key prefix of the volume, ending in a slash, or empty for the whole bucket."""
+        if self.scheme != "s3":
+            return ""
+        prefix = self.url.partition("://")[2].partition("/")[2]
+        return prefix if not prefix or prefix.endswith("/") else prefix + "/"
+
+    @property
+    def directory(self) -> Path:
+        """Directory of a local store."""
+        return Path(self.url.partition("://")[2])
