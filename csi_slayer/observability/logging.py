@@ -1,0 +1,115 @@
+"""Structured logs: one line an event, JSON or text, from structlog and the standard library alike.
+
+``configure_logging`` is called once in a process (after a fork, not before it: a thread writes).
+Whoever logs asks for ``get_logger(__name__)``; the volume and request are bound to the context and
+appear on every line that is logged below.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+from structlog.contextvars import bound_contextvars, merge_contextvars
+from structlog.typing import FilteringBoundLogger, Processor
+
+from csi_slayer.errors import ConfigError
+from csi_slayer.observability.log_writer import LogWriter
+from csi_slayer.observability.secrets import mask_keys, mask_text
+
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """A logger: ``log.info("file_uploaded", key=..., bytes=...)``, events in snake case."""
+    logger: FilteringBoundLogger = structlog.get_logger(name)
+    return logger
+
+
+@contextmanager
+def log_context(**values: object) -> Iterator[None]:
+    """Bind values (``volume=``, ``request=``) to every line logged in this block and its tasks."""
+    with bound_contextvars(**values):
+        yield
+
+
+def _mask(_logger: object, _method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
+    # Time, severity and event first, where a reader of raw lines looks.
+    first = {key: event[key] for key in ("timestamp", "level", "event") if key in event}
+    return mask_keys(first | dict(event))
+
+
+class _MaskingFormatter(structlog.stdlib.ProcessorFormatter):
+    """The last step of every line, so that nothing is added after the masking."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask_text(super().format(record))
+
+
+def _formatter(style: Literal["json", "text"]) -> logging.Formatter:
+    renderers: list[Processor]
+    if style == "json":
+        renderers = [
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(default=repr, ensure_ascii=False),
+        ]
+    else:
+        renderers = [structlog.dev.ConsoleRenderer(colors=False)]
+    return _MaskingFormatter(
+        foreign_pre_chain=_COMMON,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _mask, *renderers],
+    )
+
+
+_COMMON: list[Processor] = [
+    merge_contextvars,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+
+
+def configure_logging(
+    *,
+    level: Literal["debug", "info", "warning", "error"] = "info",
+    style: Literal["json", "text"] = "json",
+    file: Path | None = None,
+) -> LogWriter:
+    """Route all logging of this process to ``file`` or standard error.
+
+    Replaces an earlier configuration. The answer's ``close`` writes what is pending; after it
+    nothing is logged any more. Raises ConfigError if the file cannot be opened.
+    """
+    try:
+        writer = LogWriter.open(file) if file is not None else LogWriter(sys.stderr.fileno())
+    except OSError as error:
+        raise ConfigError(f"log.file: {file}: {error.strerror}") from error
+    writer.setFormatter(_formatter(style))
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, LogWriter):
+            root.removeHandler(handler)
+            handler.close()
+    root.addHandler(writer)
+    root.setLevel(_LEVELS[level])
+    # Debug output of the SDK contains signed requests and is of no use here.
+    for name in ("botocore", "urllib3", "asyncio"):
+        logging.getLogger(name).setLevel(max(_LEVELS[level], logging.INFO))
+    logging.captureWarnings(True)
+    structlog.configure(
+        processors=[*_COMMON, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    return writer

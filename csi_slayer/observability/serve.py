@@ -1,0 +1,141 @@
+"""The metrics endpoint: a small HTTP/1.1 responder on the worker's own event loop.
+
+``GET /metrics`` answers the samples, ``GET /healthz`` that the loop runs; nothing else is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from csi_slayer.errors import ConfigError
+
+_MOST_CONNECTIONS: Final = 8
+_LARGEST_HEAD: Final = 8192
+_TIMEOUT: Final = 10.0
+
+
+class MetricsServer:
+    """Serves a registry until :meth:`close`. Made by :func:`serve_metrics`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._connections: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._socket_path: str | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it listens, in the form that ``metrics.listen`` takes."""
+        if self._socket_path is not None:
+            return f"unix:{self._socket_path}"
+        assert self._server is not None
+        host, port = self._server.sockets[0].getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def start(self, listen: str) -> None:
+        if listen.startswith("unix:"):
+            path = listen.removeprefix("unix:")
+            _remove_stale_socket(path)
+            self._server = await asyncio.start_unix_server(self._accept, path, limit=_LARGEST_HEAD)
+            self._socket_path = path
+            os.chmod(path, 0o600)
+        else:
+            host, _, port = listen.rpartition(":")
+            self._server = await asyncio.start_server(
+                self._accept, host.strip("[]"), int(port), limit=_LARGEST_HEAD
+            )
+
+    async def close(self) -> None:
+        """Stop listening and end the connections that are open."""
+        if self._server is None:
+            return
+        self._server.close()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        await self._server.wait_closed()
+        if self._socket_path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._socket_path)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._connections) >= _MOST_CONNECTIONS:
+            writer.transport.abort()
+            return
+        task = asyncio.get_running_loop().create_task(self._answer(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                head = await reader.readuntil(b"\r\n\r\n")
+                writer.write(await self._response(head))
+                await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            writer.transport.abort()
+        finally:
+            writer.close()
+
+    async def _response(self, head: bytes) -> bytes:
+        method, _, rest = head.partition(b" ")
+        path = rest.partition(b" ")[0].partition(b"?")[0]
+        if method not in (b"GET", b"HEAD"):
+            return _message("405 Method Not Allowed", b"only GET\n")
+        if path == b"/healthz":
+            status, body, kind = "200 OK", b"ok\n", "text/plain"
+        elif path == b"/metrics":
+            # A scrape takes milliseconds: in a thread, so that no kernel request waits for it.
+            body = await asyncio.to_thread(generate_latest, self._registry)
+            status, kind = "200 OK", CONTENT_TYPE_LATEST
+        else:
+            status, body, kind = "404 Not Found", b"try /metrics\n", "text/plain"
+        return _message(status, body, kind, send_body=method == b"GET")
+
+
+def _message(
+    status: str, body: bytes, kind: str = "text/plain", *, send_body: bool = True
+) -> bytes:
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+        "Connection: close\r\n\r\n"
+    ).encode()
+    return head + body if send_body else head
+
+
+def _remove_stale_socket(path: str) -> None:
+    """Remove a socket that a dead process left; anything else at ``path`` stays."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except OSError:
+            return
+
+
+async def serve_metrics(registry: CollectorRegistry, listen: str) -> MetricsServer:
+    """Start serving at ``host:port`` or ``unix:/path``; the caller closes the answer.
+
+    Raises ConfigError where nothing can listen there.
+    """
+    server = MetricsServer(registry)
+    try:
+        await server.start(listen)
+    except OSError as error:
+        raise ConfigError(f"metrics.listen: cannot listen on {listen}: {error.strerror}") from error
+    return server
