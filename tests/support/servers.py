@@ -62,7 +62,11 @@ class S3Server:
     @property
     def admin(self) -> S3Admin:
         """boto3 on this server: what a test compares with."""
-        return S3Admin(self.endpoint, self.access_key, self.secret_key, self.region)
+        return self.through(self.endpoint)
+
+    def through(self, endpoint: str) -> S3Admin:
+        """The same by another address: that of a proxy in front of it."""
+        return S3Admin(endpoint, self.access_key, self.secret_key, self.region)
 
     def create_bucket(self, name: str | None = None) -> str:
         """A new bucket; without a name a unique one. Returns the name (3 characters or more)."""
