@@ -9,6 +9,22 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple, Protocol
 
+from csi_slayer.content.ranges import FileRange, ReadResult
+
+__all__ = [
+    "Attr",
+    "DirItem",
+    "Entry",
+    "FileRange",
+    "Kernel",
+    "OpenFlags",
+    "Opened",
+    "ReadResult",
+    "Request",
+    "SetAttr",
+    "StatFs",
+]
+
 
 class Request(NamedTuple):
     """Who asks. ``unique`` is the kernel's request id as received, without the resend bit."""
@@ -64,17 +80,6 @@ class Opened(NamedTuple):
     fh: int
     flags: OpenFlags = OpenFlags.NONE
     backing_id: int = 0
-
-
-class FileRange(NamedTuple):
-    """Bytes of an open local file: the engine copies them to the kernel. Short at end of file."""
-
-    fd: int
-    offset: int
-    length: int
-
-
-ReadResult = bytes | memoryview | FileRange
 
 
 class DirItem(NamedTuple):

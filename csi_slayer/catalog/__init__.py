@@ -1,0 +1,40 @@
+"""The inode table of a volume: home 1, SQLite on the node (see DESIGN: one table, several homes).
+
+The VFS and the content layer know this class only. Its methods are coroutines, so that a home
+across a network can have the same interface; SQLite's answer without suspending.
+"""
+
+from __future__ import annotations
+
+import stat
+import time
+from pathlib import Path
+
+from csi_slayer.catalog.database import Database
+from csi_slayer.catalog.inode import INSERT, Defaults, Inode, Listed, Mark, Pending
+from csi_slayer.catalog.listings import Listings
+from csi_slayer.catalog.schema import ROOT
+
+__all__ = ["ROOT", "Catalog", "Defaults", "Inode", "Listed", "Mark", "Pending"]
+
+
+class Catalog(Listings):
+    """Opens or creates the table at ``path``; ``defaults`` gives the root's owner and mode.
+
+    Raises :class:`csi_slayer.errors.CatalogError`.
+    """
+
+    def __init__(self, path: Path, defaults: Defaults) -> None:
+        super().__init__(Database(path))
+        self.defaults = defaults
+        self._start()
+        if self._db.one("SELECT 1 FROM inodes WHERE ino = ?", (ROOT,)) is None:
+            now = time.time_ns()
+            mode = stat.S_IFDIR | defaults.dir_mode
+            root = Inode(ROOT, ROOT, mode, 2, defaults.uid, defaults.gid, 0, 0, now, now, now,
+                         None, None, None, None, None, 0, 0, 0)  # fmt: skip
+            with self._db.transaction():
+                self._db.execute(INSERT, root)
+
+    def close(self) -> None:
+        self._db.close()

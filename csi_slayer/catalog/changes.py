@@ -1,0 +1,373 @@
+"""Changes of names and attributes: each method is one transaction.
+
+A change of the name space notes in the same transaction which keys may have to change in the
+store, and, where ``request`` is given, that this kernel request has been done.
+"""
+
+from __future__ import annotations
+
+import stat
+import time
+from collections.abc import Container
+from typing import Any, NamedTuple
+
+from csi_slayer.catalog.inode import INSERT, Inode, Mark
+from csi_slayer.catalog.pendings import Pendings
+from csi_slayer.catalog.schema import ROOT
+
+COMPLETED_KEPT = 4096
+"""Answers kept for resent requests. A reply is written as soon as its handler ends, so only
+requests of the last instant can be resent; this is orders of magnitude more."""
+
+_INO_STEP = 4096
+
+
+class Removed(NamedTuple):
+    """What a removal left behind: the inode as it was, kept as an orphan or deleted."""
+
+    inode: Inode
+    kept: bool
+
+
+class Changes(Pendings):
+    """The writing half of the catalog."""
+
+    used_bytes: int
+    _next_ino: int
+    _last_ino: int
+    _since_trim: int
+
+    def _start(self) -> None:
+        self.used_bytes = self.used_now()
+        self._next_ino = self._last_ino = 0
+        self._since_trim = 0
+
+    def _new_ino(self) -> int:
+        """An inode number never used before in this catalog."""
+        if self._next_ino == self._last_ino:
+            row = self._db.one("SELECT value FROM meta WHERE name = 'next_ino'")
+            self._next_ino = ROOT + 1 if row is None else int(row[0])
+            self._last_ino = self._next_ino + _INO_STEP
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('next_ino', ?)", (self._last_ino,))
+        self._next_ino += 1
+        return self._next_ino - 1
+
+    def _rolled_back(self) -> None:
+        """A transaction failed: the numbers it reserved may not be on disk."""
+        self._next_ino = self._last_ino = 0
+
+    def _complete(self, request: int | None, ino: int) -> None:
+        if request is None:
+            return
+        self._db.execute("INSERT OR REPLACE INTO completed(request, ino) VALUES (?,?)", (request, ino))
+        self._since_trim += 1
+        if self._since_trim >= COMPLETED_KEPT:
+            self._since_trim = 0
+            self._db.execute(
+                "DELETE FROM completed WHERE seq < (SELECT max(seq) FROM completed) - ?",
+                (COMPLETED_KEPT,),
+            )
+
+    async def forget_completed(self) -> None:
+        """A new kernel connection counts its requests from the start again."""
+        with self._db.transaction():
+            self._db.execute("DELETE FROM completed")
+
+    def _touch(self, ino: int, now: int) -> None:
+        self._db.execute(
+            "UPDATE inodes SET mtime_ns = ?, ctime_ns = ? WHERE ino = ?", (now, now, ino)
+        )
+
+    def _key(self, parent: int, name: str, *, directory: bool = False) -> str:
+        path = self.path_now(parent)
+        key = f"{path}/{name}" if path else name
+        return key + "/" if directory else key
+
+    def _insert(self, row: Inode, name: str) -> None:
+        self._db.execute(INSERT, row)
+        self._db.execute("INSERT INTO dentries VALUES (?,?,?)", (row.parent, name, row.ino))
+
+    async def make(
+        self,
+        parent: int,
+        name: str,
+        *,
+        mode: int,
+        uid: int,
+        gid: int,
+        rdev: int = 0,
+        target: str | None = None,
+        stage: str | None = None,
+        size: int = 0,
+        request: int | None = None,
+    ) -> Inode:
+        """A new inode under a new name; the caller knows that the name is free."""
+        now = time.time_ns()
+        directory = stat.S_ISDIR(mode)
+        flags = Mark.ATTRS_KNOWN | Mark.ATTRS_DIRTY
+        if directory:
+            flags |= Mark.MARKER | Mark.LISTED
+        try:
+            with self._db.transaction():
+                inode = Inode(
+                    self._new_ino(),
+                    parent,
+                    mode,
+                    2 if directory else 1,
+                    uid,
+                    gid,
+                    rdev,
+                    size,
+                    now,
+                    now,
+                    now,
+                    None,
+                    None,
+                    stage,
+                    None,
+                    target,
+                    int(flags),
+                    now,
+                    now if directory else 0,
+                )
+                self._insert(inode, name)
+                self._pend(self._key(parent, name, directory=directory), "")
+                self._touch(parent, now)
+                self._complete(request, inode.ino)
+        except BaseException:
+            self._rolled_back()
+            raise
+        self.used_bytes += size
+        return inode
+
+    def _displace(self, inode: Inode, key: str, *, keep: bool) -> None:
+        """The name ``key`` no longer is this inode's: forget it, or keep it for open handles."""
+        in_place = inode.etag is not None and inode.origin is None
+        self._pend(key, inode.etag if in_place else ("" if not inode.is_dir else None))
+        if keep:
+            self._db.execute(
+                "UPDATE inodes SET nlink = 0, origin = ?, ctime_ns = ? WHERE ino = ?",
+                (key if in_place else inode.origin, time.time_ns(), inode.ino),
+            )
+        else:
+            self._drop(inode.ino)
+        self.used_bytes -= inode.size
+
+    def _drop(self, ino: int) -> None:
+        self._db.execute("DELETE FROM inodes WHERE ino = ?", (ino,))
+        self._db.execute("DELETE FROM xattrs WHERE ino = ?", (ino,))
+
+    async def drop_orphan(self, ino: int) -> None:
+        """An unlinked inode is no longer open; its temporary object may go."""
+        with self._db.transaction():
+            row = self._db.one("SELECT origin FROM inodes WHERE ino = ? AND nlink = 0", (ino,))
+            if row is None:
+                return
+            if row[0] is not None:
+                self._pend(row[0], None)
+            self._drop(ino)
+
+    async def drop_orphans(self, still_open: Container[int]) -> list[Inode]:
+        """Drop all unlinked inodes but those that are open; returns the dropped."""
+        dropped = [inode for inode in self.each_orphan() if inode.ino not in still_open]
+        for inode in dropped:
+            await self.drop_orphan(inode.ino)
+        return dropped
+
+    async def remove(
+        self, parent: int, name: str, inode: Inode, *, keep: bool, request: int | None = None
+    ) -> Removed:
+        """Unlink a file or an empty directory; ``keep`` where handles are open."""
+        now = time.time_ns()
+        with self._db.transaction():
+            key = self._key(parent, name, directory=inode.is_dir)
+            self._db.execute("DELETE FROM dentries WHERE parent = ? AND name = ?", (parent, name))
+            self._displace(inode, key, keep=keep)
+            self._keep_directory(parent)
+            self._touch(parent, now)
+            self._complete(request, 0)
+        return Removed(inode, keep)
+
+    def _keep_directory(self, ino: int) -> None:
+        """A directory that lost its last name gets a marker object, or the store would lose it."""
+        if ino == ROOT:
+            return
+        row = self._db.one("SELECT flags FROM inodes WHERE ino = ?", (ino,))
+        if row is None or row[0] & Mark.MARKER:
+            return
+        if self._db.one("SELECT 1 FROM dentries WHERE parent = ? LIMIT 1", (ino,)) is not None:
+            return
+        path = self.path_now(ino)
+        if path is not None:
+            self._db.execute(
+                "UPDATE inodes SET flags = flags | ? WHERE ino = ?", (int(Mark.MARKER), ino)
+            )
+            self._pend(path + "/", "")
+
+    def _moved(self, inode: Inode, old: str, new: str) -> None:
+        """Note in ``pending`` that an inode's key (without trailing slash) changed."""
+        if inode.is_dir:
+            if inode.flags & Mark.MARKER:
+                self._pend(old + "/", None)
+                self._pend(new + "/", "")
+            return
+        in_place = inode.etag is not None and inode.origin is None
+        self._pend(old, inode.etag if in_place else "")
+        self._pend(new, "")
+        origin = old if in_place else inode.origin
+        if origin == new:
+            origin = None
+        self._db.execute("UPDATE inodes SET origin = ? WHERE ino = ?", (origin, inode.ino))
+
+    def _moved_tree(self, top: Inode, old: str, new: str) -> None:
+        """As :meth:`_moved` for a directory and all below it."""
+        self._moved(top, old, new)
+        stack = [(top.ino, old, new)]
+        while stack:
+            parent, old_path, new_path = stack.pop()
+            for name, ino, mode in self._db.all(
+                "SELECT d.name, d.ino, i.mode FROM dentries d JOIN inodes i ON i.ino = d.ino "
+                "WHERE d.parent = ?",
+                (parent,),
+            ):
+                row = self._db.one("SELECT * FROM inodes WHERE ino = ?", (ino,))
+                assert row is not None
+                self._moved(Inode._make(row), f"{old_path}/{name}", f"{new_path}/{name}")
+                if stat.S_ISDIR(mode):
+                    stack.append((ino, f"{old_path}/{name}", f"{new_path}/{name}"))
+
+    def _place(self, ino: int, parent: int, name: str) -> None:
+        self._db.execute("INSERT INTO dentries VALUES (?,?,?)", (parent, name, ino))
+        self._db.execute(
+            "UPDATE inodes SET parent = ?, ctime_ns = ? WHERE ino = ?", (parent, time.time_ns(), ino)
+        )
+
+    async def rename(
+        self,
+        inode: Inode,
+        parent: int,
+        name: str,
+        new_parent: int,
+        new_name: str,
+        *,
+        displaced: Inode | None,
+        keep_displaced: bool,
+        request: int | None = None,
+    ) -> None:
+        """Move a name; ``displaced`` is what had the new name (an empty directory or a file)."""
+        now = time.time_ns()
+        with self._db.transaction():
+            old, new = self._key(parent, name), self._key(new_parent, new_name)
+            self._db.execute("DELETE FROM dentries WHERE parent = ? AND name = ?", (parent, name))
+            if displaced is not None:
+                self._db.execute(
+                    "DELETE FROM dentries WHERE parent = ? AND name = ?", (new_parent, new_name)
+                )
+                key = new + "/" if displaced.is_dir else new
+                self._displace(displaced, key, keep=keep_displaced)
+            self._place(inode.ino, new_parent, new_name)
+            (self._moved_tree if inode.is_dir else self._moved)(inode, old, new)
+            if inode.is_dir:
+                self._keep_directory(inode.ino)
+            self._keep_directory(parent)
+            self._touch(parent, now)
+            self._touch(new_parent, now)
+            self._complete(request, 0)
+
+    async def exchange(
+        self,
+        first: Inode,
+        parent: int,
+        name: str,
+        second: Inode,
+        new_parent: int,
+        new_name: str,
+        *,
+        request: int | None = None,
+    ) -> None:
+        """Swap two names atomically (RENAME_EXCHANGE)."""
+        with self._db.transaction():
+            old, new = self._key(parent, name), self._key(new_parent, new_name)
+            self._db.execute("DELETE FROM dentries WHERE parent = ? AND name = ?", (parent, name))
+            self._db.execute(
+                "DELETE FROM dentries WHERE parent = ? AND name = ?", (new_parent, new_name)
+            )
+            self._place(first.ino, new_parent, new_name)
+            self._place(second.ino, parent, name)
+            for inode, source, target in ((first, old, new), (second, new, old)):
+                (self._moved_tree if inode.is_dir else self._moved)(inode, source, target)
+            self._complete(request, 0)
+
+    async def update(self, ino: int, **values: Any) -> None:
+        """Set columns of one inode; keeps the sum of sizes true."""
+        with self._db.transaction():
+            self._update(ino, values)
+
+    def _update(self, ino: int, values: dict[str, Any]) -> None:
+        if "size" in values:
+            row = self._db.one("SELECT size, nlink FROM inodes WHERE ino = ?", (ino,))
+            if row is not None and row[1] > 0:
+                self.used_bytes += values["size"] - row[0]
+        columns = ",".join(f"{name} = ?" for name in values)
+        self._db.execute(f"UPDATE inodes SET {columns} WHERE ino = ?", (*values.values(), ino))
+
+    async def dirty(self, ino: int, key: str, expect: str | None, **values: Any) -> None:
+        """The staged bytes (or attributes) of ``ino`` are newer than the object at ``key``."""
+        with self._db.transaction():
+            self._pend(key, expect)
+            if values:
+                self._update(ino, values)
+
+    async def stored(
+        self, ino: int, key: str, etag: str, checked_ns: int, **values: Any
+    ) -> bool:
+        """The object ``key`` now has this inode's content as version ``etag``.
+
+        Returns whether that settles the key; not so if the inode was renamed or unlinked meanwhile.
+        """
+        with self._db.transaction():
+            path = self.path_now(ino)
+            settles = path == key
+            values |= {
+                "etag": etag,
+                "origin": None if settles else key,
+                "checked_ns": checked_ns,
+            }
+            self._update(ino, values)
+            if settles:
+                self._db.execute("DELETE FROM pending WHERE key = ?", (key,))
+            else:
+                self._pend(key, etag)
+                self._db.execute("UPDATE pending SET expect = ? WHERE key = ?", (etag, key))
+        return settles
+
+    async def relocated(self, inode: Inode, key: str, etag: str) -> None:
+        """The content of an inode was copied aside, to the object ``key``."""
+        with self._db.transaction():
+            self._update(inode.ino, {"origin": key, "etag": etag})
+
+    async def setxattr(self, ino: int, name: bytes, value: bytes, request: int | None) -> None:
+        with self._db.transaction():
+            self._db.execute("INSERT OR REPLACE INTO xattrs VALUES (?,?,?)", (ino, name, value))
+            self._changed_attrs(ino)
+            self._complete(request, 0)
+
+    async def removexattr(self, ino: int, name: bytes, request: int | None) -> None:
+        with self._db.transaction():
+            self._db.execute("DELETE FROM xattrs WHERE ino = ? AND name = ?", (ino, name))
+            self._changed_attrs(ino)
+            self._complete(request, 0)
+
+    async def load_xattrs(self, ino: int, values: dict[bytes, bytes]) -> None:
+        """Extended attributes as the object's metadata has them."""
+        with self._db.transaction():
+            self._db.execute("DELETE FROM xattrs WHERE ino = ?", (ino,))
+            self._db.executemany(
+                "INSERT INTO xattrs VALUES (?,?,?)", [(ino, k, v) for k, v in values.items()]
+            )
+
+    def _changed_attrs(self, ino: int) -> None:
+        self._db.execute(
+            "UPDATE inodes SET ctime_ns = ?, flags = flags | ? WHERE ino = ?",
+            (time.time_ns(), int(Mark.ATTRS_DIRTY | Mark.ATTRS_KNOWN), ino),
+        )

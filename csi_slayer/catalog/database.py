@@ -1,0 +1,96 @@
+"""One SQLite connection: opening, transactions, and the only place that translates its errors."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from csi_slayer.catalog.schema import PRAGMAS, STATEMENTS, VERSION
+from csi_slayer.errors import CatalogError
+
+Row = tuple[Any, ...]
+
+
+class Database:
+    """A catalog file. Used from one thread (the worker's event loop).
+
+    Raises :class:`CatalogError` for whatever SQLite refuses; a database of another schema version
+    or a damaged one is refused at opening with a message that says what to do.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._connection = sqlite3.connect(
+                path, isolation_level=None, cached_statements=256, check_same_thread=False
+            )
+            for pragma in PRAGMAS:
+                self._connection.execute(pragma)
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                self._create()
+            elif version != VERSION:
+                raise CatalogError(
+                    f"{path} has schema version {version}, this program needs {VERSION}: "
+                    "unmount with the program that wrote it, then remove the file"
+                )
+        except sqlite3.Error as error:
+            raise CatalogError(f"cannot open the catalog {path}: {error}") from error
+        self.execute = self._connection.execute
+        self.executemany = self._connection.executemany
+
+    def _create(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        for statement in STATEMENTS:
+            self._connection.execute(statement)
+        self._connection.execute(f"PRAGMA user_version={VERSION}")
+        self._connection.execute("COMMIT")
+
+    def one(self, sql: str, args: Sequence[object] = ()) -> Row | None:
+        """The first row, or None."""
+        try:
+            row: Row | None = self._connection.execute(sql, args).fetchone()
+        except sqlite3.Error as error:
+            raise CatalogError(f"catalog query failed: {error}") from error
+        return row
+
+    def all(self, sql: str, args: Sequence[object] = ()) -> list[Row]:
+        """All rows; the caller bounds their number in the query."""
+        try:
+            return self._connection.execute(sql, args).fetchall()
+        except sqlite3.Error as error:
+            raise CatalogError(f"catalog query failed: {error}") from error
+
+    def each(self, sql: str, args: Sequence[object] = ()) -> Iterator[Row]:
+        """Rows one by one, for results that need not fit in memory."""
+        try:
+            yield from self._connection.execute(sql, args)
+        except sqlite3.Error as error:
+            raise CatalogError(f"catalog query failed: {error}") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing. No await may happen inside."""
+        try:
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise CatalogError(f"catalog change failed: {error}") from error
+
+    def close(self) -> None:
+        """Fold the WAL back and close."""
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._connection.close()
+        except sqlite3.Error as error:
+            raise CatalogError(f"closing the catalog failed: {error}") from error

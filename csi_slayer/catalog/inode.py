@@ -1,0 +1,97 @@
+"""One row of the inode table, as the layers above see it."""
+
+from __future__ import annotations
+
+import enum
+import stat
+from typing import NamedTuple
+
+
+class Mark(enum.IntFlag):
+    """Bits of the ``flags`` column."""
+
+    NONE = 0
+    ATTRS_KNOWN = 1
+    """Mode, owner and times come from the object's metadata or were set here."""
+    ATTRS_DIRTY = 2
+    """They were changed here and the object does not have them yet."""
+    MARKER = 4
+    """A directory that has, or shall have, a marker object (a key ending in a slash)."""
+    LARGE = 8
+    """A directory of more than one page of a listing: single names are looked up singly."""
+    OVERLAY = 16
+    """The staged copy is partial: its block map says what it holds, the object has the rest."""
+    LISTED = 32
+    """A directory whose names were all read at least once."""
+
+
+class Inode(NamedTuple):
+    """See :mod:`csi_slayer.catalog.schema` for the columns."""
+
+    ino: int
+    parent: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    etag: str | None
+    origin: str | None
+    stage: str | None
+    stamp: int | None
+    target: str | None
+    flags: int
+    checked_ns: int
+    listed_ns: int
+
+    @property
+    def is_dir(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_symlink(self) -> bool:
+        return stat.S_ISLNK(self.mode)
+
+
+COLUMNS = Inode._fields
+SELECT = "SELECT " + ",".join(f"i.{name}" for name in COLUMNS) + " FROM inodes i "
+INSERT = (
+    f"INSERT INTO inodes({','.join(COLUMNS)}) VALUES ({','.join('?' * len(COLUMNS))})"
+)
+
+
+class Pending(NamedTuple):
+    """A key whose object may have to change; ``expect`` as in the schema."""
+
+    key: str
+    expect: str | None
+    since_ns: int
+    attempts: int
+    error: str | None
+
+
+class Listed(NamedTuple):
+    """One name found by a listing. ``mode`` has the type bits; ``etag`` None for a directory."""
+
+    name: str
+    mode: int
+    size: int
+    mtime_ns: int
+    etag: str | None
+
+
+class Defaults(NamedTuple):
+    """Attributes of objects that carry none: owner and permission bits."""
+
+    uid: int
+    gid: int
+    file_mode: int
+    dir_mode: int

@@ -1,0 +1,241 @@
+"""What the store says is there, merged into the table; what is changed here wins."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Sequence
+from typing import Any
+
+from csi_slayer.catalog.changes import Changes
+from csi_slayer.catalog.inode import INSERT, Defaults, Inode, Listed, Mark
+
+
+class Listings(Changes):
+    """Listings are merged page by page and swept at the end: a name that a listing begun at
+    ``since_ns`` did not show, and that nobody touched since, is gone."""
+
+    async def merge(
+        self, parent: int, found: Sequence[Listed], since_ns: int, defaults: Defaults
+    ) -> list[Inode]:
+        """Take in a page of names of one directory; returns inodes whose content changed."""
+        changed: list[Inode] = []
+        path = self.path_now(parent)
+        if path is None:
+            return changed
+        base = path + "/" if path else ""
+        try:
+            with self._db.transaction():
+                known = self._known(parent, [item.name for item in found])
+                pending = self._pending_of(base, found)
+                inserts: list[Inode] = []
+                names: list[tuple[int, str, int]] = []
+                seen: list[tuple[int, int]] = []
+                for item in found:
+                    if item.name in pending:
+                        continue
+                    row = known.get(item.name)
+                    if row is None:
+                        inode = self._fresh(parent, item, since_ns, defaults)
+                        inserts.append(inode)
+                        names.append((parent, item.name, inode.ino))
+                        self.used_bytes += item.size
+                    elif row[6] > since_ns or row[4] is not None:
+                        # Newer knowledge, or a staged copy: the upload's If-Match decides then.
+                        continue
+                    elif self._differs(row, item):
+                        old = self._replace(row, item, since_ns, defaults)
+                        changed.append(old)
+                        if stat.S_IFMT(old.mode) != stat.S_IFMT(item.mode):
+                            inode = self._fresh(parent, item, since_ns, defaults)
+                            inserts.append(inode)
+                            names.append((parent, item.name, inode.ino))
+                    else:
+                        seen.append((since_ns, row[0]))
+                self._db.executemany(INSERT, inserts)
+                self._db.executemany("INSERT INTO dentries VALUES (?,?,?)", names)
+                self._db.executemany("UPDATE inodes SET checked_ns = ? WHERE ino = ?", seen)
+        except BaseException:
+            self._rolled_back()
+            raise
+        return changed
+
+    async def directories_among(self, parent: int, names: Sequence[str]) -> set[str]:
+        """Which of these names the table has as directories."""
+        if not names or self._db.one(
+            "SELECT 1 FROM dentries WHERE parent = ? LIMIT 1", (parent,)
+        ) is None:
+            return set()
+        rows = self._db.all(
+            "SELECT d.name FROM json_each(?) j JOIN dentries d ON d.parent = ? AND d.name = j.value "
+            "JOIN inodes i ON i.ino = d.ino WHERE i.mode & ? = ?",
+            (json.dumps(list(names)), parent, 0o170000, stat.S_IFDIR),
+        )
+        return {row[0] for row in rows}
+
+    def _known(self, parent: int, names: Sequence[str]) -> dict[str, Any]:
+        if self._db.one("SELECT 1 FROM dentries WHERE parent = ? LIMIT 1", (parent,)) is None:
+            return {}
+        rows = self._db.all(
+            "SELECT d.name, i.ino, i.mode, i.size, i.etag, i.stage, i.origin, i.checked_ns "
+            "FROM json_each(?) j JOIN dentries d ON d.parent = ? AND d.name = j.value "
+            "JOIN inodes i ON i.ino = d.ino",
+            (json.dumps(list(names)), parent),
+        )
+        return {row[0]: row[1:] for row in rows}
+
+    def _pending_of(self, base: str, found: Sequence[Listed]) -> set[str]:
+        """Names among ``found`` whose keys are pending, as a file or as a directory."""
+        if self._db.one("SELECT 1 FROM pending LIMIT 1") is None:
+            return set()
+        keys = {base + item.name: item.name for item in found}
+        keys |= {key + "/": name for key, name in keys.items()}
+        rows = self._db.all(
+            "SELECT p.key FROM json_each(?) j JOIN pending p ON p.key = j.value",
+            (json.dumps(list(keys)),),
+        )
+        return {keys[row[0]] for row in rows}
+
+    def _fresh(self, parent: int, item: Listed, since_ns: int, defaults: Defaults) -> Inode:
+        directory = stat.S_ISDIR(item.mode)
+        mode = item.mode | (defaults.dir_mode if directory else defaults.file_mode)
+        return Inode(
+            self._new_ino(),
+            parent,
+            mode,
+            2 if directory else 1,
+            defaults.uid,
+            defaults.gid,
+            0,
+            item.size,
+            item.mtime_ns,
+            item.mtime_ns,
+            item.mtime_ns,
+            item.etag,
+            None,
+            None,
+            None,
+            None,
+            0,
+            since_ns,
+            0,
+        )
+
+    @staticmethod
+    def _differs(row: Any, item: Listed) -> bool:
+        """Whether the store's object is another one than the table has (directories never are).
+
+        A symlink or special file is an object like any other: only its version tells."""
+        _ino, mode, _size, etag, _stage, origin, _checked = row
+        if stat.S_ISDIR(item.mode) != stat.S_ISDIR(mode):
+            return True
+        return not stat.S_ISDIR(mode) and (etag != item.etag or origin is not None)
+
+    def _replace(self, row: Any, item: Listed, since_ns: int, defaults: Defaults) -> Inode:
+        """Another object has this name: same kind keeps its inode, else the old one goes."""
+        inode_row = self._db.one("SELECT * FROM inodes WHERE ino = ?", (row[0],))
+        assert inode_row is not None
+        old = Inode._make(inode_row)
+        if stat.S_ISDIR(old.mode) != stat.S_ISDIR(item.mode):
+            self._vanish(old)
+            return old
+        self._update(
+            old.ino,
+            {
+                "size": item.size,
+                "etag": item.etag,
+                "origin": None,
+                "mode": stat.S_IFREG | (stat.S_IMODE(old.mode) if old.is_file else defaults.file_mode),
+                "target": None,
+                "mtime_ns": item.mtime_ns,
+                "ctime_ns": item.mtime_ns,
+                "flags": old.flags & ~(Mark.ATTRS_KNOWN | Mark.ATTRS_DIRTY),
+                "checked_ns": since_ns,
+            },
+        )
+        return old._replace(mode=item.mode | stat.S_IMODE(old.mode))
+
+    def _vanish(self, inode: Inode) -> None:
+        """Remove an inode and, if a directory, all below it, without touching the store."""
+        if inode.is_dir:
+            for (ino,) in self._db.all("SELECT ino FROM dentries WHERE parent = ?", (inode.ino,)):
+                row = self._db.one("SELECT * FROM inodes WHERE ino = ?", (ino,))
+                if row is not None:
+                    self._vanish(Inode._make(row))
+        self._db.execute(
+            "DELETE FROM dentries WHERE parent = ? AND ino = ?", (inode.parent, inode.ino)
+        )
+        self._db.execute("UPDATE inodes SET nlink = 0 WHERE ino = ?", (inode.ino,))
+        self.used_bytes -= inode.size
+
+    async def sweep(self, parent: int, since_ns: int, *, large: bool) -> list[tuple[str, Inode]]:
+        """The listing is complete: names that it did not show are gone. Returns those.
+
+        Their inodes stay as orphans for handles that are open; ``drop_orphan`` ends them.
+        """
+        path = self.path_now(parent)
+        if path is None:
+            return []
+        base = path + "/" if path else ""
+        gone: list[tuple[str, Inode]] = []
+        with self._db.transaction():
+            rows = self._db.all(
+                "SELECT d.name, i.* FROM dentries d JOIN inodes i ON i.ino = d.ino "
+                "WHERE d.parent = ? AND i.checked_ns < ? AND i.stage IS NULL",
+                (parent, since_ns),
+            )
+            for name, *columns in rows:
+                inode = Inode._make(columns)
+                if not self._has_changes(base + name, inode):
+                    self._vanish(inode)
+                    gone.append((name, inode))
+            self._db.execute(
+                "UPDATE inodes SET listed_ns = ?, flags = (flags & ~?) | ? WHERE ino = ?",
+                (
+                    since_ns,
+                    int(Mark.LARGE),
+                    int(Mark.LISTED | (Mark.LARGE if large else Mark.NONE)),
+                    parent,
+                ),
+            )
+        return gone
+
+    def _has_changes(self, key: str, inode: Inode) -> bool:
+        """Whether an inode, or any below it, is changed here and not yet in the store."""
+        if self._is_pending(key) or self._is_pending(key + "/"):
+            return True
+        if not inode.is_dir:
+            return inode.stage is not None or inode.etag is None
+        prefix = key + "/"
+        below = self._db.one(
+            "SELECT 1 FROM pending WHERE key >= ? AND key < ? LIMIT 1",
+            (prefix, prefix + "\U0010ffff"),
+        )
+        return below is not None or self._staged_below(inode.ino)
+
+    def _staged_below(self, ino: int) -> bool:
+        row = self._db.one(
+            "WITH RECURSIVE below(ino) AS (VALUES(?) UNION ALL "
+            "SELECT d.ino FROM dentries d JOIN below b ON d.parent = b.ino) "
+            "SELECT 1 FROM inodes i JOIN below b ON i.ino = b.ino WHERE i.stage IS NOT NULL LIMIT 1",
+            (ino,),
+        )
+        return row is not None
+
+    async def vanished(self, parent: int, name: str) -> Inode | None:
+        """One name is gone from the store: forget it unless it is changed here."""
+        row = self._db.one(
+            "SELECT i.* FROM dentries d JOIN inodes i ON i.ino = d.ino "
+            "WHERE d.parent = ? AND d.name = ?",
+            (parent, name),
+        )
+        if row is None:
+            return None
+        inode = Inode._make(row)
+        path = self.path_now(parent)
+        key = f"{path}/{name}" if path else name
+        if self._has_changes(key, inode):
+            return None
+        with self._db.transaction():
+            self._vanish(inode)
+        return inode

@@ -1,0 +1,127 @@
+"""Questions to the inode table."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from csi_slayer.catalog.database import Database
+from csi_slayer.catalog.inode import SELECT, Inode
+from csi_slayer.catalog.schema import ROOT
+from csi_slayer.errors import FsError
+
+_CHILD = SELECT + "JOIN dentries d ON d.ino = i.ino WHERE d.parent = ? AND d.name = ?"
+_GET = SELECT + "WHERE i.ino = ?"
+_CHILDREN = (
+    SELECT.replace("SELECT ", "SELECT d.name,", 1)
+    + "JOIN dentries d ON d.ino = i.ino WHERE d.parent = ? AND d.ino > ? ORDER BY d.ino LIMIT ?"
+)
+
+
+class Reads:
+    """The reading half of the catalog; methods are coroutines that do not suspend here."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def get(self, ino: int) -> Inode:
+        """Raises FsError(ESTALE) for an inode that is gone."""
+        row = self._db.one(_GET, (ino,))
+        if row is None:
+            raise FsError(errno.ESTALE)
+        return Inode._make(row)
+
+    async def find(self, ino: int) -> Inode | None:
+        row = self._db.one(_GET, (ino,))
+        return None if row is None else Inode._make(row)
+
+    async def child(self, parent: int, name: str) -> Inode | None:
+        row = self._db.one(_CHILD, (parent, name))
+        return None if row is None else Inode._make(row)
+
+    async def children(self, parent: int, after: int, limit: int) -> list[tuple[str, Inode]]:
+        """Names in inode order, of inodes greater than ``after``."""
+        return [
+            (row[0], Inode._make(row[1:])) for row in self._db.all(_CHILDREN, (parent, after, limit))
+        ]
+
+    async def is_empty(self, ino: int) -> bool:
+        return self._db.one("SELECT 1 FROM dentries WHERE parent = ? LIMIT 1", (ino,)) is None
+
+    def name_of(self, ino: int, parent: int) -> str | None:
+        row = self._db.one("SELECT name FROM dentries WHERE parent = ? AND ino = ?", (parent, ino))
+        return None if row is None else str(row[0])
+
+    async def path(self, ino: int) -> str | None:
+        """The inode's path below the root without slashes at the ends, None if it has none
+        (an unlinked inode). The root is ''."""
+        return self.path_now(ino)
+
+    def path_now(self, ino: int) -> str | None:
+        """As :meth:`path`, for use inside transactions."""
+        names: list[str] = []
+        while ino != ROOT:
+            row = self._db.one(
+                "SELECT i.parent, d.name FROM inodes i "
+                "JOIN dentries d ON d.parent = i.parent AND d.ino = i.ino WHERE i.ino = ?",
+                (ino,),
+            )
+            if row is None:
+                return None
+            names.append(row[1])
+            ino = row[0]
+        names.reverse()
+        return "/".join(names)
+
+    async def resolve(self, key: str) -> Inode | None:
+        """The inode at a path; a key with a trailing slash finds directories only."""
+        row = self._db.one(_GET, (ROOT,))
+        names = [name for name in key.split("/") if name]
+        for name in names:
+            if row is None:
+                return None
+            row = self._db.one(_CHILD, (row[0], name))
+        if row is None:
+            return None
+        inode = Inode._make(row)
+        return inode if inode.is_dir == (key.endswith("/") or key == "") else None
+
+    async def by_origin(self, key: str) -> list[Inode]:
+        """Inodes whose content still is in the object ``key`` though it is not their path."""
+        return [
+            Inode._make(row)
+            for row in self._db.all(SELECT + "WHERE i.origin = ? LIMIT 64", (key,))
+        ]
+
+    def each_staged(self) -> Iterator[Inode]:
+        """Inodes with a staged copy, for recovery and status."""
+        for row in self._db.all(SELECT + "WHERE i.stage IS NOT NULL"):
+            yield Inode._make(row)
+
+    def each_orphan(self) -> Iterator[Inode]:
+        """Unlinked inodes that were still open."""
+        for row in self._db.all(SELECT + "WHERE i.nlink = 0"):
+            yield Inode._make(row)
+
+    async def completed(self, request: int) -> int | None:
+        """The inode that a resent request made (0 where none), None if it was never done."""
+        row = self._db.one("SELECT ino FROM completed WHERE request = ?", (request,))
+        return None if row is None else int(row[0])
+
+    async def xattr(self, ino: int, name: bytes) -> bytes | None:
+        row = self._db.one("SELECT value FROM xattrs WHERE ino = ? AND name = ?", (ino, name))
+        return None if row is None else bytes(row[0])
+
+    async def xattrs(self, ino: int) -> dict[bytes, bytes]:
+        rows = self._db.all("SELECT name, value FROM xattrs WHERE ino = ?", (ino,))
+        return {bytes(name): bytes(value) for name, value in rows}
+
+    async def count(self) -> int:
+        """How many inodes the table has."""
+        row = self._db.one("SELECT count(*) FROM inodes")
+        return 0 if row is None else int(row[0])
+
+    def used_now(self) -> int:
+        """Sum of the sizes of all linked files, bytes."""
+        row = self._db.one("SELECT coalesce(sum(size), 0) FROM inodes WHERE nlink > 0")
+        return 0 if row is None else int(row[0])

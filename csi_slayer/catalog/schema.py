@@ -1,0 +1,84 @@
+"""The one SQL schema of all volumes, and how a database gets it.
+
+Times are nanoseconds since 1970, sizes bytes. An inode's content is found by four columns:
+
+* ``etag``: the version of the object that holds it; NULL while the store has none.
+* ``origin``: the key of that object where it is not the inode's own path (a rename whose
+  server-side copy has not happened yet, or an unlinked file that is still open); else NULL.
+* ``stage``: id of the staged local copy of a file that is, or was lately, open for writing.
+* ``stamp``: the staged file's mtime when its bytes were the object's; NULL: they never were.
+
+``pending`` has a row for each key whose object may differ from what the table says it should be;
+``expect`` is the etag we believe is there ('' for no object, NULL for unknown). Work is derived
+by comparing, not replayed from a log, so repeated changes of a key collapse and every step can
+be repeated after a crash.
+
+``completed`` has the answers of requests that must not be done twice (see KERNEL facts: a resent
+request carries the same unique id).
+"""
+
+from __future__ import annotations
+
+VERSION = 1
+
+ROOT = 1
+"""Inode number of a volume's root directory (FUSE_ROOT_ID)."""
+
+STATEMENTS = (
+    """CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID""",
+    """CREATE TABLE inodes(
+        ino INTEGER PRIMARY KEY,
+        parent INTEGER NOT NULL,
+        mode INTEGER NOT NULL,
+        nlink INTEGER NOT NULL,
+        uid INTEGER NOT NULL,
+        gid INTEGER NOT NULL,
+        rdev INTEGER NOT NULL DEFAULT 0,
+        size INTEGER NOT NULL DEFAULT 0,
+        atime_ns INTEGER NOT NULL,
+        mtime_ns INTEGER NOT NULL,
+        ctime_ns INTEGER NOT NULL,
+        etag TEXT,
+        origin TEXT,
+        stage TEXT,
+        stamp INTEGER,
+        target TEXT,
+        flags INTEGER NOT NULL DEFAULT 0,
+        checked_ns INTEGER NOT NULL DEFAULT 0,
+        listed_ns INTEGER NOT NULL DEFAULT 0)""",
+    """CREATE INDEX inodes_origin ON inodes(origin) WHERE origin IS NOT NULL""",
+    """CREATE INDEX inodes_stage ON inodes(stage) WHERE stage IS NOT NULL""",
+    """CREATE INDEX inodes_orphan ON inodes(ino) WHERE nlink = 0""",
+    """CREATE TABLE dentries(
+        parent INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        ino INTEGER NOT NULL,
+        PRIMARY KEY(parent, name)) WITHOUT ROWID""",
+    """CREATE UNIQUE INDEX dentries_order ON dentries(parent, ino, name)""",
+    """CREATE TABLE xattrs(
+        ino INTEGER NOT NULL,
+        name BLOB NOT NULL,
+        value BLOB NOT NULL,
+        PRIMARY KEY(ino, name)) WITHOUT ROWID""",
+    """CREATE TABLE pending(
+        key TEXT PRIMARY KEY,
+        expect TEXT,
+        since_ns INTEGER NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        error TEXT) WITHOUT ROWID""",
+    """CREATE TABLE uploads(upload_id TEXT PRIMARY KEY, key TEXT NOT NULL) WITHOUT ROWID""",
+    """CREATE TABLE completed(
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        request INTEGER NOT NULL UNIQUE,
+        ino INTEGER NOT NULL)""",
+)
+
+PRAGMAS = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=NORMAL",
+    "PRAGMA temp_store=MEMORY",
+    "PRAGMA cache_size=-8192",
+    "PRAGMA wal_autocheckpoint=4000",
+    "PRAGMA foreign_keys=OFF",
+)
+"""8 MiB of page cache; a WAL of at most about 16 MiB before it is folded back."""

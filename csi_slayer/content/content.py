@@ -1,0 +1,386 @@
+"""The content of a volume's files: what the VFS asks for bytes, staging and durability."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from csi_slayer.cache import BLOCK, SMALL, Cache, Conflicts, SegmentKey, Staging
+from csi_slayer.catalog import Catalog, Inode, Mark
+from csi_slayer.content import metadata
+from csi_slayer.content.clean import CleanFile, Transfers
+from csi_slayer.content.objects import Objects
+from csi_slayer.content.opened import File, OpenInode, OpenInodes
+from csi_slayer.content.options import ContentEvents, ContentOptions
+from csi_slayer.content.overlay import OverlayFile
+from csi_slayer.content.reconcile import Reconciler
+from csi_slayer.content.small import SmallFetcher, Source
+from csi_slayer.content.staged import StagedFile, os_errors
+from csi_slayer.content.upload import Uploader
+from csi_slayer.errors import CacheError, ObjectNotFound, SlayerError
+from csi_slayer.store.base import ObjectStore
+
+log = structlog.get_logger(__name__)
+
+AHEAD_PERIOD = 0.1
+"""Seconds between looks at growing files."""
+
+
+class Content:
+    """Composition of the layer; one per volume. ``changed(ino)`` tells that an inode's content
+    became another than the kernel may have cached."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        cache: Cache,
+        catalog: Catalog,
+        options: ContentOptions,
+        events: ContentEvents,
+        changed: Callable[[int], None],
+    ) -> None:
+        self.store = store
+        self.cache = cache
+        self.catalog = catalog
+        self.options = options
+        self.events = events
+        self.opened = OpenInodes()
+        self.staging: Staging = cache.staging(options.volume)
+        self.conflicts: Conflicts = cache.conflicts(options.volume)
+        self.smalls = SmallFetcher(store, cache, self._learned)
+        self.transfers = Transfers(options.readahead_transfers)
+        self.uploader = Uploader(store, catalog, options.part_size)
+        self.objects = Objects(
+            store, catalog, self.staging, self.conflicts, self.uploader, self.opened,
+            self.open_source, events, options, changed,
+        )  # fmt: skip
+        self.objects.retire = self._retire_soon
+        self.reconciler = Reconciler(catalog, self.objects, self.opened, options)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sizes: dict[int, tuple[int, int]] = {}
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something in the background; owned by this object, its failure is logged."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("background work failed", error=str(error), exc_info=error)
+
+    # -- start and end ---------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Recover what an earlier worker left, then begin the background work."""
+        await self.catalog.drop_orphans(self.opened)
+        known = set()
+        for inode in list(self.catalog.each_staged()):
+            assert inode.stage is not None
+            known.add(inode.stage)
+            if self.objects.staged_stat(inode) is None:
+                await self._stage_lost(inode)
+            elif self.objects.is_dirty(inode):
+                await self.note_dirty(inode)
+            else:
+                self._retire_soon(inode.ino)
+        for stage in self.staging.list():
+            if stage.id not in known:
+                self.staging.remove(stage.id)
+        self.spawn(self._abort_stale())
+        self.reconciler.start()
+        self.spawn(self._watch_growth())
+
+    async def _stage_lost(self, inode: Inode) -> None:
+        """A staged copy is missing: the store's version, if any, is what is left."""
+        log.error("staged copy lost", ino=inode.ino, stage=inode.stage, stored=inode.etag is not None)
+        await self.catalog.update(
+            inode.ino, stage=None, stamp=None, flags=inode.flags & ~Mark.OVERLAY
+        )
+
+    async def _abort_stale(self) -> None:
+        try:
+            await self.uploader.abort_stale()
+        except SlayerError as error:
+            log.warning("stale uploads not aborted yet", error=str(error))
+
+    async def close(self) -> None:
+        """Stop background work; what is staged stays staged."""
+        await self.reconciler.close()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.smalls.close()
+        for record in self.opened:
+            if record.file is not None:
+                await record.file.close()
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def open_source(self, source: Source) -> CleanFile:
+        return CleanFile(
+            self.store, self.cache, self.smalls, self.options.tenant, self.transfers, self.events,
+            source, self.segment_span,
+        )  # fmt: skip
+
+    @property
+    def segment_span(self) -> int:
+        """Bytes of a file in one segment: never so many that one file fills the cache."""
+        limit = min(self.options.segment_max, self.cache.capacity // 4)
+        return max(SMALL, limit // BLOCK * BLOCK)
+
+    async def open_clean(self, inode: Inode) -> CleanFile:
+        """For reading a file that has no staged copy."""
+        if inode.etag is None:
+            raise ObjectNotFound(f"inode {inode.ino} has no object yet")
+        return self.open_source(await self.objects.source_of(inode))
+
+    def segment_key(self, source: Source) -> SegmentKey:
+        return SegmentKey.of(self.options.tenant, source.key, source.etag, 0)
+
+    async def prefetch(self, inodes: Sequence[Inode]) -> int | None:
+        """Begin fetching small files ahead; returns the last inode that was taken."""
+        last = None
+        for inode in inodes:
+            if inode.is_file and inode.stage is None and 0 < inode.size <= SMALL and inode.etag:
+                source = await self.objects.source_of(inode)
+                if not self.smalls.prefetch(source, self.segment_key(source)):
+                    break
+            last = inode.ino
+        return last
+
+    def _learned(self, source: Source, values: Mapping[str, str]) -> None:
+        if source.ino:
+            self.spawn(self.learn(source.ino, values))
+
+    async def learn(self, ino: int, values: Mapping[str, str]) -> None:
+        """Take over the attributes that an object's metadata carries, unless set here."""
+        inode = await self.catalog.find(ino)
+        if inode is None or inode.flags & Mark.ATTRS_KNOWN:
+            return
+        columns = metadata.decode(values, inode)
+        await self.catalog.update(ino, flags=inode.flags | Mark.ATTRS_KNOWN, **columns)
+        if xattrs := metadata.decode_xattrs(values):
+            await self.catalog.load_xattrs(ino, xattrs)
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def new_stage(self) -> StagedFile:
+        """An empty staged file. Raises CacheFull."""
+        stage = self.staging.create()
+        return StagedFile(stage.id, str(stage.path), stage.fd)
+
+    async def writable(self, record: OpenInode, inode: Inode, *, truncate: bool) -> File:
+        """The file of ``record`` made fit for writing; called with ``record.lock`` held."""
+        file = record.file
+        if not isinstance(file, StagedFile | OverlayFile):
+            if inode.stage is not None:
+                file = await self.objects.open_stage(inode)
+            elif truncate or inode.size == 0:
+                file = await self._stage_empty(inode)
+            else:
+                file = await self._stage_content(record, inode)
+            if isinstance(record.file, CleanFile):
+                await record.file.close()
+            record.file = file
+        if truncate and file.size:
+            await file.truncate(0)
+        return file
+
+    async def _stage_empty(self, inode: Inode) -> StagedFile:
+        file = self.new_stage()
+        try:
+            if inode.size:
+                await self._dirty(inode, stage=file.stage, stamp=None, size=0)
+            else:
+                with os_errors():
+                    os.utime(file.fd, ns=(inode.atime_ns, inode.mtime_ns))
+                stamp = inode.mtime_ns if inode.etag is not None else None
+                await self.catalog.update(inode.ino, stage=file.stage, stamp=stamp)
+        except BaseException:
+            await file.close()
+            self.staging.remove(file.stage)
+            raise
+        return file
+
+    async def _stage_content(self, record: OpenInode, inode: Inode) -> StagedFile | OverlayFile:
+        clean = record.file if isinstance(record.file, CleanFile) else await self.open_clean(inode)
+        try:
+            reader = await clean.open_segment()
+            complete = reader is not None and clean.whole_fd is not None
+            if not complete and inode.size <= self.options.hydrate_max:
+                complete = await clean.fill()
+            if complete:
+                return await self._surrendered(clean, inode)
+            return await self._overlaid(clean, inode)
+        except BaseException:
+            if clean is not record.file:
+                await clean.close()
+            raise
+
+    async def _surrendered(self, clean: CleanFile, inode: Inode) -> StagedFile | OverlayFile:
+        """The complete segment becomes the staged copy, without copying unless it is shared."""
+        stage = self.staging.reserve()
+        path = str(stage.path)
+        fd = clean.surrender(path)
+        if fd is None:
+            if inode.size > self.options.hydrate_max:
+                return await self._overlaid(clean, inode)
+            source = clean.whole_fd
+            assert source is not None
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            await asyncio.to_thread(copy_range, source, 0, fd, 0, inode.size)
+            await clean.close()
+        with os_errors():
+            os.utime(fd, ns=(inode.atime_ns, inode.mtime_ns))
+        await self.catalog.update(inode.ino, stage=stage.id, stamp=inode.mtime_ns)
+        return StagedFile(stage.id, path, fd)
+
+    async def _overlaid(self, clean: CleanFile, inode: Inode) -> OverlayFile:
+        stage = self.staging.create()
+        file = OverlayFile(stage.id, str(stage.path), stage.fd, self.open_source(clean.source))
+        await clean.close()
+        with os_errors():
+            os.utime(file.fd, ns=(inode.atime_ns, inode.mtime_ns))
+        await self.catalog.update(
+            inode.ino, stage=stage.id, stamp=inode.mtime_ns, flags=inode.flags | Mark.OVERLAY
+        )
+        return file
+
+    async def note_dirty(self, inode: Inode) -> None:
+        """The staged bytes were changed: see that the upload is queued and the row is true."""
+        found = self.objects.staged_stat(inode)
+        if found is not None:
+            await self._dirty(inode, size=found.st_size, mtime_ns=found.st_mtime_ns)
+
+    async def _dirty(self, inode: Inode, **values: Any) -> None:
+        key = await self.catalog.path(inode.ino)
+        if key is None:
+            await self.catalog.update(inode.ino, **values)  # unlinked: nothing to upload
+            return
+        in_place = inode.etag is not None and inode.origin is None
+        await self.catalog.dirty(inode.ino, key, inode.etag if in_place else "", **values)
+
+    async def sync(self, ino: int) -> None:
+        """Return when the store has the file's present bytes; raises why it has not."""
+        inode = await self.catalog.get(ino)
+        key = await self.catalog.path(ino)
+        if key is None:
+            return
+        if self.objects.is_dirty(inode) and await self.catalog.pending(key) is None:
+            await self.note_dirty(inode)
+        await self.reconciler.settle(key + "/" if inode.is_dir else key)
+
+    async def stored_locally(self, ino: int) -> None:
+        """Policy writeback: the staged bytes and the journal survive a power loss after this."""
+        record = self.opened.get(ino)
+        if record is not None and isinstance(record.file, StagedFile | OverlayFile):
+            await asyncio.to_thread(record.file.sync)
+
+    def cloned(self, ino: int, source: Source, mtime_ns: int) -> None:
+        """The staged bytes of ``ino`` are a copy of a whole object, until its mtime changes."""
+        if len(self.objects.clones) < 1024:
+            self.objects.clones[ino] = (source, mtime_ns)
+
+    async def removed(self, inode: Inode) -> None:
+        """An inode is gone for good: so are its staged copy and what was sent ahead."""
+        await self.uploader.forget(inode.ino)
+        self.objects.clones.pop(inode.ino, None)
+        if inode.stage is not None:
+            self.staging.remove(inode.stage)
+
+    # -- after the last close --------------------------------------------------------------
+
+    def _retire_soon(self, ino: int) -> None:
+        if ino not in self.opened:
+            self.spawn(self.retire(ino))
+
+    async def retire(self, ino: int) -> None:
+        """A file that is no longer open: drop it, queue it, or make its staged copy a segment."""
+        record = self.opened.use(ino)
+        try:
+            async with record.lock:
+                if record.users == 1:
+                    await self._retire(ino)
+        finally:
+            self.opened.drop(record)
+        self.reconciler.kick()
+
+    async def _retire(self, ino: int) -> None:
+        inode = await self.catalog.find(ino)
+        if inode is None:
+            return
+        if inode.nlink == 0:
+            await self.catalog.drop_orphan(ino)
+            await self.removed(inode)
+        elif inode.stage is not None:
+            if self.objects.is_dirty(inode) or inode.etag is None:
+                await self.note_dirty(inode)
+            elif await self.catalog.path(ino) is not None:
+                await self._adopt(inode)
+
+    async def _adopt(self, inode: Inode) -> None:
+        assert inode.stage is not None
+        source = await self.objects.source_of(inode)
+        path = self.staging.path(inode.stage)
+        keep = not inode.flags & Mark.OVERLAY and 0 < inode.size <= self.segment_span
+        if keep:
+            key = self.segment_key(source)
+            try:
+                if inode.size <= SMALL:
+                    self.cache.adopt(key, path, inode.size)
+                else:
+                    await asyncio.to_thread(self.cache.adopt, key, path, inode.size)
+            except CacheError as error:
+                log.info("staged file not kept in the cache", ino=inode.ino, reason=str(error))
+        await self.catalog.update(
+            inode.ino, stage=None, stamp=None, flags=inode.flags & ~Mark.OVERLAY
+        )
+        self.staging.remove(inode.stage)
+
+    # -- uploading ahead -------------------------------------------------------------------
+
+    async def _watch_growth(self) -> None:
+        """Send parts of growing files while they are written. The kernel writes them without
+        us, so their growth is looked at, not told."""
+        part = self.uploader.part_size
+        while True:
+            await asyncio.sleep(AHEAD_PERIOD)
+            self._sizes = {i: s for i, s in self._sizes.items() if self.opened.is_writing(i)}
+            for record in self.opened:
+                file = record.file
+                if record.writers == 0 or not isinstance(file, StagedFile):
+                    continue
+                size = file.size
+                first, last = self._sizes.setdefault(record.ino, (size, size))
+                self._sizes[record.ino] = (first, size)
+                if first < part and size > last and size >= 2 * part:
+                    await self._send_ahead(record.ino, file)
+
+    async def _send_ahead(self, ino: int, file: StagedFile) -> None:
+        inode = await self.catalog.find(ino)
+        key = await self.catalog.path(ino)
+        if inode is not None and key is not None and stat.S_ISREG(inode.mode):
+            values = await self.objects.metadata_of(inode)
+            await self.uploader.send_ahead(ino, key, file, values)
+
+
+def copy_range(source: int, offset: int, target: int, target_offset: int, length: int) -> int:
+    """Copy bytes between local files in the kernel; returns how many. Blocks: use a thread."""
+    copied = 0
+    with os_errors():
+        while copied < length:
+            n = os.copy_file_range(
+                source, target, length - copied, offset + copied, target_offset + copied
+            )
+            if n == 0:
+                break
+            copied += n
+    return copied

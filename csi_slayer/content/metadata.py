@@ -1,0 +1,118 @@
+"""POSIX attributes as an object's user metadata, and back.
+
+The names ``mode``, ``uid``, ``gid`` and ``mtime`` are those that s3fs uses (decimal mode with
+type bits; seconds). ``slayerfs-target`` holds a symlink's target, ``slayerfs-rdev`` a device
+number, ``slayerfs-xattrs`` extended attributes (JSON of base64). S3 allows 2 KiB in all.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import stat
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from csi_slayer.catalog import Defaults, Inode
+
+LIMIT = 2048
+"""Bytes of names and values of user metadata that S3 accepts for one object."""
+
+XATTR_LIMIT = 1200
+"""What of it extended attributes may take, encoded."""
+
+_SECOND = 1_000_000_000
+
+
+def encode(
+    inode: Inode, xattrs: Mapping[bytes, bytes], defaults: Defaults, *, full: bool
+) -> dict[str, str]:
+    """Metadata to write with an object; empty where the defaults say the same (unless ``full``)."""
+    permissions = defaults.dir_mode if inode.is_dir else defaults.file_mode
+    plain = inode.is_file or inode.is_dir
+    usual = (stat.S_IMODE(inode.mode), inode.uid, inode.gid) == (
+        permissions,
+        defaults.uid,
+        defaults.gid,
+    )
+    if plain and usual and not xattrs and not full:
+        return {}
+    values = {
+        "mode": str(inode.mode),
+        "uid": str(inode.uid),
+        "gid": str(inode.gid),
+        "mtime": f"{inode.mtime_ns // _SECOND}.{inode.mtime_ns % _SECOND:09d}",
+    }
+    if inode.target is not None:
+        values["slayerfs-target"] = inode.target
+    if inode.rdev:
+        values["slayerfs-rdev"] = str(inode.rdev)
+    if xattrs:
+        values["slayerfs-xattrs"] = encode_xattrs(xattrs)
+    return values
+
+
+def encode_xattrs(xattrs: Mapping[bytes, bytes]) -> str:
+    """Extended attributes as one metadata value."""
+    return json.dumps(
+        {
+            base64.b64encode(name).decode(): base64.b64encode(value).decode()
+            for name, value in sorted(xattrs.items())
+        },
+        separators=(",", ":"),
+    )
+
+
+def decode(metadata: Mapping[str, str], inode: Inode) -> dict[str, Any]:
+    """Column values that an object's metadata gives for ``inode``; what is malformed is ignored.
+
+    The type may become that of a symlink, fifo or socket only if the object is empty, and a
+    directory's stays: metadata that anybody wrote must not turn a file's content invisible.
+    """
+    values: dict[str, Any] = {}
+    mode = _integer(metadata.get("mode"))
+    if mode is not None:
+        kind = stat.S_IFMT(mode)
+        special = kind in (stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK) and inode.size == 0
+        if special and (kind != stat.S_IFLNK or "slayerfs-target" in metadata):
+            values["mode"] = kind | stat.S_IMODE(mode)
+            if kind == stat.S_IFLNK:
+                values["target"] = metadata["slayerfs-target"]
+        else:
+            values["mode"] = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
+    for name in ("uid", "gid"):
+        number = _integer(metadata.get(name))
+        if number is not None and 0 <= number < 2**32 - 1:
+            values[name] = number
+    mtime = _nanoseconds(metadata.get("mtime"))
+    if mtime is not None:
+        values["mtime_ns"] = mtime
+    return values
+
+
+def decode_xattrs(metadata: Mapping[str, str]) -> dict[bytes, bytes]:
+    """Extended attributes; empty if there are none or they are malformed."""
+    text = metadata.get("slayerfs-xattrs")
+    if text is None:
+        return {}
+    try:
+        items = json.loads(text)
+        return {
+            base64.b64decode(name, validate=True): base64.b64decode(value, validate=True)
+            for name, value in items.items()
+        }
+    except (ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _integer(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else None
+
+
+def _nanoseconds(text: str | None) -> int | None:
+    try:
+        value = int(Decimal(text) * _SECOND) if text is not None else None
+    except (InvalidOperation, ValueError, OverflowError):
+        return None
+    return value if value is not None and -(2**63) <= value < 2**63 else None

@@ -1,0 +1,298 @@
+"""One step each towards the object that the inode table wants: put, copy, mark, delete.
+
+Every write that replaces something carries the condition that what it replaces is what we knew
+(If-Match, If-None-Match). A lost race leaves the store's version in place and the local bytes in
+the conflicts directory: nothing is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import structlog
+
+from csi_slayer.cache import Conflicts, Staging
+from csi_slayer.catalog import Catalog, Inode, Mark, Pending
+from csi_slayer.content import metadata
+from csi_slayer.content.clean import CleanFile
+from csi_slayer.content.opened import OpenInodes
+from csi_slayer.content.options import SCRATCH, ContentEvents, ContentOptions
+from csi_slayer.content.overlay import OverlayFile
+from csi_slayer.content.small import Source
+from csi_slayer.content.staged import StagedFile
+from csi_slayer.content.upload import Uploader, condition_for
+from csi_slayer.errors import ObjectNotFound, PreconditionFailed
+from csi_slayer.store.base import ObjectInfo, ObjectStore
+
+log = structlog.get_logger(__name__)
+
+OpenClean = Callable[[Source], CleanFile]
+
+
+class Objects:
+    """Knows how one inode becomes one object; when to do it is the reconciler's."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        catalog: Catalog,
+        staging: Staging,
+        conflicts: Conflicts,
+        uploader: Uploader,
+        opened: OpenInodes,
+        open_clean: OpenClean,
+        events: ContentEvents,
+        options: ContentOptions,
+        changed: Callable[[int], None],
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._staging = staging
+        self._conflicts = conflicts
+        self._uploader = uploader
+        self._opened = opened
+        self._open_clean = open_clean
+        self._events = events
+        self._options = options
+        self._changed = changed
+        self.retire: Callable[[int], object] = lambda ino: None
+        self.clones: dict[int, tuple[Source, int]] = {}
+        """Staged files that are whole copies of an object, with the mtime when they were."""
+
+    async def metadata_of(self, inode: Inode) -> dict[str, str]:
+        """What is to be stored with the inode's object."""
+        xattrs = await self._catalog.xattrs(inode.ino) if inode.flags & Mark.ATTRS_KNOWN else {}
+        return metadata.encode(inode, xattrs, self._catalog.defaults, full=self._options.posix)
+
+    def staged_stat(self, inode: Inode) -> os.stat_result | None:
+        """The staged copy's stat; None if there is none."""
+        if inode.stage is None:
+            return None
+        try:
+            return os.stat(self._staging.path(inode.stage))
+        except FileNotFoundError:
+            return None
+
+    def is_dirty(self, inode: Inode) -> bool:
+        """Whether the staged bytes differ from the object's, by the staged file's mtime."""
+        found = self.staged_stat(inode)
+        return found is not None and (inode.stamp is None or found.st_mtime_ns != inode.stamp)
+
+    async def put_content(self, inode: Inode, row: Pending) -> None:
+        """Bring the object at ``row.key`` up to date with the inode there."""
+        if inode.stage is not None and (self.is_dirty(inode) or inode.etag is None):
+            await self._put_staged(inode, row)
+        elif inode.etag is None:
+            await self._put_empty(inode, row)
+        elif inode.origin is not None:
+            await self._copy_here(inode, row)
+        elif inode.flags & Mark.ATTRS_DIRTY and self._options.posix:
+            await self._copy_onto_itself(inode, row)
+        else:
+            await self._catalog.settled([row.key])
+
+    async def _put_empty(self, inode: Inode, row: Pending) -> None:
+        """A symlink, a fifo, a socket, or a file made by mknod: an empty object."""
+        try:
+            info = await self._store.put(
+                row.key,
+                b"",
+                condition=condition_for(row.expect),
+                metadata=await self.metadata_of(inode),
+            )
+        except (PreconditionFailed, ObjectNotFound) as error:
+            await self._lost_race(inode, row, error)
+            raise
+        await self._catalog.stored(
+            inode.ino, row.key, info.etag, time.time_ns(), flags=inode.flags & ~Mark.ATTRS_DIRTY
+        )
+
+    async def _put_staged(self, inode: Inode, row: Pending) -> None:
+        record = self._opened.get(inode.ino)
+        file = record.file if record is not None else None
+        own = None
+        if not isinstance(file, StagedFile | OverlayFile):
+            file = own = await self.open_stage(inode)
+        try:
+            before = file.stat()
+            current = inode._replace(size=before.st_size, mtime_ns=before.st_mtime_ns)
+            values = await self.metadata_of(current)
+            info = await self._clone(current, row, values) or await self._uploader.send(
+                inode.ino, row.key, file, before.st_size, condition_for(row.expect), values
+            )
+            await self._catalog.stored(
+                inode.ino,
+                row.key,
+                info.etag,
+                time.time_ns(),
+                stamp=before.st_mtime_ns,
+                size=before.st_size,
+                mtime_ns=before.st_mtime_ns,
+                flags=(inode.flags & ~Mark.ATTRS_DIRTY) | Mark.ATTRS_KNOWN,
+            )
+            self._events.uploaded(before.st_size)
+            if isinstance(file, OverlayFile) and file.stat().st_mtime_ns == before.st_mtime_ns:
+                base = self._open_clean(Source(row.key, info.etag, before.st_size, inode.ino))
+                await file.rebase(base).close()
+        except (PreconditionFailed, ObjectNotFound) as error:
+            await self._lost_race(inode, row, error)
+            raise
+        finally:
+            if own is not None:
+                await own.close()
+        self.retire(inode.ino)
+
+    async def _clone(
+        self, inode: Inode, row: Pending, values: Mapping[str, str]
+    ) -> ObjectInfo | None:
+        """If the staged bytes are just a copy of another object: copy that, server-side."""
+        source, mtime_ns = self.clones.pop(inode.ino, (None, 0))
+        if source is None or mtime_ns != inode.mtime_ns:
+            return None
+        await self._require(row)
+        try:
+            return await self._store.copy(
+                source.key, row.key, source_etag=source.etag, metadata=values
+            )
+        except (PreconditionFailed, ObjectNotFound):
+            return None  # the source has changed: send the bytes that were copied here
+
+    async def open_stage(self, inode: Inode) -> StagedFile | OverlayFile:
+        """The staged copy of an inode that has one."""
+        assert inode.stage is not None
+        path = str(self._staging.path(inode.stage))
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        if not inode.flags & Mark.OVERLAY:
+            return StagedFile(inode.stage, path, fd)
+        try:
+            source = await self.source_of(inode)
+            return OverlayFile(inode.stage, path, fd, self._open_clean(source))
+        except BaseException:
+            os.close(fd)
+            raise
+
+    async def source_of(self, inode: Inode) -> Source:
+        """Where the inode's object is now."""
+        key = inode.origin if inode.origin is not None else await self._catalog.path(inode.ino)
+        if key is None or inode.etag is None:
+            raise ObjectNotFound(f"inode {inode.ino} has no object")
+        return Source(key, inode.etag, inode.size, inode.ino)
+
+    async def _copy_here(self, inode: Inode, row: Pending) -> None:
+        """Carry out a rename: copy the object server-side to the inode's path."""
+        assert inode.origin is not None
+        replace = await self.metadata_of(inode) if inode.flags & Mark.ATTRS_DIRTY else None
+        await self._require(row)
+        info = await self._store.copy(
+            inode.origin, row.key, source_etag=inode.etag, metadata=replace
+        )
+        await self._catalog.stored(
+            inode.ino, row.key, info.etag, time.time_ns(), flags=inode.flags & ~Mark.ATTRS_DIRTY
+        )
+        self._tell_reader(inode.ino, row.key, info.etag)
+
+    async def _copy_onto_itself(self, inode: Inode, row: Pending) -> None:
+        """Replace an object's metadata: chmod, chown, utimes, xattrs of an existing file."""
+        info = await self._store.copy(
+            row.key,
+            row.key,
+            source_etag=inode.etag,
+            metadata=await self.metadata_of(inode),
+        )
+        await self._catalog.stored(
+            inode.ino, row.key, info.etag, time.time_ns(), flags=inode.flags & ~Mark.ATTRS_DIRTY
+        )
+        self._tell_reader(inode.ino, row.key, info.etag)
+
+    def _tell_reader(self, ino: int, key: str, etag: str) -> None:
+        record = self._opened.get(ino)
+        if record is not None and isinstance(record.file, CleanFile):
+            record.file.moved(key, etag)
+        elif record is not None and isinstance(record.file, OverlayFile):
+            record.file.base.moved(key, etag)
+
+    async def _require(self, row: Pending) -> None:
+        """For copies, which S3 cannot make conditional on their target: look before."""
+        if row.expect is None:
+            return
+        try:
+            found = (await self._store.head(row.key)).etag
+        except ObjectNotFound:
+            found = ""
+        if found not in (row.expect, ""):
+            await self._keep_other(row, found)
+
+    async def _keep_other(self, row: Pending, etag: str) -> None:
+        """Somebody put another object where a rename is going: move it aside, under a name that
+        can be found, and go on. Both contents exist."""
+        aside = f"{SCRATCH}/conflicts/{uuid.uuid4().hex}/{row.key}"
+        await self._store.copy(row.key, aside, source_etag=etag)
+        self._events.conflict(row.key)
+        log.error("conflict", key=row.key, kept_as=aside,
+                  reason="another object appeared at the target of a rename")  # fmt: skip
+
+    async def move_aside(self, inode: Inode) -> None:
+        """Copy an inode's object to a temporary key, so that its present key can be used."""
+        assert inode.origin is not None
+        key = f"{SCRATCH}/moving/{uuid.uuid4().hex}"
+        info = await self._store.copy(inode.origin, key, source_etag=inode.etag)
+        await self._catalog.relocated(inode, key, info.etag)
+        self._tell_reader(inode.ino, key, info.etag)
+
+    async def put_marker(self, inode: Inode, key: str) -> None:
+        """The empty object that says that a directory exists."""
+        values: Mapping[str, str] = await self.metadata_of(inode)
+        await self._store.put(key, b"", metadata=values)
+        await self._catalog.settled([key])
+
+    async def delete(self, row: Pending) -> None:
+        await self.delete_many([row])
+
+    async def delete_many(self, rows: list[Pending]) -> None:
+        keys = [row.key for row in rows if row.expect != ""]
+        failed: Mapping[str, str] = {}
+        if len(keys) == 1:
+            await self._store.delete(keys[0])
+        elif keys:
+            failed = await self._store.delete_many(keys)
+        await self._catalog.removed([row.key for row in rows if row.key not in failed])
+        for key, reason in failed.items():
+            await self._catalog.pending_failed(key, reason)
+            log.warning("object not deleted yet", key=key, error=reason)
+
+    async def _lost_race(self, inode: Inode, row: Pending, error: Exception) -> None:
+        """The store's object is not the one we meant to replace."""
+        try:
+            found = await self._store.head(row.key)
+        except ObjectNotFound:
+            # Deleted by somebody while we changed it: ours is the only version, write it as new.
+            await self._catalog.pending_expect(row.key, "")
+            return
+        if self._opened.is_open(inode.ino):
+            return  # the handles keep their bytes; decided when the last one is closed
+        self._events.conflict(row.key)
+        kept: Path | None = None
+        if inode.stage is not None:
+            kept = self._conflicts.keep(
+                self._staging, inode.stage, key=row.key, expected=row.expect, found=found.etag
+            )
+        log.error("conflict", key=row.key, kept_at=str(kept), expected=row.expect,
+                  found=found.etag, reason=str(error))  # fmt: skip
+        await self._catalog.stored(
+            inode.ino,
+            row.key,
+            found.etag,
+            time.time_ns(),
+            stage=None,
+            stamp=None,
+            size=found.size,
+            mtime_ns=found.mtime_ns,
+            flags=inode.flags & ~(Mark.OVERLAY | Mark.ATTRS_DIRTY | Mark.ATTRS_KNOWN),
+        )
+        self._changed(inode.ino)
+
+

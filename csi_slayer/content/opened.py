@@ -1,0 +1,90 @@
+"""Files that are open: one record per inode, whatever the number of handles."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from csi_slayer.content.clean import CleanFile
+from csi_slayer.content.overlay import OverlayFile
+from csi_slayer.content.staged import StagedFile
+
+File = CleanFile | StagedFile | OverlayFile
+
+
+class IoMode(enum.IntEnum):
+    """How the kernel does an inode's I/O, until its last handle is released.
+
+    The kernel refuses (EIO) to mix CACHED and PASSTHROUGH opens of one inode, and two backing
+    files; DIRECT opens go with either.
+    """
+
+    NONE = 0
+    CACHED = 1
+    PASSTHROUGH = 2
+    DIRECT = 3
+
+
+@dataclass(slots=True)
+class OpenInode:
+    """``lock`` guards the change of ``file``; reads and writes through it do not take it.
+
+    ``newer`` reads a version that the store got while handles were open on ``file``.
+    ``users``: handles plus calls under way; ``writers``: handles open for writing.
+    ``backing_id`` is the kernel's, 0 unless ``mode`` is PASSTHROUGH; ``backing_fd`` the
+    description behind it.
+    """
+
+    ino: int
+    file: File | None = None
+    newer: CleanFile | None = None
+    users: int = 0
+    writers: int = 0
+    mode: IoMode = IoMode.NONE
+    backing_id: int = 0
+    backing_fd: int = -1
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class OpenInodes:
+    """All open inodes of the volume."""
+
+    def __init__(self) -> None:
+        self._inodes: dict[int, OpenInode] = {}
+
+    def get(self, ino: int) -> OpenInode | None:
+        return self._inodes.get(ino)
+
+    def use(self, ino: int) -> OpenInode:
+        """The record of an inode, with one more user."""
+        record = self._inodes.get(ino)
+        if record is None:
+            record = self._inodes[ino] = OpenInode(ino)
+        record.users += 1
+        return record
+
+    def drop(self, record: OpenInode) -> bool:
+        """One user less; True if it was the last and the record is gone."""
+        record.users -= 1
+        if record.users == 0 and self._inodes.get(record.ino) is record:
+            del self._inodes[record.ino]
+            return True
+        return False
+
+    def __contains__(self, ino: object) -> bool:
+        return ino in self._inodes
+
+    def __iter__(self) -> Iterator[OpenInode]:
+        return iter(list(self._inodes.values()))
+
+    def __len__(self) -> int:
+        return len(self._inodes)
+
+    def is_writing(self, ino: int) -> bool:
+        record = self._inodes.get(ino)
+        return record is not None and record.writers > 0
+
+    def is_open(self, ino: int) -> bool:
+        return ino in self._inodes

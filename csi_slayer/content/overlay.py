@@ -1,0 +1,182 @@
+"""A large existing object that is being changed: a sparse staged copy over the object.
+
+The staged file holds the blocks that were written or fetched; a small map beside it says which.
+A write that covers a block in part first fetches the rest of it, so a block is either wholly in
+the stage or wholly in the object. The map is mmapped: what a write acknowledged survives the
+worker's death (the page cache is the kernel's).
+
+Map file: 64-byte header (magic, version, block size, ``limit``), then a byte per block. ``limit``
+is the offset up to which absent blocks come from the object; beyond it they are zeros (the file
+was truncated shorter at some time).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import struct
+
+from csi_slayer.content.clean import CleanFile
+from csi_slayer.content.ranges import FileRange, ReadResult, as_bytes
+from csi_slayer.content.staged import os_errors
+from csi_slayer.errors import CacheCorrupt
+
+BLOCK = 128 << 10
+_MAGIC = b"SLOVL1\0\0"
+_HEADER = struct.Struct("<8sQQ")
+_HEADER_SIZE = 64
+_LIMIT_AT = 16
+ABSENT, PRESENT, DIRTY = 0, 1, 2
+_GROW = 4096
+
+
+class OverlayFile:
+    """See the module. ``base`` reads the object; owns its descriptors and the base."""
+
+    whole_fd: int | None = None
+
+    def __init__(self, stage: str, path: str, fd: int, base: CleanFile) -> None:
+        self.stage = stage
+        self.path = path
+        self.fd = fd
+        self.base = base
+        self._locks: dict[int, asyncio.Lock] = {}
+        self._map_fd = os.open(path + ".blocks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if os.fstat(self._map_fd).st_size < _HEADER_SIZE:
+            with os_errors():
+                os.pwrite(self._map_fd, _HEADER.pack(_MAGIC, BLOCK, base.size), 0)
+                os.ftruncate(self._map_fd, _HEADER_SIZE + _GROW)
+                os.ftruncate(fd, base.size)
+        self._map = mmap.mmap(self._map_fd, 0)
+        magic, block, self._limit = _HEADER.unpack_from(self._map)
+        if magic != _MAGIC or block != BLOCK:
+            raise CacheCorrupt(f"the block map of staged file {stage} is damaged")
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self.fd).st_size
+
+    def stat(self) -> os.stat_result:
+        return os.fstat(self.fd)
+
+    def _state(self, block: int) -> int:
+        at = _HEADER_SIZE + block
+        return self._map[at] if at < len(self._map) else ABSENT
+
+    def _mark(self, block: int, state: int) -> None:
+        at = _HEADER_SIZE + block
+        if at >= len(self._map):
+            self._map.resize((at // _GROW + 1) * _GROW + _HEADER_SIZE)
+        self._map[at] = state
+
+    def _from_base(self, block: int) -> bool:
+        """Whether the block's bytes are still only in the object."""
+        return block * BLOCK < self._limit and self._state(block) == ABSENT
+
+    async def _bring(self, block: int) -> None:
+        """Copy a block from the object into the stage."""
+        lock = self._locks.setdefault(block, asyncio.Lock())
+        try:
+            async with lock:
+                if self._from_base(block):
+                    start = block * BLOCK
+                    length = min(BLOCK, self._limit - start)
+                    data = as_bytes(await self.base.read(start, length))
+                    now = os.fstat(self.fd)
+                    with os_errors():
+                        os.pwrite(self.fd, data[: max(0, now.st_size - start)], start)
+                        # Fetching is no change: the mtime is how a staged copy is known dirty.
+                        os.utime(self.fd, ns=(now.st_atime_ns, now.st_mtime_ns))
+                    self._mark(block, PRESENT)
+        finally:
+            if not lock.locked():
+                self._locks.pop(block, None)
+
+    async def read(self, offset: int, size: int) -> ReadResult:
+        end = min(offset + size, self.size)
+        if offset >= end:
+            return b""
+        first, last = offset // BLOCK, (end - 1) // BLOCK
+        states = {self._from_base(block) for block in range(first, last + 1)}
+        if states == {False}:
+            return FileRange(self.fd, offset, end - offset)
+        if states == {True} and end <= self._limit:
+            return await self.base.read(offset, end - offset)
+        for block in range(first, last + 1):
+            if self._from_base(block):
+                await self._bring(block)
+        return FileRange(self.fd, offset, end - offset)
+
+    async def write(self, offset: int, data: memoryview) -> int:
+        end = offset + len(data)
+        first, last = offset // BLOCK, (end - 1) // BLOCK
+        for block in {first, last}:
+            covered = offset <= block * BLOCK and end >= min((block + 1) * BLOCK, self._limit)
+            if self._from_base(block) and not covered:
+                await self._bring(block)
+        with os_errors():
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self.fd, data[written:], offset + written)
+        for block in range(first, last + 1):
+            self._mark(block, DIRTY)
+        return written
+
+    async def truncate(self, size: int) -> None:
+        old = self.size
+        if size < self._limit:
+            if size % BLOCK and self._from_base(size // BLOCK):
+                await self._bring(size // BLOCK)
+            self._limit = size
+            struct.pack_into("<Q", self._map, _LIMIT_AT, size)
+        for block in range(min(size, old) // BLOCK, max(size, old) // BLOCK + 1):
+            if not self._from_base(block):
+                self._mark(block, DIRTY)
+        with os_errors():
+            os.ftruncate(self.fd, size)
+
+    async def bring_range(self, offset: int, length: int) -> None:
+        """Have [offset, offset + length) wholly in the stage."""
+        for block in range(offset // BLOCK, (offset + length - 1) // BLOCK + 1):
+            if self._from_base(block):
+                await self._bring(block)
+
+    async def bring_all(self) -> None:
+        await self.bring_range(0, max(1, self.size))
+
+    def clean_range(self, offset: int, length: int) -> bool:
+        """Whether the object has just these bytes at this place."""
+        if offset + length > self._limit:
+            return False
+        blocks = range(offset // BLOCK, (offset + length - 1) // BLOCK + 1)
+        return all(self._state(block) != DIRTY for block in blocks)
+
+    def dirty_blocks(self) -> bytes:
+        """A snapshot of the map, to be given to :meth:`cleaned` after an upload."""
+        return bytes(self._map[_HEADER_SIZE:])
+
+    def rebase(self, base: CleanFile) -> CleanFile:
+        """The object is now the merged content, as version ``base``; returns the old base.
+
+        Only to be called if nothing was written since the upload began.
+        """
+        old, self.base = self.base, base
+        for at in range(_HEADER_SIZE, len(self._map)):
+            if self._map[at] == DIRTY:
+                self._map[at] = PRESENT
+        self._limit = base.size
+        struct.pack_into("<Q", self._map, _LIMIT_AT, base.size)
+        return old
+
+    def sync(self) -> None:
+        """Make stage and map durable on the local disk. Blocks: call in a thread."""
+        with os_errors():
+            os.fdatasync(self.fd)
+            self._map.flush()
+
+    async def close(self) -> None:
+        self._map.close()
+        os.close(self._map_fd)
+        os.close(self.fd)
+        await self.base.close()

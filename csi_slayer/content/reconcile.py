@@ -1,0 +1,254 @@
+"""Making the store's objects what the inode table says they should be.
+
+Every key in the catalog's ``pending`` table is looked at: what the table has at that path decides
+whether to upload, copy, mark, delete or do nothing. The step is derived, not recorded, so it can
+be repeated after a crash, and changes that cancel each other cost nothing. A key whose object
+still is the content of another inode (a rename not yet carried out) is vacated first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+
+from csi_slayer.catalog import Catalog, Inode, Pending
+from csi_slayer.content.objects import Objects
+from csi_slayer.content.opened import OpenInodes
+from csi_slayer.content.options import ContentOptions
+from csi_slayer.errors import SlayerError, StoreError, StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+PAGE = 256
+"""Pending keys read from the table at once."""
+
+BACKOFF_MAX = 30.0
+"""Longest pause before a failed key is tried again, seconds; a key is never given up."""
+
+RETRY_MEMORY = 4096
+
+
+class Reconciler:
+    """Owns the background task and every attempt; ``close`` ends them all."""
+
+    def __init__(
+        self, catalog: Catalog, objects: Objects, opened: OpenInodes, options: ContentOptions
+    ) -> None:
+        self._catalog = catalog
+        self._objects = objects
+        self._opened = opened
+        self._options = options
+        self._active: dict[str, asyncio.Task[None]] = {}
+        self._waits_for: dict[str, str] = {}
+        self._not_before: dict[str, tuple[float, int]] = {}
+        self._slots = asyncio.Semaphore(options.upload_concurrency)
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._loop_task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._loop_task = asyncio.get_running_loop().create_task(self._run())
+        self._wake.set()
+
+    def kick(self) -> None:
+        """There are new pending keys."""
+        self._wake.set()
+
+    async def close(self) -> None:
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+        tasks = [*self._active.values(), *([self._loop_task] if self._loop_task else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def settle(self, key: str) -> None:
+        """Return when the store has what the table had for ``key`` at the time of the call.
+
+        Raises the error of the attempt; a store that is away is waited for as long as
+        ``write_timeout`` says. The work stays queued whatever happens.
+        """
+        deadline = time.monotonic() + self._options.write_timeout
+        own = 0
+        while own < 8 and await self._catalog.pending(key) is not None:
+            task = self._active.get(key)
+            if task is None:
+                task = self._begin(key, forced=True)
+                own += 1
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await asyncio.shield(task)
+            except TimeoutError as error:
+                raise StoreUnavailable(
+                    f"the store did not take {key!r} within {self._options.write_timeout:.0f} s; "
+                    "it stays queued and will be sent when the store is back"
+                ) from error
+            except StoreUnavailable:
+                if time.monotonic() + 1.0 > deadline:
+                    raise
+                await asyncio.sleep(1.0)
+                own = 0
+                continue
+            if own:
+                return
+
+    async def drain(self, seconds: float) -> int:
+        """Wait until nothing is pending or the time is over; returns how many keys are left."""
+        deadline = time.monotonic() + seconds
+        self._not_before.clear()
+        while (left := await self._catalog.pending_count()) and time.monotonic() < deadline:
+            self._wake.set()
+            await asyncio.sleep(0.05)
+        return left
+
+    def _begin(self, key: str, *, forced: bool) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._attempt(key, forced))
+        self._active[key] = task
+        task.add_done_callback(lambda done: self._ended(key, done))
+        return task
+
+    def _ended(self, key: str, task: asyncio.Task[None]) -> None:
+        del self._active[key]
+        self._waits_for.pop(key, None)
+        self._wake.set()
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._not_before.pop(key, None)
+            return
+        _at, failures = self._not_before.pop(key, (0.0, 0))
+        if len(self._not_before) < RETRY_MEMORY:
+            pause = min(BACKOFF_MAX, 0.25 * 2 ** min(failures, 10))
+            self._not_before[key] = (time.monotonic() + pause, failures + 1)
+        if not isinstance(error, SlayerError):
+            log.error("reconcile failed", key=key, exc_info=error)
+
+    async def _attempt(self, key: str, forced: bool) -> None:
+        async with self._slots:
+            row = await self._catalog.pending(key)
+            if row is None:
+                return
+            try:
+                await self._process(row, forced)
+            except StoreError as error:
+                await self._catalog.pending_failed(key, str(error))
+                log.warning("store not updated yet", key=key, attempts=row.attempts + 1,
+                            error=str(error))  # fmt: skip
+                raise
+
+    async def _process(self, row: Pending, forced: bool) -> None:
+        inode = await self._catalog.resolve(row.key)
+        if inode is None:
+            await self._delete(row)
+        elif inode.is_dir:
+            await self._objects.put_marker(inode, row.key)
+        elif forced or not self._opened.is_writing(inode.ino):
+            if await self._vacate(row.key, inode):
+                await self._objects.put_content(inode, row)
+
+    async def _delete(self, row: Pending) -> None:
+        if await self._vacate(row.key, None):
+            await self._objects.delete(row)
+
+    async def _vacate(self, key: str, owner: Inode | None) -> bool:
+        """See that no other inode's content is in the object ``key``; False: not now."""
+        for other in await self._catalog.by_origin(key):
+            if owner is not None and other.ino == owner.ino:
+                continue
+            target = await self._catalog.path(other.ino)
+            if target is None:
+                if owner is None:
+                    return False  # an unlinked open file: deleted when it is closed
+                await self._objects.move_aside(other)
+            elif self._would_cycle(key, target):
+                await self._objects.move_aside(other)
+            else:
+                await self._wait_for(key, target)
+        return True
+
+    def _would_cycle(self, key: str, target: str) -> bool:
+        seen = target
+        while seen in self._waits_for:
+            seen = self._waits_for[seen]
+            if seen == key:
+                return True
+        return target == key
+
+    async def _wait_for(self, key: str, target: str) -> None:
+        self._waits_for[key] = target
+        # The slot is lent while waiting, or a chain of renames could use them all up.
+        self._slots.release()
+        try:
+            task = self._active.get(target) or self._begin(target, forced=True)
+            await asyncio.shield(task)
+        finally:
+            self._waits_for.pop(key, None)
+            await self._slots.acquire()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                soonest = await self._pass()
+            except Exception:
+                log.exception("a pass over pending keys failed")
+                soonest = 1.0
+            if soonest is not None:
+                asyncio.get_running_loop().call_later(soonest, self._wake.set)
+
+    async def _pass(self) -> float | None:
+        """Look at every pending key once; returns in how many seconds a failed one is due."""
+        now, soonest, after = time.monotonic(), None, ""
+        while rows := await self._catalog.pendings(after, PAGE):
+            after = rows[-1].key
+            deletes: list[Pending] = []
+            for row in rows:
+                due = self._not_before.get(row.key, (0.0, 0))[0] - now
+                if row.key in self._active:
+                    continue
+                if due > 0:
+                    soonest = due if soonest is None else min(soonest, due)
+                elif await self._is_plain_delete(row):
+                    deletes.append(row)
+                elif not await self._must_wait(row):
+                    while self._slots.locked():
+                        await asyncio.wait(
+                            self._active.values(), return_when=asyncio.FIRST_COMPLETED
+                        )
+                    if row.key not in self._active:
+                        self._begin(row.key, forced=False)
+            await self._delete_many(deletes)
+            await asyncio.sleep(0)
+        return soonest
+
+    async def _must_wait(self, row: Pending) -> bool:
+        inode = await self._catalog.resolve(row.key)
+        return inode is not None and self._opened.is_writing(inode.ino)
+
+    async def _is_plain_delete(self, row: Pending) -> bool:
+        return await self._catalog.resolve(row.key) is None and not await self._catalog.by_origin(
+            row.key
+        )
+
+    async def _delete_many(self, rows: list[Pending]) -> None:
+        rows = [row for row in rows if row.key not in self._active]
+        if not rows:
+            return
+        keys = [row.key for row in rows]
+        task = asyncio.get_running_loop().create_task(self._objects.delete_many(rows))
+        for key in keys:
+            self._active[key] = task
+        try:
+            await asyncio.shield(task)
+        except StoreError as error:
+            log.warning("objects not deleted yet", keys=len(keys), error=str(error))
+            at = time.monotonic() + 2.0
+            for key in keys[:RETRY_MEMORY]:
+                self._not_before[key] = (at, self._not_before.get(key, (0.0, 0))[1] + 1)
+        finally:
+            for key in keys:
+                self._active.pop(key, None)

@@ -1,0 +1,82 @@
+"""Small files: fetched whole, once, by whoever asks first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from csi_slayer.cache import Cache, Segment, SegmentKey
+from csi_slayer.errors import StoreIntegrityError
+from csi_slayer.store.base import ObjectStore
+
+PREFETCHES = 24
+"""Small files fetched ahead at the same time."""
+
+
+class Source(NamedTuple):
+    """Where a version's bytes are in the store, and whose they are."""
+
+    key: str
+    etag: str
+    size: int
+    ino: int = 0
+
+
+Seen = Callable[[Source, Mapping[str, str]], None]
+
+
+class SmallFetcher:
+    """Single-flight GETs of whole small objects into the cache.
+
+    ``seen`` is told the user metadata that came with each object.
+    """
+
+    def __init__(self, store: ObjectStore, cache: Cache, seen: Seen) -> None:
+        self._store = store
+        self._cache = cache
+        self._seen = seen
+        self._running: dict[SegmentKey, asyncio.Task[bool]] = {}
+        self._prefetching = 0
+
+    async def fetch(self, source: Source, key: SegmentKey) -> Segment | None:
+        """The segment of an object that the cache lacked; None if the cache has no room."""
+        task = self._running.get(key) or self._start(source, key)
+        stored = await asyncio.shield(task)
+        return self._cache.find(key, source.size) if stored else None
+
+    def prefetch(self, source: Source, key: SegmentKey) -> bool:
+        """Begin fetching ahead; False if enough is under way already."""
+        if self._prefetching >= PREFETCHES:
+            return False
+        if key not in self._running and not self._cache.contains(key):
+            self._prefetching += 1
+            self._start(source, key).add_done_callback(self._prefetched)
+        return True
+
+    def _prefetched(self, task: asyncio.Task[bool]) -> None:
+        self._prefetching -= 1
+        if not task.cancelled():
+            task.exception()  # a failed guess is nobody's error: the reader will ask again
+
+    def _start(self, source: Source, key: SegmentKey) -> asyncio.Task[bool]:
+        task = asyncio.get_running_loop().create_task(self._get(source, key))
+        self._running[key] = task
+        task.add_done_callback(lambda _task: self._running.pop(key, None))
+        return task
+
+    async def _get(self, source: Source, key: SegmentKey) -> bool:
+        info, data = await self._store.get(source.key, if_match=source.etag)
+        if len(data) != source.size:
+            raise StoreIntegrityError(
+                f"{source.key!r}: got {len(data)} bytes of an object of {source.size}"
+            )
+        if info.metadata:
+            self._seen(source, info.metadata)
+        return self._cache.store_small(key, data)
+
+    async def close(self) -> None:
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

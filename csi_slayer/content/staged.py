@@ -1,0 +1,68 @@
+"""A file whose whole content is a staged copy on the local disk."""
+
+from __future__ import annotations
+
+import os
+
+from csi_slayer.content.ranges import FileRange, ReadResult
+from csi_slayer.errors import CacheFull, FsError
+
+
+class StagedFile:
+    """An open staged copy; its descriptor can serve as a passthrough backing file.
+
+    Owns ``fd``. Raises CacheFull (ENOSPC) when the disk is full.
+    """
+
+    def __init__(self, stage: str, path: str, fd: int) -> None:
+        self.stage = stage
+        self.path = path
+        self.fd = fd
+
+    @property
+    def whole_fd(self) -> int | None:
+        return self.fd
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self.fd).st_size
+
+    def stat(self) -> os.stat_result:
+        return os.fstat(self.fd)
+
+    async def read(self, offset: int, size: int) -> ReadResult:
+        return FileRange(self.fd, offset, size)
+
+    async def write(self, offset: int, data: memoryview) -> int:
+        with os_errors():
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self.fd, data[written:], offset + written)
+            return written
+
+    async def truncate(self, size: int) -> None:
+        with os_errors():
+            os.ftruncate(self.fd, size)
+
+    def sync(self) -> None:
+        """Make the staged bytes durable on the local disk. Blocks: call in a thread."""
+        with os_errors():
+            os.fdatasync(self.fd)
+
+    async def close(self) -> None:
+        os.close(self.fd)
+
+
+class os_errors:
+    """Translate OSError of the staging disk; a full disk is the cache's ENOSPC."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            import errno
+
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise CacheFull(f"the cache directory's disk is full: {error.strerror}") from error
+            raise FsError(error.errno or errno.EIO) from error

@@ -1,0 +1,236 @@
+"""Sending one staged file to the store as one object.
+
+Up to a part's size: a single PUT. Larger: multipart, with parts of a growing file sent ahead while
+it is still being written, clean parts of a changed object copied server-side, and each part's
+checksum taken as it is sent, so that what changed afterwards is noticed and sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import xxhash
+
+from csi_slayer.catalog import Catalog
+from csi_slayer.content.overlay import OverlayFile
+from csi_slayer.content.staged import StagedFile
+from csi_slayer.content.tasks import together
+from csi_slayer.errors import PreconditionFailed, StoreError
+from csi_slayer.store.base import ABSENT, ANY, Condition, ObjectInfo, ObjectStore
+
+SINGLE = 1 << 20
+"""Objects up to this size are sent from memory, bytes."""
+
+MAX_PARTS = 9_500
+"""S3 allows 10,000 parts; the rest is for a file that grows while it is sent."""
+
+PARTS_AT_ONCE = 4
+"""Parts of one file under way at the same time."""
+
+_PIECE = 1 << 20
+
+
+class Part(NamedTuple):
+    """A part that the store has: its etag, and the checksum of the bytes when they were sent."""
+
+    number: int
+    etag: str
+    length: int
+    checksum: int
+
+
+@dataclass(slots=True)
+class Multipart:
+    """A multipart upload under way for one file."""
+
+    key: str
+    upload_id: str
+    part_size: int
+    metadata: Mapping[str, str]
+    parts: dict[int, Part] = field(default_factory=dict)
+
+    def fits(self, key: str, part_size: int, metadata: Mapping[str, str]) -> bool:
+        """Whether this upload can become the object; metadata is fixed when an upload begins, so
+        the mtime, which nobody knows then, is let pass: the object's own date is as good."""
+        return (
+            self.key == key
+            and self.part_size == part_size
+            and _without_mtime(self.metadata) == _without_mtime(metadata)
+        )
+
+
+def _without_mtime(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in metadata.items() if name != "mtime"}
+
+
+def checksum(fd: int, offset: int, length: int) -> int:
+    """xxh3 of a file's range; blocks, so call it in a thread for more than a few MiB."""
+    digest = xxhash.xxh3_64()
+    end = offset + length
+    while offset < end:
+        data = os.pread(fd, min(_PIECE, end - offset), offset)
+        if not data:
+            break
+        digest.update(data)
+        offset += len(data)
+    return digest.intdigest()
+
+
+def part_size_for(size: int, wanted: int) -> int:
+    """The part size for an object of ``size`` bytes: ``wanted``, or more where S3's limit asks."""
+    needed = -(-size // MAX_PARTS)
+    return max(wanted, -(-needed // _PIECE) * _PIECE)
+
+
+def condition_for(expect: str | None) -> Condition:
+    """What a pending row's belief means for a conditional write."""
+    if expect is None:
+        return ANY
+    return ABSENT if expect == "" else Condition(if_match=expect)
+
+
+class Uploader:
+    """Sends staged files; knows nothing of names or of when to do it."""
+
+    def __init__(self, store: ObjectStore, catalog: Catalog, part_size: int) -> None:
+        self._store = store
+        self._catalog = catalog
+        self.part_size = max(part_size, store.part_minimum)
+        self._ahead: dict[int, Multipart] = {}
+
+    async def send(
+        self,
+        ino: int,
+        key: str,
+        file: StagedFile | OverlayFile,
+        size: int,
+        condition: Condition,
+        metadata: Mapping[str, str],
+    ) -> ObjectInfo:
+        """The first ``size`` bytes of the file as the object ``key``."""
+        ahead = self._ahead.pop(ino, None)
+        if size <= self.part_size:
+            if ahead is not None:
+                await self._abort(ahead)
+            if isinstance(file, OverlayFile):
+                await file.bring_all()
+            if size <= SINGLE:
+                body = os.pread(file.fd, size, 0)
+                return await self._store.put(key, body, condition=condition, metadata=metadata)
+            return await self._store.put_file(
+                key, file.fd, size, condition=condition, metadata=metadata
+            )
+        part_size = part_size_for(size, self.part_size)
+        if ahead is not None and not ahead.fits(key, part_size, metadata):
+            await self._abort(ahead)
+            ahead = None
+        upload = ahead or await self._begin(key, part_size, metadata)
+        try:
+            await self._send_parts(upload, file, size)
+            parts = [(p.number, p.etag) for p in sorted(upload.parts.values())]
+            info = await self._store.complete_multipart(
+                key, upload.upload_id, parts, condition=condition
+            )
+        except BaseException:
+            await asyncio.shield(self._abort(upload))
+            raise
+        await self._catalog.upload_ended(upload.upload_id)
+        return info
+
+    async def _begin(self, key: str, part_size: int, metadata: Mapping[str, str]) -> Multipart:
+        upload_id = await self._store.create_multipart(key, metadata=metadata)
+        await self._catalog.upload_began(upload_id, key)
+        return Multipart(key, upload_id, part_size, metadata)
+
+    async def _abort(self, upload: Multipart) -> None:
+        try:
+            await self._store.abort_multipart(upload.key, upload.upload_id)
+        except StoreError:
+            return  # stays in the table of uploads: the next start aborts it
+        await self._catalog.upload_ended(upload.upload_id)
+
+    async def _send_parts(
+        self, upload: Multipart, file: StagedFile | OverlayFile, size: int
+    ) -> None:
+        count = -(-size // upload.part_size)
+        for number in [n for n in upload.parts if n > count]:
+            del upload.parts[number]
+        numbers = iter(range(1, count + 1))
+
+        async def lane() -> None:
+            for number in numbers:
+                offset = (number - 1) * upload.part_size
+                await self._send_part(upload, file, number, min(upload.part_size, size - offset))
+
+        await together([lane() for _ in range(min(PARTS_AT_ONCE, count))])
+
+    async def _send_part(
+        self, upload: Multipart, file: StagedFile | OverlayFile, number: int, length: int
+    ) -> None:
+        offset = (number - 1) * upload.part_size
+        if isinstance(file, OverlayFile):
+            if file.clean_range(offset, length):
+                source = file.base.source
+                try:
+                    etag = await self._store.upload_part_copy(
+                        upload.key,
+                        upload.upload_id,
+                        number,
+                        source=source.key,
+                        source_etag=source.etag,
+                        offset=offset,
+                        length=length,
+                    )
+                except PreconditionFailed as error:
+                    raise PreconditionFailed(
+                        f"{source.key!r} was changed by somebody else while it was edited here"
+                    ) from error
+                upload.parts[number] = Part(number, etag, length, 0)
+                return
+            await file.bring_range(offset, length)
+        value = await asyncio.to_thread(checksum, file.fd, offset, length)
+        done = upload.parts.get(number)
+        if done is not None and (done.length, done.checksum) == (length, value):
+            return
+        etag = await self._store.upload_part(
+            upload.key, upload.upload_id, number, file.fd, offset, length
+        )
+        upload.parts[number] = Part(number, etag, length, value)
+
+    async def send_ahead(
+        self, ino: int, key: str, file: StagedFile, metadata: Mapping[str, str]
+    ) -> None:
+        """Send the complete parts that a growing file has gained; errors end the attempt quietly,
+        for the real upload will meet and report them."""
+        upload = self._ahead.get(ino)
+        full = file.size // self.part_size
+        if full < 2 and upload is None:
+            return
+        if full > MAX_PARTS // 2 or (upload is not None and upload.key != key):
+            return
+        try:
+            if upload is None:
+                upload = self._ahead[ino] = await self._begin(key, self.part_size, metadata)
+            # The last full part may still be written to (readers of it see partial pages).
+            todo = [n for n in range(1, full) if n not in upload.parts]
+            for number in todo[:PARTS_AT_ONCE]:
+                await self._send_part(upload, file, number, self.part_size)
+        except StoreError:
+            self._ahead.pop(ino, None)
+            if upload is not None:
+                await self._abort(upload)
+
+    async def forget(self, ino: int) -> None:
+        """What was sent ahead for this file is not wanted (it was removed)."""
+        upload = self._ahead.pop(ino, None)
+        if upload is not None:
+            await self._abort(upload)
+
+    async def abort_stale(self) -> None:
+        """Abort what an earlier worker began and did not end."""
+        for upload_id, key in await self._catalog.uploads():
+            await self._abort(Multipart(key, upload_id, self.part_size, {}))

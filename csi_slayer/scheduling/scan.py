@@ -1,0 +1,45 @@
+"""Notice that somebody walks a directory and opens its small files one after another."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+WATCHED = 256
+"""Directories remembered at once."""
+
+START = 8
+MAXIMUM = 64
+
+
+class Scan:
+    """Per directory: the last inode opened and how many files ahead to fetch.
+
+    Inode numbers within a directory follow the order of its listing, so a walker's opens come
+    with growing numbers close to each other.
+    """
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[int, tuple[int, int, int]] = OrderedDict()
+
+    def opened(self, parent: int, ino: int) -> tuple[int, int]:
+        """A file was opened: (inode after which to fetch ahead, how many files); count 0: none."""
+        last, width, fetched = self._seen.pop(parent, (0, 0, 0))
+        if last < ino <= last + 2 * MAXIMUM:
+            width = min(MAXIMUM, width * 2 if width else START)
+        else:
+            width = fetched = 0
+        start = max(ino, fetched)
+        # Fetch in batches: only when half of what was fetched ahead has been used.
+        count = width - (start - ino) if width and start - ino <= width // 2 else 0
+        if count:
+            fetched = start + count
+        self._seen[parent] = (ino, width, fetched)
+        if len(self._seen) > WATCHED:
+            self._seen.popitem(last=False)
+        return start, count
+
+    def reached(self, parent: int, ino: int) -> None:
+        """Files up to ``ino`` have been asked for (numbers may have gaps)."""
+        if parent in self._seen:
+            last, width, fetched = self._seen[parent]
+            self._seen[parent] = (last, width, max(fetched, ino))

@@ -1,0 +1,38 @@
+"""How far to read ahead in one file.
+
+The window doubles while a sequential reader stalls (it outruns the store) and closes at once when
+the reader jumps, so random readers fetch what they ask for and nothing else. The same idea as the
+Linux readahead window, with the stall as its signal because latency here is the store's.
+"""
+
+from __future__ import annotations
+
+MINIMUM = 1 << 20
+MAXIMUM = 64 << 20
+SLACK = 4 << 20
+"""Bytes that a request may be away from the expected position and still count as sequential:
+the kernel's own readahead sends requests in flight out of order."""
+
+
+class Window:
+    """Sizes and offsets in bytes. ``ahead_end`` is how far fetching should have been started."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._size = MINIMUM
+
+    @property
+    def sequential(self) -> bool:
+        return self._size > 0
+
+    def note(self, offset: int, end: int, *, stalled: bool) -> int:
+        """A request for [offset, end); returns the offset up to which to fetch (>= ``end``)."""
+        if self._next - SLACK <= offset <= self._next + SLACK:
+            if stalled:
+                self._size = min(MAXIMUM, max(MINIMUM, self._size * 2))
+            self._next = max(self._next, end)
+        else:
+            # A jump: back to nothing. Two requests in a row at the new place open it again.
+            self._size = 0
+            self._next = end
+        return end + self._size

@@ -1,0 +1,168 @@
+"""Attributes and extended attributes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from csi_slayer.catalog import Inode, Mark
+from csi_slayer.content import metadata
+from csi_slayer.content.overlay import OverlayFile
+from csi_slayer.content.staged import StagedFile, os_errors
+from csi_slayer.errors import FsError
+from csi_slayer.vfs.base import Base
+from csi_slayer.vfs.types import Attr, Request, SetAttr
+
+XATTR_CREATE = 1
+XATTR_REPLACE = 2
+XATTR_NAME_MAX = 255
+
+
+class AttrOps(Base):
+    """See :class:`csi_slayer.vfs.operations.Operations`."""
+
+    async def getattr(self, req: Request, ino: int, fh: int | None) -> tuple[Attr, float]:
+        inode = await self.catalog.get(ino)
+        if inode.is_file and not self.is_local(inode) and not self.refresh.is_fresh(inode.checked_ns):
+            parent = await self.catalog.find(inode.parent)
+            if parent is None or not self.refresh.is_fresh(parent.listed_ns):
+                await self.refresh.revalidate(inode)
+                inode = await self.catalog.get(ino)
+        return self.attr(inode), self.ttl(inode)
+
+    async def setattr(self, req: Request, ino: int, changes: SetAttr) -> tuple[Attr, float]:
+        self.check_writable()
+        inode = await self.catalog.get(ino)
+        if changes.size is not None:
+            await self._truncate(inode, changes.size)
+            inode = await self.catalog.get(ino)
+        if changes._replace(size=None, fh=None) != SetAttr():
+            await self._set(inode, changes)
+            inode = await self.catalog.get(ino)
+        return self.attr(inode), self.ttl(inode)
+
+    async def _truncate(self, inode: Inode, size: int) -> None:
+        if inode.is_dir:
+            raise FsError(errno.EISDIR)
+        if not inode.is_file:
+            raise FsError(errno.EINVAL)
+        self.check_quota(size - self.attr(inode).size)
+        record = self.opened.use(inode.ino)
+        try:
+            async with record.lock:
+                inode = await self.catalog.get(inode.ino)
+                file = await self.content.writable(record, inode, truncate=size == 0)
+                assert isinstance(file, StagedFile | OverlayFile)
+                if file.size != size:
+                    await file.truncate(size)
+            await self.content.note_dirty(await self.catalog.get(inode.ino))
+        finally:
+            if self.opened.drop(record):
+                if record.file is not None:
+                    await record.file.close()
+                self.spawn(self.content.retire(inode.ino))
+
+    async def _set(
+        self, inode: Inode, changes: SetAttr, *, attrs_dirty: bool = False
+    ) -> None:
+        values: dict[str, Any] = {"ctime_ns": changes.ctime_ns or time.time_ns()}
+        if changes.mode is not None:
+            values["mode"] = stat.S_IFMT(inode.mode) | stat.S_IMODE(changes.mode)
+        for name in ("uid", "gid", "atime_ns", "mtime_ns"):
+            value = getattr(changes, name)
+            if value is not None:
+                values[name] = value
+        if changes.mtime_ns is not None and inode.stage is not None:
+            self._touch_stage(inode, changes.mtime_ns, values)
+        known = inode.flags | Mark.ATTRS_KNOWN
+        if set(values) <= {"ctime_ns", "atime_ns"} and not attrs_dirty:
+            await self.catalog.update(inode.ino, **values)
+            return
+        values["flags"] = known | Mark.ATTRS_DIRTY
+        key = await self.catalog.path(inode.ino)
+        write_through = self.options.posix and not inode.is_symlink and key is not None
+        if key is not None and write_through:
+            in_place = inode.etag is not None and inode.origin is None
+            key = key + "/" if inode.is_dir else key
+            expect = inode.etag if in_place else ("" if not inode.is_dir else None)
+            await self.catalog.dirty(inode.ino, key, expect, **values)
+            self.changed_names()
+        else:
+            await self.catalog.update(inode.ino, **values)
+
+    def _touch_stage(self, inode: Inode, mtime_ns: int, values: dict[str, Any]) -> None:
+        """The staged file's mtime is the file's, and tells whether it was changed."""
+        assert inode.stage is not None
+        clean = not self.content.objects.is_dirty(inode)
+        record = self.opened.get(inode.ino)
+        with os_errors():
+            if record is not None and isinstance(record.file, StagedFile | OverlayFile):
+                os.utime(record.file.fd, ns=(mtime_ns, mtime_ns))
+            else:
+                os.utime(self.content.staging.path(inode.stage), ns=(mtime_ns, mtime_ns))
+        if clean:
+            values["stamp"] = mtime_ns
+        elif inode.stamp == mtime_ns:
+            values["stamp"] = None  # set back to the very time at which it was clean
+
+    async def access(self, req: Request, ino: int, mask: int) -> None:
+        """The kernel checks permissions itself (default_permissions)."""
+        if mask & os.W_OK:
+            self.check_writable()
+
+    # -- extended attributes ----------------------------------------------------------------
+
+    @staticmethod
+    def _check_xattr(name: bytes) -> None:
+        if name.startswith(b"system."):
+            raise FsError(errno.EOPNOTSUPP)  # POSIX ACLs among them
+        if len(name) > XATTR_NAME_MAX:
+            raise FsError(errno.ERANGE)
+
+    async def getxattr(self, req: Request, ino: int, name: bytes) -> bytes:
+        self._check_xattr(name)
+        value = await self.catalog.xattr(ino, name)
+        if value is None:
+            raise FsError(errno.ENODATA)
+        return value
+
+    async def listxattr(self, req: Request, ino: int) -> Sequence[bytes]:
+        return list(await self.catalog.xattrs(ino))
+
+    async def setxattr(
+        self, req: Request, ino: int, name: bytes, value: bytes, flags: int
+    ) -> None:
+        if await self.done_before(req) is not None:
+            return
+        self.check_writable()
+        self._check_xattr(name)
+        inode = await self.catalog.get(ino)
+        values = await self.catalog.xattrs(ino)
+        if flags & XATTR_CREATE and name in values:
+            raise FsError(errno.EEXIST)
+        if flags & XATTR_REPLACE and name not in values:
+            raise FsError(errno.ENODATA)
+        values[name] = value
+        if len(metadata.encode_xattrs(values)) > metadata.XATTR_LIMIT:
+            raise FsError(errno.ENOSPC, "S3 keeps 2 KiB of metadata for an object")
+        await self.catalog.setxattr(ino, name, value, req.unique)
+        await self._xattrs_changed(inode)
+
+    async def removexattr(self, req: Request, ino: int, name: bytes) -> None:
+        if await self.done_before(req) is not None:
+            return
+        self.check_writable()
+        self._check_xattr(name)
+        inode = await self.catalog.get(ino)
+        if await self.catalog.xattr(ino, name) is None:
+            raise FsError(errno.ENODATA)
+        await self.catalog.removexattr(ino, name, req.unique)
+        await self._xattrs_changed(inode)
+
+    async def _xattrs_changed(self, inode: Inode) -> None:
+        if self.options.posix:
+            await self._set(await self.catalog.get(inode.ino), SetAttr(), attrs_dirty=True)

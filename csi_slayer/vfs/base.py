@@ -1,0 +1,187 @@
+"""What the parts of the file system share: state, attributes, freshness, repeated requests."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from csi_slayer.catalog import ROOT, Catalog, Inode, Mark
+from csi_slayer.content.content import Content
+from csi_slayer.content.overlay import OverlayFile
+from csi_slayer.content.staged import StagedFile
+from csi_slayer.errors import FsError, ObjectNotFound
+from csi_slayer.vfs.handles import HandleTable
+from csi_slayer.vfs.options import VfsEvents, VfsOptions
+from csi_slayer.vfs.refresh import SECOND, Refresher
+from csi_slayer.vfs.types import Attr, Entry, Kernel, Request
+
+CHANGED_KEPT = 65536
+"""Inodes remembered whose kernel cache is to be dropped at the next open."""
+
+
+def version_of(etag: str | None) -> int:
+    """A handle's version: which object its bytes are of; 0 for a staged copy."""
+    return 0 if etag is None else xxhash.xxh3_64_intdigest(etag) or 1
+
+
+class Base:
+    """State of the volume's file system; the mixins on top of it have the calls."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        make_content: Callable[[Callable[[int], None]], Content],
+        options: VfsOptions,
+        events: VfsEvents,
+        handles_path: Path,
+    ) -> None:
+        self.catalog = catalog
+        self.options = options
+        self.events = events
+        self.content = make_content(self._content_changed)
+        self.opened = self.content.opened
+        self.handles = HandleTable(handles_path)
+        self.refresh = Refresher(
+            self.content.store,
+            catalog,
+            options.metadata_ttl,
+            self._content_changed,
+            self._name_gone,
+            events.hidden_keys,
+        )
+        self._kernel: Kernel | None = None
+        self._stale_pages: set[int] = set()
+
+    @property
+    def zero_upcall(self) -> bool:
+        return self.options.zero_upcall and self.options.read_only
+
+    @property
+    def read_only(self) -> bool:
+        return self.options.read_only
+
+    @property
+    def kernel(self) -> Kernel:
+        assert self._kernel is not None
+        return self._kernel
+
+    def attach(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    # -- what others changed ----------------------------------------------------------------
+
+    def _content_changed(self, ino: int) -> None:
+        """The store has another version of a file: the kernel's pages of it are stale."""
+        if len(self._stale_pages) < CHANGED_KEPT:
+            self._stale_pages.add(ino)
+        if self._kernel is not None:
+            self._kernel.invalidate_inode(ino)
+
+    def _name_gone(self, parent: int, name: str, inode: Inode) -> None:
+        if self._kernel is not None:
+            self._kernel.invalidate_entry(parent, name.encode())
+            self._kernel.invalidate_inode(parent)
+        if inode.ino not in self.opened and not inode.is_dir:
+            self.content.spawn(self.content.retire(inode.ino))
+
+    # -- attributes -------------------------------------------------------------------------
+
+    def staged_stat(self, inode: Inode) -> os.stat_result | None:
+        """The stat of the staged copy, whose size and mtime are the file's."""
+        record = self.opened.get(inode.ino)
+        if record is not None and isinstance(record.file, StagedFile | OverlayFile):
+            return record.file.stat()
+        return self.content.objects.staged_stat(inode)
+
+    def attr(self, inode: Inode) -> Attr:
+        """An inode's attributes as the kernel is to see them."""
+        size, mtime, ctime = inode.size, inode.mtime_ns, inode.ctime_ns
+        if inode.stage is not None and (found := self.staged_stat(inode)) is not None:
+            size, mtime = found.st_size, found.st_mtime_ns
+            ctime = max(ctime, mtime)
+        elif inode.target is not None:
+            size = len(inode.target.encode())
+        return Attr(
+            inode.ino, inode.mode, inode.nlink, inode.uid, inode.gid, inode.rdev, size,
+            -(-size // 512), inode.atime_ns, mtime, ctime,
+        )  # fmt: skip
+
+    def is_local(self, inode: Inode) -> bool:
+        """Whether what we know of the inode is newer than what the store does."""
+        return (
+            inode.stage is not None
+            or (inode.etag is None and not inode.is_dir)
+            or inode.origin is not None
+            or inode.ino in self.opened
+        )
+
+    def ttl(self, inode: Inode) -> float:
+        """Seconds for which the kernel may believe the attributes."""
+        if self.is_local(inode) or inode.ino == ROOT:
+            return self.options.metadata_ttl
+        return self.refresh.remaining(inode.checked_ns)
+
+    def entry(self, inode: Inode, parent: Inode | None = None) -> Entry:
+        ttl = self.ttl(inode)
+        if parent is not None:
+            ttl = max(ttl, self.refresh.remaining(parent.listed_ns))
+        return Entry(self.attr(inode), ttl, ttl)
+
+    @property
+    def negative(self) -> Entry:
+        return Entry(None, self.options.negative_ttl, 0.0)
+
+    def needs_metadata(self, inode: Inode) -> bool:
+        """Whether only the object's metadata can tell what the inode is: an empty object may be
+        a symlink, a fifo or a socket."""
+        if inode.flags & Mark.ATTRS_KNOWN or inode.etag is None or inode.is_dir:
+            return False
+        return self.options.posix or inode.size == 0
+
+    async def with_metadata(self, inode: Inode) -> Inode:
+        if not self.needs_metadata(inode):
+            return inode
+        source = await self.content.objects.source_of(inode)
+        try:
+            info = await self.content.store.head(source.key)
+        except ObjectNotFound:
+            return inode
+        await self.content.learn(inode.ino, info.metadata or {})
+        return await self.catalog.get(inode.ino)
+
+    # -- shared checks ----------------------------------------------------------------------
+
+    def check_writable(self) -> None:
+        if self.options.read_only:
+            raise FsError(errno.EROFS)
+
+    async def directory(self, ino: int) -> Inode:
+        inode = await self.catalog.get(ino)
+        if not inode.is_dir:
+            raise FsError(errno.ENOTDIR)
+        return inode
+
+    def check_quota(self, growth: int) -> None:
+        """Raises ENOSPC if ``growth`` more bytes do not fit the volume's quota."""
+        quota = self.options.quota
+        if quota is not None and growth > 0 and self.catalog.used_bytes + growth > quota:
+            raise FsError(errno.ENOSPC, "the volume's quota is used up")
+
+    async def done_before(self, req: Request) -> int | None:
+        """What a resent request had already made (its inode, or 0); None if it was never done."""
+        return await self.catalog.completed(req.unique) if req.resent else None
+
+    def changed_names(self) -> None:
+        """Names changed: the store is to follow."""
+        self.content.reconciler.kick()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self.content.spawn(coroutine)
+
+
+__all__ = ["SECOND", "Base", "version_of"]

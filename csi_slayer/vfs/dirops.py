@@ -1,0 +1,113 @@
+"""Reading directories."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from csi_slayer.catalog import Inode
+from csi_slayer.vfs.base import Base
+from csi_slayer.vfs.types import DirItem, Opened, OpenFlags, Request, StatFs
+
+_DOT, _DOTDOT, _SHIFT = 1, 2, 2
+"""Cookies of "." and ".."; a name's is its inode number plus 2."""
+
+NOMINAL_BYTES = 1 << 50
+"""What ``df`` shows as the size of a volume without a quota: 1 PiB."""
+
+BLOCK = 4096
+
+
+class DirOps(Base):
+    """See :class:`csi_slayer.vfs.operations.Operations`."""
+
+    async def opendir(self, req: Request, ino: int) -> Opened:
+        directory = await self.directory(ino)
+        flags = OpenFlags.CACHE_DIR
+        if self.refresh.is_fresh(directory.listed_ns) and ino not in self._stale_pages:
+            # The kernel's own copy of the names is as good as our table.
+            flags |= OpenFlags.KEEP_CACHE
+        self._stale_pages.discard(ino)
+        return Opened(0, flags)
+
+    async def releasedir(self, req: Request, ino: int, fh: int) -> None:
+        return None
+
+    async def readdir(
+        self, req: Request, ino: int, fh: int, cookie: int, limit: int, plus: bool
+    ) -> Sequence[DirItem]:
+        directory = await self.directory(ino)
+        if cookie <= _DOTDOT:
+            await self._begin(directory)
+            directory = await self.directory(ino)
+        items: list[DirItem] = []
+        if cookie < _DOT:
+            items.append(self._dot(b".", directory, _DOT, plus))
+        if cookie < _DOTDOT:
+            parent = await self.catalog.get(directory.parent)
+            items.append(self._dot(b"..", parent, _DOTDOT, plus))
+        after = max(0, cookie - _SHIFT)
+        rows = await self._rows(directory, after, max(1, limit - len(items)))
+        items.extend(self._item(name, inode, directory, plus) for name, inode in rows)
+        return items
+
+    @staticmethod
+    def _dot(name: bytes, inode: Inode, cookie: int, plus: bool) -> DirItem:
+        return DirItem(name, inode.ino, inode.mode, cookie, None)
+
+    async def _begin(self, directory: Inode) -> None:
+        """See that the names will be fresh. A first listing is read while it is under way; a
+        later one first ends, for it may take names away."""
+        if self.refresh.is_fresh(directory.listed_ns):
+            return
+        first = await self.catalog.is_empty(directory.ino) and directory.listed_ns == 0
+        if first:
+            await self.refresh.list(directory, full=True)
+        else:
+            await self.refresh.ensure_listed(directory)
+
+    async def _rows(self, directory: Inode, after: int, limit: int) -> list[tuple[str, Inode]]:
+        while True:
+            rows = await self.catalog.children(directory.ino, after, limit)
+            listing = self.refresh.running(directory.ino)
+            if rows or listing is None:
+                return rows
+            await listing.more()
+            # The end of the listing may have come with the last names.
+            await asyncio.sleep(0)
+
+    def _item(self, name: str, inode: Inode, directory: Inode, plus: bool) -> DirItem:
+        cookie = inode.ino + _SHIFT
+        if self.needs_metadata(inode):
+            # Only its metadata says what it is: type unknown, to be looked up.
+            return DirItem(name.encode(), inode.ino, 0, cookie, None)
+        entry = self.entry(inode, directory) if plus else None
+        return DirItem(name.encode(), inode.ino, inode.mode, cookie, entry)
+
+    async def fsyncdir(self, req: Request, ino: int, fh: int, datasync: bool) -> None:
+        """Return when the store has what was made, renamed and removed directly in here."""
+        path = await self.catalog.path(ino)
+        if path is None or self.options.durability == "writeback":
+            return
+        prefix = path + "/" if path else ""
+        for key in await self.catalog.pending_below(prefix):
+            inode = await self.catalog.resolve(key)
+            if "/" not in key[len(prefix) :].rstrip("/") and not (
+                inode is not None and self.opened.is_writing(inode.ino)
+            ):
+                await self.content.reconciler.settle(key)
+        if path:
+            await self.content.reconciler.settle(path + "/")
+
+    async def statfs(self, req: Request, ino: int) -> StatFs:
+        size = self.options.quota or NOMINAL_BYTES
+        free = max(0, size - self.catalog.used_bytes)
+        files = 1 << 40
+        return StatFs(
+            -(-size // BLOCK), free // BLOCK, free // BLOCK, files, files - await self._count(),
+            BLOCK, BLOCK, 255,
+        )  # fmt: skip
+
+    async def _count(self) -> int:
+        return await self.catalog.count()
+

@@ -1,0 +1,217 @@
+"""Reading, writing and making durable, for the calls that reach the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import os
+from collections import OrderedDict
+
+from csi_slayer.catalog import Inode
+from csi_slayer.content.clean import CleanFile
+from csi_slayer.content.content import copy_range
+from csi_slayer.content.opened import File, OpenInode
+from csi_slayer.content.overlay import OverlayFile
+from csi_slayer.content.staged import StagedFile, os_errors
+from csi_slayer.errors import CacheFull, FsError
+from csi_slayer.vfs.base import version_of
+from csi_slayer.vfs.openops import OpenOps
+from csi_slayer.vfs.types import ReadResult, Request
+
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 0x01, 0x02, 0x10
+"""FALLOC_FL_* (linux/falloc.h)."""
+
+SEEK_DATA, SEEK_HOLE = 3, 4
+
+UNOPENED_KEPT = 128
+"""Files read without an open (zero-upcall volumes) that are kept ready."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+class FileOps(OpenOps):
+    """See :class:`csi_slayer.vfs.operations.Operations`."""
+
+    _unopened: OrderedDict[int, OpenInode]
+
+    async def read(self, req: Request, ino: int, fh: int, offset: int, size: int) -> ReadResult:
+        return await (await self._file(ino, fh)).read(offset, size)
+
+    async def _file(self, ino: int, fh: int) -> File:
+        """What a handle reads from."""
+        record = self.opened.get(ino)
+        handle = self.handles.get(fh)
+        if handle is None or record is None:
+            return await self._without_open(ino)
+        for file in (record.file, record.newer):
+            if file is None:
+                continue
+            if not isinstance(file, CleanFile):
+                return file
+            if version_of(file.source.etag) == handle.version or file.renamed:
+                return file
+        raise FsError(errno.ESTALE, "the version that was opened is gone")
+
+    async def _without_open(self, ino: int) -> File:
+        """Zero-upcall volumes: the kernel does not tell what it opens and closes."""
+        record = self._unopened.pop(ino, None)
+        inode = await self.catalog.get(ino)
+        if record is not None and isinstance(record.file, CleanFile):
+            if record.file.source.etag != inode.etag:
+                self.opened.drop(record)
+                await record.file.close()
+                record = None
+        if record is None:
+            if not inode.is_file or inode.etag is None:
+                raise FsError(errno.EBADF)
+            record = self.opened.use(ino)
+            record.file = record.file or await self._clean(inode)
+        self._unopened[ino] = record
+        while len(self._unopened) > UNOPENED_KEPT:
+            _ino, oldest = self._unopened.popitem(last=False)
+            await self._drop(oldest)
+        assert record.file is not None
+        return record.file
+
+    async def write(
+        self, req: Request, ino: int, fh: int, offset: int, data: memoryview
+    ) -> int:
+        record, file = await self._writable_file(ino, fh)
+        if self.options.quota is not None:
+            inode = await self.catalog.get(ino)
+            end = offset + len(data)
+            if end > inode.size:
+                self.check_quota(end - inode.size)
+                await self.catalog.update(ino, size=end)
+        return await file.write(offset, data)
+
+    async def _writable_file(self, ino: int, fh: int) -> tuple[OpenInode, StagedFile | OverlayFile]:
+        record = self.opened.get(ino)
+        if record is None or not isinstance(record.file, StagedFile | OverlayFile):
+            raise FsError(errno.EBADF)
+        return record, record.file
+
+    # -- durability -------------------------------------------------------------------------
+
+    async def flush(self, req: Request, ino: int, fh: int) -> None:
+        handle = self.handles.get(fh)
+        if handle is None or not handle.writable or self.options.durability != "close":
+            return
+        await self._note(ino)
+        await self.content.sync(ino)
+
+    async def _note(self, ino: int) -> None:
+        inode = await self.catalog.get(ino)
+        if self.content.objects.is_dirty(inode):
+            await self.content.note_dirty(inode)
+
+    async def fsync(self, req: Request, ino: int, fh: int, datasync: bool) -> None:
+        if self.options.read_only:
+            return
+        await self._note(ino)
+        if self.options.durability == "writeback":
+            await self.content.stored_locally(ino)
+        else:
+            await self.content.sync(ino)
+
+    # -- space ------------------------------------------------------------------------------
+
+    async def fallocate(
+        self, req: Request, ino: int, fh: int, mode: int, offset: int, length: int
+    ) -> None:
+        self.check_writable()
+        if mode not in (0, KEEP_SIZE, KEEP_SIZE | PUNCH_HOLE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE):
+            raise FsError(errno.EOPNOTSUPP)
+        _record, file = await self._writable_file(ino, fh)
+        end = offset + length
+        if not mode & KEEP_SIZE:
+            self.check_quota(end - file.size)
+        if isinstance(file, StagedFile):
+            await asyncio.to_thread(_fallocate, file.fd, mode, offset, length)
+        else:
+            if mode & (PUNCH_HOLE | ZERO_RANGE):
+                await self._zero(file, offset, min(end, max(file.size, 0)))
+            if not mode & KEEP_SIZE and end > file.size:
+                await file.truncate(end)
+        await self._note(ino)
+
+    @staticmethod
+    async def _zero(file: OverlayFile, offset: int, end: int) -> None:
+        zeros = memoryview(bytes(1 << 20))
+        while offset < end:
+            offset += await file.write(offset, zeros[: end - offset])
+
+    async def lseek(self, req: Request, ino: int, fh: int, offset: int, whence: int) -> int:
+        file = await self._file(ino, fh)
+        if whence not in (SEEK_DATA, SEEK_HOLE):
+            raise FsError(errno.EINVAL)
+        if isinstance(file, StagedFile):
+            # A description of our own: its position is nobody else's.
+            with os_errors():
+                fd = os.open(f"/proc/self/fd/{file.fd}", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    return os.lseek(fd, offset, whence)
+                finally:
+                    os.close(fd)
+        if offset >= file.size:
+            raise FsError(errno.ENXIO)
+        return offset if whence == SEEK_DATA else file.size
+
+    # -- copying ----------------------------------------------------------------------------
+
+    async def copy_file_range(
+        self,
+        req: Request,
+        ino: int,
+        fh: int,
+        offset: int,
+        out_ino: int,
+        out_fh: int,
+        out_offset: int,
+        length: int,
+    ) -> int:
+        self.check_writable()
+        source = await self._file(ino, fh)
+        _record, target = await self._writable_file(out_ino, out_fh)
+        if not isinstance(target, StagedFile):
+            raise FsError(errno.EOPNOTSUPP)  # the kernel copies by reading and writing
+        inode = await self.catalog.get(ino)
+        length = max(0, min(length, self.attr(inode).size - offset))
+        self.check_quota(out_offset + length - target.size)
+        whole = offset == 0 and out_offset == 0 and target.size == 0 and length == inode.size
+        if isinstance(source, CleanFile) and source.whole_fd is None:
+            if inode.size > self.content.options.hydrate_max or not await source.fill():
+                raise FsError(errno.EOPNOTSUPP)
+        if source.whole_fd is None or length == 0:
+            raise FsError(errno.EOPNOTSUPP)
+        try:
+            copied = await asyncio.to_thread(
+                copy_range, source.whole_fd, offset, target.fd, out_offset, length
+            )
+        except CacheFull:
+            raise FsError(errno.ENOSPC) from None
+        await self._note(out_ino)
+        if whole and copied == length:
+            await self._note_clone(inode, source, out_ino, target)
+        return copied
+
+    async def _note_clone(
+        self, inode: Inode, source: File, out_ino: int, target: StagedFile
+    ) -> None:
+        """A whole object was copied: its upload can be a copy in the store."""
+        if isinstance(source, CleanFile):
+            self.content.cloned(out_ino, source.source, target.stat().st_mtime_ns)
+        elif inode.etag is not None and not self.content.objects.is_dirty(inode):
+            origin = await self.content.objects.source_of(inode)
+            self.content.cloned(out_ino, origin, target.stat().st_mtime_ns)
+
+
+def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    if mode & PUNCH_HOLE:
+        mode |= KEEP_SIZE
+    with os_errors():
+        if _libc.fallocate(fd, mode, offset, length) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))

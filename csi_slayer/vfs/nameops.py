@@ -1,0 +1,242 @@
+"""Names: lookup, making, removing, renaming. Each change is one transaction of the catalog; the
+store follows from its pending table."""
+
+from __future__ import annotations
+
+import errno
+import stat
+
+from csi_slayer.catalog import ROOT, Inode
+from csi_slayer.errors import FsError
+from csi_slayer.vfs import names
+from csi_slayer.vfs.base import Base
+from csi_slayer.vfs.types import Entry, Request
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+SYMLINK_MAX = 1024
+"""Bytes of a symlink's target: it is kept in user metadata, of which S3 takes 2 KiB."""
+
+
+class NameOps(Base):
+    """See :class:`csi_slayer.vfs.operations.Operations`."""
+
+    async def find_child(self, parent: int, name: str) -> tuple[Inode, Inode | None]:
+        """The directory and the child of that name, fresh as the TTL asks."""
+        directory = await self.directory(parent)
+        inode = await self.catalog.child(parent, name)
+        if self.refresh.is_fresh(directory.listed_ns):
+            return directory, inode
+        if inode is not None and (
+            self.refresh.is_fresh(inode.checked_ns) or self.is_local(inode)
+        ):
+            return directory, inode
+        if parent == ROOT and name == names.SCRATCH:
+            return directory, None
+        await self.refresh.name(directory, name)
+        return await self.directory(parent), await self.catalog.child(parent, name)
+
+    async def lookup(self, req: Request, parent: int, name: bytes) -> Entry:
+        directory, inode = await self.find_child(parent, names.decode(name))
+        if inode is None:
+            return self.negative
+        if self.needs_metadata(inode):
+            inode = await self.with_metadata(inode)
+        return self.entry(inode, directory)
+
+    def forget(self, ino: int, count: int) -> None:
+        """Nothing is kept per lookup: inode numbers are the catalog's and never used again."""
+
+    async def _free_name(self, parent: int, name: bytes) -> str:
+        """A name at which something new may be made. Raises EEXIST and what else is wrong."""
+        self.check_writable()
+        text = names.decode(name)
+        names.check_new(text, parent == ROOT)
+        _directory, inode = await self.find_child(parent, text)
+        if inode is not None:
+            raise FsError(errno.EEXIST)
+        return text
+
+    async def _made(self, req: Request) -> Entry | None:
+        ino = await self.done_before(req)
+        return None if ino is None else self.entry(await self.catalog.get(ino))
+
+    async def _make(
+        self,
+        req: Request,
+        parent: int,
+        name: bytes,
+        mode: int,
+        rdev: int = 0,
+        target: str | None = None,
+    ) -> Entry:
+        if (made := await self._made(req)) is not None:
+            return made
+        text = await self._free_name(parent, name)
+        inode = await self.catalog.make(
+            parent, text, mode=mode, uid=req.uid, gid=await self._group(req, parent),
+            rdev=rdev, target=target, request=req.unique,
+        )  # fmt: skip
+        self.changed_names()
+        return self.entry(inode)
+
+    async def _group(self, req: Request, parent: int) -> int:
+        """The group of a new inode: a setgid directory passes on its own."""
+        directory = await self.catalog.get(parent)
+        return directory.gid if directory.mode & stat.S_ISGID else req.gid
+
+    async def mknod(self, req: Request, parent: int, name: bytes, mode: int, rdev: int) -> Entry:
+        if stat.S_IFMT(mode) not in (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK):
+            raise FsError(errno.EPERM, "device files are not kept in an object store")
+        return await self._make(req, parent, name, mode)
+
+    async def mkdir(self, req: Request, parent: int, name: bytes, mode: int) -> Entry:
+        directory = await self.catalog.get(parent)
+        inherited = directory.mode & stat.S_ISGID
+        return await self._make(
+            req, parent, name, stat.S_IFDIR | stat.S_IMODE(mode) | inherited
+        )
+
+    async def symlink(self, req: Request, parent: int, name: bytes, target: bytes) -> Entry:
+        if len(target) > SYMLINK_MAX:
+            raise FsError(errno.ENAMETOOLONG)
+        try:
+            text = target.decode()
+        except UnicodeDecodeError as error:
+            raise FsError(errno.EILSEQ) from error
+        return await self._make(req, parent, name, stat.S_IFLNK | 0o777, target=text)
+
+    async def readlink(self, req: Request, ino: int) -> bytes:
+        inode = await self.catalog.get(ino)
+        if inode.target is None:
+            raise FsError(errno.EINVAL)
+        return inode.target.encode()
+
+    async def link(self, req: Request, ino: int, new_parent: int, new_name: bytes) -> Entry:
+        raise FsError(errno.EPERM, "an object has one key: no hard links in the objects layout")
+
+    async def unlink(self, req: Request, parent: int, name: bytes) -> None:
+        if await self.done_before(req) is not None:
+            return
+        self.check_writable()
+        text = names.decode(name)
+        _directory, inode = await self.find_child(parent, text)
+        if inode is None:
+            raise FsError(errno.ENOENT)
+        if inode.is_dir:
+            raise FsError(errno.EISDIR)
+        await self._remove(req, parent, text, inode)
+
+    async def _remove(self, req: Request, parent: int, name: str, inode: Inode) -> None:
+        keep = inode.ino in self.opened
+        await self.catalog.remove(parent, name, inode, keep=keep, request=req.unique)
+        if not keep:
+            await self.content.removed(inode)
+        self.changed_names()
+
+    async def rmdir(self, req: Request, parent: int, name: bytes) -> None:
+        if await self.done_before(req) is not None:
+            return
+        self.check_writable()
+        text = names.decode(name)
+        _directory, inode = await self.find_child(parent, text)
+        if inode is None:
+            raise FsError(errno.ENOENT)
+        await self._check_empty(inode)
+        await self._remove(req, parent, text, inode)
+
+    async def _check_empty(self, inode: Inode) -> None:
+        if not inode.is_dir:
+            raise FsError(errno.ENOTDIR)
+        if await self.catalog.is_empty(inode.ino):
+            await self.refresh.ensure_listed(inode)
+        if not await self.catalog.is_empty(inode.ino):
+            raise FsError(errno.ENOTEMPTY)
+
+    async def rename(
+        self,
+        req: Request,
+        parent: int,
+        name: bytes,
+        new_parent: int,
+        new_name: bytes,
+        flags: int,
+    ) -> None:
+        if await self.done_before(req) is not None:
+            return
+        self.check_writable()
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+            raise FsError(errno.EINVAL)
+        source, target = names.decode(name), names.decode(new_name)
+        names.check_new(target, new_parent == ROOT)
+        _from, inode = await self.find_child(parent, source)
+        if inode is None:
+            raise FsError(errno.ENOENT)
+        _to, other = await self.find_child(new_parent, target)
+        if other is not None and other.ino == inode.ino:
+            return
+        await self._check_not_below(inode, new_parent)
+        if flags & RENAME_EXCHANGE:
+            await self._exchange(req, inode, parent, source, other, new_parent, target)
+        else:
+            await self._move(req, inode, parent, source, other, new_parent, target, flags)
+        self.changed_names()
+
+    async def _check_not_below(self, inode: Inode, directory: int) -> None:
+        """A directory cannot move into itself."""
+        while inode.is_dir and directory != ROOT:
+            if directory == inode.ino:
+                raise FsError(errno.EINVAL)
+            directory = (await self.catalog.get(directory)).parent
+
+    async def _move(
+        self,
+        req: Request,
+        inode: Inode,
+        parent: int,
+        name: str,
+        other: Inode | None,
+        new_parent: int,
+        new_name: str,
+        flags: int,
+    ) -> None:
+        if other is not None:
+            if flags & RENAME_NOREPLACE:
+                raise FsError(errno.EEXIST)
+            if inode.is_dir:
+                await self._check_empty(other)
+            elif other.is_dir:
+                raise FsError(errno.EISDIR)
+        if inode.is_dir:
+            # Every key below moves: all of them must be known first.
+            await self.refresh.ensure_tree(inode)
+            inode = await self.catalog.get(inode.ino)
+        keep = other is not None and other.ino in self.opened
+        await self.catalog.rename(
+            inode, parent, name, new_parent, new_name,
+            displaced=other, keep_displaced=keep, request=req.unique,
+        )  # fmt: skip
+        if other is not None and not keep:
+            await self.content.removed(other)
+
+    async def _exchange(
+        self,
+        req: Request,
+        inode: Inode,
+        parent: int,
+        name: str,
+        other: Inode | None,
+        new_parent: int,
+        new_name: str,
+    ) -> None:
+        if other is None:
+            raise FsError(errno.ENOENT)
+        await self._check_not_below(other, parent)
+        for one in (inode, other):
+            if one.is_dir:
+                await self.refresh.ensure_tree(one)
+        await self.catalog.exchange(
+            await self.catalog.get(inode.ino), parent, name,
+            await self.catalog.get(other.ino), new_parent, new_name, request=req.unique,
+        )  # fmt: skip

@@ -1,0 +1,277 @@
+"""Opening and closing files: handles, and how the kernel is to do each inode's I/O."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from csi_slayer.catalog import Inode
+from csi_slayer.cache import SMALL
+from csi_slayer.content.clean import CleanFile
+from csi_slayer.content.opened import IoMode, OpenInode
+from csi_slayer.content.overlay import OverlayFile
+from csi_slayer.content.staged import StagedFile
+from csi_slayer.errors import FsError, ObjectNotFound
+from csi_slayer.scheduling.scan import Scan
+from csi_slayer.vfs import names
+from csi_slayer.vfs.base import version_of
+from csi_slayer.vfs.handles import Handle
+from csi_slayer.vfs.nameops import NameOps
+from csi_slayer.vfs.types import Entry, Opened, OpenFlags, Request
+
+QUOTA_SLACK = 1 << 30
+"""A volume with a quota lets the kernel write past us only while this many bytes are free."""
+
+
+class OpenOps(NameOps):
+    """See :class:`csi_slayer.vfs.operations.Operations`."""
+
+    _scan = Scan()
+
+    async def open(self, req: Request, ino: int, flags: int) -> Opened:
+        if req.resent and (handle := self.handles.by_request(req.unique)) is not None:
+            return self._answer(handle, OpenFlags.NONE)
+        writable = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
+        if writable:
+            self.check_writable()
+        inode = await self._fresh(await self.catalog.get(ino))
+        if not inode.is_file:
+            raise FsError(errno.EISDIR if inode.is_dir else errno.ENXIO)
+        record = self.opened.use(ino)
+        try:
+            async with record.lock:
+                return await self._open(req, record, inode.ino, flags, writable)
+        except BaseException:
+            await self._drop(record)
+            raise
+
+    async def _fresh(self, inode: Inode) -> Inode:
+        if self.is_local(inode) or not inode.is_file:
+            return inode
+        if self.options.close_to_open:
+            stale = True
+        elif self.refresh.is_fresh(inode.checked_ns):
+            stale = False
+        else:
+            parent = await self.catalog.find(inode.parent)
+            stale = parent is None or not self.refresh.is_fresh(parent.listed_ns)
+        if stale:
+            await self.refresh.revalidate(inode)
+            inode = await self.catalog.get(inode.ino)
+        return await self.with_metadata(inode) if self.needs_metadata(inode) else inode
+
+    async def _open(
+        self, req: Request, record: OpenInode, ino: int, flags: int, writable: bool
+    ) -> Opened:
+        inode = await self.catalog.get(ino)
+        if writable:
+            await self.content.writable(record, inode, truncate=bool(flags & os.O_TRUNC))
+            if flags & os.O_TRUNC and inode.size:
+                await self.content.note_dirty(await self.catalog.get(ino))
+        else:
+            await self._readable(record, inode)
+        handle = self._handle(req, record, inode, flags)
+        extra = OpenFlags.NONE
+        if ino in self._stale_pages:
+            self._stale_pages.discard(ino)
+        elif not flags & os.O_TRUNC:
+            extra |= OpenFlags.KEEP_CACHE
+        return self._answer(handle, extra)
+
+    async def _readable(self, record: OpenInode, inode: Inode) -> None:
+        """Have ``record.file`` be the inode's present content."""
+        file = record.file
+        if isinstance(file, CleanFile) and file.source.etag != inode.etag:
+            if record.users > 1:
+                # Handles are open on the older version: this one reads the new one apart.
+                record.newer = await self.content.open_clean(inode) if (
+                    record.newer is None or record.newer.source.etag != inode.etag
+                ) else record.newer
+                return
+            await file.close()
+            record.file = file = None
+        if file is None:
+            if inode.stage is not None:
+                record.file = await self.content.objects.open_stage(inode)
+            elif inode.etag is None:
+                record.file = await self.content.writable(record, inode, truncate=True)
+            else:
+                record.file = await self._clean(inode)
+
+    async def _clean(self, inode: Inode) -> CleanFile:
+        file = await self.content.open_clean(inode)
+        try:
+            if 0 < inode.size <= SMALL:
+                await self._prefetch(inode)
+            if 0 < inode.size <= self.content.segment_span:
+                await file.open_segment()
+        except BaseException:
+            await file.close()
+            raise
+        return file
+
+    async def _prefetch(self, inode: Inode) -> None:
+        """If somebody walks the directory, have its next small files fetched."""
+        if not self.options.prefetch:
+            return
+        after, count = self._scan.opened(inode.parent, inode.ino)
+        if count:
+            children = await self.catalog.children(inode.parent, after, count)
+            last = await self.content.prefetch([child for _name, child in children])
+            if last is not None:
+                self._scan.reached(inode.parent, last)
+
+    def _handle(self, req: Request, record: OpenInode, inode: Inode, flags: int) -> Handle:
+        """Choose the I/O mode and write the handle down before it is answered."""
+        file = record.newer if record.newer is not None else record.file
+        assert file is not None
+        mode = IoMode.DIRECT if record.newer is not None else self._mode(record, flags)
+        if mode == IoMode.PASSTHROUGH and record.backing_id == 0:
+            fd = file.whole_fd
+            assert fd is not None
+            record.backing_id = self.kernel.backing_open(fd)
+            record.backing_fd = fd
+        if mode in (IoMode.PASSTHROUGH, IoMode.CACHED):
+            record.mode = mode
+        version = version_of(file.source.etag) if isinstance(file, CleanFile) else 0
+        handle = self.handles.add(
+            req.unique, inode.ino, version, flags, mode,
+            record.backing_id if mode == IoMode.PASSTHROUGH else 0,
+        )  # fmt: skip
+        if handle.writable:
+            record.writers += 1
+        self.events.opened(mode == IoMode.PASSTHROUGH)
+        return handle
+
+    def _mode(self, record: OpenInode, flags: int) -> IoMode:
+        assert record.file is not None
+        if record.mode == IoMode.CACHED:
+            return IoMode.CACHED
+        fd = record.file.whole_fd
+        if record.mode == IoMode.PASSTHROUGH:
+            # The kernel takes one backing file per inode; what differs from it goes past its cache.
+            return IoMode.PASSTHROUGH if fd == record.backing_fd else IoMode.DIRECT
+        if fd is None or not self.kernel.passthrough or not self._may_write_past_us(flags):
+            return IoMode.CACHED
+        return IoMode.PASSTHROUGH
+
+    def _may_write_past_us(self, flags: int) -> bool:
+        quota = self.options.quota
+        if quota is None or flags & os.O_ACCMODE == os.O_RDONLY:
+            return True
+        return quota - self.catalog.used_bytes >= max(QUOTA_SLACK, quota // 10)
+
+    def _answer(self, handle: Handle, extra: OpenFlags) -> Opened:
+        flags = extra
+        if handle.mode == IoMode.PASSTHROUGH:
+            flags |= OpenFlags.PASSTHROUGH
+        elif handle.mode == IoMode.DIRECT:
+            flags = OpenFlags.DIRECT_IO
+        if not handle.writable or self.options.durability != "close":
+            flags |= OpenFlags.NOFLUSH
+        return Opened(handle.fh, flags, handle.backing_id)
+
+    async def create(
+        self, req: Request, parent: int, name: bytes, mode: int, flags: int
+    ) -> tuple[Entry, Opened]:
+        if req.resent:
+            handle = self.handles.by_request(req.unique)
+            ino = await self.done_before(req)
+            if handle is not None and ino is not None:
+                return self.entry(await self.catalog.get(ino)), self._answer(handle, OpenFlags.NONE)
+            if handle is not None:
+                self.handles.remove(handle.fh)  # written down, but the name was not made
+            if ino is not None:
+                return self.entry(await self.catalog.get(ino)), await self.open(req, ino, flags)
+        self.check_writable()
+        text = names.decode(name)
+        _directory, inode = await self.find_child(parent, text)
+        if inode is not None:
+            if flags & os.O_EXCL:
+                raise FsError(errno.EEXIST)
+            opened = await self.open(req, inode.ino, flags)
+            return self.entry(await self.catalog.get(inode.ino)), opened
+        text = await self._free_name(parent, name)
+        self.check_quota(1)
+        return await self._create(req, parent, text, mode, flags)
+
+    async def _create(
+        self, req: Request, parent: int, name: str, mode: int, flags: int
+    ) -> tuple[Entry, Opened]:
+        file = self.content.new_stage()
+        try:
+            inode = await self.catalog.make(
+                parent, name, mode=stat.S_IFREG | stat.S_IMODE(mode), uid=req.uid,
+                gid=await self._group(req, parent), stage=file.stage, request=req.unique,
+            )  # fmt: skip
+        except BaseException:
+            await file.close()
+            self.content.staging.remove(file.stage)
+            raise
+        record = self.opened.use(inode.ino)
+        record.file = file
+        try:
+            handle = self._handle(req, record, inode, flags)
+        except BaseException:
+            await self._drop(record)
+            raise
+        return self.entry(inode), self._answer(handle, OpenFlags.KEEP_CACHE)
+
+    async def release(self, req: Request, ino: int, fh: int) -> None:
+        handle = self.handles.remove(fh)
+        record = self.opened.get(ino)
+        if handle is None or record is None:
+            return
+        if handle.writable:
+            record.writers -= 1
+        await self._drop(record)
+
+    async def _drop(self, record: OpenInode) -> None:
+        """One user less; the last one gives back what the kernel and we hold for the inode."""
+        if not self.opened.drop(record):
+            if record.writers == 0 and isinstance(record.file, StagedFile | OverlayFile):
+                self.content.reconciler.kick()
+            return
+        if record.backing_id:
+            self.kernel.backing_close(record.backing_id)
+        staged = isinstance(record.file, StagedFile | OverlayFile)
+        for file in (record.file, record.newer):
+            if file is not None:
+                await file.close()
+        record.file = record.newer = None
+        if staged or await self._is_orphan(record.ino):
+            await self.content.retire(record.ino)
+
+    async def _is_orphan(self, ino: int) -> bool:
+        inode = await self.catalog.find(ino)
+        return inode is not None and inode.nlink == 0
+
+    async def restore_handles(self) -> None:
+        """After a take-over: open again what the kernel holds open."""
+        for handle in self.handles:
+            inode = await self.catalog.find(handle.ino)
+            if inode is None:
+                self.handles.remove(handle.fh)
+                continue
+            record = self.opened.use(handle.ino)
+            if handle.writable:
+                record.writers += 1
+            if handle.mode in (IoMode.PASSTHROUGH, IoMode.CACHED):
+                record.mode = handle.mode
+            record.backing_id = record.backing_id or handle.backing_id
+            if record.file is None:
+                await self._restore(record, inode)
+
+    async def _restore(self, record: OpenInode, inode: Inode) -> None:
+        try:
+            if inode.stage is not None:
+                record.file = await self.content.objects.open_stage(inode)
+            elif inode.etag is not None:
+                record.file = await self.content.open_clean(inode)
+                if 0 < inode.size <= self.content.segment_span:
+                    await record.file.open_local()
+        except (OSError, ObjectNotFound):
+            return
+        if record.file is not None and record.mode == IoMode.PASSTHROUGH:
+            record.backing_fd = record.file.whole_fd if record.file.whole_fd is not None else -1

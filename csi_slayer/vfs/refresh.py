@@ -1,0 +1,269 @@
+"""Keeping the inode table as fresh as the volume's TTL asks: listings and single look-ups.
+
+A directory is listed as a whole when its names are read, or when a name is looked up and one page
+holds it all; in larger directories single names are asked for singly. Listings are single-flight,
+merged page by page, so that a reader of a huge directory gets names while the rest is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+import time
+from collections.abc import Callable
+
+import structlog
+
+from csi_slayer.catalog import Catalog, Inode, Listed, Mark
+from csi_slayer.errors import ObjectNotFound
+from csi_slayer.store.base import ObjectInfo, ObjectStore
+from csi_slayer.vfs import names
+
+log = structlog.get_logger(__name__)
+
+PAGE = 1000
+SHADOWED_KEPT = 1000
+LISTINGS = 32
+"""Directory listings under way at once, at most."""
+
+SECOND = 1_000_000_000
+
+
+class Listing:
+    """A listing under way; it ends after one page unless somebody wants it ``full``."""
+
+    def __init__(self, since_ns: int) -> None:
+        self.since_ns = since_ns
+        self.pages = 0
+        self.full = False
+        self.task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+
+    def page_done(self) -> None:
+        self.pages += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def more(self) -> None:
+        """Wait for the next page or the end; raises what ended the listing."""
+        assert self.task is not None
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait({changed, self.task}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+        if self.task.done():
+            self.task.result()
+
+
+class Refresher:
+    """``changed(ino)``: an inode's content became another; ``gone(parent, name, inode)``."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        catalog: Catalog,
+        ttl: float,
+        changed: Callable[[int], None],
+        gone: Callable[[int, str, Inode], None],
+        hidden: Callable[[int], None],
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._ttl_ns = int(ttl * SECOND)
+        self._changed = changed
+        self._gone = gone
+        self._hidden = hidden
+        self._listings: dict[int, Listing] = {}
+        self._names: dict[tuple[int, str], asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(LISTINGS)
+
+    def is_fresh(self, then_ns: int) -> bool:
+        """Whether knowledge of that time is still believed."""
+        return time.time_ns() - then_ns < self._ttl_ns
+
+    def remaining(self, then_ns: int) -> float:
+        """Seconds that knowledge of that time will still be believed."""
+        return max(0.0, (then_ns + self._ttl_ns - time.time_ns()) / SECOND)
+
+    def running(self, ino: int) -> Listing | None:
+        return self._listings.get(ino)
+
+    async def list(self, directory: Inode, *, full: bool) -> Listing:
+        """Begin listing a directory, or join the listing under way."""
+        listing = self._listings.get(directory.ino)
+        if listing is None:
+            listing = Listing(time.time_ns())
+            self._listings[directory.ino] = listing
+            listing.task = asyncio.get_running_loop().create_task(self._list(directory, listing))
+            listing.task.add_done_callback(lambda task: self._listed(directory.ino, listing, task))
+        listing.full = listing.full or full
+        return listing
+
+    def _listed(self, ino: int, listing: Listing, task: asyncio.Task[None]) -> None:
+        if self._listings.get(ino) is listing:
+            del self._listings[ino]
+        if not task.cancelled():
+            task.exception()  # raised to whoever waits in Listing.more
+
+    async def ensure_listed(self, directory: Inode) -> None:
+        """Return when all names of the directory are in the table and fresh."""
+        for _ in range(2):  # a one-page listing that just ended may be joined too late
+            if self.is_fresh(directory.listed_ns):
+                return
+            listing = await self.list(directory, full=True)
+            assert listing.task is not None
+            await asyncio.shield(listing.task)
+            directory = await self._catalog.get(directory.ino)
+
+    async def ensure_tree(self, directory: Inode) -> None:
+        """As :meth:`ensure_listed` for the directory and everything below it."""
+        await self.ensure_listed(directory)
+        after = 0
+        while children := await self._catalog.children(directory.ino, after, PAGE):
+            after = children[-1][1].ino
+            below = [inode for _name, inode in children if inode.is_dir]
+            for start in range(0, len(below), LISTINGS):
+                await asyncio.gather(
+                    *(self.ensure_tree(inode) for inode in below[start : start + LISTINGS])
+                )
+
+    async def _list(self, directory: Inode, listing: Listing) -> None:
+        async with self._slots:
+            path = await self._catalog.path(directory.ino)
+            if path is None:
+                return
+            prefix = path + "/" if path else ""
+            token: str | None = None
+            shadowed: list[Listed] = []
+            hidden = 0
+            while True:
+                page = await self._store.list_page(prefix, token=token, limit=PAGE)
+                found, odd, marker = names.from_page(page, prefix, listing.since_ns)
+                hidden += len(odd)
+                if odd:
+                    self._note_hidden(prefix, odd)
+                await self._merge(directory.ino, found, shadowed, listing.since_ns)
+                if marker and not directory.flags & Mark.MARKER:
+                    await self._add_marks(directory.ino, Mark.MARKER)
+                token = page.token
+                if token is not None and listing.pages == 0:
+                    await self._add_marks(directory.ino, Mark.LARGE)
+                listing.page_done()
+                if token is None:
+                    break
+                if not listing.full:
+                    return
+            large = listing.pages > 1
+            for name, inode in await self._catalog.sweep(
+                directory.ino, listing.since_ns, large=large
+            ):
+                self._gone(directory.ino, name, inode)
+            if shadowed:
+                await self._show_shadowed(directory.ino, shadowed, listing.since_ns)
+            if hidden:
+                self._hidden(hidden)
+
+    def _note_hidden(self, prefix: str, keys: list[str]) -> None:
+        log.warning("keys hidden", prefix=prefix, count=len(keys), first=keys[0],
+                    reason="no valid file name: empty, '.', '..', NUL or over 255 bytes")  # fmt: skip
+
+    async def _add_marks(self, ino: int, marks: Mark) -> None:
+        inode = await self._catalog.find(ino)
+        if inode is not None:
+            await self._catalog.update(ino, flags=inode.flags | marks)
+
+    async def _merge(
+        self, parent: int, found: list[Listed], shadowed: list[Listed], since_ns: int
+    ) -> None:
+        shown, hidden = names.split_shadowed(found, await self._dirs_among(parent, found))
+        shadowed.extend(hidden[: SHADOWED_KEPT - len(shadowed)])
+        for inode in await self._catalog.merge(parent, shown, since_ns, self._catalog.defaults):
+            self._changed(inode.ino)
+
+    async def _dirs_among(self, parent: int, found: list[Listed]) -> set[str]:
+        """Names of files in the page that the table has as directories."""
+        return await self._catalog.directories_among(
+            parent, [item.name for item in found if stat.S_ISREG(item.mode)]
+        )
+
+    async def _show_shadowed(self, parent: int, shadowed: list[Listed], since_ns: int) -> None:
+        """Objects whose name was a directory's: show those whose directory is gone."""
+        dirs = await self._catalog.directories_among(parent, [item.name for item in shadowed])
+        free = [item for item in shadowed if item.name not in dirs]
+        await self._catalog.merge(parent, free, since_ns, self._catalog.defaults)
+        if hidden := [item.name for item in shadowed if item.name in dirs]:
+            self._hidden(len(hidden))
+            log.warning("keys hidden", count=len(hidden), first=hidden[0],
+                        reason="the same name is a directory")  # fmt: skip
+
+    async def name(self, directory: Inode, name: str, *, force: bool = False) -> None:
+        """Bring one name up to date."""
+        key = (directory.ino, name)
+        task = self._names.get(key)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._name(directory, name, force))
+            self._names[key] = task
+            task.add_done_callback(lambda done: self._named(key, done))
+        await asyncio.shield(task)
+
+    def _named(self, key: tuple[int, str], task: asyncio.Task[None]) -> None:
+        del self._names[key]
+        if not task.cancelled():
+            task.exception()
+
+    async def _name(self, directory: Inode, name: str, force: bool) -> None:
+        if not force and not directory.flags & Mark.LARGE:
+            listing = await self.list(directory, full=False)
+            while listing.pages == 0 and listing.task is not None and not listing.task.done():
+                await listing.more()
+            inode = await self._catalog.child(directory.ino, name)
+            if inode is not None and inode.checked_ns >= listing.since_ns:
+                return
+            now = await self._catalog.find(directory.ino)
+            if now is None or now.listed_ns >= listing.since_ns:
+                return
+            # More than a page: ask for this name alone.
+        await self._ask(directory, name)
+
+    async def _ask(self, directory: Inode, name: str) -> None:
+        since_ns = time.time_ns()
+        path = await self._catalog.path(directory.ino)
+        if path is None:
+            return
+        key = f"{path}/{name}" if path else name
+        info, page = await asyncio.gather(
+            self._head(key), self._store.list_page(key + "/", delimiter=False, limit=1)
+        )
+        if page.objects or page.prefixes:
+            item = Listed(name, stat.S_IFDIR, 0, since_ns, None)
+        elif info is not None:
+            item = names.from_object(info, name)
+        else:
+            inode = await self._catalog.vanished(directory.ino, name)
+            if inode is not None:
+                self._gone(directory.ino, name, inode)
+            return
+        for inode in await self._catalog.merge(
+            directory.ino, [item], since_ns, self._catalog.defaults
+        ):
+            self._changed(inode.ino)
+
+    async def _head(self, key: str) -> ObjectInfo | None:
+        try:
+            return await self._store.head(key)
+        except ObjectNotFound:
+            return None
+
+    async def revalidate(self, inode: Inode) -> None:
+        """Ask the store for one file's version now."""
+        name = self._catalog.name_of(inode.ino, inode.parent)
+        directory = await self._catalog.find(inode.parent)
+        if name is not None and directory is not None:
+            await self.name(directory, name, force=True)
+
+    async def close(self) -> None:
+        tasks = [x.task for x in self._listings.values() if x.task] + list(self._names.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
