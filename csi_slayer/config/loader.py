@@ -132,6 +132,7 @@ def load_config(
     from_file = read_config_file(path) if path is not None else {}
     from_options = _nest(overrides or {})
     merged = _merge({k: v for k, v in from_file.items() if v is not None}, from_options)
+    merged.setdefault("store", {})  # so that the error names the key in it that is missing
 
     def source(loc: tuple[str | int, ...]) -> str:
         if _has(from_options, loc) or path is None:

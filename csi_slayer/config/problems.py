@@ -75,6 +75,8 @@ def explain(model: type[BaseModel], error: ValidationError, source: Callable[[Pa
         include_url=False, include_context=False, include_input=False
     )
     for detail in details:
+        if detail["type"] == "default_factory_not_called":
+            continue  # only says that a field on which this one's default depends was wrong
         line = f"{source(detail['loc'])}: {_describe(model, detail)}"
         if line not in lines:
             lines.append(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -20,6 +21,9 @@ from csi_slayer.config.units import Duration
 
 # Key of the serialisation context under which secrets are written out instead of masked.
 REVEAL_SECRETS: Final = "reveal_secrets"
+
+# Wider than S3's rules: other servers allow more, but none a character that ends a host name.
+_BUCKET = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 
 
 class StoreConfig(Section):
@@ -88,6 +92,8 @@ class StoreConfig(Section):
             raise ValueError("credentials do not belong in the URL: use access_key_id and profile")
         if not bucket:
             raise ValueError("the bucket is missing: expected s3://bucket/prefix")
+        if not _BUCKET.fullmatch(bucket):
+            raise ValueError("a bucket's name has letters, digits, dots, hyphens and underscores")
         return value
 
     @field_validator("endpoint")
