@@ -20,7 +20,7 @@ from structlog.typing import FilteringBoundLogger, Processor
 
 from csi_slayer.errors import ConfigError
 from csi_slayer.observability.log_writer import LogWriter
-from csi_slayer.observability.secrets import mask_keys, mask_text
+from csi_slayer.observability.secrets import mask_event, mask_text
 
 _LEVELS = {
     "debug": logging.DEBUG,
@@ -46,28 +46,33 @@ def log_context(**values: object) -> Iterator[None]:
 def _mask(_logger: object, _method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
     # Time, severity and event first, where a reader of raw lines looks.
     first = {key: event[key] for key in ("timestamp", "level", "event") if key in event}
-    return mask_keys(first | dict(event))
+    return mask_event(first | dict(event))
+
+
+def _text_of(value: object) -> str:
+    return mask_text(repr(value))
 
 
 class _MaskingFormatter(structlog.stdlib.ProcessorFormatter):
-    """The last step of every line, so that nothing is added after the masking."""
+    """Masks the finished line once more: what a renderer added, names of keys."""
 
     def format(self, record: logging.LogRecord) -> str:
         return mask_text(super().format(record))
 
 
 def _formatter(style: Literal["json", "text"]) -> logging.Formatter:
-    renderers: list[Processor]
+    steps: list[Processor]
     if style == "json":
-        renderers = [
+        steps = [
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(default=repr, ensure_ascii=False),
+            _mask,
+            structlog.processors.JSONRenderer(default=_text_of, ensure_ascii=False),
         ]
     else:
-        renderers = [structlog.dev.ConsoleRenderer(colors=False)]
+        steps = [_mask, structlog.dev.ConsoleRenderer(colors=False)]
     return _MaskingFormatter(
         foreign_pre_chain=_COMMON,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _mask, *renderers],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *steps],
     )
 
 

@@ -60,14 +60,16 @@ def mask_text(text: str) -> str:
     return _SECRET_TEXT.sub(rf"\g<1>{MASK}", text)
 
 
-def mask_keys(event: dict[str, Any]) -> dict[str, Any]:
-    """A copy of ``event`` with the values under secret-sounding keys masked, nested ones too."""
+def mask_event(event: dict[str, Any]) -> dict[str, Any]:
+    """A copy of ``event`` without secrets: by key and by value, in nested structures too."""
     return {key: _masked(key, value, 0) for key, value in event.items()}
 
 
 def _masked(key: object, value: Any, depth: int) -> Any:
     if isinstance(key, str) and _SECRET_KEY.search(key) and value is not None:
         return MASK
+    if isinstance(value, str):
+        return mask_text(value)
     if depth >= _DEEPEST:
         return value
     if isinstance(value, dict):

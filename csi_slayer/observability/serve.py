@@ -43,10 +43,10 @@ class MetricsServer:
     async def start(self, listen: str) -> None:
         if listen.startswith("unix:"):
             path = listen.removeprefix("unix:")
-            _remove_stale_socket(path)
-            self._server = await asyncio.start_unix_server(self._accept, path, limit=_LARGEST_HEAD)
+            self._server = await asyncio.start_unix_server(
+                self._accept, sock=_private_socket(path), limit=_LARGEST_HEAD
+            )
             self._socket_path = path
-            os.chmod(path, 0o600)
         else:
             host, _, port = listen.rpartition(":")
             self._server = await asyncio.start_server(
@@ -109,6 +109,22 @@ def _message(
         "Connection: close\r\n\r\n"
     ).encode()
     return head + body if send_body else head
+
+
+def _private_socket(path: str) -> socket.socket:
+    """A socket that only this user can connect to. Raises OSError where another one listens.
+
+    Not by asyncio: given a path, it silently takes a living server's place.
+    """
+    _remove_stale_socket(path)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(path)
+        os.chmod(path, 0o600)  # nobody can connect before it listens
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _remove_stale_socket(path: str) -> None:
