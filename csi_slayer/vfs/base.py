@@ -26,7 +26,7 @@ CHANGED_KEPT = 65536
 
 def version_of(etag: str | None) -> int:
     """A handle's version: which object its bytes are of; 0 for a staged copy."""
-    return 0 if etag is None else xxhash.xxh3_64_intdigest(etag) or 1
+    return 0 if etag is None else xxhash.xxh3_64_intdigest(etag.encode()) or 1
 
 
 class Base:

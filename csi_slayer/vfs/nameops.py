@@ -8,6 +8,7 @@ import stat
 
 from csi_slayer.catalog import ROOT, Inode
 from csi_slayer.errors import FsError
+from csi_slayer.content.options import SCRATCH
 from csi_slayer.vfs import names
 from csi_slayer.vfs.base import Base
 from csi_slayer.vfs.types import Entry, Request
@@ -32,7 +33,7 @@ class NameOps(Base):
             self.refresh.is_fresh(inode.checked_ns) or self.is_local(inode)
         ):
             return directory, inode
-        if parent == ROOT and name == names.SCRATCH:
+        if parent == ROOT and name == SCRATCH:
             return directory, None
         await self.refresh.name(directory, name)
         return await self.directory(parent), await self.catalog.child(parent, name)

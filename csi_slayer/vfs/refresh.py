@@ -89,7 +89,7 @@ class Refresher:
     def running(self, ino: int) -> Listing | None:
         return self._listings.get(ino)
 
-    async def list(self, directory: Inode, *, full: bool) -> Listing:
+    async def begin(self, directory: Inode, *, full: bool) -> Listing:
         """Begin listing a directory, or join the listing under way."""
         listing = self._listings.get(directory.ino)
         if listing is None:
@@ -111,7 +111,7 @@ class Refresher:
         for _ in range(2):  # a one-page listing that just ended may be joined too late
             if self.is_fresh(directory.listed_ns):
                 return
-            listing = await self.list(directory, full=True)
+            listing = await self.begin(directory, full=True)
             assert listing.task is not None
             await asyncio.shield(listing.task)
             directory = await self._catalog.get(directory.ino)
@@ -214,7 +214,7 @@ class Refresher:
 
     async def _name(self, directory: Inode, name: str, force: bool) -> None:
         if not force and not directory.flags & Mark.LARGE:
-            listing = await self.list(directory, full=False)
+            listing = await self.begin(directory, full=False)
             while listing.pages == 0 and listing.task is not None and not listing.task.done():
                 await listing.more()
             inode = await self._catalog.child(directory.ino, name)

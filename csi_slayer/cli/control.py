@@ -1,0 +1,57 @@
+"""The client of a worker's control socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from csi_slayer.errors import SlayerError
+from csi_slayer.node import registry
+
+
+class NoWorker(SlayerError):
+    """The volume's worker does not answer."""
+
+
+def ask(
+    entry: registry.Mounted, op: str, *, timeout: float = 10.0, **values: Any
+) -> Iterator[dict[str, Any]]:
+    """Send one request; yields the answers. ``timeout``: longest silence, seconds.
+
+    Raises NoWorker, or SlayerError with the worker's own words.
+    """
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(timeout)
+        try:
+            client.connect(entry.control)
+            client.sendall(json.dumps({"op": op, **values}).encode() + b"\n")
+            with client.makefile("rb") as lines:
+                for line in lines:
+                    answer = json.loads(line)
+                    if "error" in answer:
+                        raise SlayerError(str(answer["error"]))
+                    if answer.get("done"):
+                        return
+                    yield answer
+        except (OSError, ValueError) as error:
+            raise NoWorker(
+                f"the worker of {entry.mountpoint} does not answer ({error}); "
+                "it may be restarting: try again, or see its log"
+            ) from error
+    raise NoWorker(f"the worker of {entry.mountpoint} ended while it answered")
+
+
+def mount_of(path: str) -> tuple[registry.Mounted, str] | None:
+    """The mount that a path lies in, and the path within it. Never touches the mount."""
+    full = os.path.abspath(path)
+    best: registry.Mounted | None = None
+    for entry in registry.mounts():
+        inside = full == entry.mountpoint or full.startswith(entry.mountpoint.rstrip("/") + "/")
+        if inside and (best is None or len(entry.mountpoint) > len(best.mountpoint)):
+            best = entry
+    if best is None:
+        return None
+    return best, full[len(best.mountpoint) :].strip("/")

@@ -1,0 +1,156 @@
+"""``csi-slayer doctor``: what of kernel, FUSE, permissions, cache and store is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from csi_slayer.cli.output import console, failing
+from csi_slayer.config import MountConfig, load_config
+from csi_slayer.config.node import default_cache_directory
+from csi_slayer.errors import SlayerError
+from csi_slayer.store.open import open_store
+from csi_slayer.store.observe import NoObserver
+from csi_slayer.worker.spec import store_options
+
+Level = Literal["ok", "note", "bad"]
+
+CAP_SYS_ADMIN = 21
+
+_STYLES: dict[Level, str] = {"ok": "green", "note": "yellow", "bad": "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; ``mend`` says what to do about it."""
+
+    level: Level
+    text: str
+    mend: str = ""
+
+
+def kernel_version(release: str) -> tuple[int, int]:
+    """(6, 9) of '6.9.3-amd64'."""
+    numbers = release.split("-")[0].split(".")
+    return int(numbers[0]), int(numbers[1])
+
+
+def check_kernel(release: str | None = None) -> Iterator[Finding]:
+    version = kernel_version(release or platform.release())
+    text = f"kernel {version[0]}.{version[1]}"
+    if version >= (6, 9):
+        yield Finding("ok", f"{text}: passthrough and taking over of connections")
+    elif version >= (4, 20):
+        yield Finding("note", f"{text}: every read and write goes through the worker",
+                      "Linux 6.9 or later has FUSE passthrough and resend: much faster, and mounts "
+                      "that survive a killed worker")  # fmt: skip
+    else:
+        yield Finding("bad", f"{text} is too old", "Linux 4.20 or later is needed")
+
+
+def check_fuse(device: str = "/dev/fuse") -> Iterator[Finding]:
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+        yield Finding("ok", f"{device} can be opened")
+    except FileNotFoundError:
+        yield Finding("bad", f"{device} is missing", "modprobe fuse, or give the container the device")
+    except OSError as error:
+        yield Finding("bad", f"{device}: {error.strerror}", "run as root, or allow the device")
+
+
+def check_privileges() -> Iterator[Finding]:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            if int(line.split()[1], 16) >> CAP_SYS_ADMIN & 1:
+                yield Finding("ok", "CAP_SYS_ADMIN: may mount and use passthrough")
+            else:
+                yield Finding("bad", "no CAP_SYS_ADMIN: may not mount", "run as root (sudo)")
+
+
+def check_cache(directory: Path) -> Iterator[Finding]:
+    probe = directory
+    while not probe.exists() and probe != probe.parent:
+        probe = probe.parent
+    if not os.access(probe, os.W_OK | os.X_OK):
+        yield Finding("bad", f"cache directory {directory} cannot be written",
+                      f"mkdir -p {directory} && chown {os.geteuid()} {directory}, or set "
+                      "cache.directory")  # fmt: skip
+        return
+    free = shutil.disk_usage(probe).free
+    level: Level = "ok" if free > 2 << 30 else "note"
+    yield Finding(level, f"cache directory {directory}: {free >> 30} GiB free",
+                  "" if level == "ok" else "give the cache a disk with more room")  # fmt: skip
+    yield _check_xattrs(probe)
+
+
+def _check_xattrs(directory: Path) -> Finding:
+    path = directory / f".slayerfs-doctor-{os.getpid()}"
+    try:
+        path.touch(mode=0o600)
+        try:
+            os.setxattr(path, "user.slayerfs", b"1")
+        except OSError:
+            os.setxattr(path, "trusted.slayerfs", b"1")
+        return Finding("ok", "the cache's file system keeps extended attributes")
+    except OSError as error:
+        return Finding("bad", f"no extended attributes in {directory}: {error.strerror}",
+                       "put the cache on ext4, xfs, btrfs or tmpfs")  # fmt: skip
+    finally:
+        path.unlink(missing_ok=True)
+
+
+async def check_store(config: MountConfig) -> list[Finding]:
+    """Connect, list and say what is wrong in the store's own terms."""
+    started = time.monotonic()
+    try:
+        store = await open_store(config.store.url, store_options(config, NoObserver()))
+        try:
+            await store.check()
+        finally:
+            await store.close()
+    except SlayerError as error:
+        return [Finding("bad", f"{config.store.url}: {error}")]
+    millis = (time.monotonic() - started) * 1000
+    return [Finding("ok", f"{config.store.url} answers and can be listed ({millis:.0f} ms)")]
+
+
+def doctor(
+    source: Annotated[
+        str | None, typer.Argument(help="A volume to try: s3://bucket/prefix or file:///directory.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Its YAML or TOML file.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="URL of the S3 service.")] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="Directory of the cache.")] = None,
+) -> None:
+    """Say what of kernel, FUSE, permissions, cache and store is missing, and how to mend it.
+
+    \b
+    [bold]Examples[/bold]
+      csi-slayer doctor
+      csi-slayer doctor s3://bucket --endpoint http://127.0.0.1:9000
+    """
+    checks: list[Callable[[], Iterator[Finding]]] = [check_kernel, check_fuse, check_privileges]
+    found = [finding for check in checks for finding in check()]
+    with failing():
+        if source is not None or config is not None:
+            loaded = load_config(config, {"store.url": source, "store.endpoint": endpoint})
+            found += check_cache(cache_dir or loaded.cache.directory)
+            found += asyncio.run(check_store(loaded))
+        else:
+            found += check_cache(cache_dir or default_cache_directory())
+    for finding in found:
+        console.print(f"[{_STYLES[finding.level]}]{finding.level:>4}[/]  ", end="")
+        console.print(finding.text, markup=False, soft_wrap=True)
+        if finding.mend:
+            console.print(f"      {finding.mend}", markup=False, soft_wrap=True)
+    if any(finding.level == "bad" for finding in found):
+        raise typer.Exit(1)

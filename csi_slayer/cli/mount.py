@@ -1,0 +1,168 @@
+"""``csi-slayer mount``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from csi_slayer.cli.output import console, errors, fail, failing
+from csi_slayer.config import MountConfig, load_config
+from csi_slayer.fuse.mount import is_mounted
+from csi_slayer.node import channel, registry
+from csi_slayer.node.supervise import supervise
+from csi_slayer.worker.spec import WorkerSpec, state_directory, volume_id
+
+START_TIMEOUT = 60.0
+"""Seconds within which a volume is mounted or the reason is known."""
+
+EPILOG = """\b
+[bold]Examples[/bold]
+  csi-slayer mount s3://bucket/prefix /mnt --endpoint http://127.0.0.1:9000
+  csi-slayer mount file:///srv/objects /mnt
+  csi-slayer mount s3://datasets /data --read-only --cache-capacity 100GiB
+  csi-slayer mount --config volume.yaml /mnt
+Credentials come from the environment (AWS_ACCESS_KEY_ID...), a profile, a web identity, or the
+configuration file; never from an argument.
+"""
+
+
+def mount(
+    source: Annotated[
+        str | None,
+        typer.Argument(help="s3://bucket/prefix or file:///directory; else the file's store.url"),
+    ] = None,
+    mountpoint: Annotated[
+        Path | None, typer.Argument(help="An existing directory, best an empty one.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="YAML or TOML file with all options.")
+    ] = None,
+    endpoint: Annotated[str | None, typer.Option(help="URL of the S3 service.")] = None,
+    region: Annotated[str | None, typer.Option(help="S3 region.")] = None,
+    profile: Annotated[str | None, typer.Option(help="AWS profile for credentials.")] = None,
+    read_only: Annotated[bool | None, typer.Option("--read-only", "-r", help="Refuse changes.")] = None,
+    durability: Annotated[
+        str | None, typer.Option(help="When written data is in the store: close|fsync|writeback.")
+    ] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="Directory of the cache.")] = None,
+    cache_capacity: Annotated[str | None, typer.Option(help="Its capacity, such as 20GiB.")] = None,
+    metadata_ttl: Annotated[
+        str | None, typer.Option(help="How long names and attributes are trusted, such as 10s.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", help="Any option of the file: volume.quota=10GiB"),
+    ] = None,
+    foreground: Annotated[bool, typer.Option("--foreground", "-f", help="Stay; log here.")] = False,
+) -> None:
+    """Mount a bucket, a prefix or a local directory of objects."""
+    if config is not None and source is not None and mountpoint is None:
+        source, mountpoint = None, Path(source)
+    if mountpoint is None:
+        fail("say what to mount and where: csi-slayer mount s3://bucket /mnt")
+    overrides: dict[str, object] = {
+        "store.url": source, "store.endpoint": endpoint, "store.region": region,
+        "store.profile": profile, "volume.read_only": read_only, "volume.durability": durability,
+        "cache.directory": str(cache_dir.absolute()) if cache_dir else None,
+        "cache.capacity": cache_capacity, "volume.metadata_ttl": metadata_ttl,
+    }  # fmt: skip
+    with failing():
+        overrides |= _extra(option or [])
+        configuration = load_config(config, overrides)
+        target = _check_mountpoint(mountpoint)
+        _start(configuration, target, foreground)
+
+
+def _extra(options: list[str]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for text in options:
+        key, separator, value = text.partition("=")
+        if not separator:
+            fail(f"--option {text}: expected key=value, such as volume.quota=10GiB")
+        if "secret" in key or "token" in key.rpartition(".")[2].split("_"):
+            fail(f"--option {key}: secrets do not belong on a command line; use a file")
+        values[key] = value.split(",") if key == "fuse.disable" else value
+    return values
+
+
+def _check_mountpoint(path: Path) -> str:
+    full = os.path.abspath(path)
+    if is_mounted(full):
+        fail(f"{full} is a mount point already: csi-slayer umount {full} first")
+    if not os.path.isdir(full):
+        fail(f"{full} is not a directory: mkdir -p {full} first")
+    return full
+
+
+def _start(config: MountConfig, mountpoint: str, foreground: bool) -> None:
+    volume = volume_id(config, mountpoint)
+    state = state_directory(config, volume)
+    spec: dict[str, Any] = WorkerSpec(
+        volume=volume,
+        mountpoint=mountpoint,
+        control=str(registry.control_path(volume)),
+        config=config.to_spec().decode(),
+    ).to_message()
+    entry = {
+        "volume": volume, "url": config.store.url, "mountpoint": mountpoint,
+        "control": spec["control"], "state": str(state), "cache": str(config.cache.directory),
+    }  # fmt: skip
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"cannot use the cache directory {config.cache.directory}: {error.strerror}")
+    if foreground:
+        raise typer.Exit(_stay(spec, entry))
+    log = str(state / "worker.log")
+    answer = _in_background({"spec": spec, "entry": entry, "log": log})
+    if "error" in answer:
+        fail(str(answer["error"]))
+    console.print(f"{config.store.url} is mounted at {mountpoint} (log: {log})")
+
+
+def _stay(spec: dict[str, Any], entry: dict[str, str]) -> int:
+    ours, theirs = channel.pair()
+    status = supervise(spec, entry, sys.stderr.fileno(), theirs)
+    ours.setblocking(False)
+    try:
+        received = channel.receive(ours)
+    except BlockingIOError:
+        received = None
+    if received is not None and "error" in received[0]:
+        errors.print(f"csi-slayer: {received[0]['error']}", markup=False)
+    return status
+
+
+def _in_background(message: dict[str, Any]) -> dict[str, Any]:
+    """Start the supervisor as a process of its own; returns how the mount began."""
+    ours, theirs = channel.pair()
+    with ours, theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "csi_slayer.node.supervise", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+        )
+        theirs.close()
+        channel.send(ours, message)
+        ours.settimeout(START_TIMEOUT)
+        try:
+            received = channel.receive(ours)
+        except TimeoutError:
+            process.terminate()
+            return {"error": f"the volume was not mounted within {START_TIMEOUT:.0f} s; "
+                             f"see {message['log']}"}  # fmt: skip
+        if received is None:
+            return {"error": f"the supervisor ended at once; see {message['log']}"}
+        return received[0]
+
+
+mount.__doc__ = f"{mount.__doc__}\n\n{EPILOG}"

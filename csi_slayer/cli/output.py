@@ -1,0 +1,43 @@
+"""How commands speak: results on standard output, problems as one line on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+from csi_slayer.errors import SlayerError
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def fail(message: str, *, status: int = 1) -> NoReturn:
+    """Say what is wrong and end."""
+    print(f"csi-slayer: {message}", file=sys.stderr)
+    raise typer.Exit(status)
+
+
+@contextmanager
+def failing() -> Iterator[None]:
+    """Turn the errors of the layers below into one line and exit status 1."""
+    try:
+        yield
+    except SlayerError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted", status=130)
+
+
+def size(number: int) -> str:
+    """Bytes for people: 1.5 GiB."""
+    value = float(number)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

@@ -1,0 +1,76 @@
+"""``csi-slayer status``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from csi_slayer.cli import control
+from csi_slayer.cli.output import console, failing, size
+from csi_slayer.errors import SlayerError
+from csi_slayer.node import registry
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list, for programs.")] = False,
+) -> None:
+    """Show the mounted volumes: capabilities, cache, dirty bytes, pending uploads.
+
+    \b
+    [bold]Examples[/bold]
+      csi-slayer status
+      csi-slayer status --json | jq '.[].dirty_bytes'
+    """
+    with failing():
+        found = [_one(entry) for entry in registry.mounts()]
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    if not found:
+        console.print("no volume is mounted")
+    for volume in found:
+        _show(volume)
+
+
+def _one(entry: registry.Mounted) -> dict[str, Any]:
+    base = {"volume": entry.volume, "url": entry.url, "mountpoint": entry.mountpoint}
+    try:
+        return next(control.ask(entry, "status"))
+    except SlayerError as error:
+        return {**base, "error": str(error)}
+
+
+def _show(volume: dict[str, Any]) -> None:
+    table = Table(title=f"{volume['url']} at {volume['mountpoint']}", show_header=False,
+                  title_justify="left", box=None)  # fmt: skip
+    if "error" in volume:
+        table.add_row("state", volume["error"])
+        console.print(table)
+        return
+    counters, cache = volume["counters"], volume["cache"]
+    read = counters["cache_hit_bytes"] + counters["cache_miss_bytes"]
+    table.add_row("volume", volume["volume"])
+    table.add_row("worker", f"pid {volume['pid']}, up {volume['uptime']:.0f} s, "
+                            f"{volume['restarts']} restarts")  # fmt: skip
+    table.add_row("mode", "read-only" if volume["read_only"] else f"durability {volume['durability']}")
+    table.add_row("kernel", ", ".join(volume["capabilities"]) or "no optional capability")
+    table.add_row("open files", str(volume["open_files"]))
+    table.add_row("used", size(volume["used_bytes"])
+                  + (f" of {size(volume['quota'])}" if volume["quota"] else ""))  # fmt: skip
+    table.add_row("dirty", f"{size(volume['dirty_bytes'])} staged, "
+                           f"{volume['pending_uploads']} keys pending")  # fmt: skip
+    table.add_row("cache", f"{size(cache['bytes'])} of {size(cache['capacity'])} in "
+                           f"{cache['segments']} segments at {cache['directory']}")  # fmt: skip
+    share = 100 * counters["cache_hit_bytes"] / read if read else 0
+    table.add_row("reads", f"{size(read)} through the worker, {share:.0f} % from the cache; "
+                           f"{counters['passthrough_opens']} of {counters['opens']} opens "
+                           "served by the kernel alone")  # fmt: skip
+    table.add_row("store", f"{counters['store_requests']} requests, "
+                           f"{size(counters['store_received_bytes'])} received, "
+                           f"{size(counters['store_sent_bytes'])} sent")  # fmt: skip
+    for failure in volume["failing"]:
+        table.add_row("failing", f"{failure['key']}: {failure['error']}")
+    console.print(table)

@@ -1,0 +1,99 @@
+"""``csi-slayer umount``."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress, SpinnerColumn, TextColumn
+
+from csi_slayer.cli import control
+from csi_slayer.cli.output import console, fail, failing
+from csi_slayer.errors import SlayerError
+from csi_slayer.fuse.mount import abort_connection, connection_id, is_mounted
+from csi_slayer.node import registry
+from csi_slayer.node.unmount import unmount
+
+END_TIMEOUT = 30.0
+"""Seconds to wait for the worker's end once nothing is pending any more."""
+
+
+def umount(
+    mountpoint: Annotated[Path, typer.Argument(help="Where the volume is mounted.")],
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for uploads; the rest goes on behind.")
+    ] = 300.0,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Even if busy or hanging. Staged writes are kept for later."),
+    ] = False,
+) -> None:
+    """Upload what is pending, unmount, and wait for the worker to end.
+
+    \b
+    [bold]Examples[/bold]
+      csi-slayer umount /mnt
+      csi-slayer umount /mnt --timeout 10
+      csi-slayer umount /mnt --force
+    """
+    target = os.path.abspath(mountpoint)
+    with failing():
+        entry = registry.find(target)
+        if not is_mounted(target) and entry is None:
+            fail(f"{target} is not mounted")
+        if entry is not None and not force:
+            _drain(entry, timeout)
+        _unmount(target, force)
+        if entry is not None:
+            _wait(entry, timeout)
+        console.print(f"{target} is unmounted")
+
+
+def _drain(entry: registry.Mounted, timeout: float) -> None:
+    left = 0
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), transient=True) as progress:
+        task = progress.add_task("uploading what is pending")
+        try:
+            for answer in control.ask(entry, "drain", timeout=timeout + 30, seconds=timeout):
+                left = int(answer.get("left", 0))
+                progress.update(task, description=f"uploading what is pending: {left} keys left")
+        except SlayerError as error:
+            console.print(f"not waiting for uploads: {error}", style="yellow")
+    if left:
+        console.print(f"{left} keys are still to be uploaded; they stay staged", style="yellow")
+
+
+def _unmount(target: str, force: bool) -> None:
+    if not is_mounted(target):
+        return
+    if force:
+        connection = connection_id(target)
+        if connection is not None:
+            abort_connection(connection)
+    try:
+        unmount(target, lazy=force)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            fail(f"{target} is in use: close what has files open or its directory there "
+                 f"(fuser -vm {target} shows it), or use --force")  # fmt: skip
+        fail(f"cannot unmount {target}: {error.strerror}")
+
+
+def _wait(entry: registry.Mounted, timeout: float) -> None:
+    """Until the supervisor has ended."""
+    deadline = time.monotonic() + max(END_TIMEOUT, timeout)
+    while time.monotonic() < deadline:
+        try:
+            os.kill(entry.supervisor, 0)
+        except ProcessLookupError:
+            return
+        except PermissionError:
+            pass
+        if registry.find(entry.mountpoint) is None:
+            return
+        time.sleep(0.02)
+    console.print("uploads go on in the background; csi-slayer status shows them", style="yellow")

@@ -1,0 +1,1 @@
+"""What runs beside the workers on a node: their supervision and the registry of mounts."""

@@ -1,0 +1,40 @@
+"""Messages with file descriptors between a supervisor and its worker.
+
+One message is one SOCK_SEQPACKET datagram: a JSON object of at most 192 KiB, with at most four
+descriptors beside it. Standard library only: the supervisor stays small.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+LIMIT = 192 << 10
+"""Bytes of one message; the default socket buffer of Linux holds it."""
+
+_FDS = 4
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected ends; neither is inherited by a program unless asked for."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(end: socket.socket, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
+    """Raises OSError if the other end is gone, ValueError for a message that is too large."""
+    data = json.dumps(message).encode()
+    if len(data) > LIMIT:
+        raise ValueError(f"a message of {len(data)} bytes")
+    socket.send_fds(end, [data], list(fds))
+
+
+def receive(end: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """The next message and its descriptors; None if the other end is gone."""
+    data, fds, _flags, _address = socket.recv_fds(end, LIMIT, _FDS, socket.MSG_CMSG_CLOEXEC)
+    if not data:
+        return None
+    message = json.loads(data)
+    if not isinstance(message, dict):
+        raise ValueError("a message that is no object")
+    return message, fds

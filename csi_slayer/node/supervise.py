@@ -1,0 +1,88 @@
+"""``python -m csi_slayer.node.supervise FD``: the supervisor as a process of its own.
+
+Reads ``{"spec": ..., "entry": ..., "log": path}`` from the socket FD, answers ``{"ready": pid}`` or
+``{"error": text}`` once, and stays until the volume is unmounted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import FrameType
+
+from csi_slayer.node import channel, registry
+from csi_slayer.node.supervisor import CannotStart, Supervisor, ignore_terminal_signals
+from csi_slayer.node.unmount import unmount
+
+
+class Busy(Exception):
+    """Another supervisor has the volume."""
+
+
+def lock_volume(state: str) -> int:
+    """Be the only supervisor of a volume; the lock lasts as long as the descriptor."""
+    Path(state).mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(os.path.join(state, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise Busy from None
+    return fd
+
+
+def supervise(
+    spec: dict[str, object], entry: dict[str, str], log_fd: int, client: socket.socket | None
+) -> int:
+    """Run a volume; tells ``client`` once how it began."""
+
+    def answer(message: dict[str, object]) -> None:
+        if client is not None:
+            try:
+                channel.send(client, message)
+            except OSError:
+                pass  # the command that started us is gone; the mount stays
+
+    def ready(pid: int) -> None:
+        registry.write(registry.Mounted(supervisor=os.getpid(), **entry))
+        answer({"ready": pid})
+
+    def terminate(_signal: int, _frame: FrameType | None) -> None:
+        unmount(entry["mountpoint"], lazy=True)
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        lock = lock_volume(entry["state"])
+    except Busy:
+        answer({"error": f"{entry['mountpoint']} is mounted already, or its last uploads are still "
+                         "under way: see csi-slayer status"})  # fmt: skip
+        return 1
+    try:
+        return Supervisor(spec, log_fd, ready).run()
+    except CannotStart as error:
+        answer({"error": str(error)})
+        return 1
+    finally:
+        registry.remove(entry["volume"])
+        os.close(lock)
+
+
+def main() -> int:
+    client = socket.socket(fileno=int(sys.argv[1]))
+    received = channel.receive(client)
+    if received is None:
+        return 1
+    message, _fds = received
+    log_fd = os.open(
+        message["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+    )
+    ignore_terminal_signals()
+    return supervise(message["spec"], message["entry"], log_fd, client)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Keeping one volume mounted: start its worker, hold its /dev/fuse descriptor, start it again.
+
+The supervisor holds a duplicate of the descriptor and the parameters negotiated with the kernel,
+so the connection outlives a worker that dies: programs wait instead of seeing an error, and the
+next worker takes over. It never touches a path inside the mount. Standard library only.
+
+Messages from the worker: ``{"session": {...}}`` with the descriptor once mounted, ``{"ready": 1}``,
+``{"error": text}`` when it cannot start. To the worker: ``{"spec": {...}, "session": ...}`` with
+the descriptor when there is one.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from csi_slayer.node import channel
+
+UNMOUNTED = 0
+"""Exit status of a worker whose mount is gone and whose work is done."""
+
+FAILED = 3
+"""Exit status of a worker that could not start and has said why."""
+
+BACKOFF_FIRST, BACKOFF_MAX = 0.05, 10.0
+"""Pause before a worker is started again, seconds; doubled each time it dies young."""
+
+YOUNG = 30.0
+"""A worker that lived longer than this is started again at once."""
+
+
+class CannotStart(Exception):
+    """The worker said why; the text is fit for the user."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    end: socket.socket
+    born: float
+
+
+class Supervisor:
+    """``spec`` is what the worker needs, secrets included: it goes through a socket only."""
+
+    def __init__(self, spec: dict[str, Any], log_fd: int, ready: Callable[[int], None]) -> None:
+        self._spec = spec
+        self._log_fd = log_fd
+        self._ready = ready
+        self._fuse_fd: int | None = None
+        self._session: dict[str, Any] | None = None
+        self._announced = False
+        self._pause = BACKOFF_FIRST
+        self.restarts = 0
+
+    def run(self) -> int:
+        """Until the volume is unmounted. Raises CannotStart if it never was mounted."""
+        while True:
+            worker = self._start()
+            try:
+                status = self._watch(worker)
+            finally:
+                worker.end.close()
+            if status == UNMOUNTED:
+                return 0
+            if self._fuse_fd is None:
+                raise CannotStart(f"the worker ended with status {status} before it mounted")
+            self.restarts += 1
+            if time.monotonic() - worker.born > YOUNG:
+                self._pause = BACKOFF_FIRST
+            time.sleep(self._pause)
+            self._pause = min(BACKOFF_MAX, self._pause * 2)
+
+    def _start(self) -> _Worker:
+        ours, theirs = channel.pair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "csi_slayer.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log_fd,
+                stderr=self._log_fd,
+            )
+        fds = () if self._fuse_fd is None else (self._fuse_fd,)
+        message = {"spec": self._spec, "session": self._session, "restarts": self.restarts}
+        try:
+            channel.send(ours, message, fds)
+        except OSError:
+            pass  # it died already: the watch sees its status
+        return _Worker(process, ours, time.monotonic())
+
+    def _watch(self, worker: _Worker) -> int:
+        """Handle the worker's messages until it ends; returns its status."""
+        error: str | None = None
+        while True:
+            readable, _, _ = select.select([worker.end], [], [])
+            received = channel.receive(worker.end) if readable else None
+            if received is None:
+                break
+            message, fds = received
+            if "session" in message and fds:
+                self._keep(fds[0], message["session"])
+                fds = fds[1:]
+            if "error" in message:
+                error = str(message["error"])
+            if "ready" in message and not self._announced:
+                self._announced = True
+                self._ready(worker.process.pid)
+            for fd in fds:
+                os.close(fd)
+        status = worker.process.wait()
+        if error is not None and not self._announced:
+            raise CannotStart(error)
+        return status
+
+    def _keep(self, fd: int, session: dict[str, Any]) -> None:
+        if self._fuse_fd is not None:
+            os.close(self._fuse_fd)
+        self._fuse_fd, self._session = fd, session
+
+
+def ignore_terminal_signals() -> None:
+    """A supervisor in the background ends with its mount, not with the terminal."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,27 @@
+"""Where a store reports its requests, so that metrics need not be known here."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class RequestObserver(Protocol):
+    """Told of every attempt of every request, also of those that fail.
+
+    ``op`` is the S3 operation (``GetObject``, ``UploadPart``...), ``status`` the HTTP status or
+    None if no answer came, ``seconds`` from the first byte sent to the last one received, ``sent``
+    and ``received`` body bytes. Called on the event loop; must not block or raise.
+    """
+
+    def on_request(
+        self, op: str, status: int | None, seconds: float, sent: int, received: int
+    ) -> None: ...
+
+
+class NoObserver:
+    """For stores that nobody watches."""
+
+    def on_request(
+        self, op: str, status: int | None, seconds: float, sent: int, received: int
+    ) -> None:
+        """Forget it."""

@@ -1,0 +1,308 @@
+"""A blocking connection for bulk data, used by one thread at a time and stopped by another.
+
+Plain sockets stay in blocking mode with kernel timeouts: so one ``recv`` fills a whole piece
+(MSG_WAITALL) and one ``sendfile`` sends a megabyte, both without the interpreter lock. TLS cannot
+do that and works in the chunks that OpenSSL gives.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from csi_slayer.errors import StoreError, StoreIntegrityError
+from csi_slayer.store.retry import Transient
+from csi_slayer.store.s3.answer import MOST_HEAD_BYTES, Answer, AnswerReader, BadAnswer
+from csi_slayer.store.s3.target import Target, connect_failure
+
+Addresses = Sequence[tuple[Any, ...]]
+
+# Bytes per sendfile, and per TLS write: how often a transfer looks whether it should stop.
+_SEND = 1 << 20
+_TLS_SEND = 256 << 10
+# A connection that has been idle for longer (seconds) may have been forgotten by a gateway.
+_LONGEST_IDLE = 20.0
+
+
+class Halted(Exception):
+    """The transfer was told to stop."""
+
+
+class Halt:
+    """Stops a transfer from another thread: sets a flag and wakes the socket it waits for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._requested = False
+
+    def request(self) -> None:
+        """Stop it: from any thread, any number of times."""
+        with self._lock:
+            self._requested = True
+            if self._socket is not None:
+                _shut_down(self._socket)
+
+    def watch(self, sock: socket.socket | None) -> None:
+        """This is the socket from now on. Raises Halted."""
+        with self._lock:
+            self._socket = sock
+            if self._requested and sock is not None:
+                raise Halted
+
+    def check(self) -> None:
+        """Raises Halted if the transfer is to stop."""
+        if self._requested:
+            raise Halted
+
+
+def _shut_down(sock: socket.socket) -> None:
+    try:
+        # The base class's: SSLSocket.shutdown would pull the TLS object from under the reader.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+    except OSError:
+        pass
+
+
+class Channel:
+    """Connects when needed and stays connected between transfers.
+
+    All methods raise Transient for what may pass, and Halted.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._socket: socket.socket | None = None
+        self._halt = Halt()
+        self._spare = bytearray(MOST_HEAD_BYTES)
+        self._rest = memoryview(b"")
+        self._used_at = 0.0
+        self.reused = False
+
+    def begin(self, addresses: Addresses, halt: Halt) -> None:
+        """Be ready to send: over the connection that is there if it is still good."""
+        self._halt = halt
+        sock = self._socket
+        if sock is not None:
+            idle = time.monotonic() - self._used_at
+            if idle > _LONGEST_IDLE or _stale(sock, self._target.silence_timeout):
+                self.close()
+            else:
+                halt.watch(sock)
+                self.reused = True
+                return
+        self.reused = False
+        self._connect(addresses)
+
+    def finish(self) -> None:
+        """The transfer is over and the connection can carry another one."""
+        self._halt.watch(None)
+        self._used_at = time.monotonic()
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._halt.watch(None)
+        sock, self._socket = self._socket, None
+        self._rest = memoryview(b"")
+        if sock is not None:
+            sock.close()
+
+    def _connect(self, addresses: Addresses) -> None:
+        failure: Exception = Transient(f"{self._target}: the name has no address")
+        for family, kind, protocol, _, address in addresses:
+            sock = socket.socket(family, kind, protocol)
+            try:
+                self._socket = self._establish(sock, address)
+                return
+            except Halted:
+                self._drop(sock)
+                raise
+            except OSError as error:
+                self._drop(sock)
+                self._halt.check()
+                failure = connect_failure(self._target, error)
+        raise failure
+
+    def _drop(self, sock: socket.socket) -> None:
+        self._halt.watch(None)
+        sock.close()
+
+    def _establish(self, sock: socket.socket, address: Any) -> socket.socket:
+        target = self._target
+        sock.settimeout(target.connect_timeout)
+        self._halt.watch(sock)
+        sock.connect(address)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if target.tls is None:
+            sock.settimeout(None)
+            seconds = int(target.silence_timeout)
+            micros = int((target.silence_timeout - seconds) * 1e6)
+            limit = struct.pack("@ll", seconds, micros)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            return sock
+        self._halt.watch(None)
+        secure = target.tls.wrap_socket(
+            sock, server_hostname=target.host, do_handshake_on_connect=False
+        )
+        try:
+            self._halt.watch(secure)
+            secure.do_handshake()
+        except BaseException:
+            self._drop(secure)
+            raise
+        secure.settimeout(target.silence_timeout)
+        return secure
+
+    def send(self, data: bytes) -> None:
+        """Send a request's head."""
+        sock = self._connected()
+        try:
+            sock.sendall(data)
+        except OSError as error:
+            raise self._cut("before the answer", error) from error
+
+    def send_file(self, fd: int, offset: int, length: int) -> bool:
+        """Send a file's range as body; False if the server answered before it was all sent.
+
+        Raises StoreError if the file ends before the range does.
+        """
+        sock = self._connected()
+        sent = 0
+        try:
+            while sent < length:
+                self._halt.check()
+                if self._target.tls is None and _readable(sock):
+                    return False
+                count = self._send_some(sock, fd, offset + sent, length - sent)
+                if count == 0:
+                    raise StoreError("the file to send is shorter than announced")
+                sent += count
+        except BlockingIOError as error:
+            raise Transient(
+                f"nothing could be sent for {self._target.silence_timeout:g} s"
+            ) from error
+        except OSError as error:
+            self._halt.check()
+            if _readable(sock):
+                return False  # an answer came before the connection was closed
+            raise self._cut("while the body was sent", error) from error
+        return True
+
+    def _send_some(self, sock: socket.socket, fd: int, offset: int, length: int) -> int:
+        if self._target.tls is None:
+            return os.sendfile(sock.fileno(), fd, offset, min(length, _SEND))
+        data = os.pread(fd, min(length, _TLS_SEND), offset)
+        if data:
+            sock.sendall(data)
+        return len(data)
+
+    def read_head(self, reader: AnswerReader) -> None:
+        """Receive the head of the answer; what follows is for :meth:`fill` or :meth:`read_rest`."""
+        view = memoryview(self._spare)
+        used = 0
+        while True:
+            count = self._receive(view[used:], 0, "before the answer")
+            begin, used = max(used - 3, 0), used + count
+            end = self._spare.find(b"\r\n\r\n", begin, used)
+            if end >= 0:
+                end += 4
+                self._feed(reader, view[:end])
+                if reader.headers_done:
+                    self._rest = view[end:used]
+                    return
+                # An interim answer (1xx): move what follows it to the front.
+                rest = bytes(view[end:used])
+                used = len(rest)
+                view[:used] = rest
+            if used == len(view):
+                raise StoreIntegrityError("the head of the answer is too large")
+
+    def read_rest(self, reader: AnswerReader) -> Answer:
+        """Receive the body into memory, up to the reader's limit."""
+        if not reader.done and self._rest:
+            self._feed(reader, self._rest)
+        self._rest = memoryview(b"")
+        view = memoryview(self._spare)
+        while not reader.done:
+            try:
+                count = self._receive(view, 0, "within the answer")
+            except Transient:
+                if reader.ends_with_connection and reader.status >= 300:
+                    break
+                raise
+            self._feed(reader, view[:count])
+        return reader.answer()
+
+    def fill(self, view: memoryview) -> None:
+        """Receive exactly ``len(view)`` bytes of the body."""
+        done = min(len(self._rest), len(view))
+        if done:
+            view[:done] = self._rest[:done]
+            self._rest = self._rest[done:]
+        flags = socket.MSG_WAITALL if self._target.tls is None else 0
+        while done < len(view):
+            done += self._receive(view[done:], flags, "within the answer")
+
+    def _feed(self, reader: AnswerReader, data: memoryview) -> None:
+        try:
+            reader.feed(data)
+        except BadAnswer as error:
+            raise StoreIntegrityError(str(error)) from error
+
+    def _receive(self, view: memoryview, flags: int, where: str) -> int:
+        sock = self._connected()
+        try:
+            count = sock.recv_into(view, 0, flags)
+        except (BlockingIOError, TimeoutError) as error:
+            raise Transient(f"no answer within {self._target.silence_timeout:g} s") from error
+        except OSError as error:
+            raise self._cut(where, error) from error
+        if count == 0:
+            raise self._cut(where, None)
+        return count
+
+    def _cut(self, where: str, error: OSError | None) -> Exception:
+        self._halt.check()
+        reason = f" ({error.strerror or error})" if error is not None else ""
+        return Transient(
+            f"the connection was cut {where}{reason}",
+            immediate=self.reused and where == "before the answer",
+        )
+
+    def _connected(self) -> socket.socket:
+        assert self._socket is not None
+        return self._socket
+
+
+def _readable(sock: socket.socket) -> bool:
+    """Whether there is something to read: an answer, or that the other side has closed.
+
+    Bytes on a TLS connection may be session tickets, so there only reading tells.
+    """
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _stale(sock: socket.socket, silence: float) -> bool:
+    """Whether an idle connection has been closed, or has something that nobody asked for."""
+    if not isinstance(sock, ssl.SSLSocket):
+        return _readable(sock)
+    sock.settimeout(0.0)
+    try:
+        sock.recv(1)
+    except ssl.SSLWantReadError:
+        return False
+    except OSError:
+        return True
+    finally:
+        sock.settimeout(silence)
+    return True

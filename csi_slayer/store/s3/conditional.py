@@ -1,0 +1,93 @@
+"""Writes under a condition, whose answers may get lost. See ``store.write_token``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+from csi_slayer.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
+from csi_slayer.store.base import Condition, ObjectInfo
+from csi_slayer.store.retry import Transient
+from csi_slayer.store.s3.engine import Engine
+from csi_slayer.store.s3.headers import content_length, object_info, read_write_token
+from csi_slayer.store.s3.request import S3Request
+from csi_slayer.store.write_token import LostWrites
+
+Send = Callable[[Condition], Awaitable[ObjectInfo]]
+
+
+class ConditionalWrite:
+    """One write of one key under a condition.
+
+    ``send`` makes one attempt; ``token`` is in the metadata that it sends. ``journalled``: an
+    earlier process may have sent the same write. ``recognise`` tells more ways to know its work.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        lost: LostWrites,
+        key: str,
+        condition: Condition,
+        send: Send,
+        token: str | None,
+        *,
+        journalled: bool = False,
+        recognise: Callable[[ObjectInfo], bool] = lambda info: False,
+    ) -> None:
+        self._engine = engine
+        self._lost = lost
+        self._key = key
+        self._condition = condition
+        self._send = send
+        self._token = token
+        self._doubtful = journalled
+        self._recognise = recognise
+
+    async def run(self, what: str) -> ObjectInfo:
+        """The object as it was written. Raises PreconditionFailed if somebody else's is there."""
+        try:
+            info = await self._engine.policy.run(self._attempt, what)
+        except (StoreUnavailable, asyncio.CancelledError):
+            if self._token is not None:
+                self._lost.add(self._key, self._token)
+            raise
+        self._lost.settle(self._key)
+        return info
+
+    async def _attempt(self) -> ObjectInfo:
+        try:
+            return await self._send(self._condition)
+        except Transient:
+            self._doubtful = True
+            raise
+        except PreconditionFailed as refusal:
+            return await self._resolve(refusal)
+        except ObjectNotFound as refusal:
+            # No such object to match, or no such upload (any more).
+            return await self._resolve(refusal)
+
+    async def _resolve(self, refusal: PreconditionFailed | ObjectNotFound) -> ObjectInfo:
+        upload_gone = isinstance(refusal, ObjectNotFound) and self._condition.if_match is None
+        if self._doubtful or upload_gone or self._lost.knows(self._key):
+            found = await self._look()
+            if found is not None:
+                info, token = found
+                if (token is not None and token == self._token) or self._recognise(info):
+                    return info
+                if self._lost.holds(self._key, token):
+                    self._condition = Condition(if_match=info.etag)
+                    raise Transient("an earlier write of ours is in the way", immediate=True)
+        if isinstance(refusal, PreconditionFailed) or self._condition.if_match is None:
+            raise refusal
+        raise PreconditionFailed(f"{self._key!r}: the object to replace is gone") from refusal
+
+    async def _look(self) -> tuple[ObjectInfo, str | None] | None:
+        request = S3Request("HeadObject", "HEAD", self._key)
+        try:
+            answer = await self._engine.attempt(request)
+        except ObjectNotFound:
+            return None
+        headers: Mapping[str, str] = answer.headers
+        info = object_info(self._key, headers, content_length(headers))
+        return info, read_write_token(headers)

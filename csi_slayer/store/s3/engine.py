@@ -1,0 +1,141 @@
+"""Carries out S3 requests: signed, repeated while that helps, counted, errors translated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from csi_slayer.errors import AccessDenied, StoreIntegrityError
+from csi_slayer.store.observe import RequestObserver
+from csi_slayer.store.retry import RetryPolicy, Transient
+from csi_slayer.store.s3.answer import Answer, AnswerReader
+from csi_slayer.store.s3.credentials import Credentials
+from csi_slayer.store.s3.errors import ClockSkewed, CredentialsEnded, denied, translate
+from csi_slayer.store.s3.jobs import wrong_answer
+from csi_slayer.store.s3.pool import ConnectionPool
+from csi_slayer.store.s3.request import RequestWriter, S3Request
+from csi_slayer.store.s3.transfers import Lane, Transfers
+
+T = TypeVar("T")
+
+# Listings of 1,000 long keys and error texts fit; bodies of objects say their own limit.
+MOST_ANSWER_BYTES = 8 << 20
+
+
+class TransferJob(Protocol):
+    """A bulk transfer; ``run`` is one attempt, in a transfer thread."""
+
+    def run(self, lane: Lane, head: bytes) -> Answer: ...
+
+
+class Engine:
+    """One bucket's connections, identity and policy, shared by all operations."""
+
+    def __init__(
+        self,
+        writer: RequestWriter,
+        credentials: Credentials | None,
+        pool: ConnectionPool,
+        transfers: Transfers,
+        policy: RetryPolicy,
+        observer: RequestObserver,
+    ) -> None:
+        self.address = writer.address
+        self._writer = writer
+        self._credentials = credentials
+        self._pool = pool
+        self._transfers = transfers
+        self.policy = policy
+        self._observer = observer
+
+    async def call(
+        self,
+        request: S3Request,
+        parse: Callable[[Answer], T],
+        *,
+        limit: int = MOST_ANSWER_BYTES,
+        policy: RetryPolicy | None = None,
+    ) -> T:
+        """What ``parse`` makes of the answer to a small request, repeated by the policy.
+
+        ``limit`` bounds the answer's body in bytes. ``parse`` raises StoreIntegrityError for an
+        answer that cannot be right: that is worth a few repetitions. Raises the StoreError that
+        the server's refusal means, StoreUnavailable or StoreIntegrityError.
+        """
+
+        async def once() -> T:
+            try:
+                return parse(await self.attempt(request, limit))
+            except StoreIntegrityError as error:
+                raise wrong_answer(str(error)) from error
+
+        return await (policy or self.policy).run(once, describe(request))
+
+    async def attempt(self, request: S3Request, limit: int = MOST_ANSWER_BYTES) -> Answer:
+        """A small request, once. Raises Transient besides what :meth:`call` raises."""
+        head = await self._head(request)
+        reader = AnswerReader(limit, request.method == "HEAD")
+        started = time.monotonic()
+        status, received = None, 0
+        try:
+            answer = await self._pool.request(head, request.body, reader)
+            status, received = answer.status, len(answer.body)
+        finally:
+            seconds = time.monotonic() - started
+            self._observer.on_request(request.op, status, seconds, len(request.body), received)
+        if answer.status in (200, 204, 206):
+            return answer
+        raise await self._refusal(answer, request)
+
+    async def transfer(
+        self, request: S3Request, job: TransferJob, moved: Callable[[], int]
+    ) -> Answer:
+        """A bulk request, once. ``moved`` counts the bytes the job has received so far.
+
+        Raises like :meth:`attempt`.
+        """
+        head = await self._head(request)
+        before = moved()
+        started = time.monotonic()
+        status = None
+        try:
+            answer = await self._transfers.run(lambda lane: job.run(lane, head))
+            status = answer.status
+        finally:
+            seconds = time.monotonic() - started
+            sent = request.body_length or 0
+            self._observer.on_request(request.op, status, seconds, sent, moved() - before)
+        if answer.status in (200, 204, 206):
+            return answer
+        raise await self._refusal(answer, request)
+
+    async def close(self) -> None:
+        """End everything; operations under way fail."""
+        await self._pool.close()
+        await self._transfers.close()
+        if self._credentials is not None:
+            await self._credentials.close()
+
+    async def _head(self, request: S3Request) -> bytes:
+        signed_by = None if self._credentials is None else await self._credentials.current()
+        return self._writer.head(request, signed_by)
+
+    async def _refusal(self, answer: Answer, request: S3Request) -> Exception:
+        what = describe(request)
+        error = translate(answer, what, self.address.bucket)
+        if isinstance(error, ClockSkewed):
+            self._writer.clock.offset = error.offset
+            advice = str(denied(what, "RequestTimeTooSkewed"))
+            return Transient(advice, immediate=True, limit=2, outcome=AccessDenied)
+        if isinstance(error, CredentialsEnded):
+            if self._credentials is None or not self._credentials.temporary:
+                return error.otherwise
+            await self._credentials.refused()
+            return Transient(str(error), immediate=True, limit=2, outcome=AccessDenied)
+        return error
+
+
+def describe(request: S3Request) -> str:
+    """Operation and object, as messages begin."""
+    return request.op if request.key is None else f"{request.op} {request.key!r}"

@@ -1,0 +1,145 @@
+"""From an S3 error answer to one of ours: the only place that knows S3's error codes.
+
+Source: "Error Responses" of the S3 API reference, and what MinIO and versitygw send.
+"""
+
+from __future__ import annotations
+
+import time
+
+from csi_slayer.errors import (
+    AccessDenied,
+    BucketNotFound,
+    InvalidRange,
+    ObjectNotFound,
+    PreconditionFailed,
+    StoreError,
+    StoreUnsupported,
+)
+from csi_slayer.store.retry import Transient
+from csi_slayer.store.s3.answer import Answer
+from csi_slayer.store.s3.headers import http_time
+from csi_slayer.store.s3.xml import parse_error
+
+_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 509})
+_TRANSIENT_CODES = frozenset(
+    {
+        "ConditionalRequestConflict",
+        "InternalError",
+        "OperationAborted",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequests",
+    }
+)
+_ENDED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+_ADVICE = {
+    "InvalidAccessKeyId": "the access key is not known there: check the key id and the endpoint",
+    "SignatureDoesNotMatch": "the secret key does not fit the access key: check the secret",
+    "InvalidToken": "the session token is not valid: check it, or leave it out",
+    "AccessDenied": "the identity may not do this: check its policy and the bucket's",
+    "AccountProblem": "the account has a problem",
+    "AllAccessDisabled": "access to the bucket is disabled",
+    "ExpiredToken": "the session token has ended: give new credentials",
+    "RequestTimeTooSkewed": "this machine's clock differs from the server's: set it",
+}
+# A difference of clocks that servers do not accept (seconds); they allow 15 minutes.
+_SKEW = 300.0
+
+
+class UploadNotFound(ObjectNotFound):
+    """The multipart upload is not there: completed, aborted or never begun."""
+
+
+class CredentialsEnded(Exception):
+    """The credentials have ended; ``otherwise`` is the error if they are not of that kind."""
+
+    def __init__(self, message: str, otherwise: StoreError) -> None:
+        super().__init__(message)
+        self.otherwise = otherwise
+
+
+class ClockSkewed(Exception):
+    """The server's clock is ``offset`` seconds ahead of ours."""
+
+    def __init__(self, offset: float) -> None:
+        super().__init__(f"clock differs by {offset:.0f} s")
+        self.offset = offset
+
+
+def translate(answer: Answer, what: str, bucket: str) -> Exception:
+    """The exception for an answer that is no success; ``what`` names operation and object.
+
+    Besides StoreErrors: Transient, CredentialsEnded and ClockSkewed, which the caller handles.
+    """
+    code, message, fields = parse_error(answer.body)
+    status = answer.status
+    if status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES:
+        return Transient(
+            f"HTTP {status} {code}".rstrip(), retry_after=_seconds(answer.headers)
+        )
+    offset = _clock_offset(answer)
+    bodiless = not answer.body
+    if code == "RequestTimeTooSkewed" or (status == 403 and bodiless and abs(offset) > _SKEW):
+        return ClockSkewed(offset)
+    error = _by_code(code, message, fields, what, bucket)
+    if error is None:
+        error = _by_status(answer, code, message, what)
+    if code in _ENDED_CODES or (status == 400 and bodiless):
+        return CredentialsEnded("the credentials have ended", error)
+    return error
+
+
+def denied(what: str, code: str, message: str = "") -> AccessDenied:
+    """AccessDenied with the advice for a code."""
+    advice = _ADVICE.get(code, message or _ADVICE["AccessDenied"])
+    return AccessDenied(f"{what}: {code or 'HTTP 403'}: {advice}")
+
+
+def _by_code(
+    code: str, message: str, fields: dict[str, str], what: str, bucket: str
+) -> StoreError | None:
+    if code == "NoSuchBucket":
+        return BucketNotFound(f"bucket {bucket!r} does not exist: check its name and the endpoint")
+    if code == "NoSuchUpload":
+        return UploadNotFound(f"{what}: there is no such multipart upload")
+    if code in ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"):
+        region = fields.get("Region", "")
+        advice = f"set region to {region}" if region else "check region and endpoint"
+        return StoreError(f"bucket {bucket!r} is not served here: {advice} ({code})")
+    if code in _ADVICE:
+        return denied(what, code, message)
+    if code in ("KeyTooLongError", "XMinioInvalidObjectName", "NotImplemented"):
+        return StoreUnsupported(f"{what}: the store cannot do that ({code}: {message})")
+    return None
+
+
+def _by_status(answer: Answer, code: str, message: str, what: str) -> StoreError:
+    status = answer.status
+    detail = f"HTTP {status} {code}".rstrip() + (f": {message[:200]}" if message else "")
+    if status == 404:
+        return ObjectNotFound(f"{what}: there is no such object")
+    if status == 412:
+        return PreconditionFailed(f"{what}: the object is not the expected version")
+    if status == 416:
+        return InvalidRange(f"{what}: the range is not within the object")
+    if status in (401, 403):
+        return denied(what, code, message)
+    if status in (405, 501):
+        return StoreUnsupported(f"{what}: the store cannot do that ({detail})")
+    if 300 <= status < 400:
+        return StoreError(f"{what}: redirected ({detail}): check endpoint and region")
+    return StoreError(f"{what}: {detail}")
+
+
+def _seconds(headers: dict[str, str]) -> float | None:
+    text = headers.get("retry-after", "")
+    return float(text) if text.isascii() and text.isdigit() else None
+
+
+def _clock_offset(answer: Answer) -> float:
+    date = http_time(answer.headers.get("date", ""))
+    return date - time.time() if date else 0.0

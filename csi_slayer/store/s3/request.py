@@ -1,0 +1,81 @@
+"""From an S3 operation to the bytes of a signed request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from csi_slayer.store.s3.address import BucketAddress
+from csi_slayer.store.s3.credentials import SignedBy
+from csi_slayer.store.s3.sign import EMPTY_PAYLOAD, AmzClock, encode_query, hash_payload
+
+Pairs = Sequence[tuple[str, str]]
+
+
+@dataclass(slots=True)
+class S3Request:
+    """One operation; ``op`` is its name in the S3 API, ``headers`` have lower-case names.
+
+    ``key`` None: about the bucket. ``body_length`` is given where the body is sent from a file,
+    and the body is then not signed.
+    """
+
+    op: str
+    method: str
+    key: str | None
+    query: Pairs = ()
+    headers: Pairs = ()
+    body: bytes | memoryview = b""
+    body_length: int | None = None
+
+
+class RequestWriter:
+    """Writes request heads for one bucket. Safe to use from several threads."""
+
+    def __init__(self, address: BucketAddress) -> None:
+        self.address = address
+        self.clock = AmzClock()
+
+    def head(self, request: S3Request, signed_by: SignedBy | None) -> bytes:
+        """Request line and headers; ``signed_by`` None for an anonymous request."""
+        address = self.address
+        path = address.bucket_path if request.key is None else address.path(request.key)
+        query = encode_query(request.query) if request.query else ""
+        headers = [("host", address.host_header), *request.headers]
+        if signed_by is not None:
+            self._sign(headers, request, path, query, signed_by)
+        if request.method in ("PUT", "POST"):
+            length = len(request.body) if request.body_length is None else request.body_length
+            headers.append(("content-length", str(length)))
+        target = f"{path}?{query}" if query else path
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
+        return f"{request.method} {target} HTTP/1.1\r\n{lines}\r\n".encode("ascii")
+
+    def _sign(
+        self,
+        headers: list[tuple[str, str]],
+        request: S3Request,
+        path: str,
+        query: str,
+        signed_by: SignedBy,
+    ) -> None:
+        if request.body_length is not None:
+            payload = "UNSIGNED-PAYLOAD"
+        elif request.body:
+            payload = hash_payload(request.body)
+        else:
+            payload = EMPTY_PAYLOAD
+        stamp = self.clock.stamp()
+        headers.append(("x-amz-content-sha256", payload))
+        headers.append(("x-amz-date", stamp))
+        if signed_by.token is not None:
+            headers.append(("x-amz-security-token", signed_by.token))
+        headers.sort()
+        headers.append(
+            (
+                "authorization",
+                signed_by.signer.authorization(
+                    request.method, path, query, headers, payload, stamp
+                ),
+            )
+        )

@@ -1,0 +1,158 @@
+"""Where credentials come from: given, a role, or the standard AWS chain.
+
+Each source is a blocking ``load`` and an ``identity``: text that stays the same while the keys of
+temporary credentials come and go, and names no secret. botocore is imported only by the chain.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from csi_slayer.errors import AccessDenied
+from csi_slayer.store.options import CredentialOptions
+from csi_slayer.store.s3.keys import AccessKeys
+from csi_slayer.store.s3.sts import StsEndpoint, assume_with_keys, assume_with_token
+
+# What tells apart two workloads whose credentials come from their surroundings.
+_CHAIN_VARIABLES = (
+    "AWS_PROFILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+)
+
+
+class CredentialSource(Protocol):
+    """Blocking; called in a thread. ``identity`` may be asked for after the first ``load``."""
+
+    def load(self) -> AccessKeys: ...
+
+    @property
+    def identity(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class GivenKeys:
+    """An explicit key pair."""
+
+    keys: AccessKeys
+
+    def load(self) -> AccessKeys:
+        return self.keys
+
+    @property
+    def identity(self) -> str:
+        return f"key:{self.keys.access_key}"
+
+
+@dataclass(frozen=True, slots=True)
+class WebIdentity:
+    """A role that is assumed with a token from a file (Kubernetes service accounts)."""
+
+    endpoint: StsEndpoint
+    role: str
+    token_file: str
+    session: str
+
+    def load(self) -> AccessKeys:
+        return assume_with_token(self.endpoint, self.role, self.token_file, self.session)
+
+    @property
+    def identity(self) -> str:
+        return f"role:{self.role}"
+
+
+@dataclass(frozen=True, slots=True)
+class AssumedRole:
+    """A role that is assumed by another identity."""
+
+    endpoint: StsEndpoint
+    role: str
+    session: str
+    source: CredentialSource
+
+    def load(self) -> AccessKeys:
+        return assume_with_keys(self.endpoint, self.role, self.session, self.source.load())
+
+    @property
+    def identity(self) -> str:
+        return f"role:{self.role}"
+
+
+class ChainCredentials:
+    """botocore's chain: environment, profile, shared files, container, instance."""
+
+    def __init__(self, profile: str | None) -> None:
+        self._profile = profile
+        self._credentials: Any = None
+        self._identity = ""
+
+    def load(self) -> AccessKeys:
+        from botocore.exceptions import BotoCoreError
+        from botocore.session import Session
+
+        try:
+            if self._credentials is None:
+                self._credentials = Session(profile=self._profile).get_credentials()
+            if self._credentials is None:
+                raise AccessDenied(
+                    "no credentials found: give a key pair, a profile or a role, set "
+                    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ask for anonymous access"
+                )
+            frozen = self._credentials.get_frozen_credentials()
+        except BotoCoreError as error:
+            raise AccessDenied(f"no credentials: {error}") from error
+        expiry = getattr(self._credentials, "_expiry_time", None)
+        keys = AccessKeys(
+            access_key=frozen.access_key,
+            secret_key=frozen.secret_key,
+            session_token=frozen.token or None,
+            expires=expiry.timestamp() if expiry is not None else None,
+        )
+        self._identity = self._name(str(self._credentials.method), keys)
+        return keys
+
+    def _name(self, method: str, keys: AccessKeys) -> str:
+        if keys.session_token is None:
+            return f"key:{keys.access_key}"
+        around = [f"{name}={os.environ.get(name, '')}" for name in _CHAIN_VARIABLES]
+        return "\n".join(["chain", method, self._profile or "", *around])
+
+    @property
+    def identity(self) -> str:
+        return self._identity
+
+
+def choose_source(
+    options: CredentialOptions,
+    sts: StsEndpoint,
+    environment: Mapping[str, str] = os.environ,
+) -> CredentialSource:
+    """The source that the options and the environment ask for."""
+    session = environment.get("AWS_ROLE_SESSION_NAME") or f"slayerfs-{socket.gethostname()}"[:64]
+    if options.role_arn is not None and options.token_file is not None:
+        return WebIdentity(sts, options.role_arn, options.token_file, session)
+    source: CredentialSource
+    token_file = environment.get("AWS_WEB_IDENTITY_TOKEN_FILE")
+    role = environment.get("AWS_ROLE_ARN")
+    if options.access_key is not None and options.secret_key is not None:
+        source = GivenKeys(
+            AccessKeys(options.access_key, options.secret_key, options.session_token)
+        )
+    elif (
+        token_file
+        and role
+        and options.profile is None
+        and not environment.get("AWS_PROFILE")
+        and not environment.get("AWS_ACCESS_KEY_ID")
+    ):
+        source = WebIdentity(sts, role, token_file, session)
+    else:
+        source = ChainCredentials(options.profile)
+    if options.role_arn is not None:
+        return AssumedRole(sts, options.role_arn, session, source)
+    return source

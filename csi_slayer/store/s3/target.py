@@ -1,0 +1,67 @@
+"""Which socket to connect to, and what it means when that fails."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass, field
+
+from csi_slayer.errors import ConfigError, StoreUnavailable
+from csi_slayer.store.retry import Transient
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One server; ``tls`` None for plain HTTP, timeouts in seconds."""
+
+    host: str
+    port: int
+    connect_timeout: float
+    silence_timeout: float
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        scheme = "http" if self.tls is None else "https"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}:{self.port}"
+
+
+def make_tls(ca_bundle: str | None, verify: bool) -> ssl.SSLContext:
+    """A client context. Raises ConfigError if the bundle cannot be used."""
+    try:
+        context = ssl.create_default_context(cafile=ca_bundle)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"ca_bundle {ca_bundle}: {error.strerror or error}") from error
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def connect_failure(target: Target, error: BaseException) -> Exception:
+    """What to raise for a connection that did not come about.
+
+    Names and refused connections may come back, so they are transient; a certificate that does
+    not fit stays so and is StoreUnavailable at once.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return StoreUnavailable(
+            f"{target}: the certificate is not trusted ({error.verify_message}): "
+            "check the endpoint's name, or give its authority as ca_bundle"
+        )
+    if isinstance(error, ssl.SSLError):
+        return StoreUnavailable(
+            f"{target}: no TLS connection ({error.reason or error}): "
+            "check that the endpoint speaks https"
+        )
+    if isinstance(error, socket.gaierror):
+        return Transient(f"{target}: the name cannot be resolved: check endpoint, region and DNS")
+    if isinstance(error, TimeoutError):
+        return Transient(
+            f"{target}: no connection within {target.connect_timeout:g} s: "
+            "check the endpoint's address and the network policy"
+        )
+    if isinstance(error, ConnectionRefusedError):
+        return Transient(f"{target}: connection refused: check the endpoint's address and port")
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return Transient(f"{target}: no connection: {reason}")

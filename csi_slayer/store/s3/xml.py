@@ -1,0 +1,186 @@
+"""The XML of the S3 API: what is read and what is sent.
+
+Source: the S3 API reference. Names come with or without a namespace, depending on the server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import unquote_plus
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+from xml.sax.saxutils import escape
+
+from csi_slayer.errors import StoreIntegrityError
+from csi_slayer.store.base import ListPage, ObjectInfo, PendingUpload
+from csi_slayer.store.s3.headers import normal_etag
+
+# XML 1.0 has no way to write these, not even as a reference.
+_UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+_ESCAPES = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;", '"': "&quot;"}
+
+
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """A page of ListMultipartUploads; ``markers`` continue it (key, upload id)."""
+
+    uploads: list[PendingUpload]
+    markers: tuple[str, str] | None
+
+
+def _parse(body: bytes) -> Element:
+    try:
+        root = ElementTree.fromstring(body.strip())
+    except ElementTree.ParseError as error:
+        raise StoreIntegrityError(f"the server's answer is not XML: {error}") from error
+    if root.tag[:1] == "{":
+        for element in root.iter():
+            element.tag = element.tag.rpartition("}")[2]
+    return root
+
+
+def _text(element: Element, name: str) -> str:
+    return element.findtext(name) or ""
+
+
+def _time_ns(text: str, known: dict[str, int]) -> int:
+    """Nanoseconds of an ISO 8601 time; objects of one page often share theirs."""
+    value = known.get(text)
+    if value is None:
+        moment = datetime.fromisoformat(text)
+        value = known[text] = int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
+    return value
+
+
+def _decode(text: str) -> str:
+    return unquote_plus(text, errors="surrogateescape") if "%" in text or "+" in text else text
+
+
+def _below(key: str, root_prefix: str) -> str:
+    if not key.startswith(root_prefix):
+        raise ValueError(f"{key[:200]!r} is not below the prefix")
+    return key[len(root_prefix) :]
+
+
+def _same(text: str) -> str:
+    return text
+
+
+def parse_listing(body: bytes, root_prefix: str = "") -> ListPage:
+    """ListObjectsV2, keys without ``root_prefix``; the object named like it is left out.
+
+    Raises StoreIntegrityError if it is not a listing or lists something else.
+    """
+    root = _parse(body)
+    if root.tag != "ListBucketResult":
+        raise StoreIntegrityError(f"expected a listing, the server sent {root.tag}")
+    decode = _decode if _text(root, "EncodingType") == "url" else _same
+    objects: list[ObjectInfo] = []
+    prefixes: list[str] = []
+    times: dict[str, int] = {}
+    try:
+        for element in root:
+            if element.tag == "Contents":
+                fields = {child.tag: child.text or "" for child in element}
+                key = _below(decode(fields["Key"]), root_prefix)
+                if not key:
+                    continue
+                objects.append(
+                    ObjectInfo(
+                        key,
+                        int(fields["Size"]),
+                        normal_etag(fields.get("ETag", "")),
+                        _time_ns(fields["LastModified"], times),
+                    )
+                )
+            elif element.tag == "CommonPrefixes":
+                prefixes.append(_below(decode(_text(element, "Prefix")), root_prefix))
+    except (KeyError, ValueError) as error:
+        raise StoreIntegrityError(f"malformed entry in a listing: {error!r}") from error
+    token = None
+    if _text(root, "IsTruncated") == "true":
+        token = _text(root, "NextContinuationToken")
+        if not token:
+            raise StoreIntegrityError("a truncated listing has no continuation token")
+    return ListPage(objects, prefixes, token)
+
+
+def parse_uploads(body: bytes, root_prefix: str = "") -> Uploads:
+    """ListMultipartUploads, keys without ``root_prefix``. Raises StoreIntegrityError if it is not one."""
+    root = _parse(body)
+    if root.tag != "ListMultipartUploadsResult":
+        raise StoreIntegrityError(f"expected uploads, the server sent {root.tag}")
+    decode = _decode if _text(root, "EncodingType") == "url" else _same
+    times: dict[str, int] = {}
+    try:
+        uploads = [
+            PendingUpload(
+                _below(decode(_text(element, "Key")), root_prefix),
+                _text(element, "UploadId"),
+                _time_ns(_text(element, "Initiated"), times),
+            )
+            for element in root.iter("Upload")
+        ]
+    except ValueError as error:
+        raise StoreIntegrityError(f"malformed entry in a list of uploads: {error!r}") from error
+    markers = None
+    if _text(root, "IsTruncated") == "true":
+        markers = (decode(_text(root, "NextKeyMarker")), _text(root, "NextUploadIdMarker"))
+    return Uploads(uploads, markers)
+
+
+def parse_error(body: bytes) -> tuple[str, str, dict[str, str]]:
+    """Code, message and the other fields of an error; empty if there is none."""
+    try:
+        root = _parse(body)
+    except StoreIntegrityError:
+        return "", "", {}
+    if root.tag != "Error":
+        return "", "", {}
+    fields = {child.tag: (child.text or "").strip() for child in root}
+    return fields.pop("Code", ""), fields.pop("Message", ""), fields
+
+
+def parse_result(body: bytes, tag: str) -> dict[str, str]:
+    """The fields of a flat answer such as CopyObjectResult. Raises StoreIntegrityError."""
+    root = _parse(body)
+    if root.tag != tag:
+        raise StoreIntegrityError(f"expected {tag}, the server sent {root.tag}")
+    return {child.tag: child.text or "" for child in root}
+
+
+def parse_deleted(body: bytes) -> dict[str, str]:
+    """The keys that DeleteObjects could not delete, and why."""
+    root = _parse(body)
+    if root.tag != "DeleteResult":
+        raise StoreIntegrityError(f"expected DeleteResult, the server sent {root.tag}")
+    failed = {}
+    for element in root.iter("Error"):
+        reason = f"{_text(element, 'Code')}: {_text(element, 'Message')}"
+        failed[_text(element, "Key")] = reason
+    return failed
+
+
+def writable(key: str) -> bool:
+    """Whether a key can be written in XML at all."""
+    return _UNWRITABLE.search(key) is None
+
+
+def build_delete(keys: Iterable[str]) -> bytes:
+    """The body of DeleteObjects: at most 1,000 keys, each of them :func:`writable`."""
+    objects = "".join([f"<Object><Key>{escape(key, _ESCAPES)}</Key></Object>" for key in keys])
+    return f"<Delete><Quiet>true</Quiet>{objects}</Delete>".encode()
+
+
+def build_complete(parts: Sequence[tuple[int, str]]) -> bytes:
+    """The body of CompleteMultipartUpload."""
+    items = "".join(
+        [
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag, _ESCAPES)}</ETag></Part>"
+            for number, etag in parts
+        ]
+    )
+    return f"<CompleteMultipartUpload>{items}</CompleteMultipartUpload>".encode()

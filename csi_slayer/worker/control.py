@@ -1,0 +1,118 @@
+"""The worker's control socket: status, warming, waiting for uploads.
+
+A Unix socket in the run directory, mode 0600. A client must be root or the worker's own user
+(SO_PEERCRED); one request line of JSON, at most 64 KiB, is answered by lines of JSON, the last one
+with ``"done": true`` or ``"error": text``. A client that is slow, silent or malformed is cut off
+and harms nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from csi_slayer.errors import SlayerError
+
+log = structlog.get_logger(__name__)
+
+LINE_LIMIT = 64 << 10
+CLIENTS = 16
+"""Clients served at once; more are refused."""
+
+REQUEST_TIMEOUT = 5.0
+"""Seconds a client may take to say what it wants."""
+
+SEND_TIMEOUT = 30.0
+"""Seconds a client may take to accept an answer."""
+
+Handler = Callable[[dict[str, Any]], AsyncIterator[dict[str, Any]]]
+
+_CREDENTIALS = struct.Struct("iII")
+
+
+class ControlServer:
+    """``handlers``: operation name to an async generator of answers."""
+
+    def __init__(self, path: Path, handlers: dict[str, Handler]) -> None:
+        self._path = path
+        self._handlers = handlers
+        self._server: asyncio.Server | None = None
+        self._clients: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self._path.unlink(missing_ok=True)
+        mask = os.umask(0o177)
+        try:
+            self._server = await asyncio.start_unix_server(
+                self._accept, self._path, limit=LINE_LIMIT
+            )
+        finally:
+            os.umask(mask)
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._clients):
+            task.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+        self._path.unlink(missing_ok=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._clients) >= CLIENTS or not self._may_talk(writer):
+            writer.close()
+            return
+        self._clients.add(task)
+        try:
+            await self._serve(reader, writer)
+        except (OSError, TimeoutError, ValueError) as error:
+            log.warning("control client cut off", reason=type(error).__name__)
+        except asyncio.CancelledError:
+            pass  # the worker ends
+        finally:
+            self._clients.discard(task)
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    @staticmethod
+    def _may_talk(writer: asyncio.StreamWriter) -> bool:
+        peer = writer.get_extra_info("socket")
+        raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        _pid, uid, _gid = _CREDENTIALS.unpack(raw)
+        if uid in (0, os.geteuid()):
+            return True
+        log.warning("control client refused", uid=uid)
+        return False
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with asyncio.timeout(REQUEST_TIMEOUT):
+            line = await reader.readuntil(b"\n")
+        request = json.loads(line)
+        name = request.get("op") if isinstance(request, dict) else None
+        handler = self._handlers.get(name) if isinstance(name, str) else None
+        if handler is None:
+            await self._send(writer, {"error": "unknown operation"})
+            return
+        try:
+            async for answer in handler(request):
+                await self._send(writer, answer)
+            await self._send(writer, {"done": True})
+        except SlayerError as error:
+            await self._send(writer, {"error": str(error)})
+
+    @staticmethod
+    async def _send(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
+        writer.write(json.dumps(answer).encode() + b"\n")
+        async with asyncio.timeout(SEND_TIMEOUT):
+            await writer.drain()

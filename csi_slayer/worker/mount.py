@@ -1,0 +1,175 @@
+"""One mount from start to end, inside its worker process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from csi_slayer.cache import Cache
+from csi_slayer.catalog import Catalog, Defaults
+from csi_slayer.config import MountConfig
+from csi_slayer.content.content import Content
+from csi_slayer.fuse.session import Session, SessionState
+from csi_slayer.observability.metrics import Metrics
+from csi_slayer.observability.serve import MetricsServer, serve_metrics
+from csi_slayer.store.open import open_store
+from csi_slayer.vfs.filesystem import FileSystem
+from csi_slayer.worker import spec as specs
+from csi_slayer.worker.control import ControlServer
+from csi_slayer.worker.events import Events
+from csi_slayer.worker.status import status
+from csi_slayer.worker.warm import Warmer
+
+log = structlog.get_logger(__name__)
+
+DRAIN = 3600.0
+"""Seconds for which an unmounted volume's worker goes on uploading what is pending. What is then
+still pending stays staged, and the next mount of the volume uploads it."""
+
+HOUSEKEEPING = 2.0
+"""Seconds between looks at the cache's size and the gauges."""
+
+
+class Mount:
+    """Opens everything, serves until the volume is unmounted, closes everything."""
+
+    def __init__(self, spec: specs.WorkerSpec, config: MountConfig, restarts: int) -> None:
+        self.spec = spec
+        self.config = config
+        self.restarts = restarts
+        self.started = time.time()
+        self.metrics = Metrics(spec.volume)
+        self.events = Events(self.metrics)
+        self.session: Session | None = None
+        self._stack = contextlib.AsyncExitStack()
+        self.fs: FileSystem
+        self.cache: Cache
+
+    async def open(self, *, check: bool) -> None:
+        """Everything but the kernel. ``check``: the store must answer (a new mount).
+
+        Raises SlayerError with one clear line.
+        """
+        config, spec = self.config, self.spec
+        store = await open_store(config.store.url, specs.store_options(config, self.events))
+        self._stack.push_async_callback(store.close)
+        if check:
+            await store.check()
+        self.cache = Cache(
+            config.cache.directory, config.cache.capacity, min_free=config.cache.min_free
+        )
+        self._stack.callback(self.cache.close)
+        state = specs.state_directory(config, spec.volume)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        wanted = config.volume
+        defaults = Defaults(wanted.uid, wanted.gid, wanted.file_mode, wanted.dir_mode)
+        catalog = Catalog(state / "catalog.db", defaults)
+        self._stack.callback(catalog.close)
+        options = specs.content_options(config, spec.volume, store.identity)
+        self.fs = FileSystem(
+            catalog,
+            lambda changed: Content(store, self.cache, catalog, options, self.events, changed),
+            specs.vfs_options(config),
+            self.events,
+            state / "handles",
+        )
+
+    async def mount(self) -> Session:
+        """A new mount at the spec's mount point."""
+        self.session = await Session.mount(
+            self.spec.mountpoint,
+            self.config.store.url,
+            self.fs,
+            disabled=frozenset(self.config.fuse.disable),
+            allow_other=self.config.fuse.allow_other,
+            observer=self.events,
+        )
+        await self._serve_extras(taken_over=False)
+        return self.session
+
+    async def resume(self, fd: int, state: dict[str, Any]) -> Session:
+        """Take over the kernel connection of a worker that died."""
+        self.session = Session.resume(
+            fd, SessionState.from_json(state), self.fs, observer=self.events
+        )
+        await self._serve_extras(taken_over=True)
+        return self.session
+
+    async def _serve_extras(self, *, taken_over: bool) -> None:
+        await self.fs.start(taken_over=taken_over)
+        control = ControlServer(
+            Path(self.spec.control),
+            {"status": self._status, "warm": self._warm, "drain": self._drain},
+        )
+        await control.start()
+        self._stack.push_async_callback(control.close)
+        if self.config.metrics.listen is not None:
+            server: MetricsServer = await serve_metrics(
+                self.metrics.registry, self.config.metrics.listen
+            )
+            self._stack.push_async_callback(server.close)
+        keeper = asyncio.create_task(self._housekeeping())
+        self._stack.callback(keeper.cancel)
+        if self.config.volume.quota is not None:
+            self.fs.spawn(self._measure())
+
+    async def _measure(self) -> None:
+        """A quota needs the sum of all sizes: read the whole tree once."""
+        await self.fs.refresh.ensure_tree(await self.fs.directory(1))
+
+    async def serve(self) -> None:
+        """Until the volume is unmounted; then upload what is pending."""
+        assert self.session is not None
+        await self.session.run()
+        left = await self.fs.catalog.pending_count()
+        if left:
+            log.info("unmounted, uploading what is pending", keys=left)
+            left = await self.fs.drain(DRAIN)
+        if left:
+            log.error("uploads left for the next mount", keys=left)
+
+    async def close(self) -> None:
+        if hasattr(self, "fs"):
+            await self.fs.close()
+        await self._stack.aclose()
+
+    # -- the control socket's operations ------------------------------------------------------
+
+    async def _status(self, _request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        yield await status(self)
+
+    async def _warm(self, request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        path = request.get("path", "")
+        async for report in Warmer(self.fs).run(str(path)):
+            yield report
+
+    async def _drain(self, request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Upload what is pending, with reports of how many keys are left."""
+        deadline = time.monotonic() + float(request.get("seconds", 60.0))
+        left = await self.fs.catalog.pending_count()
+        while left and time.monotonic() < deadline:
+            yield {"left": left}
+            left = await self.fs.drain(0.5)
+        yield {"left": left}
+
+    async def _housekeeping(self) -> None:
+        """Keep the cache below its capacity and the gauges true."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING)
+            usage = await asyncio.to_thread(self.cache.tend)
+            metrics, events = self.metrics, self.cache.events
+            metrics.cache_bytes.set(usage.bytes)
+            metrics.dirty_bytes.set(usage.staged)
+            metrics.pending_uploads.set(await self.fs.catalog.pending_count())
+            metrics.cache_corrupt_blocks.add(
+                events.corrupt_blocks - metrics.cache_corrupt_blocks.value
+            )
+            metrics.cache_evicted_bytes.add(
+                events.evicted_bytes - metrics.cache_evicted_bytes.value
+            )

@@ -1,0 +1,107 @@
+"""What a worker is told: a volume's configuration and its places on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from csi_slayer.config import MountConfig
+from csi_slayer.content.options import ContentOptions
+from csi_slayer.errors import ConfigError
+from csi_slayer.store.options import CredentialOptions, StoreOptions
+from csi_slayer.vfs.options import VfsOptions
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """``config`` is MountConfig.to_spec(): it holds secrets and goes through a socket only."""
+
+    volume: str
+    mountpoint: str
+    control: str
+    config: str
+
+    def to_message(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_message(message: dict[str, Any]) -> WorkerSpec:
+        try:
+            return WorkerSpec(**message)
+        except TypeError as error:
+            raise ConfigError(f"malformed worker spec: {error}") from None
+
+
+def volume_id(config: MountConfig, mountpoint: str) -> str:
+    """A stable name for this volume at this place: its staged writes are found by it again."""
+    text = "\0".join((config.store.url, config.store.endpoint or "", mountpoint))
+    return xxhash.xxh3_128_hexdigest(text.encode())[:16]
+
+
+def state_directory(config: MountConfig, volume: str) -> Path:
+    """Catalog, handle table and log of a volume."""
+    return config.cache.directory / "volumes" / volume
+
+
+def store_options(config: MountConfig, observer: Any) -> StoreOptions:
+    store = config.store
+    secret = store.secret_access_key
+    token = store.session_token
+    return StoreOptions(
+        endpoint=store.endpoint,
+        region=store.region,
+        path_style=store.path_style,
+        ca_bundle=str(store.ca_bundle) if store.ca_bundle else None,
+        verify_tls=store.verify_tls,
+        credentials=CredentialOptions(
+            access_key=store.access_key_id,
+            secret_key=secret.get_secret_value() if secret else None,
+            session_token=token.get_secret_value() if token else None,
+            profile=store.profile,
+            role_arn=store.role_arn,
+            token_file=str(store.web_identity_token_file)
+            if store.web_identity_token_file
+            else None,
+        ),
+        anonymous=store.anonymous,
+        request_timeout=store.request_timeout,
+        connect_timeout=store.connect_timeout,
+        retry_deadline=min(store.retry_deadline, config.volume.io_timeout),
+        max_connections=store.max_connections,
+        transfer_threads=store.transfer_threads,
+        observer=observer,
+    )
+
+
+def content_options(config: MountConfig, volume: str, tenant: str) -> ContentOptions:
+    wanted = config.volume
+    return ContentOptions(
+        volume=volume,
+        tenant=tenant,
+        durability=wanted.durability.value,
+        part_size=wanted.part_size,
+        hydrate_max=wanted.hydrate_max,
+        segment_max=config.cache.segment_max,
+        write_timeout=wanted.io_timeout,
+        posix=wanted.attributes == "posix",
+        prefetch=wanted.prefetch,
+        readahead_transfers=max(2, config.store.transfer_threads),
+    )
+
+
+def vfs_options(config: MountConfig) -> VfsOptions:
+    wanted = config.volume
+    return VfsOptions(
+        read_only=wanted.read_only,
+        zero_upcall=wanted.zero_upcall and wanted.read_only,
+        durability=wanted.durability.value,
+        metadata_ttl=wanted.metadata_ttl,
+        negative_ttl=wanted.negative_ttl,
+        close_to_open=wanted.close_to_open,
+        quota=wanted.quota,
+        posix=wanted.attributes == "posix",
+        prefetch=wanted.prefetch,
+    )

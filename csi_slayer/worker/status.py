@@ -1,0 +1,49 @@
+"""What ``csi-slayer status`` shows of one volume."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from csi_slayer.worker.mount import Mount
+
+ERRORS_SHOWN = 20
+
+
+async def status(mount: Mount) -> dict[str, Any]:
+    """A JSON-able description; sizes in bytes, times in seconds. No secrets."""
+    config, fs = mount.config, mount.fs
+    usage = mount.cache.usage()
+    capabilities = mount.session.capabilities if mount.session is not None else None
+    pending = await fs.catalog.pendings("", 1000)
+    failing = [row for row in pending if row.error is not None]
+    return {
+        "volume": mount.spec.volume,
+        "url": config.store.url,
+        "mountpoint": mount.spec.mountpoint,
+        "pid": os.getpid(),
+        "uptime": round(time.time() - mount.started, 1),
+        "restarts": mount.restarts,
+        "read_only": config.volume.read_only,
+        "durability": config.volume.durability.value,
+        "capabilities": capabilities.names() if capabilities is not None else [],
+        "open_files": len(fs.handles),
+        "inodes": await fs.catalog.count(),
+        "used_bytes": fs.catalog.used_bytes,
+        "quota": config.volume.quota,
+        "dirty_bytes": fs.content.staging.usage(),
+        "pending_uploads": await fs.catalog.pending_count(),
+        "failing": [
+            {"key": row.key, "attempts": row.attempts, "error": row.error}
+            for row in failing[:ERRORS_SHOWN]
+        ],
+        "cache": {
+            "directory": str(config.cache.directory),
+            "bytes": usage.bytes,
+            "capacity": usage.capacity,
+            "segments": usage.segments,
+        },
+        "counters": mount.metrics.snapshot(),
+    }

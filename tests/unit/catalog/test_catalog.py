@@ -1,0 +1,202 @@
+"""The inode table: names, pending keys, listings."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from csi_slayer.catalog import ROOT, Catalog, Defaults, Inode, Listed
+from csi_slayer.errors import CatalogError, FsError
+
+T = TypeVar("T")
+DEFAULTS = Defaults(0, 0, 0o644, 0o755)
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(coroutine)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    table = Catalog(tmp_path / "catalog.db", DEFAULTS)
+    yield table
+    table.close()
+
+
+def make(catalog: Catalog, parent: int, name: str, mode: int = stat.S_IFREG | 0o644) -> Inode:
+    return run(catalog.make(parent, name, mode=mode, uid=0, gid=0))
+
+
+def store(catalog: Catalog, inode: Inode, key: str, etag: str) -> None:
+    assert run(catalog.stored(inode.ino, key, etag, 1))
+
+
+def pending(catalog: Catalog) -> dict[str, str | None]:
+    return {row.key: row.expect for row in run(catalog.pendings("", 1000))}
+
+
+def listed(name: str, etag: str = "e", size: int = 1) -> Listed:
+    return Listed(name, stat.S_IFREG, size, 1000, etag)
+
+
+def test_a_new_file_is_pending_and_expected_absent(catalog: Catalog) -> None:
+    inode = make(catalog, ROOT, "a")
+    assert pending(catalog) == {"a": ""}
+    assert run(catalog.path(inode.ino)) == "a"
+    assert run(catalog.resolve("a")) == inode
+
+
+def test_storing_settles_the_key(catalog: Catalog) -> None:
+    inode = make(catalog, ROOT, "a")
+    store(catalog, inode, "a", "e1")
+    assert pending(catalog) == {}
+
+
+def test_rename_leaves_the_content_at_its_origin_until_it_is_copied(catalog: Catalog) -> None:
+    inode = make(catalog, ROOT, "a")
+    store(catalog, inode, "a", "e1")
+    inode = run(catalog.get(inode.ino))
+    run(catalog.rename(inode, ROOT, "a", ROOT, "b", displaced=None, keep_displaced=False))
+    assert pending(catalog) == {"a": "e1", "b": ""}
+    assert run(catalog.get(inode.ino)).origin == "a"
+    run(catalog.rename(run(catalog.get(inode.ino)), ROOT, "b", ROOT, "a",
+                       displaced=None, keep_displaced=False))  # fmt: skip
+    assert run(catalog.get(inode.ino)).origin is None
+
+
+def test_rename_over_a_file_expects_its_version(catalog: Catalog) -> None:
+    a, b = make(catalog, ROOT, "a"), make(catalog, ROOT, "b")
+    store(catalog, a, "a", "ea")
+    store(catalog, b, "b", "eb")
+    a, b = run(catalog.get(a.ino)), run(catalog.get(b.ino))
+    run(catalog.rename(a, ROOT, "a", ROOT, "b", displaced=b, keep_displaced=False))
+    assert pending(catalog) == {"a": "ea", "b": "eb"}
+    with pytest.raises(FsError):
+        run(catalog.get(b.ino))
+
+
+def test_directory_rename_moves_every_key(catalog: Catalog) -> None:
+    top = make(catalog, ROOT, "d", stat.S_IFDIR | 0o755)
+    sub = make(catalog, top.ino, "s", stat.S_IFDIR | 0o755)
+    file = make(catalog, sub.ino, "f")
+    run(catalog.settled(["d/", "d/s/"]))
+    store(catalog, file, "d/s/f", "e")
+    run(catalog.rename(run(catalog.get(top.ino)), ROOT, "d", ROOT, "n",
+                       displaced=None, keep_displaced=False))  # fmt: skip
+    assert set(pending(catalog)) == {"d/", "n/", "d/s/", "n/s/", "d/s/f", "n/s/f"}
+    assert run(catalog.path(file.ino)) == "n/s/f"
+    assert run(catalog.get(file.ino)).origin == "d/s/f"
+
+
+def test_an_unlinked_open_file_keeps_its_object_until_it_is_dropped(catalog: Catalog) -> None:
+    inode = make(catalog, ROOT, "a")
+    store(catalog, inode, "a", "e1")
+    run(catalog.remove(ROOT, "a", run(catalog.get(inode.ino)), keep=True))
+    orphan = run(catalog.get(inode.ino))
+    assert (orphan.nlink, orphan.origin) == (0, "a")
+    assert [i.ino for i in run(catalog.by_origin("a"))] == [inode.ino]
+    run(catalog.drop_orphan(inode.ino))
+    assert run(catalog.by_origin("a")) == []
+    assert pending(catalog) == {"a": "e1"}
+
+
+def test_a_directory_that_loses_its_last_name_gets_a_marker(catalog: Catalog) -> None:
+    run(catalog.merge(ROOT, [Listed("d", stat.S_IFDIR, 0, 1, None)], 1, DEFAULTS))
+    directory = run(catalog.child(ROOT, "d"))
+    assert directory is not None
+    run(catalog.merge(directory.ino, [listed("f")], 1, DEFAULTS))
+    file = run(catalog.child(directory.ino, "f"))
+    assert file is not None
+    run(catalog.remove(directory.ino, "f", file, keep=False))
+    assert pending(catalog) == {"d/": "", "d/f": "e"}
+
+
+def test_listing_shows_changes_and_removals(catalog: Catalog) -> None:
+    run(catalog.merge(ROOT, [listed("a"), listed("b")], 10, DEFAULTS))
+    run(catalog.sweep(ROOT, 10, large=False))
+    changed = run(catalog.merge(ROOT, [listed("a", "e2", 5)], 20, DEFAULTS))
+    gone = run(catalog.sweep(ROOT, 20, large=False))
+    assert [i.etag for i in changed] == ["e"]
+    assert [name for name, _inode in gone] == ["b"]
+    now = run(catalog.child(ROOT, "a"))
+    assert now is not None and (now.etag, now.size) == ("e2", 5)
+
+
+def test_what_is_changed_here_wins_over_a_listing(catalog: Catalog) -> None:
+    make(catalog, ROOT, "new")
+    run(catalog.merge(ROOT, [listed("old")], 10, DEFAULTS))
+    old = run(catalog.child(ROOT, "old"))
+    assert old is not None
+    run(catalog.remove(ROOT, "old", old, keep=False))
+    later = 2**62
+    run(catalog.merge(ROOT, [listed("old"), listed("new", "theirs")], later, DEFAULTS))
+    assert run(catalog.sweep(ROOT, later, large=False)) == []
+    assert run(catalog.child(ROOT, "old")) is None
+    new = run(catalog.child(ROOT, "new"))
+    assert new is not None and new.etag is None
+
+
+def test_a_listing_begun_before_an_upload_does_not_undo_it(catalog: Catalog) -> None:
+    inode = make(catalog, ROOT, "a")
+    run(catalog.stored(inode.ino, "a", "e1", 100))
+    run(catalog.merge(ROOT, [], 50, DEFAULTS))
+    assert run(catalog.sweep(ROOT, 50, large=False)) == []
+    assert run(catalog.child(ROOT, "a")) is not None
+
+
+def test_sweep_keeps_directories_with_changes_below(catalog: Catalog) -> None:
+    run(catalog.merge(ROOT, [Listed("d", stat.S_IFDIR, 0, 1, None)], 1, DEFAULTS))
+    directory = run(catalog.child(ROOT, "d"))
+    assert directory is not None
+    make(catalog, directory.ino, "f")
+    assert run(catalog.sweep(ROOT, 5, large=False)) == []
+
+
+def test_a_repeated_request_is_known(catalog: Catalog) -> None:
+    inode = run(catalog.make(ROOT, "a", mode=stat.S_IFREG, uid=0, gid=0, request=77))
+    assert run(catalog.completed(77)) == inode.ino
+    assert run(catalog.completed(78)) is None
+
+
+def test_inode_numbers_are_never_used_again(tmp_path: Path) -> None:
+    table = Catalog(tmp_path / "c.db", DEFAULTS)
+    first = make(table, ROOT, "a")
+    run(table.remove(ROOT, "a", first, keep=False))
+    table.close()
+    table = Catalog(tmp_path / "c.db", DEFAULTS)
+    assert make(table, ROOT, "a").ino > first.ino
+    table.close()
+
+
+def test_used_bytes_follow_every_change(catalog: Catalog) -> None:
+    run(catalog.merge(ROOT, [listed("a", size=10), listed("b", size=5)], 10, DEFAULTS))
+    assert catalog.used_bytes == 15
+    a = run(catalog.child(ROOT, "a"))
+    assert a is not None
+    run(catalog.update(a.ino, size=100))
+    assert catalog.used_bytes == 105 == catalog.used_now()
+    run(catalog.remove(ROOT, "a", run(catalog.get(a.ino)), keep=True))
+    assert catalog.used_bytes == 5 == catalog.used_now()
+
+
+def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:
+    import sqlite3
+
+    path = tmp_path / "c.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version=99")
+    connection.close()
+    with pytest.raises(CatalogError, match="schema version 99"):
+        Catalog(path, DEFAULTS)
+
+
+def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(CatalogError, match="cannot open"):
+        Catalog(path, DEFAULTS)
