@@ -11,13 +11,13 @@ import logging
 import sys
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import structlog
 from structlog.contextvars import bound_contextvars, merge_contextvars
 from structlog.typing import FilteringBoundLogger, Processor
 
+from csi_slayer.config import LogConfig
 from csi_slayer.errors import ConfigError
 from csi_slayer.observability.log_writer import LogWriter
 from csi_slayer.observability.secrets import mask_event, mask_text
@@ -84,36 +84,33 @@ _COMMON: list[Processor] = [
 ]
 
 
-def configure_logging(
-    *,
-    level: Literal["debug", "info", "warning", "error"] = "info",
-    style: Literal["json", "text"] = "json",
-    file: Path | None = None,
-) -> LogWriter:
-    """Route all logging of this process to ``file`` or standard error.
+def configure_logging(config: LogConfig | None = None) -> LogWriter:
+    """Route all logging of this process to the configured file or to standard error.
 
     Replaces an earlier configuration. The answer's ``close`` writes what is pending; after it
     nothing is logged any more. Raises ConfigError if the file cannot be opened.
     """
+    config = config or LogConfig()
+    file, level = config.file, _LEVELS[config.level]
     try:
         writer = LogWriter.open(file) if file is not None else LogWriter(sys.stderr.fileno())
     except OSError as error:
         raise ConfigError(f"log.file: {file}: {error.strerror}") from error
-    writer.setFormatter(_formatter(style))
+    writer.setFormatter(_formatter(config.format))
     root = logging.getLogger()
     for handler in root.handlers[:]:
         if isinstance(handler, LogWriter):
             root.removeHandler(handler)
             handler.close()
     root.addHandler(writer)
-    root.setLevel(_LEVELS[level])
+    root.setLevel(level)
     # Debug output of the SDK contains signed requests and is of no use here.
     for name in ("botocore", "urllib3", "asyncio"):
-        logging.getLogger(name).setLevel(max(_LEVELS[level], logging.INFO))
+        logging.getLogger(name).setLevel(max(level, logging.INFO))
     logging.captureWarnings(True)
     structlog.configure(
         processors=[*_COMMON, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )

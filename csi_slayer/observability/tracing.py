@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Protocol
 
+from csi_slayer.config import TracingConfig
 from csi_slayer.errors import ConfigError
 
 AttributeValue = str | int | float | bool
@@ -113,9 +114,9 @@ class OtelTracer:
         self._provider.shutdown()
 
 
-def make_tracer(endpoint: str | None, *, sample_ratio: float, volume: str) -> Tracer:
+def make_tracer(config: TracingConfig, *, volume: str) -> Tracer:
     """The tracer that the configuration asks for. Raises ConfigError without the extra ``otel``."""
-    if endpoint is None:
+    if config.endpoint is None:
         return NullTracer()
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -129,11 +130,11 @@ def make_tracer(endpoint: str | None, *, sample_ratio: float, volume: str) -> Tr
         ) from None
     provider = TracerProvider(
         resource=Resource.create({"service.name": "csi-slayer", "slayerfs.volume": volume}),
-        sampler=ParentBasedTraceIdRatio(sample_ratio),
+        sampler=ParentBasedTraceIdRatio(config.sample_ratio),
         shutdown_on_exit=False,
     )
     # Bounded: spans that the collector does not take in time are dropped, never queued for ever.
-    exporter = OTLPSpanExporter(endpoint=endpoint, timeout=5)
+    exporter = OTLPSpanExporter(endpoint=config.endpoint, timeout=5)
     provider.add_span_processor(
         BatchSpanProcessor(exporter, max_queue_size=2048, export_timeout_millis=5000)
     )

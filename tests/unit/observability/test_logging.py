@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pytest
 import structlog
 
+from csi_slayer.config import LogConfig
 from csi_slayer.errors import ConfigError
 from csi_slayer.observability import log_writer
 from csi_slayer.observability.log_writer import LogWriter
@@ -34,7 +35,7 @@ def configured(tmp_path: Path) -> Iterator[Callable[..., Read]]:
         level: Literal["debug", "info", "warning", "error"] = "info",
     ) -> Read:
         path = tmp_path / "out.jsonl"
-        writer = configure_logging(level=level, file=path)
+        writer = configure_logging(LogConfig(level=level, file=path))
         writers.append(writer)
 
         def read() -> list[dict[str, Any]]:
@@ -145,7 +146,7 @@ def test_configuring_again_replaces(configured: Callable[..., Read]) -> None:
 
 def test_text_lines_are_masked_too(capfd: pytest.CaptureFixture[str]) -> None:
     register_secrets(["hush-hush"])
-    writer = configure_logging(style="text")
+    writer = configure_logging(LogConfig(format="text"))
     try:
         get_logger("x").warning("something", where="hush-hush", password="pw")
     finally:
@@ -163,7 +164,7 @@ def test_text_lines_are_masked_too(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"log\.file: .*absent.*No such file"):
-        configure_logging(file=tmp_path / "absent" / "x.log")
+        configure_logging(LogConfig(file=tmp_path / "absent" / "x.log"))
 
 
 def test_the_file_is_private_and_appended_to(tmp_path: Path) -> None:

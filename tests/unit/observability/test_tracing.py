@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from csi_slayer.config import TracingConfig
 from csi_slayer.errors import ConfigError
 from csi_slayer.observability.tracing import NullTracer, OtelTracer, make_tracer
 
@@ -14,7 +15,8 @@ from csi_slayer.observability.tracing import NullTracer, OtelTracer, make_tracer
 def test_off_imports_nothing_of_opentelemetry() -> None:
     code = (
         "import sys; from csi_slayer.observability import make_tracer;"
-        "t = make_tracer(None, sample_ratio=1, volume='v'); assert not t.enabled;"
+        "from csi_slayer.config import TracingConfig;"
+        "t = make_tracer(TracingConfig(), volume='v'); assert not t.enabled;"
         "assert not any(m.startswith('opentelemetry') for m in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -31,7 +33,7 @@ def test_off_makes_no_objects() -> None:
 def test_a_missing_package_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(ConfigError, match=r"install csi-slayer\[otel\]"):
-        make_tracer("http://127.0.0.1:4318/v1/traces", sample_ratio=1, volume="v")
+        make_tracer(TracingConfig(endpoint="http://127.0.0.1:4318/v1/traces"), volume="v")
 
 
 def test_spans_nest_and_record_errors() -> None:
@@ -61,7 +63,9 @@ def test_spans_nest_and_record_errors() -> None:
 
 def test_on_makes_a_real_tracer() -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter")
-    tracer = make_tracer("http://127.0.0.1:9/v1/traces", sample_ratio=0, volume="v")
+    tracer = make_tracer(
+        TracingConfig(endpoint="http://127.0.0.1:9/v1/traces", sample_ratio=0), volume="v"
+    )
     assert tracer.enabled
     with tracer.span("dropped by the sampler"):
         pass
