@@ -50,7 +50,7 @@ format: $(VENV)/.test ## format the code and mend what ruff can
 	$(BIN)/ruff check --fix $(CODE)
 
 demo: packages-run $(VENV)/.run ## see it work: mount, crash, recover, unmount
-	@scripts/demo
+	@$(BIN)/python scripts/demo
 
 bench: packages-bench $(VENV)/.test $(VENV)/.bench s3-servers ## measure against rclone, s3fs and the local disk
 	@echo "==> benchmarks"

@@ -46,8 +46,9 @@ class VolumeConfig(Section):
     )
     attributes: Literal["native", "posix"] = Field(
         default="native",
-        description="native: owner and mode from this configuration, symlinks refused; posix: mode,"
-        " owner, times and symlinks kept in object metadata",
+        description="native: mode, owner and times go into object metadata when a file is written"
+        " and differ from the defaults, later changes stay in this node's catalog; posix: every"
+        " change is written to the object, and each object's metadata is read at its first lookup",
     )
     uid: int = Field(
         default_factory=os.getuid,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -101,6 +102,7 @@ class Uploader:
         self._catalog = catalog
         self.part_size = max(part_size, store.part_minimum)
         self._ahead: dict[int, Multipart] = {}
+        self._locks: dict[int, asyncio.Lock] = {}
 
     async def send(
         self,
@@ -112,6 +114,27 @@ class Uploader:
         metadata: Mapping[str, str],
     ) -> ObjectInfo:
         """The first ``size`` bytes of the file as the object ``key``."""
+        async with self._locked(ino):
+            return await self._send(ino, key, file, size, condition, metadata)
+
+    @asynccontextmanager
+    async def _locked(self, ino: int) -> AsyncIterator[None]:
+        """One upload of a file at a time: sending ahead and the real one never overlap."""
+        lock = self._locks.setdefault(ino, asyncio.Lock())
+        async with lock:
+            yield
+        if not lock.locked():
+            self._locks.pop(ino, None)
+
+    async def _send(
+        self,
+        ino: int,
+        key: str,
+        file: StagedFile | OverlayFile,
+        size: int,
+        condition: Condition,
+        metadata: Mapping[str, str],
+    ) -> ObjectInfo:
         ahead = self._ahead.pop(ino, None)
         if size <= self.part_size:
             if ahead is not None:
@@ -206,6 +229,13 @@ class Uploader:
     ) -> None:
         """Send the complete parts that a growing file has gained; errors end the attempt quietly,
         for the real upload will meet and report them."""
+        if ino not in self._locks:
+            async with self._locked(ino):
+                await self._send_ahead(ino, key, file, metadata)
+
+    async def _send_ahead(
+        self, ino: int, key: str, file: StagedFile, metadata: Mapping[str, str]
+    ) -> None:
         upload = self._ahead.get(ino)
         full = file.size // self.part_size
         if full < 2 and upload is None:
@@ -217,8 +247,9 @@ class Uploader:
                 upload = self._ahead[ino] = await self._begin(key, self.part_size, metadata)
             # The last full part may still be written to (readers of it see partial pages).
             todo = [n for n in range(1, full) if n not in upload.parts]
-            for number in todo[:PARTS_AT_ONCE]:
-                await self._send_part(upload, file, number, self.part_size)
+            await together(
+                [self._send_part(upload, file, n, self.part_size) for n in todo[:PARTS_AT_ONCE]]
+            )
         except StoreError:
             self._ahead.pop(ino, None)
             if upload is not None:

@@ -104,10 +104,6 @@ class DirOps(Base):
         free = max(0, size - self.catalog.used_bytes)
         files = 1 << 40
         return StatFs(
-            -(-size // BLOCK), free // BLOCK, free // BLOCK, files, files - await self._count(),
+            -(-size // BLOCK), free // BLOCK, free // BLOCK, files, files,
             BLOCK, BLOCK, 255,
         )  # fmt: skip
-
-    async def _count(self) -> int:
-        return await self.catalog.count()
-

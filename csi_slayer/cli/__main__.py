@@ -1,0 +1,5 @@
+"""``python -m csi_slayer.cli``."""
+
+from csi_slayer.cli.main import app
+
+app()
