@@ -53,7 +53,7 @@ def children() -> dict[int, str]:
             except OSError:
                 continue
             if pid not in servers.live_pids and not any(text in command for text in _HARMLESS):
-                found[pid] = command.strip() or "(a zombie: wait for it)"
+                found[pid] = command.strip() or "(ended, but nobody waited for it)"
     return found
 
 

@@ -92,7 +92,11 @@ def test_finds_mounts_below_a_directory_only(tmp_path: Path) -> None:
 
 
 def test_lists_children_of_this_process_only() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+    command = [sys.executable, "-c", "print('ready', flush=True); input()"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
         assert "input()" in children()[child.pid]
         child.communicate(b"\n")
     assert child.pid not in children()
