@@ -40,11 +40,15 @@ MANY_LINES = 250
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """``module`` imports ``target`` (a module of this package) at ``line``."""
+    """``module`` imports ``target`` (a module of this package) at ``line``.
+
+    ``typing_only``: under ``if TYPE_CHECKING``, so that it is no import when the program runs.
+    """
 
     module: str
     target: str
     line: int
+    typing_only: bool = False
 
 
 def module_name(root: Path, path: Path) -> str:
@@ -58,10 +62,18 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def imports(module: str, path: Path, known: Iterable[str]) -> Iterator[Import]:
-    """Imports of this package's modules; those for type checkers alone count, too."""
+    """Imports of this package's modules, anywhere in the file."""
     names = set(known)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+    tree = ast.parse(path.read_text(), str(path))
+    for_types = {
+        below
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for statement in node.body
+        for below in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -77,7 +89,7 @@ def imports(module: str, path: Path, known: Iterable[str]) -> Iterator[Import]:
             continue
         for target in dict.fromkeys(targets):
             if target == PACKAGE or target.startswith(PACKAGE + "."):
-                yield Import(module, target, node.lineno)
+                yield Import(module, target, node.lineno, node in for_types)
 
 
 def layer(module: str) -> str | None:
@@ -133,7 +145,7 @@ def problems(root: Path) -> tuple[list[str], list[str]]:
             wrong = violation(item)
             if wrong:
                 errors.append(f"{place}:{item.line}: {wrong}")
-            if item.target != module:
+            if item.target != module and not item.typing_only:
                 by_module.setdefault(module, set()).add(item.target)
             source, target = layer(module), layer(item.target)
             if source and target and source != target and item.target not in VOCABULARY:

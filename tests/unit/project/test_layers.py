@@ -79,6 +79,14 @@ def test_finds_a_cycle_of_modules(tmp_path: Path) -> None:
     assert errors[0].startswith("import cycle of modules: csi_slayer.store.")
 
 
+def test_a_back_reference_for_types_is_no_cycle_but_keeps_the_layers(tmp_path: Path) -> None:
+    guarded = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import csi_slayer."
+    files = {"store/a.py": "import csi_slayer.store.b", "store/b.py": guarded + "store.a"}
+    assert _tree(tmp_path, files) == ([], [])
+    errors, _ = _tree(tmp_path, {"store/c.py": guarded + "vfs.types"})
+    assert errors == ["csi_slayer/store/c.py:3: store imports vfs, which is above it"]
+
+
 def test_finds_a_cycle_of_packages_without_one_of_modules(tmp_path: Path) -> None:
     errors, _ = _tree(
         tmp_path,
