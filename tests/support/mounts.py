@@ -1,0 +1,135 @@
+"""Real mounts for tests, made by the command line as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.support.servers import live_pids
+
+CLI = [sys.executable, "-m", "csi_slayer.cli"]
+
+
+def slayer(
+    *args: str, env: dict[str, str] | None = None, check: bool = True, timeout: float = 90.0
+) -> subprocess.CompletedProcess[str]:
+    """Run ``csi-slayer``; with ``check`` a failure is raised with what it printed."""
+    result = subprocess.run(
+        [*CLI, *args],
+        text=True,
+        capture_output=True,
+        timeout=timeout,
+        env={**os.environ, **(env or {})},
+    )
+    if check and result.returncode != 0:
+        raise AssertionError(
+            f"csi-slayer {args}: {result.returncode}\n{result.stdout}{result.stderr}"
+        )
+    return result
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20.0, what: str = "") -> Any:
+    """Poll until ``condition`` is true; returns its value. Raises AssertionError after a time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what or condition}")
+        time.sleep(0.02)
+
+
+class TestMount:
+    """One mounted volume. ``root`` is the mount point; ``cache`` may be shared by several."""
+
+    __test__ = False
+
+    def __init__(
+        self,
+        url: str,
+        base: Path,
+        *,
+        options: Sequence[str] = (),
+        env: dict[str, str] | None = None,
+        cache: Path | None = None,
+        name: str = "mnt",
+    ) -> None:
+        self.url = url
+        self.root = base / name
+        self.cache = cache or base / "cache"
+        self.options = list(options)
+        self.env = env or {}
+        self.root.mkdir(exist_ok=True)
+
+    def mount(self, *extra: str) -> TestMount:
+        args = ["mount", self.url, str(self.root), "--cache-dir", str(self.cache)]
+        if not any(text.startswith("cache.capacity") for text in self.options):
+            args += ["--cache-capacity", "4GiB"]
+        for option in self.options:
+            args += ["-o", option]
+        slayer(*args, *extra, env=self.env)
+        live_pids.add(self.entry()["supervisor"])
+        return self
+
+    def umount(self, *extra: str) -> None:
+        slayer("umount", str(self.root), *extra)
+
+    def entry(self) -> dict[str, Any]:
+        for path in Path("/run/slayerfs").glob("*.json"):
+            entry: dict[str, Any] = json.loads(path.read_text())
+            if entry["mountpoint"] == str(self.root):
+                return entry
+        raise AssertionError(f"{self.root} is not registered")
+
+    @property
+    def mounted(self) -> bool:
+        return any(
+            line.split()[1] == str(self.root)
+            for line in Path("/proc/self/mounts").read_text().splitlines()
+        )
+
+    def status(self) -> dict[str, Any]:
+        for volume in json.loads(slayer("status", "--json").stdout):
+            if volume["mountpoint"] == str(self.root):
+                return dict(volume)
+        raise AssertionError("no status")
+
+    def worker_pid(self) -> int:
+        """The worker: the supervisor's only child."""
+        supervisor = self.entry()["supervisor"]
+        children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+        return int(children[0])
+
+    def kill_worker(self) -> int:
+        pid = int(wait_for(self._pid_or_none, what="a worker"))
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def _pid_or_none(self) -> int | None:
+        try:
+            return self.worker_pid()
+        except (IndexError, FileNotFoundError):
+            return None
+
+    def wait_idle(self, seconds: float = 60.0) -> None:
+        """Until nothing is pending."""
+        wait_for(lambda: self.status().get("pending_uploads") == 0, seconds, "no pending uploads")
+
+    @property
+    def log(self) -> str:
+        return (Path(self.entry()["state"]) / "worker.log").read_text()
+
+    def close(self) -> None:
+        """End it whatever state it is in."""
+        if self.mounted:
+            result = slayer("umount", str(self.root), "--timeout", "20", check=False)
+            if result.returncode != 0:
+                slayer("umount", str(self.root), "--force", check=False)
