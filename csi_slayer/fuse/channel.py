@@ -1,0 +1,157 @@
+"""The device: reading requests from the event loop, writing replies.
+
+Request buffers come from a bounded pool. A buffer is used for one request after the other, except
+that a large WRITE whose handler waits takes its buffer along; when all are taken, reading stops
+until one comes back. INTERRUPT requests wait as long, too: handlers that never end would have to
+be ended by stopping the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import mmap
+import os
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from csi_slayer.fuse import protocol as p
+
+log = structlog.get_logger(__name__)
+
+POOL: Final = 32
+"""Most request buffers, and so most large WRITE requests whose handlers wait."""
+
+_KEPT: Final = 4
+"""Buffers kept when nobody needs them: their pages stay in memory once they were used."""
+
+_BATCH: Final = 32
+"""Most requests per turn of the loop: other callbacks get a turn within a millisecond or so."""
+
+_GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN, errno.EBADF})
+_ONCE_MORE: Final = frozenset({errno.ENOENT, errno.EINTR, errno.EIO})
+
+Reply = bytes | bytearray | memoryview | None
+
+
+class Buffer:
+    """Room for one request, page-aligned."""
+
+    __slots__ = ("parts", "view")
+
+    def __init__(self, size: int) -> None:
+        self.view = memoryview(mmap.mmap(-1, size))
+        self.parts = (self.view,)
+
+
+class Channel:
+    """One /dev/fuse descriptor, which must be non-blocking; the caller keeps and closes it.
+
+    ``largest`` is the size of the largest request in bytes, its header included.
+    """
+
+    def __init__(self, fd: int, largest: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.fd = fd
+        self._largest = largest
+        self._loop = loop
+        self._free: list[Buffer] = []
+        self._taken = 0
+        self._buffer: Buffer | None = None
+        self._handle: Callable[[Buffer, int], bool] | None = None
+        self._closed: Callable[[], None] | None = None
+        self._reading = False
+
+    def start(self, handle: Callable[[Buffer, int], bool], closed: Callable[[], None]) -> None:
+        """Read from now on. ``handle`` gets each request and says whether it keeps the buffer;
+        ``closed`` is called once when the connection has ended."""
+        self._handle = handle
+        self._closed = closed
+        self._resume()
+
+    def stop(self) -> None:
+        """Read no more; replies can still be written."""
+        self._handle = None
+        self._pause()
+
+    def give_back(self, buffer: Buffer) -> None:
+        """A buffer that ``handle`` kept is no longer needed."""
+        self._taken -= 1
+        if len(self._free) < _KEPT:
+            self._free.append(buffer)
+        if self._handle is not None:
+            self._resume()
+
+    def _resume(self) -> None:
+        if not self._reading:
+            self._reading = True
+            self._loop.add_reader(self.fd, self._readable)
+
+    def _pause(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self.fd)
+
+    def _readable(self) -> None:
+        for _ in range(_BATCH):
+            buffer = self._buffer
+            if buffer is None:
+                if self._taken == POOL:
+                    self._pause()
+                    return
+                buffer = self._buffer = self._free.pop() if self._free else Buffer(self._largest)
+            try:
+                length = os.readv(self.fd, buffer.parts)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _ONCE_MORE:  # that request was withdrawn while being copied
+                    continue
+                self._end(error)
+                return
+            handle = self._handle
+            if handle is None:
+                return
+            if handle(buffer, length):
+                self._buffer = None
+                self._taken += 1
+
+    def _end(self, error: OSError) -> None:
+        if error.errno not in _GONE:
+            log.error("fuse_read_failed", error=os.strerror(error.errno or 0))
+        closed = self._closed
+        self.stop()
+        if closed is not None:
+            closed()
+
+    def reply(self, unique: int, body: Reply) -> None:
+        """Answer a request; None and empty are a reply without a body."""
+        if body:
+            self._write(unique, (p.OUT_HEADER.pack(16 + len(body), 0, unique), body))
+        else:
+            self._write(unique, (p.OUT_HEADER.pack(16, 0, unique),))
+
+    def reply_error(self, unique: int, number: int) -> None:
+        """Answer with an errno, which must be positive."""
+        # The kernel takes 1 to 511; a reply that it refuses would leave the caller waiting.
+        known = number if 0 < number < 512 else errno.EIO
+        try:
+            os.write(self.fd, p.OUT_HEADER.pack(16, -known, unique))
+        except OSError as error:
+            self._not_written(error)
+
+    def _write(self, unique: int, parts: Sequence[Reply]) -> None:
+        try:
+            os.writev(self.fd, parts)  # type: ignore[arg-type]
+        except OSError as error:
+            if self._not_written(error):
+                self.reply_error(unique, errno.EIO)
+
+    @staticmethod
+    def _not_written(error: OSError) -> bool:
+        """True if the kernel refused the reply; False if nobody waits for it any more."""
+        if error.errno == errno.ENOENT or error.errno in _GONE:
+            return False
+        log.error("fuse_reply_refused", error=os.strerror(error.errno or 0))
+        return True

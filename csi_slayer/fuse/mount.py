@@ -1,0 +1,135 @@
+"""Mounting and unmounting with mount(2), and what /proc/self/mountinfo and fusectl say.
+
+Nothing here touches a path inside a mount: that would wait for the process that serves it, which
+may be the caller.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+DEVICE: Final = "/dev/fuse"
+TYPE: Final = "fuse.slayerfs"
+CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
+MOUNTINFO: Final = Path("/proc/self/mountinfo")
+
+_MS_RDONLY: Final = 1
+_MS_NOSUID: Final = 2
+_MS_NODEV: Final = 4
+_MNT_DETACH: Final = 2
+_UMOUNT_NOFOLLOW: Final = 8
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mount.argtypes = (
+    ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p,
+)  # fmt: skip
+_libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+
+
+@dataclass(frozen=True, slots=True)
+class MountEntry:
+    """One line of mountinfo. ``connection`` is the minor of its st_dev: what fusectl names a FUSE
+    connection by."""
+
+    mountpoint: str
+    fstype: str
+    source: str
+    connection: int
+
+
+def open_device() -> int:
+    """A new, close-on-exec, non-blocking descriptor of /dev/fuse. Raises OSError."""
+    return os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def mount(fd: int, mountpoint: str, fsname: str, *, read_only: bool, allow_other: bool) -> int:
+    """Mount the connection ``fd`` at a directory; returns its number. Raises OSError.
+
+    Set-id bits and device nodes have no effect in it. Blocks for as long as path lookup does.
+    """
+    flags = _MS_NOSUID | _MS_NODEV | (_MS_RDONLY if read_only else 0)
+    options = f"fd={fd},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
+    options += ",default_permissions" + (",allow_other" if allow_other else "")
+    real = resolve(mountpoint)
+    if _libc.mount(os.fsencode(fsname), os.fsencode(real), TYPE.encode(), flags, options.encode()):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), mountpoint)
+    entry = find(real)
+    if entry is None:
+        raise OSError(errno.ENOENT, "the new mount is gone again", mountpoint)
+    return entry.connection
+
+
+def resolve(mountpoint: str) -> str:
+    """The path without symlinks, as mountinfo has it. What is mounted there is not touched."""
+    head, tail = os.path.split(os.path.abspath(mountpoint))
+    path = os.path.join(os.path.realpath(head), tail)
+    return path if find(path) is not None else os.path.realpath(path)
+
+
+def unmount(mountpoint: str, *, lazy: bool = False) -> None:
+    """umount2(2); ``lazy`` is MNT_DETACH. Raises OSError (EBUSY; EINVAL if nothing is mounted).
+
+    May wait for the file system, so not to be called on its event loop.
+    """
+    flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
+    if _libc.umount2(os.fsencode(mountpoint), flags):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), mountpoint)
+
+
+def abort(connection: int) -> bool:
+    """End a connection: every request fails, now and later. False if there is none (any more)."""
+    try:
+        (CONNECTIONS / str(connection) / "abort").write_text("1")
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def set_readahead(connection: int, size: int) -> bool:
+    """How far the kernel reads ahead in a file, bytes; INIT could only lower its 128 KiB.
+
+    False where /sys is not writable, as in a container without privileges.
+    """
+    try:
+        Path(f"/sys/class/bdi/0:{connection}/read_ahead_kb").write_text(str(size >> 10))
+    except OSError:
+        return False
+    return True
+
+
+def entries(mountinfo: Path = MOUNTINFO) -> list[MountEntry]:
+    """All mounts of this mount namespace, those mounted last at the end."""
+    found = []
+    for line in mountinfo.read_text(errors="surrogateescape").splitlines():
+        left, _, right = line.partition(" - ")
+        before, after = left.split(" "), right.split(" ")
+        minor = before[2].partition(":")[2]
+        found.append(MountEntry(_unescape(before[4]), after[0], _unescape(after[1]), int(minor)))
+    return found
+
+
+def find(mountpoint: str, mountinfo: Path = MOUNTINFO) -> MountEntry | None:
+    """The topmost mount at exactly this path, which must have no symlinks; None without one."""
+    found = None
+    for entry in entries(mountinfo):
+        if entry.mountpoint == mountpoint:
+            found = entry
+    return found
+
+
+def is_mounted(mountpoint: str, mountinfo: Path = MOUNTINFO) -> bool:
+    """Whether one of our file systems is the topmost mount at this path."""
+    entry = find(mountpoint, mountinfo)
+    return entry is not None and entry.fstype == TYPE
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

@@ -1,0 +1,117 @@
+"""Telling the kernel to drop what it has cached.
+
+An invalidation waits for locks of pages and directories, which a request holds that the event loop
+is to answer. So one thread of its own writes them, from a queue. An invalidation that is queued
+already is not queued twice. When the queue is full, further ones are dropped, counted and logged:
+names and attributes then live until their TTL ends, pages until the file is opened without
+KEEP_CACHE.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import Final
+
+import structlog
+
+from csi_slayer.fuse import protocol as p
+from csi_slayer.fuse.protocol import Notify
+
+log = structlog.get_logger(__name__)
+
+LIMIT: Final = 1 << 16
+"""Most invalidations that wait."""
+
+_WHOLE: Final = (0, 0)
+"""Offset and length of an inode's pages: from 0 to the end."""
+
+
+def _message(code: Notify, body: bytes) -> bytes:
+    return p.OUT_HEADER.pack(p.OUT_HEADER_SIZE + len(body), code, 0) + body
+
+
+def resend(fd: int) -> None:
+    """Have the kernel deliver again what was read and not answered. Raises OSError."""
+    os.write(fd, _message(Notify.RESEND, b""))
+
+
+class Notifier:
+    """All methods may be called from any thread and return at once, except :meth:`close`."""
+
+    def __init__(self, fd: int, *, expire_only: bool, limit: int = LIMIT) -> None:
+        self._fd = fd
+        self._flags = p.EXPIRE_ONLY if expire_only else 0
+        self._limit = limit
+        self._changed = threading.Condition()
+        self._queue: dict[tuple[int, bytes | None], None] = {}
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._refused = False
+        self.dropped = 0
+
+    def invalidate_inode(self, ino: int) -> None:
+        """Attributes and pages of an inode."""
+        self._put((ino, None))
+
+    def invalidate_entry(self, parent: int, name: bytes) -> None:
+        """A name in a directory, and the directory's cached listing."""
+        self._put((parent, name))
+
+    def _put(self, key: tuple[int, bytes | None]) -> None:
+        with self._changed:
+            if self._closing or key in self._queue:
+                return
+            if len(self._queue) >= self._limit:
+                self.dropped += 1
+                if self.dropped == 1:
+                    log.warning("fuse_invalidations_dropped", limit=self._limit)
+                return
+            self._queue[key] = None
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="fuse-notify", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def close(self, seconds: float) -> bool:
+        """Write what is queued, but take no more; False if that took longer than ``seconds``."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is None:
+            return True
+        thread.join(seconds)
+        if thread.is_alive():
+            with self._changed:
+                self._queue.clear()
+            return False
+        return True
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._queue:
+                    if self._closing:
+                        return
+                    self._changed.wait()
+                ino, name = next(iter(self._queue))
+                del self._queue[ino, name]
+            self._write(ino, name)
+
+    def _write(self, ino: int, name: bytes | None) -> None:
+        if name is None:
+            body = p.NOTIFY_INVAL_INODE.pack(ino, *_WHOLE)
+            message = _message(Notify.INVAL_INODE, body)
+        else:
+            body = p.NOTIFY_INVAL_ENTRY.pack(ino, len(name), self._flags) + name + b"\0"
+            message = _message(Notify.INVAL_ENTRY, body)
+        try:
+            os.write(self._fd, message)
+        except OSError as error:
+            # ENOENT: the kernel has nothing cached. The others: the connection has ended.
+            expected = (errno.ENOENT, errno.ENODEV, errno.ENOTCONN, errno.EBADF, errno.EPERM)
+            if error.errno not in expected and not self._refused:
+                self._refused = True
+                log.warning("fuse_invalidation_refused", error=os.strerror(error.errno or 0))

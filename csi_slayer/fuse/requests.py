@@ -1,0 +1,98 @@
+"""Decoding what the kernel asks: the bytes after the request header, as plain values.
+
+The functions take the request's body and copy what they return, except where a function says
+otherwise; so the buffer may be reused as soon as they are done. Bytes that do not fit the layout
+raise :class:`struct.error` or :class:`ValueError`, which the dispatcher answers with EIO.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from csi_slayer.fuse import protocol as p
+from csi_slayer.vfs.types import SetAttr
+
+_NS = 1_000_000_000
+
+
+def name(body: memoryview, at: int = 0) -> bytes:
+    """The NUL-terminated name at ``at``; what follows it (extensions) is left alone."""
+    data = bytes(body[at:])
+    end = data.find(b"\0")
+    if end < 0:
+        raise ValueError("a name without its end")
+    return data[:end]
+
+
+def two_names(body: memoryview, at: int = 0) -> tuple[bytes, bytes]:
+    """Two NUL-terminated names, one after the other."""
+    first, second, *rest = bytes(body[at:]).split(b"\0", 2)
+    if not rest:
+        raise ValueError("a name without its end")
+    return first, second
+
+
+class SetAttrIn(NamedTuple):
+    """``kill_suidgid``: the caller changes the size and may not keep set-id bits."""
+
+    changes: SetAttr
+    kill_suidgid: bool
+
+
+def setattr_in(body: memoryview) -> SetAttrIn:
+    """SETATTR. "Now" is taken here, so that the file system sees one kind of time."""
+    (
+        valid, _, fh, size, _owner, atime, mtime, ctime, atime_nsec, mtime_nsec, ctime_nsec,
+        mode, _, uid, gid, _,
+    ) = p.SETATTR_IN.unpack_from(body)  # fmt: skip
+    now = time.time_ns() if valid & (p.FATTR_ATIME_NOW | p.FATTR_MTIME_NOW) else 0
+    return SetAttrIn(
+        SetAttr(
+            mode=mode if valid & p.FATTR_MODE else None,
+            uid=uid if valid & p.FATTR_UID else None,
+            gid=gid if valid & p.FATTR_GID else None,
+            size=size if valid & p.FATTR_SIZE else None,
+            atime_ns=_time(valid, p.FATTR_ATIME, p.FATTR_ATIME_NOW, atime, atime_nsec, now),
+            mtime_ns=_time(valid, p.FATTR_MTIME, p.FATTR_MTIME_NOW, mtime, mtime_nsec, now),
+            ctime_ns=ctime * _NS + ctime_nsec if valid & p.FATTR_CTIME else None,
+            fh=fh if valid & p.FATTR_FH else None,
+        ),
+        bool(valid & p.FATTR_KILL_SUIDGID),
+    )
+
+
+def _time(valid: int, bit: int, now_bit: int, seconds: int, nsec: int, now: int) -> int | None:
+    if not valid & bit:
+        return None
+    return now if valid & now_bit else seconds * _NS + nsec
+
+
+def xattr_in(body: memoryview, extended: bool) -> tuple[bytes, bytes, int]:
+    """SETXATTR: name, value and flags. ``extended``: SETXATTR_EXT was negotiated."""
+    size, flags = p.SETXATTR_IN.unpack_from(body)
+    layout = p.SETXATTR_IN_EXT if extended else p.SETXATTR_IN
+    key = name(body, layout.size)
+    start = layout.size + len(key) + 1
+    value = bytes(body[start : start + size])
+    if len(value) != size:
+        raise ValueError("a value shorter than its size")
+    return key, value, flags
+
+
+def write_in(body: memoryview) -> tuple[int, int, int, memoryview]:
+    """WRITE: fh, offset, flags and the data, which is a view of ``body``."""
+    fh, offset, size, flags, _owner, _flags, _padding = p.WRITE_IN.unpack_from(body)
+    data = body[p.WRITE_IN.size : p.WRITE_IN.size + size]
+    if len(data) != size:
+        raise ValueError("less data than its size")
+    return fh, offset, flags, data
+
+
+def forgets(body: memoryview) -> Iterator[tuple[int, int]]:
+    """BATCH_FORGET: node ids and how many lookups each loses."""
+    count, _ = p.BATCH_FORGET_IN.unpack_from(body)
+    start = p.BATCH_FORGET_IN.size
+    for at in range(start, start + count * p.FORGET_ONE.size, p.FORGET_ONE.size):
+        yield p.FORGET_ONE.unpack_from(body, at)
