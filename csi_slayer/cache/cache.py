@@ -1,0 +1,294 @@
+"""The node-wide cache as one process sees it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import xxhash
+
+from csi_slayer.cache.adopt import adopt
+from csi_slayer.cache.blockmap import BlockMap, map_bytes
+from csi_slayer.cache.conflicts import Conflicts
+from csi_slayer.cache.events import CacheEvents
+from csi_slayer.cache.header import MAPPED, WHOLE, Header, boot_generation, read_header
+from csi_slayer.cache.key import SegmentKey
+from csi_slayer.cache.layout import SMALL, Layout
+from csi_slayer.cache.ledger import Ledger, on_disk
+from csi_slayer.cache.marks import Marks
+from csi_slayer.cache.opened import OpenSegment, Shared
+from csi_slayer.cache.oserrors import translated
+from csi_slayer.cache.segment import Segment
+from csi_slayer.cache.staging import Staging
+from csi_slayer.errors import CacheFull
+
+
+class Usage(NamedTuple):
+    """Bytes, and a number of segments, as of the last time that a governor looked; ``free``: what
+    the file system has free now."""
+
+    used: int
+    staged: int
+    capacity: int
+    free: int
+    segments: int
+
+
+class Cache:
+    """Finds, makes and takes over segments. Thread-safe; each call takes microseconds except
+    where it is said to belong in a thread.
+
+    The file system is the truth: nothing is remembered of segments that are not open, and any
+    number of processes may use the same ``root`` without talking to each other. ``capacity`` and
+    ``min_free`` (left free on the file system) in bytes; one process must run a
+    :class:`csi_slayer.cache.governor.Governor` for anything to be evicted. Create it after a
+    fork, not before. Raises CacheError if ``root`` cannot be used.
+    """
+
+    def __init__(self, root: Path, capacity: int, min_free: int = 0) -> None:
+        layout = Layout(root)
+        try:
+            ledger = Ledger(layout, capacity, min_free)
+            marks = Marks(layout)
+        except OSError as error:
+            raise translated(error, f"cache directory {root}") from error
+        self.shared = Shared(layout, ledger, marks, CacheEvents())
+        self.capacity = capacity
+
+    @property
+    def events(self) -> CacheEvents:
+        return self.shared.events
+
+    # -- segments --------------------------------------------------------------------------
+
+    def find(self, key: SegmentKey, size: int) -> Segment | None:
+        """Open the segment of an object version that has ``size`` bytes; None if there is none.
+
+        It may be partial, and must be verified first if it ``needs_verify``.
+        """
+        shared = self.shared
+        with shared.lock:
+            opened = shared.opened.get(key.hex)
+            if opened is None or opened.size != size:
+                opened = self._open(key, size)
+                if opened is None:
+                    return None
+                shared.opened[key.hex] = opened
+            opened.refs += 1
+        shared.marks.touch(key.hex)
+        return Segment(opened)
+
+    def open_named(self, name: str) -> OpenSegment | None:
+        """For maintenance: the segment in the data file ``name``, which does not count as used.
+        The caller has to ``unpin`` it."""
+        shared = self.shared
+        with shared.lock:
+            opened = shared.opened.get(name)
+            if opened is None:
+                header = read_header(shared.layout.data(name), shared.layout.xattr)
+                opened = self._open(SegmentKey(name), header.size if header is not None else 0)
+                if opened is None:
+                    return None
+                shared.opened[name] = opened
+            opened.refs += 1
+        return opened
+
+    def contains(self, key: SegmentKey) -> bool:
+        """Whether there is a segment, perhaps a partial one."""
+        return key.hex in self.shared.opened or os.path.exists(self.shared.layout.data(key.hex))
+
+    def create(self, key: SegmentKey, size: int) -> Segment:
+        """Open the segment, or make one in which nothing is present. Raises CacheFull."""
+        if found := self.find(key, size):
+            return found
+        shared = self.shared
+        if size > self.capacity:
+            raise CacheFull(f"{size} bytes never fit a cache of {self.capacity}")
+        with shared.lock:
+            opened = shared.opened.get(key.hex)
+            if opened is None or opened.size != size:
+                try:
+                    opened = shared.opened[key.hex] = self._make(key, size)
+                except OSError as error:
+                    raise translated(error, "creating a segment") from error
+            opened.refs += 1
+        return Segment(opened)
+
+    def store_small(self, key: SegmentKey, data: bytes | memoryview) -> bool:
+        """Keep a whole object of at most SMALL bytes; False if the cache has no room for it."""
+        fd, _header = self._store(key, data)
+        if fd < 0:
+            return False
+        os.close(fd)
+        return True
+
+    def put_small(self, key: SegmentKey, data: bytes | memoryview) -> Segment | None:
+        """Like :meth:`store_small`, and open it; None if the cache has no room."""
+        fd, header = self._store(key, data)
+        if fd < 0 or header is None:
+            return None
+        shared = self.shared
+        with shared.lock:
+            opened = shared.opened.get(key.hex)
+            if opened is not None and opened.size == len(data):
+                os.close(fd)
+            else:
+                opened = OpenSegment(shared, key.hex, fd, header, os.fstat(fd), None)
+                shared.opened[key.hex] = opened
+            opened.refs += 1
+        return Segment(opened)
+
+    def adopt(self, key: SegmentKey, stage_path: Path, size: int) -> None:
+        """Make a staged file the complete segment of the version that it was uploaded as.
+
+        The file has ``size`` bytes and nobody writes to it any more. One rename does it: after a
+        crash the file is either still staged, and may be adopted again, or a segment. If there is
+        a complete segment already, the staged file is just removed. Reads the whole file: in a
+        thread if larger than SMALL. Raises CacheError, and the file stays staged.
+        """
+        adopt(self.shared, key, str(stage_path), size)
+
+    def _open(self, key: SegmentKey, size: int) -> OpenSegment | None:
+        """Open what is on the disk, with ``shared.lock`` held."""
+        layout = self.shared.layout
+        path = layout.data(key.hex)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_NOATIME)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise translated(error, "opening a segment") from error
+        opened = None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            stat = os.fstat(fd)
+            header = read_header(fd, layout.xattr)
+            if stat.st_nlink and header is not None and header.fits(key, size, stat):
+                blocks = None
+                if header.kind == MAPPED:
+                    blocks = BlockMap.open(layout.map(key.hex, header.check), size, header.check)
+                if header.kind == WHOLE or blocks is not None:
+                    opened = OpenSegment(self.shared, key.hex, fd, header, stat, blocks)
+            if opened is None:
+                self._discard(path, stat, key, header)
+        except BlockingIOError:
+            pass  # being evicted, or becoming a staged file
+        except OSError as error:
+            raise translated(error, "opening a segment") from error
+        finally:
+            if opened is None:
+                os.close(fd)
+        return opened
+
+    def _discard(
+        self, path: str, stat: os.stat_result, key: SegmentKey, header: Header | None
+    ) -> None:
+        """Remove a damaged segment, unless it has been replaced or removed already."""
+        with suppress(FileNotFoundError):
+            if os.stat(path).st_ino == stat.st_ino:
+                os.unlink(path)
+                self.events.corrupt_segments.add()
+                self.shared.ledger.freed(stat.st_blocks * 512)
+                if header is not None and header.kind == MAPPED:
+                    os.unlink(self.shared.layout.map(key.hex, header.check))
+
+    def _make(self, key: SegmentKey, size: int) -> OpenSegment:
+        """Make a partial segment, with ``shared.lock`` held."""
+        layout, nonce = self.shared.layout, secrets.randbits(64)
+        room = on_disk(map_bytes(size))
+        self.shared.ledger.reserve(room)
+        with ExitStack() as undo:
+            undo.callback(self.shared.ledger.release, room)
+            temporary = layout.temporary(key.hex)
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOATIME, 0o600)
+            undo.callback(os.close, fd)
+            undo.callback(os.unlink, temporary)
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            os.ftruncate(fd, size)
+            header = Header(MAPPED, size, 0, 0, nonce, key.raw)
+            header.write(fd, layout.xattr)
+            path = layout.map(key.hex, nonce)
+            blocks = BlockMap.create(path, size, nonce, boot_generation())
+            undo.callback(os.unlink, path)
+            undo.callback(blocks.close)
+            try:
+                os.link(temporary, layout.data(key.hex))
+                named = True
+            except FileExistsError:
+                if (opened := self._open(key, size)) is not None:
+                    return opened
+                named = False  # another is being removed from there: ours stays without a name
+            undo.pop_all()
+            os.unlink(temporary)
+            if not named:
+                os.unlink(path)
+            return OpenSegment(self.shared, key.hex, fd, header, os.fstat(fd), blocks)
+
+    def _store(self, key: SegmentKey, data: bytes | memoryview) -> tuple[int, Header | None]:
+        """Write a small segment; its locked descriptor, -1 if there is no room."""
+        if len(data) > SMALL:
+            raise ValueError(f"{len(data)} bytes are no small segment")
+        shared, layout = self.shared, self.shared.layout
+        room = on_disk(len(data))
+        try:
+            shared.ledger.reserve(room)
+            try:
+                return write_whole(layout, key, data)
+            except OSError as error:
+                shared.ledger.release(room)
+                raise translated(error, "storing a small segment") from error
+        except CacheFull:
+            self.events.bypassed.add()
+            return -1, None
+
+    # -- the rest --------------------------------------------------------------------------
+
+    def staging(self, volume: str) -> Staging:
+        """The staged files of a volume."""
+        return Staging(self.shared.layout, self.shared.ledger, volume)
+
+    def conflicts(self, volume: str) -> Conflicts:
+        """Where a volume's staged files go that lost a race."""
+        return Conflicts(self.shared.layout, volume)
+
+    def usage(self) -> Usage:
+        ledger = self.shared.ledger
+        return Usage(
+            ledger.used, ledger.staged, self.capacity, ledger.free_space(), ledger.segments
+        )
+
+    def close(self) -> None:
+        """Give back what was reserved; all segments must have been closed before."""
+        self.shared.ledger.close()
+        self.shared.marks.close()
+
+
+def write_whole(layout: Layout, key: SegmentKey, data: bytes | memoryview) -> tuple[int, Header]:
+    """Write a segment of kind WHOLE under a temporary name, then rename it."""
+    temporary = layout.temporary(key.hex)
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOATIME, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        view, offset = memoryview(data), 0
+        while offset < len(view):
+            offset += os.pwrite(fd, view[offset:], offset)
+        header = Header(
+            WHOLE,
+            len(view),
+            boot_generation(),
+            os.fstat(fd).st_mtime_ns,
+            xxhash.xxh3_64_intdigest(view),
+            key.raw,
+        )
+        header.write(fd, layout.xattr)
+        os.rename(temporary, layout.data(key.hex))
+        return fd, header
+    except BaseException:
+        os.close(fd)
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -1,0 +1,80 @@
+"""Staged files that could not be stored, because the store had something newer: kept for good.
+
+Nothing here is ever deleted by the program. Each file has a note beside it, in JSON, that says
+which object it was meant to be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from csi_slayer.cache.layout import Layout
+from csi_slayer.cache.oserrors import translated
+from csi_slayer.cache.staging import SIDECAR, Staging, disk_usage
+
+
+class Conflicts:
+    """The conflicts of one volume."""
+
+    def __init__(self, layout: Layout, volume: str) -> None:
+        self.directory = layout.conflicts(volume)
+
+    def keep(
+        self, staging: Staging, stage: str, *, key: str, expected: str | None, found: str | None
+    ) -> Path:
+        """Move a staged file here; returns where it is now.
+
+        ``expected`` and ``found`` are the etags that the upload meant to replace and met. The
+        name begins with the time and ends with that of the object, so that a person finds it.
+        Raises CacheError, and the file stays staged.
+        """
+        now = datetime.now(UTC)
+        readable = re.sub(r"[^A-Za-z0-9._-]", "_", key.rstrip("/").rsplit("/", 1)[-1])[-100:]
+        target = self.directory / f"{now:%Y%m%dT%H%M%SZ}-{readable}-{stage[:8]}"
+        source = staging.path(stage)
+        note = {
+            "key": key,
+            "expected_etag": expected,
+            "found_etag": found,
+            "time": now.isoformat(),
+            "partial": source.with_name(source.name + SIDECAR).exists(),
+        }
+        try:
+            self.directory.mkdir(mode=0o700, exist_ok=True)
+            # Note and sidecar first, the staged names last: a crash leaves a note too many, never
+            # a file without one, and never a staged file that has lost its sidecar.
+            _write(target.with_name(target.name + ".json"), json.dumps(note, indent=2) + "\n")
+            with suppress(FileNotFoundError):
+                os.link(f"{source}{SIDECAR}", f"{target}{SIDECAR}")
+            os.rename(source, target)
+            with suppress(FileNotFoundError):
+                os.unlink(f"{source}{SIDECAR}")
+        except OSError as error:
+            raise translated(error, "keeping a conflicting file") from error
+        return target
+
+    def list(self) -> Sequence[Path]:
+        """The files kept, oldest first."""
+        if not self.directory.exists():
+            return []
+        return sorted(
+            path for path in self.directory.iterdir() if path.suffix not in (".json", SIDECAR)
+        )
+
+    def usage(self) -> int:
+        """Bytes on the disk."""
+        return disk_usage(self.directory)
+
+
+def _write(path: Path, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,206 @@
+"""The one process of a node that evicts."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import threading
+import time
+from typing import NamedTuple
+
+from csi_slayer.cache.bell import open_bell, ring, silence
+from csi_slayer.cache.cache import Cache
+from csi_slayer.cache.oserrors import translated
+from csi_slayer.cache.s3fifo import S3Fifo
+from csi_slayer.cache.staging import disk_usage
+from csi_slayer.cache.sweep import evict, key_and_pages, names, record_of, sweep
+from csi_slayer.errors import CacheError
+from csi_slayer.observability.logging import get_logger
+
+log = get_logger(__name__)
+
+PERIOD = 1.0
+"""Seconds between looks at the staged bytes, more if looking takes long."""
+
+SWEEP_PERIOD = 600.0
+"""Seconds between counts of all that is there."""
+
+BATCH = 64
+"""Evictions after which the shared number of used bytes is brought up to date."""
+
+
+class Evicted(NamedTuple):
+    segments: int
+    size: int
+
+
+class Governor:
+    """Keeps a cache below its capacity and the disk above its floor, in a thread of its own.
+
+    Any number of processes may run one: whoever gets the lock file's ``flock`` governs, the others
+    look once a second whether they are needed. The order of eviction is not stored: a new
+    governor derives it from the files' times and the shared marks.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._shared = cache.shared
+        self._layout = cache.shared.layout
+        self._ledger = cache.shared.ledger
+        self._policy = S3Fifo(self._mark, self._set_mark)
+        self._lock_fd = -1
+        self._bell = -1
+        self._stop = threading.Event()
+        self._busy = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to govern, or to stand by."""
+        self._thread = threading.Thread(target=self._run, name="cache-governor", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; waits for an eviction under way. Blocks."""
+        self._stop.set()
+        ring(self._layout)
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def governs(self) -> bool:
+        """Whether this is the node's governor now."""
+        return self._lock_fd >= 0
+
+    def evict(self, target: int) -> Evicted:
+        """Remove segments of at least ``target`` bytes if that many can be removed.
+
+        Only on the governor, after :meth:`take_over`. Blocks: in a thread. Raises CacheError.
+        """
+        with self._busy:
+            try:
+                self._discover()
+                return self._evict(target)
+            except OSError as error:
+                raise translated(error, "evicting") from error
+
+    def take_over(self) -> bool:
+        """Become the governor if there is none; counts and cleans. Blocks: in a thread."""
+        fd = os.open(self._layout.governor_lock, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        self._lock_fd = fd
+        self._bell = open_bell(self._layout)
+        with self._busy:
+            self._count()
+        return True
+
+    def step_down(self) -> None:
+        """Let another process govern."""
+        for fd in (self._bell, self._lock_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._bell = self._lock_fd = -1
+
+    # -- the thread ------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                try:
+                    if self.take_over():
+                        log.info("cache governor took over", segments=len(self._policy))
+                        self._govern()
+                except (OSError, CacheError) as error:
+                    log.error("cache governor failed, trying again", error=str(error))
+                    self.step_down()
+                self._stop.wait(PERIOD)
+        finally:
+            self.step_down()
+
+    def _govern(self) -> None:
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        next_sweep = time.monotonic() + SWEEP_PERIOD
+        pause = PERIOD
+        while not self._stop.is_set():
+            started = time.monotonic()
+            if started > next_sweep:
+                with self._busy:
+                    self._count()
+                next_sweep = time.monotonic() + SWEEP_PERIOD
+            self.look()
+            pause = max(PERIOD, 20 * (time.monotonic() - started))
+            poll.poll(pause * 1000)
+            silence(self._bell)
+
+    def look(self) -> Evicted:
+        """One round: measure the staged bytes, evict if there is need. Blocks."""
+        root = self._layout.root
+        self._ledger.set_staged(disk_usage(root / "staging") + disk_usage(root / "conflicts"))
+        excess = self._ledger.excess()
+        evicted = self.evict(excess) if excess else Evicted(0, 0)
+        self._ledger.finish_round(len(self._policy))
+        if excess and evicted.size < excess:
+            log.debug("cache governor found too little to evict", wanted=excess, freed=evicted.size)
+        return evicted
+
+    # -- knowing what there is -------------------------------------------------------------
+
+    def _count(self) -> None:
+        """Look at every file: correct the ledger, learn new segments, forget vanished ones."""
+        before = self._ledger.used
+        found = sweep(self._layout)
+        self._ledger.correct(found.used, before)
+        if len(self._policy) > 2 * len(found.records) + 1000:
+            self._policy = S3Fifo(self._mark, self._set_mark)
+        self._admit(found.records)
+        self._ledger.finish_round(len(found.records))
+
+    def _discover(self) -> None:
+        """Learn of segments that came since; only names are read of those known already."""
+        fresh = []
+        for name in names(self._layout):
+            if int(name, 16) not in self._policy:
+                record = record_of(self._layout, name)
+                if record is not None:
+                    fresh.append(record)
+        fresh.sort()
+        self._admit(fresh)
+
+    def _admit(self, records: list[bytes]) -> None:
+        for record in records:
+            key, pages = key_and_pages(record)
+            if key not in self._policy:
+                self._policy.admit(key, pages)
+
+    # -- evicting --------------------------------------------------------------------------
+
+    def _evict(self, target: int) -> Evicted:
+        freed = count = pending = 0
+        in_use: list[tuple[int, int]] = []
+        while freed < target and (victim := self._policy.pop()) is not None:
+            size = evict(self._layout, f"{victim[0]:032x}")
+            if size is None:
+                in_use.append(victim)
+                continue
+            if size:
+                count += 1
+                freed += size
+                pending += size
+            if count % BATCH == 0 and pending:
+                self._ledger.freed(pending)
+                pending = 0
+        self._ledger.freed(pending)
+        self._policy.put_back(in_use)
+        self._shared.events.evicted_segments.add(count)
+        self._shared.events.evicted_bytes.add(freed)
+        return Evicted(count, freed)
+
+    def _mark(self, key: int) -> int:
+        return self._shared.marks.get(f"{key:032x}")
+
+    def _set_mark(self, key: int, count: int) -> None:
+        self._shared.marks.set(f"{key:032x}", count)

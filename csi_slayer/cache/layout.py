@@ -1,0 +1,139 @@
+"""Where things are below the cache directory.
+
+::
+
+    layout                         version marker; its attributes probe the file system
+    segments/<2 hex>/<32 hex>      data of a segment, with a header in an extended attribute
+    segments/<2 hex>/<32 hex>-<16 hex>.map   block map of one that was not fetched whole
+    segments/<2 hex>/.<32 hex>-<12 hex>      data being written, renamed when complete
+    staging/<volume>/<stage id>    files that are, or lately were, open for writing
+    conflicts/<volume>/...         staged files that lost a race, for an administrator
+    ledger  marks                  shared memory of all processes: bytes used, recent use
+    governor.lock  governor.wake   held by the process that evicts; rings its bell
+    detach.lock                    held by the process that turns a segment into a stage
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from csi_slayer.errors import CacheError
+
+BLOCK: Final = 128 << 10
+"""Bytes of a block: the unit of presence and of checksums."""
+
+SMALL: Final = 1 << 20
+"""Files up to this many bytes are fetched and stored whole."""
+
+_VERSION = "slayerfs cache layout 1\n"
+_TEMPORARY = "layout."
+
+
+class Layout:
+    """The paths of one cache directory, which is made ready when this is created.
+
+    Raises CacheError if the directory belongs to something else or to another version, or if its
+    file system has no extended attributes.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.segments = root / "segments"
+        self.ledger = root / "ledger"
+        self.marks = root / "marks"
+        self.governor_lock = root / "governor.lock"
+        self.governor_wake = root / "governor.wake"
+        self.detach_lock = root / "detach.lock"
+        self._segments = str(self.segments)
+        try:
+            self._prepare()
+        except OSError as error:
+            raise CacheError(f"cache directory {root}: {error.strerror}") from error
+        self.xattr = self._probe_xattr()
+
+    def _prepare(self) -> None:
+        if not self.root.exists():
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        marker = self.root / "layout"
+        if not marker.exists():
+            self._claim(marker)
+        found = marker.read_text(encoding="ascii", errors="replace")
+        if found != _VERSION:
+            raise CacheError(
+                f"cache directory {self.root} has layout {found.strip()!r}, this version needs "
+                f"{_VERSION.strip()!r}: empty it or name another directory"
+            )
+        for directory in (self.segments, self.root / "staging", self.root / "conflicts"):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        for number in range(256):
+            with suppress(FileExistsError):
+                os.mkdir(f"{self._segments}/{number:02x}", 0o700)
+
+    def _claim(self, marker: Path) -> None:
+        """Mark an empty directory as ours; several processes may do so at the same time."""
+        for name in os.listdir(self.root):
+            if not name.startswith(_TEMPORARY) and name not in ("layout", "lost+found"):
+                if marker.exists():
+                    return
+                raise CacheError(
+                    f"{self.root} is not empty and not a cache of this program (found {name!r}): "
+                    "name an empty directory"
+                )
+        temporary = self.root / f"{_TEMPORARY}{secrets.token_hex(8)}"
+        temporary.write_text(_VERSION, encoding="ascii")
+        temporary.replace(marker)
+
+    def _probe_xattr(self) -> str:
+        """The name of the attribute that holds a segment's header."""
+        marker = self.root / "layout"
+        reasons = []
+        for name in ("user.slayerfs", "trusted.slayerfs"):
+            try:
+                os.setxattr(marker, name, b"probe")
+                return name
+            except OSError as error:
+                if error.errno not in (errno.ENOTSUP, errno.EPERM):
+                    raise CacheError(f"{marker}: {error.strerror}") from error
+                reasons.append(f"{name}: {error.strerror}")
+        raise CacheError(
+            f"the file system of {self.root} keeps no extended attributes ({'; '.join(reasons)}): "
+            "put the cache on ext4, xfs, btrfs or a recent tmpfs"
+        )
+
+    def data(self, name: str) -> str:
+        """The data file of the segment ``name`` (32 hex digits)."""
+        return f"{self._segments}/{name[:2]}/{name}"
+
+    def map(self, name: str, nonce: int) -> str:
+        """The block map that belongs to the data file with this nonce."""
+        return f"{self._segments}/{name[:2]}/{name}-{nonce:016x}.map"
+
+    def temporary(self, name: str) -> str:
+        """A free path for a data file that is being written."""
+        return f"{self._segments}/{name[:2]}/.{name}-{secrets.token_hex(6)}"
+
+    def shards(self) -> list[str]:
+        """The directories that hold segments."""
+        return [f"{self._segments}/{number:02x}" for number in range(256)]
+
+    def staging(self, volume: str) -> Path:
+        """The staging directory of a volume."""
+        return self.root / "staging" / directory_name(volume)
+
+    def conflicts(self, volume: str) -> Path:
+        """The directory of a volume's conflicts."""
+        return self.root / "conflicts" / directory_name(volume)
+
+
+def directory_name(volume: str) -> str:
+    """A volume id as the name of one directory, readable where it can be."""
+    name = quote(volume, safe="+=@,~", errors="surrogatepass")
+    if not volume or len(name) > 200:
+        raise CacheError(f"volume id of {len(volume)} characters cannot name a directory")
+    return f"%2E{name[1:]}" if name[0] == "." else name

@@ -1,0 +1,107 @@
+"""What callers hold of an open segment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from csi_slayer.cache.detach import detach
+from csi_slayer.cache.layout import BLOCK
+from csi_slayer.cache.opened import OpenSegment
+
+WAIT = 1.0
+"""Seconds that a transfer waits for the governor to make room before it gives up."""
+
+
+class Segment:
+    """A local, possibly partial copy of one file version.
+
+    ``fd`` is open for reading and writing, for passthrough and for reads of what is present; it
+    is -1 after :meth:`close`. ``size`` in bytes. Methods may be called from any thread.
+    """
+
+    __slots__ = ("_opened", "fd", "size")
+
+    def __init__(self, opened: OpenSegment) -> None:
+        """Takes over one reference that has been counted already."""
+        self._opened = opened
+        self.fd = opened.fd
+        self.size = opened.size
+
+    @property
+    def complete(self) -> bool:
+        """Whether all bytes are present and trusted, so that the kernel may serve the file."""
+        return self._opened.complete
+
+    @property
+    def needs_verify(self) -> bool:
+        """Whether something must be verified before it is used: the machine was started anew, or
+        somebody else changed the file. What is not verified does not count as present."""
+        return self._opened.needs_verify
+
+    def present(self, offset: int, length: int) -> bool:
+        """Whether these bytes can be read from ``fd``."""
+        return self._opened.present(offset, length)
+
+    def missing(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """What must be fetched to have these bytes, as (offset, length): whole blocks, merged,
+        the last one cut at the end of the segment."""
+        return self._opened.missing(offset, length)
+
+    def verify(self, offset: int = 0, length: int | None = None) -> int:
+        """Check unverified blocks against their checksums; bad ones become absent.
+
+        Returns how many were bad. Reads the disk: to be run in a thread. Raises CacheError.
+        """
+        end = self.size if length is None else offset + length
+        return self._opened.verify(offset, end - offset, again=False)
+
+    def write_block(self, offset: int, data: bytes | memoryview) -> None:
+        """Store a block (BLOCK bytes, or what is left at the end) at a multiple of BLOCK.
+
+        Raises CacheFull if there is no room; the block stays absent then.
+        """
+        self._opened.write_block(offset, data, 0.0)
+
+    def sink(self, on_piece: Callable[[int, int], None], *, base: int = 0) -> SegmentSink:
+        """For :meth:`csi_slayer.store.base.ObjectStore.fetch`: writes a download into the segment.
+
+        ``base`` is the object offset of the segment's first byte. ``on_piece(offset, length)`` is
+        called in the transfer's thread after each block, with the block's place in the segment.
+        """
+        return SegmentSink(self._opened, on_piece, base)
+
+    def detach(self, stage_path: str) -> int | None:
+        """Turn the complete segment into the file ``stage_path``, without copying, for a writer.
+
+        Returns its descriptor, which is the caller's from then on, and closes this object; None,
+        and nothing has changed, if the segment is in use elsewhere or incomplete. Raises
+        CacheError, CacheFull.
+        """
+        fd = detach(self._opened, stage_path)
+        if fd is not None:
+            self.fd = -1
+        return fd
+
+    def close(self) -> None:
+        """Let go of the segment; may be called again."""
+        if self.fd >= 0:
+            self.fd = -1
+            self._opened.unpin()
+
+
+class SegmentSink:
+    """A :class:`csi_slayer.store.base.RangeSink` that fills a segment."""
+
+    piece = BLOCK
+
+    def __init__(
+        self, opened: OpenSegment, on_piece: Callable[[int, int], None], base: int
+    ) -> None:
+        self._opened = opened
+        self._on_piece = on_piece
+        self._base = base
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Raises CacheFull if no room can be made, CacheError if the segment is closed."""
+        self._opened.write_block(offset - self._base, data, WAIT)
+        self._on_piece(offset - self._base, len(data))

@@ -1,0 +1,147 @@
+"""Looking through all segments: what there is, what is left over, and removing one of them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+from csi_slayer.cache.header import MAPPED, read_header
+from csi_slayer.cache.layout import SMALL, Layout
+
+STALE = 60.0
+"""Seconds after which something unfinished is left over, not under way."""
+
+_NAME = re.compile(r"[0-9a-f]{32}\Z")
+_MAP = re.compile(r"([0-9a-f]{32})-([0-9a-f]{16})\.map\Z")
+_RECORD = struct.Struct(">QQ16s")
+
+
+class Found(NamedTuple):
+    """What a sweep found: a record of each segment, in order of birth; bytes with the maps."""
+
+    records: list[bytes]
+    used: int
+
+
+def key_and_pages(record: bytes) -> tuple[int, int]:
+    """A segment's number, and its size on the disk in pages of 4096 bytes."""
+    _born, pages, key = _RECORD.unpack(record)
+    return int.from_bytes(key, "big"), pages
+
+
+def names(layout: Layout) -> Iterator[str]:
+    """The names of all segments. Runs along the disk: in a thread."""
+    for shard in layout.shards():
+        with suppress(FileNotFoundError):
+            for name in os.listdir(shard):
+                if _NAME.match(name):
+                    yield name
+
+
+def record_of(layout: Layout, name: str) -> bytes | None:
+    """The record of one segment; None if it is gone."""
+    try:
+        stat = os.stat(layout.data(name))
+    except FileNotFoundError:
+        return None
+    return _record(name, stat)
+
+
+def _record(name: str, stat: os.stat_result) -> bytes:
+    # Bytes, not a tuple: they sort as they are, in an eighth of the memory.
+    return _RECORD.pack(stat.st_mtime_ns, -(-stat.st_blocks // 8), bytes.fromhex(name))
+
+
+def sweep(layout: Layout) -> Found:
+    """Count all segments and remove what is left over: unfinished data files, maps without data,
+    mapped data without a map. Runs along the disk: in a thread."""
+    records: list[bytes] = []
+    used = 0
+    for shard in layout.shards():
+        maps: list[tuple[str, str, int]] = []
+        large: set[str] = set()
+        others: list[str] = []
+        try:
+            entries = os.scandir(shard)
+        except FileNotFoundError:
+            continue
+        with entries:
+            for entry in entries:
+                try:
+                    stat = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                used += stat.st_blocks * 512
+                if _NAME.match(entry.name):
+                    records.append(_record(entry.name, stat))
+                    if stat.st_size > SMALL:
+                        large.add(entry.name)
+                elif match := _MAP.match(entry.name):
+                    maps.append((entry.path, match[1], int(match[2], 16)))
+                else:
+                    others.append(entry.path)
+        for path in others:
+            _remove_stale(path)
+        _match_maps(layout, maps, large)
+    records.sort()
+    return Found(records, used)
+
+
+def _match_maps(layout: Layout, maps: list[tuple[str, str, int]], large: set[str]) -> None:
+    """Remove maps whose data file is gone or another, and large data files without a map."""
+    for path, name, nonce in maps:
+        header = read_header(layout.data(name), layout.xattr)
+        if header is not None and header.kind == MAPPED and header.check == nonce:
+            large.discard(name)
+        else:
+            _remove_stale(path)
+    for name in large:
+        _remove_stale(layout.data(name))
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a file that is older than :data:`STALE` and that nobody has locked."""
+    with suppress(FileNotFoundError, BlockingIOError):
+        fd = os.open(path, os.O_RDONLY | os.O_NOATIME)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_ctime < time.time() - STALE:
+                os.unlink(path)
+        finally:
+            os.close(fd)
+
+
+def evict(layout: Layout, name: str) -> int | None:
+    """Remove a segment unless it is in use (None); returns the bytes that this frees.
+
+    The data file goes first. A crash then leaves a map that nobody will look at, for it belongs
+    to that data file alone; the other way round would leave something that looks damaged.
+    """
+    path = layout.data(name)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOATIME)
+    except FileNotFoundError:
+        return 0
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        header = read_header(fd, layout.xattr)
+        freed = os.fstat(fd).st_blocks * 512
+        os.unlink(path)
+        if header is not None and header.kind == MAPPED:
+            map_path = layout.map(name, header.check)
+            with suppress(FileNotFoundError):
+                freed += os.stat(map_path).st_blocks * 512
+                os.unlink(map_path)
+        return freed
+    except BlockingIOError:
+        return None
+    except FileNotFoundError:
+        return 0
+    finally:
+        os.close(fd)
