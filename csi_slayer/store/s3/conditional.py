@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
-from csi_slayer.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
+from csi_slayer.errors import ObjectNotFound, PreconditionFailed
 from csi_slayer.store.base import Condition, ObjectInfo
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.engine import Engine
+from csi_slayer.store.s3.errors import UploadNotFound
 from csi_slayer.store.s3.headers import content_length, object_info, read_write_token
 from csi_slayer.store.s3.request import S3Request
 from csi_slayer.store.write_token import LostWrites
@@ -48,7 +48,10 @@ class ConditionalWrite:
         """The object as it was written. Raises PreconditionFailed if somebody else's is there."""
         try:
             info = await self._engine.policy.run(self._attempt, what)
-        except (StoreUnavailable, asyncio.CancelledError):
+        except PreconditionFailed:
+            raise
+        except BaseException:
+            # Also when cancelled: the request may be on its way.
             if self._token is not None:
                 self._lost.add(self._key, self._token)
             raise
@@ -68,7 +71,7 @@ class ConditionalWrite:
             return await self._resolve(refusal)
 
     async def _resolve(self, refusal: PreconditionFailed | ObjectNotFound) -> ObjectInfo:
-        upload_gone = isinstance(refusal, ObjectNotFound) and self._condition.if_match is None
+        upload_gone = isinstance(refusal, UploadNotFound)
         if self._doubtful or upload_gone or self._lost.knows(self._key):
             found = await self._look()
             if found is not None:
@@ -78,7 +81,7 @@ class ConditionalWrite:
                 if self._lost.holds(self._key, token):
                     self._condition = Condition(if_match=info.etag)
                     raise Transient("an earlier write of ours is in the way", immediate=True)
-        if isinstance(refusal, PreconditionFailed) or self._condition.if_match is None:
+        if isinstance(refusal, PreconditionFailed) or upload_gone:
             raise refusal
         raise PreconditionFailed(f"{self._key!r}: the object to replace is gone") from refusal
 

@@ -65,11 +65,10 @@ class Credentials:
     async def current(self) -> SignedBy:
         """A signer that is valid now. Raises AccessDenied or Transient if there is none."""
         now = self._now()
-        if self._current is not None:
-            if now < self._ends - LEAST_LEFT:
-                if now >= self._renew_at:
-                    self._start_renewal()
-                return self._current
+        if self._current is not None and now < self._ends - LEAST_LEFT:
+            if now >= self._renew_at:
+                self._start_renewal()
+            return self._current
         await asyncio.shield(self._start_renewal())
         assert self._current is not None
         return self._current

@@ -35,6 +35,7 @@ class Engine:
     def __init__(
         self,
         writer: RequestWriter,
+        endpoint: str,
         credentials: Credentials | None,
         pool: ConnectionPool,
         transfers: Transfers,
@@ -42,6 +43,7 @@ class Engine:
         observer: RequestObserver,
     ) -> None:
         self.address = writer.address
+        self.endpoint = endpoint
         self._writer = writer
         self._credentials = credentials
         self._pool = pool

@@ -78,9 +78,7 @@ def translate(answer: Answer, what: str, bucket: str) -> Exception:
     code, message, fields = parse_error(answer.body)
     status = answer.status
     if status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES:
-        return Transient(
-            f"HTTP {status} {code}".rstrip(), retry_after=_seconds(answer.headers)
-        )
+        return Transient(f"HTTP {status} {code}".rstrip(), retry_after=_seconds(answer.headers))
     offset = _clock_offset(answer)
     bodiless = not answer.body
     if code == "RequestTimeTooSkewed" or (status == 403 and bodiless and abs(offset) > _SKEW):

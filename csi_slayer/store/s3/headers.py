@@ -15,12 +15,8 @@ _META = "x-amz-meta-"
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_MONTHS = {
-    name: number
-    for number, name in enumerate(
-        "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), start=1
-    )
-}
+_MONTH_NAMES = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"
+_MONTHS = {name: number for number, name in enumerate(_MONTH_NAMES.split(" "), start=1)}
 _HTTP_DATE = re.compile(
     rf"[A-Z][a-z]{{2}}, (\d\d) ({'|'.join(_MONTHS)}) (\d{{4}}) (\d\d):(\d\d):(\d\d) GMT"
 )
@@ -51,7 +47,9 @@ def decode_value(text: str) -> str:
     return value if encode_value(value) == text else text
 
 
-def metadata_headers(metadata: Mapping[str, str] | None, token: str | None) -> list[tuple[str, str]]:
+def metadata_headers(
+    metadata: Mapping[str, str] | None, token: str | None
+) -> list[tuple[str, str]]:
     """User metadata as headers; ``token`` goes with it. Raises StoreError for impossible names."""
     headers = []
     for name, value in (metadata or {}).items():

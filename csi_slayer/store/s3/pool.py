@@ -35,9 +35,7 @@ class ConnectionPool:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def request(
-        self, head: bytes, body: bytes | memoryview, reader: AnswerReader
-    ) -> Answer:
+    async def request(self, head: bytes, body: bytes | memoryview, reader: AnswerReader) -> Answer:
         """Send a request and wait for its answer.
 
         Raises Transient if the answer does not come or is cut, StoreIntegrityError if it is

@@ -109,7 +109,7 @@ def parse_listing(body: bytes, root_prefix: str = "") -> ListPage:
 
 
 def parse_uploads(body: bytes, root_prefix: str = "") -> Uploads:
-    """ListMultipartUploads, keys without ``root_prefix``. Raises StoreIntegrityError if it is not one."""
+    """ListMultipartUploads, keys without ``root_prefix``. Raises StoreIntegrityError."""
     root = _parse(body)
     if root.tag != "ListMultipartUploadsResult":
         raise StoreIntegrityError(f"expected uploads, the server sent {root.tag}")

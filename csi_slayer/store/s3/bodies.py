@@ -1,0 +1,59 @@
+"""Bodies that come from files: small ones are read, large ones sent by a transfer thread."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from csi_slayer.errors import StoreError
+from csi_slayer.store.s3.answer import Answer
+from csi_slayer.store.s3.engine import Engine
+from csi_slayer.store.s3.jobs import Upload
+from csi_slayer.store.s3.request import Pairs, S3Request
+from csi_slayer.store.s3.sign import LARGEST_SIGNED_BODY
+
+
+class FileBody:
+    """``length`` bytes of a file from ``offset``; the file stays the caller's.
+
+    Up to a megabyte is read and signed, so that the server proves to have got these bytes.
+    """
+
+    def __init__(self, fd: int, offset: int, length: int) -> None:
+        self._fd = fd
+        self._offset = offset
+        self._length = length
+        self._data: bytes | None = None
+
+    async def send(self, engine: Engine, op: str, key: str, query: Pairs, headers: Pairs) -> Answer:
+        """One attempt of a PUT with this body. Raises like ``Engine.attempt``."""
+        if self._length <= LARGEST_SIGNED_BODY:
+            if self._data is None:
+                self._data = await self._read()
+            return await engine.attempt(S3Request(op, "PUT", key, query, headers, self._data))
+        request = S3Request(op, "PUT", key, query, headers, body_length=self._length)
+        job = Upload(self._fd, self._offset, self._length)
+        return await engine.transfer(request, job, lambda: 0)
+
+    async def _read(self) -> bytes:
+        data = bytearray(self._length)
+        try:
+            count = os.preadv(self._fd, [data], self._offset, os.RWF_NOWAIT)
+        except OSError:
+            count = 0  # not in the page cache, or this file system cannot tell
+        if count < self._length:
+            count = await asyncio.to_thread(_read_fully, self._fd, self._offset, data)
+        if count < self._length:
+            raise StoreError("the file to send is shorter than announced")
+        return bytes(data)
+
+
+def _read_fully(fd: int, offset: int, data: bytearray) -> int:
+    view = memoryview(data)
+    done = 0
+    while done < len(view):
+        count = os.preadv(fd, [view[done:]], offset + done)
+        if count == 0:
+            break
+        done += count
+    return done

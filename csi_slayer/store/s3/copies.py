@@ -1,0 +1,159 @@
+"""Server-side copies of any size."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime
+
+from csi_slayer.errors import PreconditionFailed, StoreIntegrityError
+from csi_slayer.store.base import ObjectInfo
+from csi_slayer.store.s3.answer import Answer
+from csi_slayer.store.s3.engine import Engine
+from csi_slayer.store.s3.headers import (
+    content_length,
+    metadata_headers,
+    normal_etag,
+    object_info,
+)
+from csi_slayer.store.s3.request import S3Request
+from csi_slayer.store.s3.uploads import Uploads
+
+# CopyObject takes no larger source (bytes); larger ones are copied in parts of this size at least.
+LARGEST_SINGLE_COPY = 5 << 30
+_PART = 512 << 20
+_MOST_PARTS = 10_000
+_PARTS_AT_ONCE = 4
+
+# Belong to the object but not to its user metadata: kept when that is replaced.
+_KEPT_HEADERS = (
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-type",
+    "expires",
+)
+
+
+class Copies:
+    """Copies within the bucket. ``largest`` and ``part`` are bytes, smaller in tests."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        uploads: Uploads,
+        *,
+        largest: int = LARGEST_SINGLE_COPY,
+        part: int = _PART,
+    ) -> None:
+        self._engine = engine
+        self._uploads = uploads
+        self._largest = largest
+        self._part = part
+
+    async def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_etag: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
+        """Copy one version of ``source``: that of ``source_etag``, or the one that is there.
+
+        Content type and the like are kept even where the metadata is replaced. Raises
+        PreconditionFailed if the source is another version, or becomes one meanwhile.
+        """
+        answer = await self._engine.call(S3Request("HeadObject", "HEAD", source), _same)
+        info = object_info(source, answer.headers, content_length(answer.headers))
+        if source_etag is not None and info.etag != normal_etag(source_etag):
+            raise PreconditionFailed(f"copy of {source!r}: the object is another version")
+        kept = [(name, answer.headers[name]) for name in _KEPT_HEADERS if name in answer.headers]
+        if info.size > self._largest:
+            return await self._copy_parts(info, target, kept, metadata)
+        return await self._copy_whole(info, target, kept, metadata)
+
+    async def _copy_whole(
+        self,
+        source: ObjectInfo,
+        target: str,
+        kept: list[tuple[str, str]],
+        metadata: Mapping[str, str] | None,
+    ) -> ObjectInfo:
+        headers = [
+            ("x-amz-copy-source", self._engine.address.copy_source(source.key)),
+            ("x-amz-copy-source-if-match", source.etag),
+        ]
+        if metadata is None:
+            headers.append(("x-amz-metadata-directive", "COPY"))
+        else:
+            headers.append(("x-amz-metadata-directive", "REPLACE"))
+            headers += [*kept, *metadata_headers(metadata, None)]
+        request = S3Request("CopyObject", "PUT", target, (), headers)
+
+        def parse(answer: Answer) -> ObjectInfo:
+            etag, modified = self._uploads.copied(request, answer, "CopyObjectResult")
+            return _copied(source, target, etag, _nanoseconds(modified), metadata)
+
+        return await self._engine.call(request, parse)
+
+    async def _copy_parts(
+        self,
+        source: ObjectInfo,
+        target: str,
+        kept: list[tuple[str, str]],
+        metadata: Mapping[str, str] | None,
+    ) -> ObjectInfo:
+        chosen = source.metadata if metadata is None else metadata
+        upload_id = await self._uploads.begin(target, chosen, kept)
+        size = max(self._part, -(-source.size // _MOST_PARTS))
+        turns = asyncio.Semaphore(_PARTS_AT_ONCE)
+
+        async def one(number: int, offset: int) -> tuple[int, str]:
+            async with turns:
+                etag = await self._uploads.upload_part_copy(
+                    target,
+                    upload_id,
+                    number,
+                    source=source.key,
+                    source_etag=source.etag,
+                    offset=offset,
+                    length=min(size, source.size - offset),
+                )
+            return number, etag
+
+        tasks: list[asyncio.Task[tuple[int, str]]] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index, offset in enumerate(range(0, source.size, size)):
+                    tasks.append(group.create_task(one(index + 1, offset)))
+            parts = [task.result() for task in tasks]
+            done = await self._uploads.complete_multipart(target, upload_id, parts)
+        except BaseExceptionGroup as group_error:
+            await self._uploads.abort_multipart(target, upload_id)
+            raise group_error.exceptions[0] from None
+        except BaseException:
+            await self._uploads.abort_multipart(target, upload_id)
+            raise
+        return _copied(source, target, done.etag, done.mtime_ns, metadata)
+
+
+def _same(answer: Answer) -> Answer:
+    return answer
+
+
+def _copied(
+    source: ObjectInfo, target: str, etag: str, mtime_ns: int, metadata: Mapping[str, str] | None
+) -> ObjectInfo:
+    return ObjectInfo(
+        target, source.size, etag, mtime_ns, source.metadata if metadata is None else metadata
+    )
+
+
+def _nanoseconds(text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise StoreIntegrityError(f"a copy was acknowledged with the time {text[:80]!r}") from error
+    return int(moment.timestamp()) * 10**9 + moment.microsecond * 1000

@@ -1,0 +1,97 @@
+"""From options to an open S3 store."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+from csi_slayer.errors import ConfigError
+from csi_slayer.store.options import StoreOptions
+from csi_slayer.store.retry import RetryPolicy
+from csi_slayer.store.s3.address import locate, split_url
+from csi_slayer.store.s3.credentials import Credentials
+from csi_slayer.store.s3.engine import Engine
+from csi_slayer.store.s3.pool import ConnectionPool
+from csi_slayer.store.s3.request import RequestWriter
+from csi_slayer.store.s3.sources import choose_source
+from csi_slayer.store.s3.store import S3Store
+from csi_slayer.store.s3.sts import StsEndpoint
+from csi_slayer.store.s3.target import Target, make_tls
+from csi_slayer.store.s3.transfers import Transfers
+
+
+async def open_s3(url: str, options: StoreOptions) -> S3Store:
+    """The store at ``s3://bucket/prefix``. Raises ConfigError and AccessDenied.
+
+    Endpoint and region that are not given come from the environment and the profile, as with
+    other AWS tools.
+    """
+    bucket, prefix = split_url(url)
+    endpoint = (
+        options.endpoint
+        or os.environ.get("AWS_ENDPOINT_URL_S3")
+        or os.environ.get("AWS_ENDPOINT_URL")
+    )
+    region = options.region or find_region(options)
+    address = locate(bucket, prefix, endpoint, region, options.path_style)
+    policy = RetryPolicy(deadline=options.retry_deadline)
+    credentials, who = None, "anonymous"
+    if not options.anonymous:
+        source = choose_source(options.credentials, _sts(options, region))
+        credentials = Credentials(source, region)
+        await policy.run(credentials.current, "credentials")
+        who = credentials.identity
+    target = Target(
+        address.host,
+        address.port,
+        options.connect_timeout,
+        options.request_timeout,
+        make_tls(options.ca_bundle, options.verify_tls) if address.secure else None,
+    )
+    engine = Engine(
+        RequestWriter(address),
+        str(target),
+        credentials,
+        ConnectionPool(target, options.max_connections),
+        Transfers(target, options.transfer_threads),
+        policy,
+        options.observer,
+    )
+    digest = hashlib.sha256(who.encode()).hexdigest()[:24]
+    scheme = "https" if address.secure else "http"
+    identity = f"{scheme}://{address.host_header}{address.root}{prefix}#{digest}"
+    return S3Store(engine, identity, options.check_deadline)
+
+
+def find_region(options: StoreOptions) -> str:
+    """The region of the environment or the profile; us-east-1 where there is none."""
+    given = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if given:
+        return given
+    if options.anonymous or options.credentials.access_key is not None:
+        return "us-east-1"
+    from botocore.exceptions import BotoCoreError
+    from botocore.session import Session
+
+    try:
+        found = Session(profile=options.credentials.profile).get_config_variable("region")
+    except BotoCoreError as error:
+        raise ConfigError(f"AWS configuration: {error}") from error
+    return str(found) if found else "us-east-1"
+
+
+def _sts(options: StoreOptions, region: str) -> StsEndpoint:
+    given = options.credentials.sts_endpoint or os.environ.get("AWS_ENDPOINT_URL_STS")
+    domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+    url = given or f"https://sts.{region}.{domain}"
+    secure = url.startswith("https://")
+    tls = (
+        make_tls(options.ca_bundle, options.verify_tls) if secure and _needs_sts(options) else None
+    )
+    return StsEndpoint(url, region, options.connect_timeout, tls)
+
+
+def _needs_sts(options: StoreOptions) -> bool:
+    """Whether a role may be assumed: contexts with all authorities in them are not small."""
+    by_environment = "AWS_WEB_IDENTITY_TOKEN_FILE" in os.environ
+    return options.credentials.role_arn is not None or by_environment

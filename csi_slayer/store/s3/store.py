@@ -1,0 +1,38 @@
+"""The S3 implementation of the object store: composed here, opened here."""
+
+from __future__ import annotations
+
+from csi_slayer.store.s3.copies import Copies
+from csi_slayer.store.s3.engine import Engine
+from csi_slayer.store.s3.reads import Reads
+from csi_slayer.store.s3.uploads import Uploads
+from csi_slayer.store.s3.writes import Writes
+from csi_slayer.store.write_token import LostWrites
+
+_SMALLEST_PART = 5 << 20
+
+
+class S3Store(Reads, Writes, Uploads, Copies):
+    """A bucket and prefix; see the interface. Opened by :func:`open_s3`."""
+
+    def __init__(self, engine: Engine, identity: str, check_deadline: float) -> None:
+        lost = LostWrites()
+        Reads.__init__(self, engine, check_deadline)
+        Writes.__init__(self, engine, lost)
+        Uploads.__init__(self, engine, lost)
+        Copies.__init__(self, engine, self)
+        self._identity = identity
+
+    @property
+    def identity(self) -> str:
+        """Endpoint, bucket, prefix and a hash of the identity."""
+        return self._identity
+
+    @property
+    def part_minimum(self) -> int:
+        """5 MiB."""
+        return _SMALLEST_PART
+
+    async def close(self) -> None:
+        """Close connections and threads; operations under way fail."""
+        await self._engine.close()
