@@ -152,12 +152,13 @@ class Governor:
     def _count(self) -> None:
         """Look at every file: correct the ledger, learn new segments, forget vanished ones."""
         before = self._ledger.used
-        found = sweep(self._layout)
+        found = sweep(self._layout, self._policy)
         self._ledger.correct(found.used, before)
-        if len(self._policy) > 2 * len(found.records) + 1000:
+        self._admit(found.fresh)
+        self._ledger.finish_round(found.segments)
+        if len(self._policy) > 2 * found.segments + 1000:
+            # Mostly names of segments that others removed: learn the rest anew at the next round.
             self._policy = S3Fifo(self._mark, self._set_mark)
-        self._admit(found.records)
-        self._ledger.finish_round(len(found.records))
 
     def _discover(self) -> None:
         """Learn of segments that came since; only names are read of those known already."""
@@ -167,14 +168,14 @@ class Governor:
                 record = record_of(self._layout, name)
                 if record is not None:
                     fresh.append(record)
-        fresh.sort()
         self._admit(fresh)
 
-    def _admit(self, records: list[bytes]) -> None:
-        for record in records:
-            key, pages = key_and_pages(record)
-            if key not in self._policy:
-                self._policy.admit(key, pages)
+    def _admit(self, fresh: list[bytes]) -> None:
+        """Put the records of new segments into the queues, oldest first; uses the list up, so
+        that memory does not hold everything twice."""
+        fresh.sort(reverse=True)
+        while fresh:
+            self._policy.admit(*key_and_pages(fresh.pop()))
 
     # -- evicting --------------------------------------------------------------------------
 

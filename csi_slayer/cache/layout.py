@@ -78,7 +78,7 @@ class Layout:
     def _claim(self, marker: Path) -> None:
         """Mark an empty directory as ours; several processes may do so at the same time."""
         for name in os.listdir(self.root):
-            if not name.startswith(_TEMPORARY) and name not in ("layout", "lost+found"):
+            if not name.startswith(_TEMPORARY) and name not in ("layout", "lost+found", "volumes"):
                 if marker.exists():
                     return
                 raise CacheError(

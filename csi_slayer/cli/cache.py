@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from csi_slayer.cache import Cache
+from csi_slayer.cache import Cache, evict_all, verify_all
 from csi_slayer.cli.output import console, failing, size
 from csi_slayer.config.node import default_cache_capacity, default_cache_directory
 
@@ -38,55 +38,43 @@ def usage(
         found = cache.usage()
         cache.close()
     if as_json:
-        print(json.dumps({"bytes": found.bytes, "segments": found.segments,
-                          "staged_bytes": found.staged, "conflict_bytes": found.conflicts}))  # fmt: skip
+        print(json.dumps(found._asdict()))
         return
-    console.print(f"{size(found.bytes)} in {found.segments} segments")
-    console.print(f"{size(found.staged)} staged: written, and not yet a segment")
-    if found.conflicts:
-        console.print(f"{size(found.conflicts)} kept after lost races: see {cache.root}/conflicts",
-                      style="yellow")  # fmt: skip
+    console.print(f"{size(found.used)} in use, {found.segments} segments")
+    console.print(f"{size(found.staged)} of it staged: written, and not yet a segment")
+    console.print(f"{size(found.free)} free on the file system")
 
 
 @cache_app.command()
-def evict(
-    cache_dir: Directory = None,
-    keep: Annotated[str, typer.Option(help="Bytes to keep, such as 5GiB.")] = "0",
-) -> None:
-    """Remove cached data that nobody has open; staged writes always stay.
+def evict(cache_dir: Directory = None) -> None:
+    """Remove all cached data that nobody has open; staged writes always stay.
 
     \b
-    [bold]Examples[/bold]
+    [bold]Example[/bold]
       csi-slayer cache evict
-      csi-slayer cache evict --keep 5GiB
     """
-    from csi_slayer.config import parse_size
-
     with failing():
-        try:
-            bytes_kept = parse_size(keep)
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--keep") from None
         cache = _open(cache_dir)
-        freed = cache.evict_to(bytes_kept)
+        removed = evict_all(cache)
         cache.close()
-    console.print(f"{size(freed)} freed")
+    console.print(f"{removed.segments} segments removed, {size(removed.size)} freed")
 
 
 @cache_app.command()
 def verify(cache_dir: Directory = None) -> None:
-    """Check every cached block against its checksum; bad ones are dropped and fetched again."""
-    with failing(), Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-        console=console,
-    ) as progress:  # fmt: skip
-        task = progress.add_task("segments", total=None)
+    """Check every cached block against its checksum; bad ones are dropped and fetched again.
+
+    Ends with status 2 if there were any.
+    """
+    columns = (SpinnerColumn(), TextColumn("{task.completed} segments checked"))
+    with failing(), Progress(*columns, console=console) as progress:
+        task = progress.add_task("verify", total=None)
         cache = _open(cache_dir)
-        result = cache.verify_all(
-            lambda done, total: progress.update(task, completed=done, total=total)
-        )
+        result = verify_all(cache, lambda found: progress.update(task, completed=found.segments))
         cache.close()
-    console.print(f"{result.segments} segments, {result.blocks} blocks checked, "
-                  f"{result.bad_blocks} bad blocks dropped")  # fmt: skip
-    if result.bad_blocks:
+    console.print(
+        f"{result.segments} segments, {size(result.size)} checked; "
+        f"{result.bad_blocks} bad blocks in {result.bad_segments} segments dropped"
+    )
+    if result.bad_segments:
         raise typer.Exit(2)

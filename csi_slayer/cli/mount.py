@@ -13,8 +13,9 @@ import typer
 from csi_slayer.cli.output import console, errors, fail, failing
 from csi_slayer.config import MountConfig, load_config
 from csi_slayer.fuse.mount import is_mounted
-from csi_slayer.node import channel, registry
+from csi_slayer.node import registry
 from csi_slayer.node.supervise import supervise
+from csi_slayer.worker import channel
 from csi_slayer.worker.spec import WorkerSpec, state_directory, volume_id
 
 START_TIMEOUT = 60.0
@@ -62,8 +63,8 @@ def mount(
 ) -> None:
     """Mount a bucket, a prefix or a local directory of objects."""
     if config is not None and source is not None and mountpoint is None:
-        source, mountpoint = None, Path(source)
-    if mountpoint is None:
+        mountpoint, source = Path(source), None
+    if mountpoint is None or (source is None and config is None):
         fail("say what to mount and where: csi-slayer mount s3://bucket /mnt")
     overrides: dict[str, object] = {
         "store.url": source, "store.endpoint": endpoint, "store.region": region,

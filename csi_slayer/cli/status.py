@@ -38,7 +38,7 @@ def status(
 def _one(entry: registry.Mounted) -> dict[str, Any]:
     base = {"volume": entry.volume, "url": entry.url, "mountpoint": entry.mountpoint}
     try:
-        return next(control.ask(entry, "status"))
+        return list(control.ask(entry, "status"))[0]
     except SlayerError as error:
         return {**base, "error": str(error)}
 

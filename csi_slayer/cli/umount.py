@@ -14,9 +14,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from csi_slayer.cli import control
 from csi_slayer.cli.output import console, fail, failing
 from csi_slayer.errors import SlayerError
-from csi_slayer.fuse.mount import abort_connection, connection_id, is_mounted
+from csi_slayer.fuse import mount as mounts
+from csi_slayer.fuse.mount import is_mounted
 from csi_slayer.node import registry
-from csi_slayer.node.unmount import unmount
 
 END_TIMEOUT = 30.0
 """Seconds to wait for the worker's end once nothing is pending any more."""
@@ -71,11 +71,11 @@ def _unmount(target: str, force: bool) -> None:
     if not is_mounted(target):
         return
     if force:
-        connection = connection_id(target)
-        if connection is not None:
-            abort_connection(connection)
+        entry = mounts.find(target)
+        if entry is not None:
+            mounts.abort(entry.connection)
     try:
-        unmount(target, lazy=force)
+        mounts.unmount(target, lazy=force)
     except OSError as error:
         if error.errno == errno.EBUSY:
             fail(f"{target} is in use: close what has files open or its directory there "

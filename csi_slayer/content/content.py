@@ -98,8 +98,10 @@ class Content:
         self.spawn(self._watch_growth())
 
     async def _stage_lost(self, inode: Inode) -> None:
-        """A staged copy is missing: the store's version, if any, is what is left."""
-        log.error("staged copy lost", ino=inode.ino, stage=inode.stage, stored=inode.etag is not None)
+        """A staged copy is missing: it became a segment just before a crash, or somebody deleted
+        it; the store's version, if any, is what is left."""
+        if inode.etag is None:
+            log.error("staged copy lost", ino=inode.ino, stage=inode.stage)
         await self.catalog.update(
             inode.ino, stage=None, stamp=None, flags=inode.flags & ~Mark.OVERLAY
         )

@@ -134,7 +134,6 @@ class Objects:
                 mtime_ns=before.st_mtime_ns,
                 flags=(inode.flags & ~Mark.ATTRS_DIRTY) | Mark.ATTRS_KNOWN,
             )
-            self._events.uploaded(before.st_size)
             if isinstance(file, OverlayFile) and file.stat().st_mtime_ns == before.st_mtime_ns:
                 base = self._open_clean(Source(row.key, info.etag, before.st_size, inode.ino))
                 await file.rebase(base).close()

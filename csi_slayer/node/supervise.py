@@ -6,6 +6,7 @@ Reads ``{"spec": ..., "entry": ..., "log": path}`` from the socket FD, answers `
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -14,9 +15,10 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from csi_slayer.node import channel, registry
+from csi_slayer.fuse.mount import unmount
+from csi_slayer.node import registry
 from csi_slayer.node.supervisor import CannotStart, Supervisor, ignore_terminal_signals
-from csi_slayer.node.unmount import unmount
+from csi_slayer.worker import channel
 
 
 class Busy(Exception):
@@ -52,7 +54,8 @@ def supervise(
         answer({"ready": pid})
 
     def terminate(_signal: int, _frame: FrameType | None) -> None:
-        unmount(entry["mountpoint"], lazy=True)
+        with contextlib.suppress(OSError):
+            unmount(entry["mountpoint"], lazy=True)
 
     signal.signal(signal.SIGTERM, terminate)
     try:

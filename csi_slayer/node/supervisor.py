@@ -22,13 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from csi_slayer.node import channel
-
-UNMOUNTED = 0
-"""Exit status of a worker whose mount is gone and whose work is done."""
-
-FAILED = 3
-"""Exit status of a worker that could not start and has said why."""
+from csi_slayer.worker import channel
+from csi_slayer.worker.channel import UNMOUNTED
 
 BACKOFF_FIRST, BACKOFF_MAX = 0.05, 10.0
 """Pause before a worker is started again, seconds; doubled each time it dies young."""

@@ -165,7 +165,7 @@ class OpenOps(NameOps):
     def _answer(self, handle: Handle, extra: OpenFlags) -> Opened:
         flags = extra
         if handle.mode == IoMode.PASSTHROUGH:
-            flags |= OpenFlags.PASSTHROUGH
+            flags = OpenFlags.PASSTHROUGH  # the kernel refuses KEEP_CACHE beside it
         elif handle.mode == IoMode.DIRECT:
             flags = OpenFlags.DIRECT_IO
         if not handle.writable or self.options.durability != "close":

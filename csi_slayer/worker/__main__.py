@@ -1,6 +1,6 @@
 """``python -m csi_slayer.worker FD``: the worker process, started by a supervisor.
 
-FD is a socket to it (see :mod:`csi_slayer.node.channel`): the first message brings the spec, and
+FD is a socket to it (see :mod:`csi_slayer.worker.channel`): the first message brings the spec, and
 the kernel connection if an earlier worker had one. Nothing secret is in arguments or environment.
 """
 
@@ -17,10 +17,9 @@ import uvloop
 
 from csi_slayer.config import MountConfig
 from csi_slayer.errors import SlayerError
-from csi_slayer.node import channel
-from csi_slayer.node.supervisor import FAILED, UNMOUNTED
-from csi_slayer.observability.logging import configure_logging, get_logger, log_context
-from csi_slayer.observability.secrets import register_secrets
+from csi_slayer.observability import configure_logging, get_logger, log_context, register_secrets
+from csi_slayer.worker import channel
+from csi_slayer.worker.channel import FAILED, UNMOUNTED
 from csi_slayer.worker.mount import Mount
 from csi_slayer.worker.spec import WorkerSpec
 
@@ -38,13 +37,13 @@ async def serve(
         try:
             try:
                 await mount.open(check=not taken_over)
-                if taken_over:
+                if session_state is not None and fds:
                     await mount.resume(fds[0], session_state)
                     log.info("worker took over", restarts=mount.restarts)
                 else:
                     session = await mount.mount()
                     channel.send(
-                        supervisor, {"session": session.state.to_json()}, (session.fileno(),)
+                        supervisor, {"session": session.state.to_json()}, (session.fd,)
                     )
                     log.info("mounted", mountpoint=spec.mountpoint)
             except SlayerError as error:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from csi_slayer.observability.metrics import Metrics
+from csi_slayer.observability.metrics import Metrics, OperationMeter, RequestMeter
 
 
 class Events:
-    """Implements the event protocols of content and VFS, and the store's request observer."""
+    """Implements the event protocols of content and VFS, and the observers of store and FUSE."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._operations: dict[str, OperationMeter] = {}
+        self._requests: dict[str, RequestMeter] = {}
 
     def cache_read(self, hit: int, miss: int) -> None:
         if hit:
@@ -19,9 +21,6 @@ class Events:
 
     def conflict(self, key: str) -> None:
         self._metrics.conflicts.add()
-
-    def uploaded(self, size: int) -> None:
-        """Bytes sent are counted by the store's observer."""
 
     def hidden_keys(self, count: int) -> None:
         self._metrics.hidden_keys.add(count)
@@ -34,9 +33,10 @@ class Events:
     def on_request(
         self, op: str, status: int | None, seconds: float, sent: int, received: int
     ) -> None:
-        self._metrics.store_request(op).record(
-            "no answer" if status is None else status, seconds
-        )
+        meter = self._requests.get(op)
+        if meter is None:
+            meter = self._requests[op] = self._metrics.store_request(op)
+        meter.record("no answer" if status is None else status, seconds)
         if sent:
             self._metrics.store_sent_bytes.add(sent)
         if received:
@@ -44,5 +44,8 @@ class Events:
 
     def observe(self, op: str, seconds: float) -> None:
         """A kernel request was answered."""
+        meter = self._operations.get(op)
+        if meter is None:
+            meter = self._operations[op] = self._metrics.operation(op)
+        meter.record(seconds)
         self._metrics.upcalls.add()
-        self._metrics.operation(op).record(seconds)

@@ -11,11 +11,14 @@ from typing import Any
 
 import structlog
 
-from csi_slayer.cache import Cache
+from csi_slayer.cache import Cache, Governor
 from csi_slayer.catalog import Catalog, Defaults
 from csi_slayer.config import MountConfig
 from csi_slayer.content.content import Content
-from csi_slayer.fuse.session import Session, SessionState
+from csi_slayer.errors import ConfigError
+from csi_slayer.fuse import mount as mounts
+from csi_slayer.fuse.init import Capabilities, SessionState
+from csi_slayer.fuse.session import Session, SessionOptions
 from csi_slayer.observability.metrics import Metrics
 from csi_slayer.observability.serve import MetricsServer, serve_metrics
 from csi_slayer.store.open import open_store
@@ -33,7 +36,7 @@ DRAIN = 3600.0
 still pending stays staged, and the next mount of the volume uploads it."""
 
 HOUSEKEEPING = 2.0
-"""Seconds between looks at the cache's size and the gauges."""
+"""Seconds between updates of the gauges."""
 
 
 class Mount:
@@ -65,6 +68,9 @@ class Mount:
             config.cache.directory, config.cache.capacity, min_free=config.cache.min_free
         )
         self._stack.callback(self.cache.close)
+        governor = Governor(self.cache)
+        governor.start()
+        self._stack.push_async_callback(asyncio.to_thread, governor.close)
         state = specs.state_directory(config, spec.volume)
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         wanted = config.volume
@@ -79,24 +85,35 @@ class Mount:
             self.events,
             state / "handles",
         )
+        self._stack.push_async_callback(self.fs.close)
 
     async def mount(self) -> Session:
         """A new mount at the spec's mount point."""
-        self.session = await Session.mount(
-            self.spec.mountpoint,
-            self.config.store.url,
-            self.fs,
-            disabled=frozenset(self.config.fuse.disable),
+        options = SessionOptions(
+            capabilities=Capabilities.without(self.config.fuse.disable),
             allow_other=self.config.fuse.allow_other,
             observer=self.events,
         )
-        await self._serve_extras(taken_over=False)
+        try:
+            self.session = await Session.mount(
+                self.spec.mountpoint, self.config.store.url, self.fs, options
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"cannot mount at {self.spec.mountpoint}: {error.strerror} "
+                "(csi-slayer doctor says what is missing)"
+            ) from error
+        try:
+            await self._serve_extras(taken_over=False)
+        except BaseException:
+            await asyncio.to_thread(mounts.unmount, self.spec.mountpoint, lazy=True)
+            raise
         return self.session
 
     async def resume(self, fd: int, state: dict[str, Any]) -> Session:
         """Take over the kernel connection of a worker that died."""
         self.session = Session.resume(
-            fd, SessionState.from_json(state), self.fs, observer=self.events
+            fd, SessionState.from_json(state), self.fs, SessionOptions(observer=self.events)
         )
         await self._serve_extras(taken_over=True)
         return self.session
@@ -135,8 +152,9 @@ class Mount:
             log.error("uploads left for the next mount", keys=left)
 
     async def close(self) -> None:
-        if hasattr(self, "fs"):
-            await self.fs.close()
+        if self.session is not None:
+            await self.session.stop(grace=1.0)
+            self.session.close()
         await self._stack.aclose()
 
     # -- the control socket's operations ------------------------------------------------------
@@ -159,17 +177,15 @@ class Mount:
         yield {"left": left}
 
     async def _housekeeping(self) -> None:
-        """Keep the cache below its capacity and the gauges true."""
+        """Keep the gauges true."""
+        metrics, events = self.metrics, self.cache.events
         while True:
             await asyncio.sleep(HOUSEKEEPING)
-            usage = await asyncio.to_thread(self.cache.tend)
-            metrics, events = self.metrics, self.cache.events
-            metrics.cache_bytes.set(usage.bytes)
-            metrics.dirty_bytes.set(usage.staged)
+            usage = self.cache.usage()
+            metrics.cache_bytes.set(usage.used)
+            metrics.dirty_bytes.set(await asyncio.to_thread(self.fs.content.staging.usage))
             metrics.pending_uploads.set(await self.fs.catalog.pending_count())
-            metrics.cache_corrupt_blocks.add(
-                events.corrupt_blocks - metrics.cache_corrupt_blocks.value
-            )
-            metrics.cache_evicted_bytes.add(
-                events.evicted_bytes - metrics.cache_evicted_bytes.value
-            )
+            corrupt = events.corrupt_blocks.value + events.corrupt_segments.value
+            metrics.cache_corrupt_blocks.add(corrupt - metrics.cache_corrupt_blocks.value)
+            evicted = events.evicted_bytes.value
+            metrics.cache_evicted_bytes.add(evicted - metrics.cache_evicted_bytes.value)

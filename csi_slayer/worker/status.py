@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,6 @@ async def status(mount: Mount) -> dict[str, Any]:
     """A JSON-able description; sizes in bytes, times in seconds. No secrets."""
     config, fs = mount.config, mount.fs
     usage = mount.cache.usage()
-    capabilities = mount.session.capabilities if mount.session is not None else None
     pending = await fs.catalog.pendings("", 1000)
     failing = [row for row in pending if row.error is not None]
     return {
@@ -28,12 +28,12 @@ async def status(mount: Mount) -> dict[str, Any]:
         "restarts": mount.restarts,
         "read_only": config.volume.read_only,
         "durability": config.volume.durability.value,
-        "capabilities": capabilities.names() if capabilities is not None else [],
+        "capabilities": list(mount.session.state.capabilities) if mount.session is not None else [],
         "open_files": len(fs.handles),
         "inodes": await fs.catalog.count(),
         "used_bytes": fs.catalog.used_bytes,
         "quota": config.volume.quota,
-        "dirty_bytes": fs.content.staging.usage(),
+        "dirty_bytes": await asyncio.to_thread(fs.content.staging.usage),
         "pending_uploads": await fs.catalog.pending_count(),
         "failing": [
             {"key": row.key, "attempts": row.attempts, "error": row.error}
@@ -41,7 +41,7 @@ async def status(mount: Mount) -> dict[str, Any]:
         ],
         "cache": {
             "directory": str(config.cache.directory),
-            "bytes": usage.bytes,
+            "bytes": usage.used,
             "capacity": usage.capacity,
             "segments": usage.segments,
         },

@@ -10,6 +10,12 @@ import json
 import socket
 from typing import Any
 
+UNMOUNTED = 0
+"""Exit status of a worker whose mount is gone and whose work is done."""
+
+FAILED = 3
+"""Exit status of a worker that could not start and has said why."""
+
 LIMIT = 192 << 10
 """Bytes of one message; the default socket buffer of Linux holds it."""
 

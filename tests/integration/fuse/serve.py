@@ -1,0 +1,229 @@
+"""A process that serves a :class:`tests.support.memfs.MemFs`, and the test's hold on it.
+
+``python -m tests.integration.fuse.serve FD``: takes its orders from a socket. The test keeps a
+duplicate of the connection's descriptor, as a supervisor would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from csi_slayer.fuse import mount as mounts
+from csi_slayer.fuse.init import Capabilities, SessionState
+from csi_slayer.fuse.session import Session, SessionOptions
+from tests.support.memfs import Behaviour, MemFs
+
+_SIZE = 1 << 16
+WATCHDOG_SECONDS = 60.0
+
+
+class Server:
+    """The test's side."""
+
+    def __init__(self, mountpoint: Path, store: Path) -> None:
+        self.mountpoint = mountpoint
+        self.store = store
+        self.process: subprocess.Popen[bytes] | None = None
+        self.fd: int | None = None
+        self.state: dict[str, Any] | None = None
+        self.leftover: dict[str, Any] = {}
+        self._end: socket.socket | None = None
+        self._watchdog: threading.Timer | None = None
+
+    def start(self, behaviour: Behaviour, off: tuple[str, ...] = (), loop: str = "uvloop") -> None:
+        """Mount, or take over if this server was mounted before."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(30)
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.integration.fuse.serve", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                cwd=Path(__file__).parents[3],
+            )
+        order = {
+            "mountpoint": str(self.mountpoint),
+            "store": str(self.store),
+            "behaviour": asdict(behaviour),
+            "off": off,
+            "loop": loop,
+            "state": self.state,
+        }
+        socket.send_fds(ours, [json.dumps(order).encode()], [] if self.fd is None else [self.fd])
+        data, fds, _, _ = socket.recv_fds(ours, _SIZE, 1)
+        if not data:
+            raise RuntimeError(f"the server ended with {self.process.wait(10)}")
+        self._end = ours
+        if self.fd is None:
+            (self.fd,) = fds
+            self.state = json.loads(data)
+            self._watchdog = threading.Timer(WATCHDOG_SECONDS, self.abort)
+            self._watchdog.daemon = True
+            self._watchdog.start()
+
+    @property
+    def connection(self) -> int:
+        assert self.state is not None
+        return int(self.state["connection"])
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        assert self._end is not None
+        self._end.send(json.dumps({"command": command, **arguments}).encode())
+        return json.loads(self._end.recv(_SIZE))
+
+    def calls(self) -> dict[str, int]:
+        calls: dict[str, int] = self.ask("report")["calls"]
+        return calls
+
+    def wait_for(self, **wanted: int) -> None:
+        """Until the report's figures are at least those."""
+        self.ask("wait", wanted=wanted)
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+        self._close_socket()
+
+    def abort(self) -> None:
+        """Whoever waits for this file system waits no longer."""
+        if self.state is not None:
+            mounts.abort(self.connection)
+
+    def unmount(self) -> int:
+        """Unmount, which ends the server; returns its exit status."""
+        assert self.process is not None
+        mounts.unmount(str(self.mountpoint))
+        status = self.process.wait(20)
+        self._forget()
+        return status
+
+    def clean_up(self) -> None:
+        """Leave nothing behind, whatever happened."""
+        if self.state is not None:
+            mounts.abort(self.connection)
+        with contextlib.suppress(OSError):
+            mounts.unmount(str(self.mountpoint), lazy=True)
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(10)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._close_socket()
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        if self.fd is not None:
+            os.close(self.fd)
+        self.fd = self.state = self.process = None
+
+    def _close_socket(self) -> None:
+        if self._end is not None:
+            self._end.close()
+            self._end = None
+
+
+@contextlib.contextmanager
+def serving(
+    directory: Path,
+    behaviour: Behaviour,
+    off: tuple[str, ...] = (),
+    *,
+    files: dict[str, bytes] | None = None,
+    loop: str = "uvloop",
+) -> Iterator[Server]:
+    """A mounted file system with some files in its root directory."""
+    mountpoint, store = directory / "mnt", directory / "store"
+    mountpoint.mkdir()
+    store.mkdir()
+    server = Server(mountpoint, store)
+    try:
+        server.start(behaviour, off, loop)
+        for name, data in (files or {}).items():
+            server.ask("put", name=name, data=data.decode("latin-1"))
+        yield server
+    finally:
+        server.clean_up()
+
+
+async def _commands(end: socket.socket, fs: MemFs, session: Session) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        data = await loop.sock_recv(end, _SIZE)
+        if not data:
+            await session.stop(grace=0, hand_over=True)
+            return
+        order = json.loads(data)
+        answer: Any = None
+        match order.pop("command"):
+            case "put":
+                answer = fs.put(order["name"], order["data"].encode("latin-1"))
+            case "release":
+                fs.release()
+            case "report":
+                answer = fs.report() | {
+                    "in_flight": session.in_flight,
+                    "stats": {name: asdict(s) for name, s in session.stats.snapshot().items()},
+                }
+            case "wait":
+                while any(fs.report()[k] < v for k, v in order["wanted"].items()):
+                    await asyncio.sleep(0.005)
+            case "invalidate_inode":
+                session.invalidate_inode(order["ino"])
+            case "invalidate_entry":
+                session.invalidate_entry(order["parent"], order["name"].encode())
+            case "stop":
+                answer = await session.stop(order["grace"], hand_over=order["hand_over"])
+        await loop.sock_sendall(end, json.dumps(answer).encode())
+
+
+async def _serve(order: dict[str, Any], fds: list[int], end: socket.socket) -> None:
+    fs = MemFs(Path(order["store"]), Behaviour(**order["behaviour"]))
+    options = SessionOptions(Capabilities.without(order["off"]))
+    if fds:
+        session = Session.resume(fds[0], SessionState.from_json(order["state"]), fs, options)
+    else:
+        session = await Session.mount(order["mountpoint"], "memfs#test", fs, options)
+    socket.send_fds(end, [json.dumps(session.state.to_json()).encode()], [session.fd])
+    end.setblocking(False)
+    commands = asyncio.create_task(_commands(end, fs, session))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, commands.cancel)
+    ended = await session.run()
+    if ended:
+        await session.stop(grace=1)
+    session.close()
+    if ended:
+        commands.cancel()
+    await asyncio.wait((commands,), timeout=5)
+    fs.close()
+
+
+def main() -> None:
+    end = socket.socket(fileno=int(sys.argv[1]))
+    data, fds, _, _ = socket.recv_fds(end, _SIZE, 1)
+    order = json.loads(data)
+    factory = uvloop.new_event_loop if order["loop"] == "uvloop" else asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(_serve(order, fds, end))
+
+
+if __name__ == "__main__":
+    main()
