@@ -6,6 +6,7 @@ Source: RFC 9112 (message syntax); parsing itself is llhttp's, through httptools
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import httptools
 
@@ -58,14 +59,14 @@ class AnswerReader:
         self._chunks: list[bytes] = []
         self._size = 0
         self._fed = 0
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take the next bytes. Raises BadAnswer."""
         self._fed += len(data)
         if self._fed > 2 * self.limit + MOST_HEAD_BYTES:
             raise BadAnswer("head or framing of the answer is too large")
-        if self.done or self._parser is None:
+        if self.done:
             # Bytes beyond the answer: the two sides disagree about where it ends.
             self.keep_alive = False
             return
@@ -78,9 +79,12 @@ class AnswerReader:
         except httptools.HttpParserUpgrade as error:
             raise BadAnswer("the server switches protocols") from error
         except httptools.HttpParserError as error:
-            if not self.done:
-                raise BadAnswer(f"not an HTTP answer: {error}") from error
-            self.keep_alive = False
+            self._malformed(error)
+
+    def _malformed(self, error: Exception) -> None:
+        if not self.done:
+            raise BadAnswer(f"not an HTTP answer: {error}") from error
+        self.keep_alive = False
 
     def answer(self) -> Answer:
         """What was received; call it when ``done``, for the last time."""
@@ -104,7 +108,6 @@ class AnswerReader:
 
     def on_headers_complete(self) -> None:
         """httptools: the head is complete."""
-        assert self._parser is not None
         self.status = self._parser.get_status_code()
         if self.status < 200:
             return

@@ -7,12 +7,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.channel import Addresses, Channel, Halt
 from csi_slayer.store.s3.target import Target, connect_failure
+from csi_slayer.store.threads import run_in_thread
 
 T = TypeVar("T")
 
@@ -55,14 +56,9 @@ class Transfers:
         async with self._turns:
             addresses = await self._resolve()
             halt = Halt()
-            submitted = self._executor.submit(self._work, job, halt, addresses)
-            waiter = asyncio.wrap_future(submitted)
-            try:
-                return await asyncio.shield(waiter)
-            except asyncio.CancelledError:
-                halt.request()
-                await _ended(submitted, waiter)
-                raise
+            return await run_in_thread(
+                self._executor, lambda: self._work(job, halt, addresses), halt.request
+            )
 
     async def close(self) -> None:
         """Wait for the threads to end and close the connections."""
@@ -103,15 +99,3 @@ class Transfers:
                 raise Transient(f"{target}: the name has no address")
             self._resolved_at = now
         return self._addresses
-
-
-async def _ended(submitted: Future[T], waiter: asyncio.Future[T]) -> None:
-    """Wait until the thread is out of the job, however often we are cancelled meanwhile."""
-    submitted.cancel()
-    while not waiter.done():
-        try:
-            await asyncio.wait([waiter])
-        except asyncio.CancelledError:
-            continue
-    if not waiter.cancelled():
-        waiter.exception()

@@ -1,0 +1,191 @@
+"""Pages of keys in the order of S3: by the bytes of the whole key.
+
+A listing that goes on keeps its cursor, so that a page of a huge directory does not read all of
+it again; a token whose cursor is gone (or that is used twice) begins anew behind its last key.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from csi_slayer.errors import StoreError
+from csi_slayer.store.base import ListPage, ObjectInfo
+from csi_slayer.store.local.attributes import etag_of
+from csi_slayer.store.local.names import HIDDEN, listable
+from csi_slayer.store.local.reads import marker_info
+from csi_slayer.store.local.tree import Tree
+
+# Listings under way whose cursors are kept; the oldest begin anew if they go on.
+_MOST_CURSORS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A key that may be listed. ``kind``: file, marker (a directory that may be one) or prefix."""
+
+    kind: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """``after``: keys up to this are left out; ``strict``: also all keys below it."""
+
+    prefix: str
+    delimiter: bool
+    after: str = ""
+    strict: bool = False
+
+
+class Listings:
+    """All listings of a store. Blocking; safe to use from several threads."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._lock = threading.Lock()
+        self._cursors: OrderedDict[str, tuple[_Request, Iterator[_Item]]] = OrderedDict()
+
+    def page(
+        self, prefix: str, delimiter: bool, token: str | None, start_after: str | None, limit: int
+    ) -> ListPage:
+        """One page of at most ``limit`` keys and prefixes."""
+        request = _Request(prefix, delimiter, start_after or "")
+        cursor = self._resume(token, request) if token is not None else self._walk(request)
+        objects: list[ObjectInfo] = []
+        prefixes: list[str] = []
+        last = ""
+        stats = _Status(self._tree)
+        try:
+            while len(objects) + len(prefixes) < limit:
+                item = next(cursor, None)
+                if item is None:
+                    return ListPage(objects, prefixes, None)
+                last = item.key
+                if item.kind == "prefix":
+                    prefixes.append(item.key)
+                elif (info := stats.info(item)) is not None:
+                    objects.append(info)
+            following = next(cursor, None)
+        finally:
+            stats.close()
+        if following is None:
+            return ListPage(objects, prefixes, None)
+        return ListPage(objects, prefixes, self._keep(request, last, following, cursor))
+
+    def _keep(self, request: _Request, last: str, following: _Item, cursor: Iterator[_Item]) -> str:
+        token = f"{secrets.token_hex(8)}:{quote(last, safe='')}"
+        with self._lock:
+            self._cursors[token] = (request, _chain(following, cursor))
+            if len(self._cursors) > _MOST_CURSORS:
+                self._cursors.popitem(last=False)
+        return token
+
+    def _resume(self, token: str, request: _Request) -> Iterator[_Item]:
+        with self._lock:
+            kept = self._cursors.pop(token, None)
+        if kept is not None:
+            before, cursor = kept
+            if (before.prefix, before.delimiter) == (request.prefix, request.delimiter):
+                return cursor
+        _, colon, last = token.partition(":")
+        if not colon:
+            raise StoreError("the token is not one of this store's listings")
+        return self._walk(_Request(request.prefix, request.delimiter, unquote(last), strict=True))
+
+    def _walk(self, request: _Request) -> Iterator[_Item]:
+        base, _, partial = request.prefix.rpartition("/")
+        folder = f"{base}/" if base or request.prefix.startswith("/") else ""
+        if folder and not partial and folder > request.after:
+            yield _Item("marker", folder)
+        yield from self._walk_folder(folder, partial, request)
+
+    def _walk_folder(self, folder: str, partial: str, request: _Request) -> Iterator[_Item]:
+        for name in self._names(folder, partial):
+            key = folder + name
+            if not key.endswith("/"):
+                if key > request.after:
+                    yield _Item("file", key)
+                continue
+            within = request.after.startswith(key)
+            if request.delimiter:
+                if key > request.after or (within and not request.strict):
+                    yield _Item("prefix", key)
+            elif key > request.after or within:
+                if key > request.after:
+                    yield _Item("marker", key)
+                yield from self._walk_folder(key, "", request)
+
+    def _names(self, folder: str, partial: str) -> list[str]:
+        """Names in a directory, directories with a slash, in order."""
+        parts = folder[:-1].split("/") if folder else []
+        if any(part in ("", ".", "..") for part in parts) or parts[:1] == [HIDDEN]:
+            return []
+        names = []
+        try:
+            with self._tree.folder(parts) as fd, os.scandir(fd) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if not name.startswith(partial) or not listable(name):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        if folder or name != HIDDEN:
+                            names.append(name + "/")
+                    elif entry.is_file(follow_symlinks=False):
+                        names.append(name)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return []  # a symlink: not followed
+            raise
+        names.sort()
+        return names
+
+
+class _Status:
+    """Status of listed keys; keeps the descriptor of the last directory."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._folder: str | None = None
+        self._fd = -1
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def info(self, item: _Item) -> ObjectInfo | None:
+        """None if it is gone by now, or no marker."""
+        folder, _, name = item.key.removesuffix("/").rpartition("/")
+        try:
+            if item.kind == "marker":
+                with self._tree.folder(item.key[:-1].split("/")) as fd:
+                    return marker_info(self._tree, item.key, fd)
+            status = os.stat(name, dir_fd=self._open(folder), follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        return ObjectInfo(item.key, status.st_size, etag_of(status), status.st_mtime_ns)
+
+    def _open(self, folder: str) -> int:
+        if folder != self._folder:
+            self.close()
+            with self._tree.folder(folder.split("/") if folder else []) as fd:
+                self._fd = os.dup(fd)
+            self._folder = folder
+        return self._fd
+
+
+def _chain(first: _Item, rest: Iterator[_Item]) -> Iterator[_Item]:
+    yield first
+    yield from rest

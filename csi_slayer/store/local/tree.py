@@ -1,0 +1,141 @@
+"""The directory, walked by descriptors: no symlink is followed, so nothing leads outside."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from csi_slayer.errors import StoreUnsupported
+from csi_slayer.store.local.attributes import Attributes
+from csi_slayer.store.local.names import HIDDEN, Place
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Tree:
+    """The root of a store. Blocking; safe to use from several threads."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._make_hidden()
+            self.hidden = os.open(HIDDEN, _FOLDER, dir_fd=self.root)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._lock_file = os.open("lock", flags, 0o600, dir_fd=self.hidden)
+        except BaseException:
+            os.close(self.root)
+            raise
+        self._lock = threading.Lock()
+        self.attributes = Attributes(self.hidden)
+
+    def _make_hidden(self) -> None:
+        for name in (HIDDEN, f"{HIDDEN}/new", f"{HIDDEN}/uploads", f"{HIDDEN}/attributes"):
+            try:
+                os.mkdir(name, 0o700, dir_fd=self.root)
+            except FileExistsError:
+                pass
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        self.attributes.close()
+        for fd in (self._lock_file, self.hidden, self.root):
+            os.close(fd)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold off all other changes of this store, also those of other processes.
+
+        Held for a few system calls only: conditions are checked and names changed under it.
+        """
+        with self._lock:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+
+    @contextmanager
+    def folder(self, parts: Sequence[str]) -> Iterator[int]:
+        """A descriptor of a directory below the root. Raises OSError (ENOENT, ENOTDIR, ELOOP)."""
+        with self.folders(parts) as descriptors:
+            yield descriptors[-1]
+
+    @contextmanager
+    def folders(self, parts: Sequence[str]) -> Iterator[list[int]]:
+        """Descriptors of all directories on the way, the root's first."""
+        with ExitStack() as stack:
+            descriptors = [self.root]
+            for part in parts:
+                fd = os.open(part, _FOLDER, dir_fd=descriptors[-1])
+                stack.callback(os.close, fd)
+                descriptors.append(fd)
+            yield descriptors
+
+    def make_folders(self, parts: Sequence[str]) -> None:
+        """Make the directories that are missing, durably. Call it under the lock.
+
+        Raises StoreUnsupported where a file is in the way.
+        """
+        with ExitStack() as stack:
+            fd = self.root
+            for part in parts:
+                try:
+                    os.mkdir(part, 0o777, dir_fd=fd)
+                    os.fsync(fd)
+                except FileExistsError:
+                    pass
+                try:
+                    fd = os.open(part, _FOLDER, dir_fd=fd)
+                except NotADirectoryError:
+                    raise StoreUnsupported(
+                        f"{'/'.join(parts)!r}: {part!r} is an object, and a local directory cannot "
+                        "hold objects below it"
+                    ) from None
+                stack.callback(os.close, fd)
+
+    def prune(self, parts: Sequence[str]) -> None:
+        """Remove directories that exist only for objects they no longer have.
+
+        Call it under the lock. Directories that are markers stay.
+        """
+        with self.folders(parts) as descriptors:
+            for depth in range(len(parts), 0, -1):
+                own, parent = descriptors[depth], descriptors[depth - 1]
+                key = "/".join(parts[:depth]) + "/"
+                if self.attributes.read_folder(own, key) is not None:
+                    return
+                try:
+                    os.rmdir(parts[depth - 1], dir_fd=parent)
+                except OSError:
+                    return  # not empty
+
+
+def stat_file(name: str, folder: int) -> os.stat_result | None:
+    """A regular file's status; None if there is nothing.
+
+    Raises StoreUnsupported if something else has the name.
+    """
+    try:
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISREG(status.st_mode):
+        return status
+    kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
+    raise StoreUnsupported(f"{name!r} is {kind} in the local directory: no object can replace it")
+
+
+def open_file(tree: Tree, place: Place) -> int:
+    """A descriptor to read a regular file. Raises OSError (ENXIO for something else)."""
+    with tree.folder(place.folders) as folder:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        fd = os.open(place.name, flags, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FileNotFoundError(place.key)
+    return fd

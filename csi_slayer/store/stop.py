@@ -1,0 +1,23 @@
+"""Telling a thread to end."""
+
+from __future__ import annotations
+
+
+class Stopped(Exception):
+    """The work was told to end; nobody waits for its result."""
+
+
+class StopFlag:
+    """Set by one thread, checked by another between two pieces of work."""
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def set(self) -> None:
+        """End the work soon."""
+        self._set = True
+
+    def check(self) -> None:
+        """Raises Stopped if the work is to end."""
+        if self._set:
+            raise Stopped
