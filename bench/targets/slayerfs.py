@@ -1,0 +1,110 @@
+"""This project's mount, by its command line as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import mounts
+from bench.errors import BenchError
+from bench.rows import PLAIN, SLAYER
+from bench.targets.base import Mounted, MountOptions, Place
+from bench.targets.scratch import Scratch, scratch
+
+_ROOT = Path(__file__).parents[2]
+_START_TIMEOUT = 90.0
+_DRAIN_SECONDS = 300
+_GRACE = 60.0
+
+
+class SlayerFS:
+    """With every kernel capability, or with none: the way a kernel of some years ago is."""
+
+    uploads_at_close = True
+
+    def __init__(self, place: Place, *, capabilities: bool = True) -> None:
+        self._place = place
+        self._capabilities = capabilities
+        self.name = SLAYER if capabilities else PLAIN
+
+    @contextmanager
+    def mounted(self, options: MountOptions) -> Iterator[Mounted]:
+        with scratch(self._place.work, self.name) as paths:
+            try:
+                self._mount(options, paths)
+                yield SlayerMount(paths.point, self)
+            finally:
+                self._unmount(paths.point)
+
+    def _mount(self, options: MountOptions, paths: Scratch) -> None:
+        place = self._place
+        command = [
+            "mount", f"s3://{place.bucket}/{options.prefix}", str(paths.point),
+            "--endpoint", place.endpoint,
+            "--region", place.region,
+            "--cache-dir", str(paths.cache),
+            "--cache-capacity", str(options.cache_bytes),
+            "--metadata-ttl", "1h",
+            "--durability", options.durability,
+            *(["--read-only"] if options.read_only else []),
+            *([] if self._capabilities else ["--option", "fuse.disable=all"]),
+        ]  # fmt: skip
+        self.run(command, _START_TIMEOUT)
+        if paths.point not in mounts.current():
+            raise BenchError("the command ended without an error, but nothing is mounted")
+
+    def _unmount(self, point: Path) -> None:
+        if point not in mounts.current():
+            return
+        try:
+            self.run(["umount", str(point), "--timeout", str(_DRAIN_SECONDS)],
+                     _DRAIN_SECONDS + _GRACE)  # fmt: skip
+        finally:
+            mounts.force(point)
+
+    def run(self, arguments: list[str], timeout: float) -> str:
+        """The standard output of a csi-slayer command. Raises BenchError if it fails."""
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(_ROOT),
+            "AWS_ACCESS_KEY_ID": self._place.access_key,
+            "AWS_SECRET_ACCESS_KEY": self._place.secret_key,
+        }
+        command = [sys.executable, "-m", "csi_slayer.cli", *arguments]
+        try:
+            answer = subprocess.run(
+                command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=_ROOT
+            )
+        except subprocess.TimeoutExpired:
+            raise BenchError(f"csi-slayer {arguments[0]} took over {timeout:.0f} s") from None
+        if answer.returncode:
+            said = (answer.stderr.strip() or answer.stdout.strip()).splitlines()
+            raise BenchError(f"csi-slayer {arguments[0]}: {said[-1] if said else 'failed'}")
+        return answer.stdout
+
+
+@dataclass(frozen=True, slots=True)
+class SlayerMount:
+    path: Path
+    target: SlayerFS
+
+    def status(self) -> dict[str, Any]:
+        """What ``csi-slayer status`` says of this mount."""
+        for volume in json.loads(self.target.run(["status", "--json"], 30.0)):
+            if volume["mountpoint"] == str(self.path):
+                found: dict[str, Any] = volume
+                return found
+        raise BenchError("csi-slayer status does not know the mount")
+
+    def pid(self) -> int:
+        status = self.status()
+        if "pid" not in status:
+            raise BenchError(f"no worker: {status.get('error', 'unknown')}")
+        return int(status["pid"])
