@@ -14,8 +14,8 @@ from csi_slayer.cache.header import MAPPED, WHOLE, Header, boot_generation, read
 from csi_slayer.cache.key import SegmentKey
 from csi_slayer.cache.layout import BLOCK, SMALL
 from csi_slayer.cache.ledger import on_disk
-from csi_slayer.cache.opened import Shared
 from csi_slayer.cache.oserrors import translated
+from csi_slayer.cache.shared import Shared
 from csi_slayer.errors import CacheError
 
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import secrets
-from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import xxhash
-
 from csi_slayer.cache.adopt import adopt
-from csi_slayer.cache.blockmap import BlockMap, map_bytes
 from csi_slayer.cache.conflicts import Conflicts
 from csi_slayer.cache.events import CacheEvents
-from csi_slayer.cache.header import MAPPED, WHOLE, Header, boot_generation, read_header
+from csi_slayer.cache.files import make_segment, open_segment, write_whole
+from csi_slayer.cache.header import Header, read_header
 from csi_slayer.cache.key import SegmentKey
 from csi_slayer.cache.layout import SMALL, Layout
 from csi_slayer.cache.ledger import Ledger, on_disk
 from csi_slayer.cache.marks import Marks
-from csi_slayer.cache.opened import OpenSegment, Shared
+from csi_slayer.cache.opened import OpenSegment
 from csi_slayer.cache.oserrors import translated
 from csi_slayer.cache.segment import Segment
+from csi_slayer.cache.shared import Shared
 from csi_slayer.cache.staging import Staging
 from csi_slayer.errors import CacheFull
 
@@ -74,7 +70,7 @@ class Cache:
         with shared.lock:
             opened = shared.opened.get(key.hex)
             if opened is None or opened.size != size:
-                opened = self._open(key, size)
+                opened = open_segment(shared, key, size)
                 if opened is None:
                     return None
                 shared.opened[key.hex] = opened
@@ -90,7 +86,9 @@ class Cache:
             opened = shared.opened.get(name)
             if opened is None:
                 header = read_header(shared.layout.data(name), shared.layout.xattr)
-                opened = self._open(SegmentKey(name), header.size if header is not None else 0)
+                opened = open_segment(
+                    shared, SegmentKey(name), header.size if header is not None else 0
+                )
                 if opened is None:
                     return None
                 shared.opened[name] = opened
@@ -112,7 +110,7 @@ class Cache:
             opened = shared.opened.get(key.hex)
             if opened is None or opened.size != size:
                 try:
-                    opened = shared.opened[key.hex] = self._make(key, size)
+                    opened = shared.opened[key.hex] = make_segment(shared, key, size)
                 except OSError as error:
                     raise translated(error, "creating a segment") from error
             opened.refs += 1
@@ -152,82 +150,6 @@ class Cache:
         """
         adopt(self.shared, key, str(stage_path), size)
 
-    def _open(self, key: SegmentKey, size: int) -> OpenSegment | None:
-        """Open what is on the disk, with ``shared.lock`` held."""
-        layout = self.shared.layout
-        path = layout.data(key.hex)
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_NOATIME)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise translated(error, "opening a segment") from error
-        opened = None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            stat = os.fstat(fd)
-            header = read_header(fd, layout.xattr)
-            if stat.st_nlink and header is not None and header.fits(key, size, stat):
-                blocks = None
-                if header.kind == MAPPED:
-                    blocks = BlockMap.open(layout.map(key.hex, header.check), size, header.check)
-                if header.kind == WHOLE or blocks is not None:
-                    opened = OpenSegment(self.shared, key.hex, fd, header, stat, blocks)
-            if opened is None:
-                self._discard(path, stat, key, header)
-        except BlockingIOError:
-            pass  # being evicted, or becoming a staged file
-        except OSError as error:
-            raise translated(error, "opening a segment") from error
-        finally:
-            if opened is None:
-                os.close(fd)
-        return opened
-
-    def _discard(
-        self, path: str, stat: os.stat_result, key: SegmentKey, header: Header | None
-    ) -> None:
-        """Remove a damaged segment, unless it has been replaced or removed already."""
-        with suppress(FileNotFoundError):
-            if os.stat(path).st_ino == stat.st_ino:
-                os.unlink(path)
-                self.events.corrupt_segments.add()
-                self.shared.ledger.freed(stat.st_blocks * 512)
-                if header is not None and header.kind == MAPPED:
-                    os.unlink(self.shared.layout.map(key.hex, header.check))
-
-    def _make(self, key: SegmentKey, size: int) -> OpenSegment:
-        """Make a partial segment, with ``shared.lock`` held."""
-        layout, nonce = self.shared.layout, secrets.randbits(64)
-        room = on_disk(map_bytes(size))
-        self.shared.ledger.reserve(room)
-        with ExitStack() as undo:
-            undo.callback(self.shared.ledger.release, room)
-            temporary = layout.temporary(key.hex)
-            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOATIME, 0o600)
-            undo.callback(os.close, fd)
-            undo.callback(os.unlink, temporary)
-            fcntl.flock(fd, fcntl.LOCK_SH)
-            os.ftruncate(fd, size)
-            header = Header(MAPPED, size, 0, 0, nonce, key.raw)
-            header.write(fd, layout.xattr)
-            path = layout.map(key.hex, nonce)
-            blocks = BlockMap.create(path, size, nonce, boot_generation())
-            undo.callback(os.unlink, path)
-            undo.callback(blocks.close)
-            try:
-                os.link(temporary, layout.data(key.hex))
-                named = True
-            except FileExistsError:
-                if (opened := self._open(key, size)) is not None:
-                    return opened
-                named = False  # another is being removed from there: ours stays without a name
-            undo.pop_all()
-            os.unlink(temporary)
-            if not named:
-                os.unlink(path)
-            return OpenSegment(self.shared, key.hex, fd, header, os.fstat(fd), blocks)
-
     def _store(self, key: SegmentKey, data: bytes | memoryview) -> tuple[int, Header | None]:
         """Write a small segment; its locked descriptor, -1 if there is no room."""
         if len(data) > SMALL:
@@ -257,38 +179,10 @@ class Cache:
 
     def usage(self) -> Usage:
         ledger = self.shared.ledger
-        return Usage(
-            ledger.used, ledger.staged, self.capacity, ledger.free_space(), ledger.segments
-        )
+        file = ledger.file
+        return Usage(file.used, file.staged, self.capacity, ledger.free_space(), file.segments)
 
     def close(self) -> None:
         """Give back what was reserved; all segments must have been closed before."""
         self.shared.ledger.close()
         self.shared.marks.close()
-
-
-def write_whole(layout: Layout, key: SegmentKey, data: bytes | memoryview) -> tuple[int, Header]:
-    """Write a segment of kind WHOLE under a temporary name, then rename it."""
-    temporary = layout.temporary(key.hex)
-    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOATIME, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH)
-        view, offset = memoryview(data), 0
-        while offset < len(view):
-            offset += os.pwrite(fd, view[offset:], offset)
-        header = Header(
-            WHOLE,
-            len(view),
-            boot_generation(),
-            os.fstat(fd).st_mtime_ns,
-            xxhash.xxh3_64_intdigest(view),
-            key.raw,
-        )
-        header.write(fd, layout.xattr)
-        os.rename(temporary, layout.data(key.hex))
-        return fd, header
-    except BaseException:
-        os.close(fd)
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise

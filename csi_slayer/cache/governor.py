@@ -47,6 +47,7 @@ class Governor:
         self._shared = cache.shared
         self._layout = cache.shared.layout
         self._ledger = cache.shared.ledger
+        self._file = cache.shared.ledger.file
         self._policy = S3Fifo(self._mark, self._set_mark)
         self._lock_fd = -1
         self._bell = -1
@@ -139,10 +140,10 @@ class Governor:
     def look(self) -> Evicted:
         """One round: measure the staged bytes, evict if there is need. Blocks."""
         root = self._layout.root
-        self._ledger.set_staged(disk_usage(root / "staging") + disk_usage(root / "conflicts"))
+        self._file.staged = disk_usage(root / "staging") + disk_usage(root / "conflicts")
         excess = self._ledger.excess()
         evicted = self.evict(excess) if excess else Evicted(0, 0)
-        self._ledger.finish_round(len(self._policy))
+        self._file.finish_round(len(self._policy))
         if excess and evicted.size < excess:
             log.debug("cache governor found too little to evict", wanted=excess, freed=evicted.size)
         return evicted
@@ -151,11 +152,11 @@ class Governor:
 
     def _count(self) -> None:
         """Look at every file: correct the ledger, learn new segments, forget vanished ones."""
-        before = self._ledger.used
+        before = self._file.used
         found = sweep(self._layout, self._policy)
-        self._ledger.correct(found.used, before)
+        self._ledger.counted(found.used, before)
         self._admit(found.fresh)
-        self._ledger.finish_round(found.segments)
+        self._file.finish_round(found.segments)
         if len(self._policy) > 2 * found.segments + 1000:
             # Mostly names of segments that others removed: learn the rest anew at the next round.
             self._policy = S3Fifo(self._mark, self._set_mark)

@@ -1,9 +1,7 @@
-"""How many bytes the cache uses: one number for all processes, and a hard limit.
+"""How many bytes the cache may use: one hard limit for all processes.
 
-The number is a word of a file that all map. Processes take room from it in grains, under a file
-lock, and hand it out to themselves from the grain without one. Each keeps what is left of its
-grain in a slot of the file that it has locked: when a process dies, the kernel drops that lock,
-and the rest of its grain is nobody's and is given back.
+Processes take room from the shared number in grains, under a file lock, and hand it out to
+themselves from the grain without one.
 
 Staged files are written by the kernel, without us, so their bytes cannot be reserved: the governor
 measures them, and they count like the others.
@@ -11,15 +9,13 @@ measures them, and they count like the others.
 
 from __future__ import annotations
 
-import fcntl
-import mmap
 import os
-import struct
 import threading
 import time
 
 from csi_slayer.cache.bell import ring
 from csi_slayer.cache.layout import SMALL, Layout
+from csi_slayer.cache.ledger_file import LedgerFile
 from csi_slayer.errors import CacheError, CacheFull
 
 GRAIN = 8 << 20
@@ -27,11 +23,6 @@ GRAIN = 8 << 20
 
 PAGE = 4096
 
-_MAGIC = 0x31474C52594C53
-_USED, _STAGED, _ROUNDS, _COUNT = 1, 2, 3, 4
-_FIRST_SLOT = 8
-_SLOTS = 1024
-_BYTES = 8 * (_FIRST_SLOT + _SLOTS)
 _POLL = 0.005
 
 
@@ -41,71 +32,23 @@ def on_disk(size: int) -> int:
 
 
 class Ledger:
-    """One process's view. Thread-safe; to be created after a fork, not before."""
+    """One process's view. Thread-safe; to be created after a fork, not before.
+
+    ``file`` is for reading, except for the governor.
+    """
 
     def __init__(self, layout: Layout, capacity: int, min_free: int) -> None:
         self.capacity = capacity
         self.min_free = min_free
         self.high = capacity * 95 // 100
         self.low = capacity * 90 // 100
+        self.file = LedgerFile(layout.ledger)
         self._layout = layout
         self._grain = max(PAGE, min(GRAIN, capacity // 512))
         self._lock = threading.Lock()
         self._spare = 0
+        self._closed = False
         self._no_wait_before = 0.0
-        self._fd = os.open(layout.ledger, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            self._memory = self._map()
-            self._words = memoryview(self._memory).cast("Q")
-            self._slot = self._take_slot()
-        except BaseException:
-            os.close(self._fd)
-            raise
-
-    def _map(self) -> mmap.mmap:
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-        try:
-            if os.fstat(self._fd).st_size < _BYTES:
-                os.posix_fallocate(self._fd, 0, _BYTES)
-            memory = mmap.mmap(self._fd, _BYTES)
-            if memory[:8] != struct.pack("<Q", _MAGIC):
-                # New, or damaged: start from nothing; the governor's count corrects it.
-                memory[:] = struct.pack("<Q", _MAGIC).ljust(_BYTES, b"\0")
-            return memory
-        finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
-
-    def _lock_slot(self, slot: int, kind: int) -> bool:
-        start = 8 * (_FIRST_SLOT + slot)
-        try:
-            # struct flock: type, whence, start, length, pid (0 for locks of a file description).
-            fcntl.fcntl(
-                self._fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, 8, 0)
-            )
-        except BlockingIOError:
-            return False
-        return True
-
-    def _take_slot(self) -> int:
-        for slot in range(_SLOTS):
-            if self._lock_slot(slot, fcntl.F_WRLCK):
-                self._reclaim(slot)
-                return slot
-        raise CacheError(f"more than {_SLOTS} processes use the cache {self._layout.root}")
-
-    def _reclaim(self, slot: int) -> None:
-        """Give back what the slot's dead owner had left."""
-        left, self._words[_FIRST_SLOT + slot] = self._words[_FIRST_SLOT + slot], 0
-        if left:
-            self._add(-left)
-
-    def _add(self, size: int) -> None:
-        """Change the shared number."""
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-        try:
-            self._words[_USED] = max(0, self._words[_USED] + size)
-        finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     # -- reserving -------------------------------------------------------------------------
 
@@ -123,40 +66,33 @@ class Ledger:
 
     def _try(self, size: int) -> bool:
         with self._lock:
+            if self._closed:
+                raise CacheError("the cache is closed")
             if size > self._spare and not self._refill(size):
                 return False
             self._spare -= size
-            self._words[_FIRST_SLOT + self._slot] = self._spare
+            self.file.set_spare(self._spare)
             return True
 
     def _refill(self, size: int) -> bool:
         for grain in (max(size, self._grain), size - self._spare):
-            if not self._floor_allows(grain):
+            if self.free_space() - grain < self.min_free:
                 continue
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
-            try:
-                used = self._words[_USED] + grain
-                if used + self._words[_STAGED] > self.capacity:
-                    continue
-                self._words[_USED] = used
-            finally:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
-            self._spare += grain
-            if used + self._words[_STAGED] > self.high:
-                ring(self._layout)
-            return True
+            if self.file.add(grain, self.capacity - self.file.staged):
+                self._spare += grain
+                if self.file.taken + self.file.staged > self.high:
+                    ring(self._layout)
+                return True
         return False
-
-    def _floor_allows(self, size: int) -> bool:
-        return self.free_space() - size >= self.min_free
 
     def _wait(self, size: int, seconds: float) -> bool:
         """Wait until there is room, or the governor has looked and found none to make."""
         now = time.monotonic()
         if now < self._no_wait_before:
             return False
-        deadline, rounds = now + seconds, self.rounds
-        while time.monotonic() < deadline and self.rounds < rounds + 2:
+        deadline, rounds = now + seconds, self.file.rounds
+        # The round under way when we rang may have begun too early; the next one has not.
+        while time.monotonic() < deadline and self.file.rounds < rounds + 2:
             time.sleep(_POLL)
             if self._try(size):
                 return True
@@ -168,47 +104,33 @@ class Ledger:
     def release(self, size: int) -> None:
         """Give back room that was reserved and is not used."""
         with self._lock:
+            if self._closed:
+                return
             self._spare += size
             surplus = self._spare - self._grain
             if surplus > self._grain:
                 self._spare -= surplus
-                self._add(-surplus)
-            self._words[_FIRST_SLOT + self._slot] = self._spare
+                self.file.add(-surplus)
+            self.file.set_spare(self._spare)
 
     # -- changes that need no room ---------------------------------------------------------
 
     def freed(self, size: int) -> None:
         """Segments of ``size`` bytes were removed, or became staged files."""
         with self._lock:
-            self._add(-size)
+            self.file.add(-size)
 
     def adopted(self, size: int) -> None:
         """A staged file of ``size`` bytes has become a segment."""
         with self._lock:
-            self._add(size)
+            self.file.add(size)
 
-    # -- reading ---------------------------------------------------------------------------
+    def counted(self, size: int, used_before: int) -> None:
+        """All segments together have ``size`` bytes; see :meth:`LedgerFile.correct`."""
+        with self._lock:
+            self.file.correct(size, used_before)
 
-    @property
-    def used(self) -> int:
-        """Bytes of segments, as far as is known without looking at the files."""
-        spare = sum(self._words[_FIRST_SLOT:])
-        return max(0, self._words[_USED] - spare)
-
-    @property
-    def staged(self) -> int:
-        """Bytes of staged files and conflicts when the governor last looked."""
-        return self._words[_STAGED]
-
-    @property
-    def segments(self) -> int:
-        """Number of segments when the governor last looked."""
-        return self._words[_COUNT]
-
-    @property
-    def rounds(self) -> int:
-        """How often a governor has finished looking."""
-        return self._words[_ROUNDS]
+    # -- limits ----------------------------------------------------------------------------
 
     def free_space(self) -> int:
         """Bytes that the file system has free."""
@@ -220,56 +142,25 @@ class Ledger:
 
         Clean segments are no reason: the governor is asked to remove some.
         """
-        free = self.free_space()
-        if free < self.min_free or self._words[_USED] + self.staged > self.high:
+        free, staged = self.free_space(), self.file.staged
+        if free < self.min_free or self.file.taken + staged > self.high:
             ring(self._layout)
-        if self.staged >= self.capacity or free < self.min_free // 2:
+        if staged >= self.capacity or free < self.min_free // 2:
             raise CacheFull(f"no room for more data that the store does not have yet ({free} free)")
-
-    # -- for the governor ------------------------------------------------------------------
 
     def excess(self) -> int:
         """Bytes to be evicted to get back below the low mark; 0 while below the high mark."""
-        total = self._words[_USED] + self.staged
+        total = self.file.taken + self.file.staged
         # Below the high mark, yet a small file's worth of room may be what somebody waits for.
         margin = min(SMALL, self.capacity // 8)
         excess = total - self.low if total > min(self.high, self.capacity - margin) else 0
         below_floor = self.min_free - self.free_space()
         if below_floor > 0:
             excess = max(excess, below_floor + self.capacity // 20)
-        return min(max(0, excess), self.used)
-
-    def set_staged(self, size: int) -> None:
-        self._words[_STAGED] = size
-
-    def finish_round(self, segments: int) -> None:
-        self._words[_COUNT] = segments
-        self._words[_ROUNDS] += 1
-
-    def correct(self, counted: int, used_before: int) -> None:
-        """Make the number true: ``counted`` bytes were found, by a count that began when
-        :attr:`used` was ``used_before``. What was written meanwhile is counted on top."""
-        with self._lock:
-            for slot in range(_SLOTS):
-                if (
-                    self._words[_FIRST_SLOT + slot]
-                    and slot != self._slot
-                    and self._lock_slot(slot, fcntl.F_WRLCK)
-                ):
-                    self._reclaim(slot)
-                    self._lock_slot(slot, fcntl.F_UNLCK)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
-            try:
-                spare = sum(self._words[_FIRST_SLOT:])
-                grown = max(0, self._words[_USED] - spare - used_before)
-                self._words[_USED] = counted + spare + grown
-            finally:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        return min(max(0, excess), self.file.used)
 
     def close(self) -> None:
         """Give back this process's grain."""
         with self._lock:
-            self._reclaim(self._slot)
-            self._words.release()
-            self._memory.close()
-            os.close(self._fd)
+            self._closed = True
+            self.file.close()

@@ -9,6 +9,7 @@ from csi_slayer.cache.cache import Cache
 from csi_slayer.cache.governor import Evicted
 from csi_slayer.cache.oserrors import translated
 from csi_slayer.cache.sweep import evict, names
+from csi_slayer.cache.verify import verify
 
 Progress = Callable[["Verified"], None]
 
@@ -51,7 +52,7 @@ def _verify(cache: Cache, name: str, result: Verified) -> None:
         return
     try:
         size = opened.present_bytes
-        bad = opened.verify(0, opened.size, again=True)
+        bad = verify(opened, 0, opened.size, again=True)
         result.segments += 1
         result.size += size
         result.bad_blocks += bad

@@ -44,7 +44,7 @@ class S3Fifo:
     def __len__(self) -> int:
         return len(self._pages)
 
-    def __contains__(self, key: int) -> bool:
+    def __contains__(self, key: object) -> bool:
         return key in self._pages
 
     def __iter__(self) -> Iterator[int]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from csi_slayer.cache.detach import detach
 from csi_slayer.cache.layout import BLOCK
 from csi_slayer.cache.opened import OpenSegment
+from csi_slayer.cache.verify import verify
 
 WAIT = 1.0
 """Seconds that a transfer waits for the governor to make room before it gives up."""
@@ -53,7 +54,7 @@ class Segment:
         Returns how many were bad. Reads the disk: to be run in a thread. Raises CacheError.
         """
         end = self.size if length is None else offset + length
-        return self._opened.verify(offset, end - offset, again=False)
+        return verify(self._opened, offset, end - offset, again=False)
 
     def write_block(self, offset: int, data: bytes | memoryview) -> None:
         """Store a block (BLOCK bytes, or what is left at the end) at a multiple of BLOCK.

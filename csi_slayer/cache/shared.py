@@ -1,0 +1,28 @@
+"""What the parts of one process's cache have in common."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from csi_slayer.cache.events import CacheEvents
+from csi_slayer.cache.layout import Layout
+from csi_slayer.cache.ledger import Ledger
+from csi_slayer.cache.marks import Marks
+
+if TYPE_CHECKING:
+    from csi_slayer.cache.opened import OpenSegment
+
+
+@dataclass(slots=True)
+class Shared:
+    """``opened``: the segments that are open, by name. ``lock`` guards it and the reference counts
+    of what is in it; it is held for microseconds."""
+
+    layout: Layout
+    ledger: Ledger
+    marks: Marks
+    events: CacheEvents
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    opened: dict[str, OpenSegment] = field(default_factory=dict)

@@ -1,0 +1,96 @@
+"""The cache directory: made when absent, refused when it is something else."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csi_slayer.cache import Cache
+from csi_slayer.cache.layout import Layout, directory_name
+from csi_slayer.errors import CacheError
+
+
+def test_makes_private_directories(root: Path) -> None:
+    Layout(root)
+    for path in (root, root / "segments", root / "segments" / "a7", root / "staging"):
+        assert path.stat().st_mode & 0o7777 == 0o700
+
+
+def test_opens_an_existing_one_again(root: Path) -> None:
+    Layout(root)
+    Layout(root)
+
+
+def test_a_fresh_file_system_is_taken(root: Path) -> None:
+    (root / "lost+found").mkdir(parents=True)
+    Layout(root)
+
+
+def test_refuses_another_layout(root: Path) -> None:
+    Layout(root)
+    (root / "layout").write_text("slayerfs cache layout 99\n")
+    with pytest.raises(CacheError, match="layout 99"):
+        Layout(root)
+
+
+def test_refuses_a_directory_of_somebody_else(root: Path) -> None:
+    root.mkdir()
+    (root / "thesis.tex").write_text("x")
+    with pytest.raises(CacheError, match=r"thesis\.tex"):
+        Layout(root)
+    assert [path.name for path in root.iterdir()] == ["thesis.tex"]
+
+
+def test_a_root_that_cannot_be_made_is_a_cache_error(root: Path) -> None:
+    root.write_text("a file")
+    with pytest.raises(CacheError, match="cache directory"):
+        Cache(root, 1 << 20)
+
+
+def test_uses_trusted_attributes_where_user_ones_are_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.setxattr
+
+    def setxattr(path: Any, name: str, value: bytes) -> None:
+        if name.startswith("user."):
+            raise OSError(errno.ENOTSUP, "Operation not supported")
+        real(path, name, value)
+
+    monkeypatch.setattr(os, "setxattr", setxattr)
+    assert Layout(root).xattr == "trusted.slayerfs"
+
+
+def test_without_attributes_the_error_says_what_to_do(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def setxattr(*_arguments: Any) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(os, "setxattr", setxattr)
+    with pytest.raises(CacheError, match="extended attributes"):
+        Layout(root)
+
+
+@pytest.mark.parametrize(
+    ("volume", "name"),
+    [
+        ("pvc-1", "pvc-1"),
+        ("a/b", "a%2Fb"),
+        ("..", "%2E."),
+        (".hidden", "%2Ehidden"),
+        ("é", "%C3%A9"),
+    ],
+)
+def test_a_volume_id_names_one_directory(volume: str, name: str) -> None:
+    assert directory_name(volume) == name
+
+
+@pytest.mark.parametrize("volume", ["", "x" * 201])
+def test_impossible_volume_ids_are_refused(volume: str) -> None:
+    with pytest.raises(CacheError):
+        directory_name(volume)
