@@ -12,12 +12,14 @@ import asyncio
 import errno
 import mmap
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 import structlog
 
 from csi_slayer.fuse import protocol as p
+from csi_slayer.fuse.splice import Splicer
+from csi_slayer.vfs.types import FileRange
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +35,8 @@ _BATCH: Final = 32
 _GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN, errno.EBADF})
 _ONCE_MORE: Final = frozenset({errno.ENOENT, errno.EINTR, errno.EIO})
 
-Reply = bytes | bytearray | memoryview | None
+Reply = bytes | memoryview | FileRange | None
+"""A reply's body; a range must be in the page cache, and not larger than can be spliced."""
 
 
 class Buffer:
@@ -49,10 +52,13 @@ class Buffer:
 class Channel:
     """One /dev/fuse descriptor, which must be non-blocking; the caller keeps and closes it.
 
-    ``largest`` is the size of the largest request in bytes, its header included.
+    ``largest`` is the size of the largest request in bytes, its header included; ``splice``
+    whether replies may be spliced.
     """
 
-    def __init__(self, fd: int, largest: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, fd: int, largest: int, loop: asyncio.AbstractEventLoop, *, splice: bool = False
+    ) -> None:
         self.fd = fd
         self._largest = largest
         self._loop = loop
@@ -62,6 +68,18 @@ class Channel:
         self._handle: Callable[[Buffer, int], bool] | None = None
         self._closed: Callable[[], None] | None = None
         self._reading = False
+        self._splicer = Splicer(fd)
+        if splice:
+            self._splicer.open()
+
+    def close(self) -> None:
+        """Read no more and write no more; the descriptor stays open."""
+        self.stop()
+        self._splicer.close()
+
+    def spliceable(self) -> int:
+        """Bytes of the largest range that can be replied with; 0 for none."""
+        return self._splicer.largest
 
     def start(self, handle: Callable[[Buffer, int], bool], closed: Callable[[], None]) -> None:
         """Read from now on. ``handle`` gets each request and says whether it keeps the buffer;
@@ -127,10 +145,18 @@ class Channel:
 
     def reply(self, unique: int, body: Reply) -> None:
         """Answer a request; None and empty are a reply without a body."""
-        if body:
-            self._write(unique, (p.OUT_HEADER.pack(16 + len(body), 0, unique), body))
-        else:
-            self._write(unique, (p.OUT_HEADER.pack(16, 0, unique),))
+        try:
+            if isinstance(body, FileRange):
+                if self._splicer.send(unique, body):
+                    return
+                body = os.pread(body.fd, body.length, body.offset)
+            if body:
+                os.writev(self.fd, (p.OUT_HEADER.pack(16 + len(body), 0, unique), body))
+            else:
+                os.write(self.fd, p.OUT_HEADER.pack(16, 0, unique))
+        except OSError as error:
+            if self._refused(error):
+                self.reply_error(unique, errno.EIO)
 
     def reply_error(self, unique: int, number: int) -> None:
         """Answer with an errno, which must be positive."""
@@ -139,17 +165,10 @@ class Channel:
         try:
             os.write(self.fd, p.OUT_HEADER.pack(16, -known, unique))
         except OSError as error:
-            self._not_written(error)
-
-    def _write(self, unique: int, parts: Sequence[Reply]) -> None:
-        try:
-            os.writev(self.fd, parts)  # type: ignore[arg-type]
-        except OSError as error:
-            if self._not_written(error):
-                self.reply_error(unique, errno.EIO)
+            self._refused(error)
 
     @staticmethod
-    def _not_written(error: OSError) -> bool:
+    def _refused(error: OSError) -> bool:
         """True if the kernel refused the reply; False if nobody waits for it any more."""
         if error.errno == errno.ENOENT or error.errno in _GONE:
             return False

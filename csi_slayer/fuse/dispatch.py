@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import errno
+import traceback
 from collections.abc import Callable, Iterable
 from time import perf_counter
 
@@ -38,6 +39,12 @@ _CANCEL_SECONDS = 5.0
 """How long cancelled handlers may take to end."""
 
 _RESEND = p.UNIQUE_RESEND
+
+
+def _log_failure(opcode: int, error: BaseException, unique: int = 0) -> None:
+    # Formatted here: a renderer that shows the variables of frames would show files' contents.
+    trace = "".join(traceback.format_exception(error))
+    log.error("fuse_handler_failed", op=name_of(opcode), unique=unique, traceback=trace)
 
 
 class Running(RequestTask):
@@ -89,7 +96,9 @@ class Dispatcher:
         self._loop = loop
         self._stats = stats
         self._handlers = handlers(state)
-        self._served = Served(ops, FileReader(state.max_write, loop), state.allowed.setxattr_ext)
+        self._served = Served(
+            ops, FileReader(state.max_write, channel.spliceable, loop), state.allowed.setxattr_ext
+        )
         self._running: dict[int, Running] = {}
         self._interrupts = Interrupts(channel, self._running, loop)
         self._context = contextvars.copy_context()
@@ -162,10 +171,7 @@ class Dispatcher:
             return errno.EOPNOTSUPP if error.errno == errno.ENOSYS else error.errno
         if isinstance(error, asyncio.CancelledError):
             return errno.EINTR
-        log.error(
-            "fuse_handler_failed",
-            op=name_of(task.opcode), unique=task.unique & ~_RESEND, exc_info=error,
-        )  # fmt: skip
+        _log_failure(task.opcode, error, task.unique & ~_RESEND)
         return errno.EIO
 
     def _other(self, opcode: int, unique: int, ino: int, body: memoryview) -> None:
@@ -188,7 +194,7 @@ class Dispatcher:
             try:
                 self._ops.forget(ino, count)
             except Exception as error:
-                log.error("fuse_handler_failed", op=name_of(opcode), exc_info=error)
+                _log_failure(opcode, error)
         self._stats.record(opcode, perf_counter() - started, False)
 
     async def drain(self, seconds: float, *, leave_unanswered: bool) -> int:

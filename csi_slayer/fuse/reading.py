@@ -6,25 +6,37 @@ import asyncio
 import errno
 import mmap
 import os
+from collections.abc import Callable
 
+from csi_slayer.fuse.splice import SMALLEST, PageCache
 from csi_slayer.vfs.types import FileRange
 
 
 class FileReader:
-    """``largest`` is the size of the largest READ, bytes."""
+    """``largest`` is the size of the largest READ, bytes; ``spliceable`` says up to which size the
+    channel can splice now."""
 
-    def __init__(self, largest: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, largest: int, spliceable: Callable[[], int], loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._loop = loop
+        self._spliceable = spliceable
+        self._page_cache = PageCache()
         self._view = memoryview(mmap.mmap(-1, largest))
 
-    async def load(self, wanted: FileRange, most: int) -> memoryview | bytes:
+    async def load(self, wanted: FileRange, most: int) -> memoryview | bytes | FileRange:
         """At most ``most`` bytes of a range; fewer only at the end of the file. Raises OSError.
 
-        What the page cache has comes in a buffer that the next call uses again: it must be
-        written before anything else is awaited. For the rest a thread waits.
+        What the page cache has is returned without waiting: as a range to splice, or in a buffer
+        that the next call uses again. Either must be written before anything else is awaited.
+        For the rest a thread waits.
         """
         fd, offset, length = wanted
         length = min(length, most)
+        if SMALLEST <= length <= self._spliceable():
+            cached = FileRange(fd, offset, min(length, os.fstat(fd).st_size - offset))
+            if cached.length >= SMALLEST and self._page_cache.holds(cached):
+                return cached
         try:
             got = os.preadv(fd, (self._view[:length],), offset, os.RWF_NOWAIT)
         except BlockingIOError:

@@ -36,7 +36,7 @@ class SessionOptions:
 
     capabilities: Capabilities = field(default_factory=Capabilities)
     allow_other: bool = True
-    readahead: int = 1 << 20
+    readahead: int = 512 << 10
     observer: Observer | None = None
 
 
@@ -55,7 +55,9 @@ class Session:
         self.state = state
         self.stats = Stats(options.observer)
         loop = asyncio.get_running_loop()
-        self._channel = Channel(fd, state.max_write + _HEADER_ROOM, loop)
+        self._channel = Channel(
+            fd, state.max_write + _HEADER_ROOM, loop, splice="splice" in state.capabilities
+        )
         self._dispatcher = Dispatcher(ops, self._channel, state, self.stats, loop)
         self._backing = Backing(fd, "passthrough" in state.capabilities)
         self._notifier = Notifier(fd, expire_only="expire_only" in state.capabilities)
@@ -153,7 +155,7 @@ class Session:
     def close(self) -> None:
         """Close the descriptor. If it is the last one of the connection, every request fails from
         now on. Call :meth:`stop` before."""
-        self._channel.stop()
+        self._channel.close()
         # A thread that still waits inside a write must not meet another file at this number.
         if self._notifier.close(0):
             os.close(self.fd)

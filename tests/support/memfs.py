@@ -37,7 +37,7 @@ from csi_slayer.vfs.types import (
 ROOT = 1
 NOREPLACE, EXCHANGE = 1, 2
 BLOCKED = b"blocked"
-"""Reading or writing a file whose name begins so waits until ``release`` is called."""
+"""Reading or writing a file whose name begins so waits until ``let_go`` is called."""
 
 
 @dataclass
@@ -118,7 +118,7 @@ class MemFs:
         self._save()
         return ino
 
-    def release(self) -> None:
+    def let_go(self) -> None:
         """Let the calls that wait go on."""
         self._gate.set()
 
@@ -396,9 +396,7 @@ class MemFs:
         await self._enter("listxattr", req)
         return [_bytes(name) for name in self._node(ino).xattrs]
 
-    async def setxattr(
-        self, req: Request, ino: int, name: bytes, value: bytes, flags: int
-    ) -> None:
+    async def setxattr(self, req: Request, ino: int, name: bytes, value: bytes, flags: int) -> None:
         await self._enter("setxattr", req)
         xattrs = self._node(ino).xattrs
         if flags & os.XATTR_CREATE and _text(name) in xattrs:
@@ -423,9 +421,7 @@ class MemFs:
             if node.ino not in self.backing:
                 self.backing[node.ino] = kernel.backing_open(self._fd(node.ino))
             return Opened(node.ino, OpenFlags.PASSTHROUGH, self.backing[node.ino])
-        return Opened(
-            node.ino, OpenFlags.DIRECT_IO if self.behaviour.direct_io else OpenFlags.NONE
-        )
+        return Opened(node.ino, OpenFlags.DIRECT_IO if self.behaviour.direct_io else OpenFlags.NONE)
 
     async def open(self, req: Request, ino: int, flags: int) -> Opened:
         await self._enter("open", req)

@@ -176,8 +176,8 @@ async def _commands(end: socket.socket, fs: MemFs, session: Session) -> None:
         match order.pop("command"):
             case "put":
                 answer = fs.put(order["name"], order["data"].encode("latin-1"))
-            case "release":
-                fs.release()
+            case "let_go":
+                fs.let_go()
             case "report":
                 answer = fs.report() | {
                     "in_flight": session.in_flight,
