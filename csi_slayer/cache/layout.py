@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from csi_slayer.cache.oserrors import translated
 from csi_slayer.errors import CacheError
 
 BLOCK: Final = 128 << 10
@@ -54,7 +55,7 @@ class Layout:
         try:
             self._prepare()
         except OSError as error:
-            raise CacheError(f"cache directory {root}: {error.strerror}") from error
+            raise translated(error, f"cache directory {root}") from error
         self.xattr = self._probe_xattr()
 
     def _prepare(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from csi_slayer.cache import BLOCK, Cache, Segment, SegmentKey
 from csi_slayer.cache.header import MAPPED, Header, read_header
+from csi_slayer.cache.ledger import Ledger
 
 CAPACITY = 64 << 20
 
@@ -101,7 +102,14 @@ def crash(cache: Cache) -> None:
     for opened in cache.shared.opened.values():
         os.close(opened.fd)
     cache.shared.opened.clear()
-    os.close(cache.shared.ledger.file._fd)
+    die(cache.shared.ledger)
+
+
+def die(ledger: Ledger) -> None:
+    """What the kernel does to a ledger when its process ends."""
+    ledger.file._words.release()
+    ledger.file._memory.close()
+    os.close(ledger.file._fd)
 
 
 def disk_bytes(cache: Cache) -> int:
