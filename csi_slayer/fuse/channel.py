@@ -131,6 +131,9 @@ class Channel:
             handle = self._handle
             if handle is None:
                 return
+            if length < p.IN_HEADER_SIZE:
+                self._end(OSError(errno.EBADF, "no request device"))
+                return
             if handle(buffer, length):
                 self._buffer = None
                 self._taken += 1

@@ -1,0 +1,102 @@
+"""The thread that writes invalidations, with a socket in the kernel's place."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from csi_slayer.fuse.notify import Notifier, resend
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(10)
+    with ours, device:
+        yield ours, device
+
+
+def head(code: int, body: bytes) -> bytes:
+    return struct.pack("<IiQ", 16 + len(body), code, 0) + body
+
+
+def test_an_inode_loses_attributes_and_all_pages(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    kernel, device = ends
+    notifier = Notifier(device.fileno(), expire_only=True)
+    notifier.invalidate_inode(42)
+    assert kernel.recv(100) == head(2, struct.pack("<Qqq", 42, 0, 0))
+    assert notifier.close(10)
+
+
+@pytest.mark.parametrize("expire_only", [False, True])
+def test_a_name_is_looked_up_again(
+    ends: tuple[socket.socket, socket.socket], expire_only: bool
+) -> None:
+    kernel, device = ends
+    notifier = Notifier(device.fileno(), expire_only=expire_only)
+    notifier.invalidate_entry(7, b"name")
+    assert kernel.recv(100) == head(3, struct.pack("<QII", 7, 4, expire_only) + b"name\0")
+    assert notifier.close(10)
+
+
+def fill(device: socket.socket) -> int:
+    """Make the next write to the device wait, as a lock in the kernel would."""
+    device.setblocking(False)
+    count = 0
+    while True:
+        try:
+            device.send(bytes(1000))
+        except BlockingIOError:
+            device.setblocking(True)
+            return count
+        count += 1
+
+
+def test_what_waits_already_is_not_queued_twice_and_too_much_is_dropped(
+    ends: tuple[socket.socket, socket.socket], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel, device = ends
+    count = fill(device)
+    notifier = Notifier(device.fileno(), expire_only=True, limit=3)
+    for ino in (1, 2, 2, 3, 3, 2, 4, 5, 6, 7):
+        notifier.invalidate_inode(ino)
+    # At most one is being written, three wait.
+    assert notifier.dropped in (3, 4)
+    for _ in range(count):
+        kernel.recv(2000)
+    assert notifier.close(10)
+    kernel.setblocking(False)
+    written = []
+    while True:
+        try:
+            written.append(struct.unpack("<Qqq", kernel.recv(100)[16:])[0])
+        except BlockingIOError:
+            break
+    assert written == list(range(1, 8 - notifier.dropped))
+    assert capsys.readouterr().out.count("fuse_invalidations_dropped") == 1
+
+
+def test_closing_does_not_wait_for_ever(ends: tuple[socket.socket, socket.socket]) -> None:
+    kernel, device = ends
+    fill(device)
+    notifier = Notifier(device.fileno(), expire_only=True)
+    notifier.invalidate_inode(1)
+    assert not notifier.close(0.05)
+    notifier.invalidate_inode(2)
+    kernel.close()  # the write that hangs fails, and the thread ends
+    assert notifier.close(10)
+
+
+def test_without_invalidations_there_is_no_thread() -> None:
+    assert Notifier(-1, expire_only=True).close(0)
+
+
+def test_resend(ends: tuple[socket.socket, socket.socket]) -> None:
+    kernel, device = ends
+    resend(device.fileno())
+    assert kernel.recv(100) == head(7, b"")
