@@ -181,25 +181,45 @@ def test_a_detached_file_can_be_adopted_as_the_next_version(
     os.close(fd)
 
 
+@pytest.mark.parametrize("adopted", [False, True])
 def test_a_descriptor_from_before_the_detachment_is_found_out(
-    cache: Cache, other: Cache, target: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Cache, other: Cache, target: Path, monkeypatch: pytest.MonkeyPatch, adopted: bool
 ) -> None:
-    """Another process has opened the path, and locks and looks only after the file has become
-    another version of the object."""
+    """Another process has opened the path, and locks and looks only after a writer has taken the
+    file and changed it; it may even be another version of the object by then."""
     segment = opened(cache, SMALL_SIZE)
     real = fcntl.flock
+    kept: list[int] = []
 
     def flock(fd: int, operation: int) -> None:
         monkeypatch.setattr(fcntl, "flock", real)
         taken = segment.detach(str(target))
         assert taken is not None
         os.pwrite(taken, b"new", 0)
-        cache.adopt(key_of("next version"), target, SMALL_SIZE)
-        os.close(taken)
+        os.utime(taken, ns=(0, os.fstat(fd).st_mtime_ns))
+        kept.append(taken)
+        if adopted:
+            cache.adopt(key_of("next version"), target, SMALL_SIZE)
         real(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", flock)
     assert other.find(KEY, SMALL_SIZE) is None
-    found = other.find(key_of("next version"), SMALL_SIZE)
-    assert found is not None
-    found.close()
+    assert target.exists() != adopted
+    assert cache.contains(key_of("next version")) == adopted
+    os.close(kept[0])
+
+
+def test_a_segment_evicted_between_open_and_lock_is_a_miss(
+    cache: Cache, other: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.store_small(KEY, b"hello")
+    real = fcntl.flock
+
+    def flock(fd: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        assert evict_all(cache).segments == 1
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert other.find(KEY, 5) is None
+    assert other.events.corrupt_segments.value == 0
