@@ -102,6 +102,9 @@ class Load:
 
     def _end(self, process: subprocess.Popen[str]) -> None:
         process.send_signal(signal.SIGKILL)
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
         try:
             process.wait(1)
         except subprocess.TimeoutExpired:

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from bench.load import Load, compile_load
 from bench.results import Results
 from bench.rows import BARE, LOCAL
 from bench.scale import Scale
-from bench.targets.base import Place, Target
+from bench.targets.base import Mounted, MountOptions, Place, Target
 from bench.targets.local import Local
 from bench.targets.rclone import Rclone
 from bench.targets.s3fs import S3fs
@@ -97,6 +97,25 @@ class Session:
                     self.results.add(column, values)
                     shown = ", ".join(f"{row} {value:,.1f}" for row, value in values.items())
                     self.say(f"round {number + 1}, {column}: {shown}")
+
+    def hold(
+        self, stack: ExitStack, target: Target, options: MountOptions, rows: Sequence[str]
+    ) -> Mounted | None:
+        """Mount for as long as the stack lives; None if it fails (then these rows have failed).
+
+        Trouble with unmounting is noted only: what was measured before stays valid.
+        """
+        manager, mounted = target.mounted(options), None
+        with self.attempt(target.name, rows):
+            mounted = manager.__enter__()
+            stack.callback(self._leave, target.name, manager)
+        return mounted
+
+    def _leave(self, column: str, manager: AbstractContextManager[Mounted]) -> None:
+        try:
+            manager.__exit__(None, None, None)
+        except (BenchError, OSError) as error:
+            self.note(f"{column}: unmounting failed: {error}")
 
     def wants_bare(self) -> bool:
         return BARE in self.columns

@@ -26,8 +26,10 @@ def run(session: Session) -> None:
     with ExitStack() as stack:
         directories = {}
         for target in session.targets():
+            mounted = session.hold(stack, target, MountOptions(dataset.prefix), ROWS)
+            if mounted is None:
+                continue
             with session.attempt(target.name, ROWS):
-                mounted = stack.enter_context(target.mounted(MountOptions(dataset.prefix)))
                 _warm(session, mounted.path / name)
                 directories[target.name] = mounted.path
         rows = [row for row in ROWS if session.results.wants(row)]

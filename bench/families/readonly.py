@@ -24,8 +24,10 @@ def run(session: Session) -> None:
     with ExitStack() as stack:
         directories = {}
         for target in session.targets():
+            mounted = session.hold(stack, target, options, ROWS)
+            if mounted is None:
+                continue
             with session.attempt(target.name, ROWS):
-                mounted = stack.enter_context(target.mounted(options))
                 session.say(f"{target.name}: reading {dataset.count} files twice")
                 for _ in range(2):
                     _read(session, mounted.path, dataset)

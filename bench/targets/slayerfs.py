@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench import mounts
 from bench.errors import BenchError
 from bench.rows import PLAIN, SLAYER
 from bench.targets.base import Mounted, MountOptions, Place
 from bench.targets.scratch import Scratch, scratch
+from csi_slayer.cli import control
+from csi_slayer.errors import SlayerError
+from csi_slayer.node import registry
 
 _ROOT = Path(__file__).parents[2]
 _START_TIMEOUT = 90.0
-_DRAIN_SECONDS = 300
-_GRACE = 60.0
+_DRAIN_SECONDS = 60
+_GRACE = 120.0  # the command waits as long again for the worker's end
 
 
 class SlayerFS:
@@ -39,7 +41,7 @@ class SlayerFS:
         with scratch(self._place.work, self.name) as paths:
             try:
                 self._mount(options, paths)
-                yield SlayerMount(paths.point, self)
+                yield SlayerMount(paths.point)
             finally:
                 self._unmount(paths.point)
 
@@ -67,7 +69,11 @@ class SlayerFS:
             self.run(["umount", str(point), "--timeout", str(_DRAIN_SECONDS)],
                      _DRAIN_SECONDS + _GRACE)  # fmt: skip
         finally:
+            entry = registry.find(str(point))
             mounts.force(point)
+            if entry is not None:  # it should have ended: supervisor and worker are one session
+                os.killpg(entry.supervisor, signal.SIGKILL)
+                registry.remove(entry.volume)
 
     def run(self, arguments: list[str], timeout: float) -> str:
         """The standard output of a csi-slayer command. Raises BenchError if it fails."""
@@ -93,18 +99,12 @@ class SlayerFS:
 @dataclass(frozen=True, slots=True)
 class SlayerMount:
     path: Path
-    target: SlayerFS
-
-    def status(self) -> dict[str, Any]:
-        """What ``csi-slayer status`` says of this mount."""
-        for volume in json.loads(self.target.run(["status", "--json"], 30.0)):
-            if volume["mountpoint"] == str(self.path):
-                found: dict[str, Any] = volume
-                return found
-        raise BenchError("csi-slayer status does not know the mount")
 
     def pid(self) -> int:
-        status = self.status()
-        if "pid" not in status:
-            raise BenchError(f"no worker: {status.get('error', 'unknown')}")
-        return int(status["pid"])
+        entry = registry.find(str(self.path))
+        if entry is None:
+            raise BenchError("the mount is not registered")
+        try:
+            return int(next(control.ask(entry, "status"))["pid"])
+        except SlayerError as error:
+            raise BenchError(str(error)) from None
