@@ -11,7 +11,7 @@ import time
 from collections.abc import Container
 from typing import Any, NamedTuple
 
-from csi_slayer.catalog.inode import INSERT, Inode, Mark
+from csi_slayer.catalog.inode import INSERT, Inode, Mark, Pending
 from csi_slayer.catalog.pendings import Pendings
 from csi_slayer.catalog.schema import ROOT
 
@@ -319,27 +319,26 @@ class Changes(Pendings):
                 self._update(ino, values)
 
     async def stored(
-        self, ino: int, key: str, etag: str, checked_ns: int, **values: Any
+        self, ino: int, row: Pending, etag: str, *, copied: bool = False, **values: Any
     ) -> bool:
-        """The object ``key`` now has this inode's content as version ``etag``.
+        """The object ``row.key`` now has this inode's content as version ``etag``.
 
-        Returns whether that settles the key; not so if the inode was renamed or unlinked meanwhile.
+        Returns whether that is the inode's place; not so if it was renamed or unlinked meanwhile.
+        What was uploaded is then there and nowhere else; what was ``copied`` still is where it was.
         """
         with self._db.transaction():
-            path = self.path_now(ino)
-            settles = path == key
-            values |= {
-                "etag": etag,
-                "origin": None if settles else key,
-                "checked_ns": checked_ns,
-            }
-            self._update(ino, values)
-            if settles:
-                self._db.execute("DELETE FROM pending WHERE key = ?", (key,))
+            in_place = self.path_now(ino) == row.key
+            if in_place:
+                values |= {"etag": etag, "origin": None, "checked_ns": time.time_ns()}
+                self._update(ino, values)
+            elif not copied:
+                self._update(ino, values | {"etag": etag, "origin": row.key})
+            if in_place:
+                self._settle(row, etag)
             else:
-                self._pend(key, etag)
-                self._db.execute("UPDATE pending SET expect = ? WHERE key = ?", (etag, key))
-        return settles
+                self._pend(row.key, etag)
+                self._db.execute("UPDATE pending SET expect = ? WHERE key = ?", (etag, row.key))
+        return in_place
 
     async def relocated(self, inode: Inode, key: str, etag: str) -> None:
         """The content of an inode was copied aside, to the object ``key``."""

@@ -11,12 +11,26 @@ from csi_slayer.catalog.reads import Reads
 class Pendings(Reads):
     """The pending table; ``_pend`` is called inside the transaction of the change itself."""
 
+    _last_ns = 0
+
     def _pend(self, key: str, expect: str | None) -> None:
-        """Note that ``key`` may have to change; the first note's ``expect`` stays."""
+        """Note that ``key`` may have to change; the first note's ``expect`` stays, ``since_ns``
+        is new with each note, so that work begun before it does not settle the key."""
+        self._last_ns = max(time.time_ns(), self._last_ns + 1)
         self._db.execute(
-            "INSERT OR IGNORE INTO pending(key, expect, since_ns) VALUES (?,?,?)",
-            (key, expect, time.time_ns()),
+            "INSERT INTO pending(key, expect, since_ns) VALUES (?,?,?) "
+            "ON CONFLICT(key) DO UPDATE SET since_ns = excluded.since_ns",
+            (key, expect, self._last_ns),
         )
+
+    def _settle(self, row: Pending, found: str | None) -> None:
+        """The work that ``row`` asked for is done and the object there is now ``found``; if the
+        key was noted again meanwhile it stays pending with that knowledge."""
+        done = self._db.execute(
+            "DELETE FROM pending WHERE key = ? AND since_ns = ?", (row.key, row.since_ns)
+        )
+        if done.rowcount == 0:
+            self._db.execute("UPDATE pending SET expect = ? WHERE key = ?", (found, row.key))
 
     async def pend(self, key: str, expect: str | None) -> None:
         with self._db.transaction():
@@ -64,19 +78,16 @@ class Pendings(Reads):
         with self._db.transaction():
             self._db.execute("UPDATE pending SET expect = ? WHERE key = ?", (expect, key))
 
-    async def settled(self, keys: list[str]) -> None:
-        """The objects of these keys are as they should be."""
+    async def settled(self, row: Pending, found: str | None) -> None:
+        """The object at ``row.key`` is as the row asked, as version ``found``."""
         with self._db.transaction():
-            self._db.executemany("DELETE FROM pending WHERE key = ?", [(key,) for key in keys])
+            self._settle(row, found)
 
-    async def removed(self, keys: list[str]) -> None:
-        """The objects of these keys are deleted; a name that came back meanwhile stays pending."""
+    async def removed(self, rows: list[Pending]) -> None:
+        """The objects of these keys are deleted."""
         with self._db.transaction():
-            for key in keys:
-                if await self.resolve(key) is None:
-                    self._db.execute("DELETE FROM pending WHERE key = ?", (key,))
-                else:
-                    self._db.execute("UPDATE pending SET expect = '' WHERE key = ?", (key,))
+            for row in rows:
+                self._settle(row, "")
 
     async def upload_began(self, upload_id: str, key: str) -> None:
         with self._db.transaction():

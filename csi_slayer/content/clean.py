@@ -151,13 +151,20 @@ class SegmentReader:
 
     async def _transfer(self, start: int, end: int, ahead: bool) -> None:
         try:
-            await self._store.fetch(
-                self.source.key,
-                offset=self.base + start,
-                length=end - start,
-                if_match=self.source.etag,
-                sink=self.segment.sink(self._piece, base=self.base),
-            )
+            while True:
+                source = self.source
+                try:
+                    await self._store.fetch(
+                        source.key,
+                        offset=self.base + start,
+                        length=end - start,
+                        if_match=source.etag,
+                        sink=self.segment.sink(self._piece, base=self.base),
+                    )
+                    return
+                except (ObjectNotFound, PreconditionFailed):
+                    if self.source == source:
+                        raise  # else it was moved meanwhile, by a rename: ask there
         finally:
             if ahead:
                 self._transfers.give_back()
@@ -259,7 +266,7 @@ class CleanFile:
         size = min(self._span, self.size - span * self._span)
         segment = self._cache.find(key, size)
         if segment is None and self.size <= SMALL:
-            segment = await self._smalls.fetch(self.source, key)
+            segment = await self._fetch_small(key)
             if segment is None:
                 return None
         if segment is not None and segment.needs_verify:
@@ -281,6 +288,15 @@ class CleanFile:
         )
         self._readers[span] = reader
         return reader
+
+    async def _fetch_small(self, key: SegmentKey) -> Segment | None:
+        while True:
+            source = self.source
+            try:
+                return await self._smalls.fetch(source, key)
+            except (ObjectNotFound, PreconditionFailed):
+                if self.source == source:
+                    raise
 
     async def open_local(self) -> None:
         """Open the segment if the cache has it, without asking the store."""

@@ -8,7 +8,6 @@ the conflicts directory: nothing is dropped.
 from __future__ import annotations
 
 import os
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -93,7 +92,7 @@ class Objects:
         elif inode.flags & Mark.ATTRS_DIRTY and self._options.posix:
             await self._copy_onto_itself(inode, row)
         else:
-            await self._catalog.settled([row.key])
+            await self._catalog.settled(row, inode.etag)
 
     async def _put_empty(self, inode: Inode, row: Pending) -> None:
         """A symlink, a fifo, a socket, or a file made by mknod: an empty object."""
@@ -108,7 +107,7 @@ class Objects:
             await self._lost_race(inode, row, error)
             raise
         await self._catalog.stored(
-            inode.ino, row.key, info.etag, time.time_ns(), flags=inode.flags & ~Mark.ATTRS_DIRTY
+            inode.ino, row, info.etag, flags=inode.flags & ~Mark.ATTRS_DIRTY
         )
 
     async def _put_staged(self, inode: Inode, row: Pending) -> None:
@@ -126,9 +125,8 @@ class Objects:
             )
             await self._catalog.stored(
                 inode.ino,
-                row.key,
+                row,
                 info.etag,
-                time.time_ns(),
                 stamp=before.st_mtime_ns,
                 size=before.st_size,
                 mtime_ns=before.st_mtime_ns,
@@ -189,10 +187,7 @@ class Objects:
         info = await self._store.copy(
             inode.origin, row.key, source_etag=inode.etag, metadata=replace
         )
-        await self._catalog.stored(
-            inode.ino, row.key, info.etag, time.time_ns(), flags=inode.flags & ~Mark.ATTRS_DIRTY
-        )
-        self._tell_reader(inode.ino, row.key, info.etag)
+        await self._copied(inode, row, info.etag)
 
     async def _copy_onto_itself(self, inode: Inode, row: Pending) -> None:
         """Replace an object's metadata: chmod, chown, utimes, xattrs of an existing file."""
@@ -202,10 +197,13 @@ class Objects:
             source_etag=inode.etag,
             metadata=await self.metadata_of(inode),
         )
-        await self._catalog.stored(
-            inode.ino, row.key, info.etag, time.time_ns(), flags=inode.flags & ~Mark.ATTRS_DIRTY
-        )
-        self._tell_reader(inode.ino, row.key, info.etag)
+        await self._copied(inode, row, info.etag)
+
+    async def _copied(self, inode: Inode, row: Pending, etag: str) -> None:
+        if await self._catalog.stored(
+            inode.ino, row, etag, copied=True, flags=inode.flags & ~Mark.ATTRS_DIRTY
+        ):
+            self._tell_reader(inode.ino, row.key, etag)
 
     def _tell_reader(self, ino: int, key: str, etag: str) -> None:
         record = self._opened.get(ino)
@@ -242,14 +240,11 @@ class Objects:
         await self._catalog.relocated(inode, key, info.etag)
         self._tell_reader(inode.ino, key, info.etag)
 
-    async def put_marker(self, inode: Inode, key: str) -> None:
+    async def put_marker(self, inode: Inode, row: Pending) -> None:
         """The empty object that says that a directory exists."""
         values: Mapping[str, str] = await self.metadata_of(inode)
-        await self._store.put(key, b"", metadata=values)
-        await self._catalog.settled([key])
-
-    async def delete(self, row: Pending) -> None:
-        await self.delete_many([row])
+        info = await self._store.put(row.key, b"", metadata=values)
+        await self._catalog.settled(row, info.etag)
 
     async def delete_many(self, rows: list[Pending]) -> None:
         keys = [row.key for row in rows if row.expect != ""]
@@ -258,7 +253,7 @@ class Objects:
             await self._store.delete(keys[0])
         elif keys:
             failed = await self._store.delete_many(keys)
-        await self._catalog.removed([row.key for row in rows if row.key not in failed])
+        await self._catalog.removed([row for row in rows if row.key not in failed])
         for key, reason in failed.items():
             await self._catalog.pending_failed(key, reason)
             log.warning("object not deleted yet", key=key, error=reason)
@@ -283,9 +278,8 @@ class Objects:
                   found=found.etag, reason=str(error))  # fmt: skip
         await self._catalog.stored(
             inode.ino,
-            row.key,
+            row,
             found.etag,
-            time.time_ns(),
             stage=None,
             stamp=None,
             size=found.size,

@@ -29,6 +29,9 @@ BACKOFF_MAX = 30.0
 
 RETRY_MEMORY = 4096
 
+LOOKS = 32
+"""Times that a key whose names keep moving is looked at in one attempt."""
+
 
 class Reconciler:
     """Owns the background task and every attempt; ``close`` ends them all."""
@@ -73,7 +76,7 @@ class Reconciler:
         deadline = time.monotonic() + self._options.write_timeout
         own = 0
         while own < 8 and await self._catalog.pending(key) is not None:
-            task = self._active.get(key)
+            task = self._running(key)
             if task is None:
                 task = self._begin(key, forced=True)
                 own += 1
@@ -109,8 +112,15 @@ class Reconciler:
         task.add_done_callback(lambda done: self._ended(key, done))
         return task
 
+    def _running(self, key: str) -> asyncio.Task[None] | None:
+        """The attempt under way for a key. One that is done but whose end was not yet noted does
+        not count: waiting for it would not suspend, and a loop around it never end."""
+        task = self._active.get(key)
+        return task if task is not None and not task.done() else None
+
     def _ended(self, key: str, task: asyncio.Task[None]) -> None:
-        del self._active[key]
+        if self._active.get(key) is task:
+            del self._active[key]
         self._waits_for.pop(key, None)
         self._wake.set()
         if task.cancelled():
@@ -140,33 +150,42 @@ class Reconciler:
                 raise
 
     async def _process(self, row: Pending, forced: bool) -> None:
-        inode = await self._catalog.resolve(row.key)
-        if inode is None:
-            await self._delete(row)
-        elif inode.is_dir:
-            await self._objects.put_marker(inode, row.key)
-        elif forced or not self._opened.is_writing(inode.ino):
-            if await self._vacate(row.key, inode):
-                await self._objects.put_content(inode, row)
+        """Do what the key needs. Whatever waits is followed by a new look: names may have moved
+        meanwhile. Between the last look and the request to the store nothing suspends."""
+        for _ in range(LOOKS):
+            inode = await self._catalog.resolve(row.key)
+            if inode is not None and inode.is_dir:
+                await self._objects.put_marker(inode, row)
+                return
+            if inode is not None and not forced and self._opened.is_writing(inode.ino):
+                return
+            blocker = await self._blocker(row.key, inode)
+            if blocker is None:
+                if inode is None:
+                    await self._objects.delete_many([row])
+                else:
+                    await self._objects.put_content(inode, row)
+                return
+            if not await self._unblock(row.key, blocker, owned=inode is not None):
+                return
+        raise StoreUnavailable(f"{row.key!r} is being renamed faster than the store follows")
 
-    async def _delete(self, row: Pending) -> None:
-        if await self._vacate(row.key, None):
-            await self._objects.delete(row)
-
-    async def _vacate(self, key: str, owner: Inode | None) -> bool:
-        """See that no other inode's content is in the object ``key``; False: not now."""
+    async def _blocker(self, key: str, owner: Inode | None) -> Inode | None:
+        """Another inode whose content still is in the object ``key``."""
         for other in await self._catalog.by_origin(key):
-            if owner is not None and other.ino == owner.ino:
-                continue
-            target = await self._catalog.path(other.ino)
-            if target is None:
-                if owner is None:
-                    return False  # an unlinked open file: deleted when it is closed
-                await self._objects.move_aside(other)
-            elif self._would_cycle(key, target):
-                await self._objects.move_aside(other)
-            else:
-                await self._wait_for(key, target)
+            if owner is None or other.ino != owner.ino:
+                return other
+        return None
+
+    async def _unblock(self, key: str, other: Inode, *, owned: bool) -> bool:
+        """Have the other inode's content moved to its own place; False: not before it is closed."""
+        target = await self._catalog.path(other.ino)
+        if target is None and not owned:
+            return False  # an unlinked open file: deleted when it is closed
+        if target is None or self._would_cycle(key, target):
+            await self._objects.move_aside(other)
+        else:
+            await self._wait_for(key, target)
         return True
 
     def _would_cycle(self, key: str, target: str) -> bool:
@@ -182,7 +201,7 @@ class Reconciler:
         # The slot is lent while waiting, or a chain of renames could use them all up.
         self._slots.release()
         try:
-            task = self._active.get(target) or self._begin(target, forced=True)
+            task = self._running(target) or self._begin(target, forced=True)
             await asyncio.shield(task)
         finally:
             self._waits_for.pop(key, None)
@@ -235,7 +254,13 @@ class Reconciler:
         )
 
     async def _delete_many(self, rows: list[Pending]) -> None:
-        rows = [row for row in rows if row.key not in self._active]
+        # Looked at again: names may have come back since the pass began. Nothing suspends between
+        # this look and the mark in ``_active``.
+        rows = [
+            row
+            for row in rows
+            if row.key not in self._active and await self._is_plain_delete(row)
+        ]
         if not rows:
             return
         keys = [row.key for row in rows]

@@ -37,7 +37,13 @@ class FileOps(OpenOps):
     _unopened: OrderedDict[int, OpenInode]
 
     async def read(self, req: Request, ino: int, fh: int, offset: int, size: int) -> ReadResult:
-        return await (await self._file(ino, fh)).read(offset, size)
+        file = await self._file(ino, fh)
+        try:
+            return await file.read(offset, size)
+        except FsError as error:
+            if error.errno == errno.ESTALE and (inode := await self.catalog.find(ino)):
+                self.spawn(self.refresh.revalidate(inode))  # for the next open
+            raise
 
     async def _file(self, ino: int, fh: int) -> File:
         """What a handle reads from."""
@@ -67,7 +73,9 @@ class FileOps(OpenOps):
             if not inode.is_file or inode.etag is None:
                 raise FsError(errno.EBADF)
             record = self.opened.use(ino)
-            record.file = record.file or await self._clean(inode)
+            if record.file is None:
+                record.file = await self.content.open_clean(inode)
+                await self._ready(record.file, inode)
         self._unopened[ino] = record
         while len(self._unopened) > UNOPENED_KEPT:
             _ino, oldest = self._unopened.popitem(last=False)

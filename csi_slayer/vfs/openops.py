@@ -12,7 +12,7 @@ from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.opened import IoMode, OpenInode
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile
-from csi_slayer.errors import FsError, ObjectNotFound
+from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed
 from csi_slayer.scheduling.scan import Scan
 from csi_slayer.vfs import names
 from csi_slayer.vfs.base import version_of
@@ -41,10 +41,23 @@ class OpenOps(NameOps):
         record = self.opened.use(ino)
         try:
             async with record.lock:
-                return await self._open(req, record, inode.ino, flags, writable)
+                try:
+                    return await self._open(req, record, ino, flags, writable)
+                except (PreconditionFailed, ObjectNotFound, FsError) as error:
+                    if error.errno not in (errno.ESTALE, errno.ENOENT):
+                        raise
+                    # The object is no longer the version that we knew: learn, and try once more.
+                    await self._learn_anew(record, inode)
+                    return await self._open(req, record, ino, flags, writable)
         except BaseException:
             await self._drop(record)
             raise
+
+    async def _learn_anew(self, record: OpenInode, inode: Inode) -> None:
+        if record.users == 1 and isinstance(record.file, CleanFile):
+            await record.file.close()
+            record.file = None
+        await self.refresh.revalidate(inode)
 
     async def _fresh(self, inode: Inode) -> Inode:
         if self.is_local(inode) or not inode.is_file:
@@ -97,19 +110,16 @@ class OpenOps(NameOps):
             elif inode.etag is None:
                 record.file = await self.content.writable(record, inode, truncate=True)
             else:
-                record.file = await self._clean(inode)
+                # Known as open from now on: a rename that moves the object tells it where to.
+                record.file = await self.content.open_clean(inode)
+                await self._ready(record.file, inode)
 
-    async def _clean(self, inode: Inode) -> CleanFile:
-        file = await self.content.open_clean(inode)
-        try:
-            if 0 < inode.size <= SMALL:
-                await self._prefetch(inode)
-            if 0 < inode.size <= self.content.segment_span:
-                await file.open_segment()
-        except BaseException:
-            await file.close()
-            raise
-        return file
+    async def _ready(self, file: CleanFile, inode: Inode) -> None:
+        """Fetch a small file, find the segment of a large one."""
+        if 0 < inode.size <= SMALL:
+            await self._prefetch(inode)
+        if 0 < inode.size <= self.content.segment_span:
+            await file.open_segment()
 
     async def _prefetch(self, inode: Inode) -> None:
         """If somebody walks the directory, have its next small files fetched."""

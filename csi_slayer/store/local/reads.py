@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 
@@ -47,7 +48,7 @@ def head(tree: Tree, place: Place) -> ObjectInfo:
         with tree.folder(place.directory) as fd:
             info = marker_info(tree, place.key, fd)
         if info is None:
-            raise FileNotFoundError(place.key)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place.key)
         return info
     fd = open_file(tree, place)
     try:

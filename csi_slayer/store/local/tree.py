@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -137,5 +138,5 @@ def open_file(tree: Tree, place: Place) -> int:
         fd = os.open(place.name, flags, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise FileNotFoundError(place.key)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place.key)
     return fd

@@ -20,7 +20,7 @@ from typing import Any
 from csi_slayer.errors import StoreError, StoreIntegrityError
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.answer import MOST_HEAD_BYTES, Answer, AnswerReader, BadAnswer
-from csi_slayer.store.s3.target import Target, connect_failure
+from csi_slayer.store.s3.target import Target, connect_failure, reset_on_close
 
 Addresses = Sequence[tuple[Any, ...]]
 
@@ -139,6 +139,7 @@ class Channel:
         sock.settimeout(target.connect_timeout)
         self._halt.watch(sock)
         sock.connect(address)
+        reset_on_close(sock)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if target.tls is None:
             sock.settimeout(None)

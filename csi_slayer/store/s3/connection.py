@@ -8,6 +8,7 @@ from typing import cast
 from csi_slayer.errors import StoreIntegrityError
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.answer import Answer, AnswerReader, BadAnswer
+from csi_slayer.store.s3.target import reset_on_close
 
 # Bodies up to this are joined to the head: one system call and one packet.
 _JOINED_BODY = 16 << 10
@@ -68,6 +69,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: connected."""
         self._transport = cast(asyncio.Transport, transport)
+        reset_on_close(transport.get_extra_info("socket"))
         self.usable = True
 
     def data_received(self, data: bytes) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 from dataclasses import dataclass, field
 
 from csi_slayer.errors import ConfigError, StoreUnavailable
 from csi_slayer.store.retry import Transient
+
+_RESET = struct.pack("@ii", 1, 0)  # struct linger: on, zero seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,15 @@ class Target:
         scheme = "http" if self.tls is None else "https"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{host}:{self.port}"
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Let every end of the connection, also that of a killed process, be a reset.
+
+    A body that stops in good order is a complete object to versitygw, whatever Content-Length
+    says: so a body must never stop in good order.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
 def make_tls(ca_bundle: str | None, verify: bool) -> ssl.SSLContext:

@@ -183,7 +183,6 @@ class Uploads:
             await self._engine.call(request, lambda answer: None)
         except UploadNotFound:
             pass
-        self._tokens.pop(upload_id, None)
 
     async def list_multipart(self, prefix: str) -> Sequence[PendingUpload]:
         """Uploads under way below a prefix, in key order."""

@@ -152,7 +152,7 @@ def serving(
 ) -> Iterator[Server]:
     """A mounted file system with some files in its root directory."""
     mountpoint, store = directory / "mnt", directory / "store"
-    mountpoint.mkdir()
+    mountpoint.mkdir(parents=True)
     store.mkdir()
     server = Server(mountpoint, store)
     try:
@@ -184,8 +184,8 @@ async def _commands(end: socket.socket, fs: MemFs, session: Session) -> None:
                     "stats": {name: asdict(s) for name, s in session.stats.snapshot().items()},
                 }
             case "wait":
-                while any(fs.report()[k] < v for k, v in order["wanted"].items()):
-                    await asyncio.sleep(0.005)
+                while any(fs.report()[k] < v for k, v in order["wanted"].items()):  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)  # counters tell nobody that they changed
             case "invalidate_inode":
                 session.invalidate_inode(order["ino"])
             case "invalidate_entry":

@@ -33,7 +33,9 @@ def make(catalog: Catalog, parent: int, name: str, mode: int = stat.S_IFREG | 0o
 
 
 def store(catalog: Catalog, inode: Inode, key: str, etag: str) -> None:
-    assert run(catalog.stored(inode.ino, key, etag, 1))
+    row = run(catalog.pending(key))
+    assert row is not None
+    assert run(catalog.stored(inode.ino, row, etag))
 
 
 def pending(catalog: Catalog) -> dict[str, str | None]:
@@ -84,7 +86,10 @@ def test_directory_rename_moves_every_key(catalog: Catalog) -> None:
     top = make(catalog, ROOT, "d", stat.S_IFDIR | 0o755)
     sub = make(catalog, top.ino, "s", stat.S_IFDIR | 0o755)
     file = make(catalog, sub.ino, "f")
-    run(catalog.settled(["d/", "d/s/"]))
+    for key in ("d/", "d/s/"):
+        row = run(catalog.pending(key))
+        assert row is not None
+        run(catalog.settled(row, None))
     store(catalog, file, "d/s/f", "e")
     run(catalog.rename(run(catalog.get(top.ino)), ROOT, "d", ROOT, "n",
                        displaced=None, keep_displaced=False))  # fmt: skip
@@ -143,7 +148,7 @@ def test_what_is_changed_here_wins_over_a_listing(catalog: Catalog) -> None:
 
 def test_a_listing_begun_before_an_upload_does_not_undo_it(catalog: Catalog) -> None:
     inode = make(catalog, ROOT, "a")
-    run(catalog.stored(inode.ino, "a", "e1", 100))
+    store(catalog, inode, "a", "e1")
     run(catalog.merge(ROOT, [], 50, DEFAULTS))
     assert run(catalog.sweep(ROOT, 50, large=False)) == []
     assert run(catalog.child(ROOT, "a")) is not None
@@ -155,6 +160,29 @@ def test_sweep_keeps_directories_with_changes_below(catalog: Catalog) -> None:
     assert directory is not None
     make(catalog, directory.ino, "f")
     assert run(catalog.sweep(ROOT, 5, large=False)) == []
+
+
+def test_a_change_during_the_upload_keeps_the_key_pending(catalog: Catalog) -> None:
+    inode = make(catalog, ROOT, "a")
+    row = run(catalog.pending("a"))
+    assert row is not None
+    run(catalog.dirty(inode.ino, "a", "", size=5))
+    run(catalog.stored(inode.ino, row, "e1"))
+    assert pending(catalog) == {"a": "e1"}
+
+
+def test_a_rename_during_the_copy_leaves_the_content_where_it_was(catalog: Catalog) -> None:
+    inode = make(catalog, ROOT, "a")
+    store(catalog, inode, "a", "e1")
+    for old, new in (("a", "b"), ("b", "c")):
+        run(catalog.rename(run(catalog.get(inode.ino)), ROOT, old, ROOT, new,
+                           displaced=None, keep_displaced=False))  # fmt: skip
+    row = run(catalog.pending("b"))
+    assert row is not None
+    assert not run(catalog.stored(inode.ino, row, "copy", copied=True))
+    now = run(catalog.get(inode.ino))
+    assert (now.origin, now.etag) == ("a", "e1")
+    assert pending(catalog)["b"] == "copy"
 
 
 def test_a_repeated_request_is_known(catalog: Catalog) -> None:

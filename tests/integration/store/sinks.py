@@ -1,0 +1,20 @@
+"""A sink that remembers, and checks, what it was given."""
+
+from __future__ import annotations
+
+
+class MemorySink:
+    """Holds what was written; a byte written twice or out of place fails the test."""
+
+    def __init__(self, offset: int = 0, piece: int = 256 << 10) -> None:
+        self.piece = piece
+        self.offset = offset
+        self.content = bytearray()
+        self.sizes: list[int] = []
+
+    def write(self, offset: int, data: memoryview) -> None:
+        assert offset == self.offset + len(self.content)
+        assert not self.content or offset % self.piece == 0
+        assert len(data) <= self.piece - offset % self.piece
+        self.content += data
+        self.sizes.append(len(data))

@@ -1,0 +1,147 @@
+"""A cancelled transfer ends soon, and nothing of it goes on afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from csi_slayer.errors import ObjectNotFound
+from csi_slayer.store.base import ABSENT, ObjectStore
+from csi_slayer.store.open import open_store
+from tests.integration.store.conftest import Run, options_for
+from tests.integration.store.sinks import MemorySink
+from tests.support.faultproxy import FaultProxy
+from tests.support.faults import Blackhole, Delay
+from tests.support.servers import S3Server
+
+pytestmark = pytest.mark.integration
+
+BIG = random.Random(13).randbytes(8 << 20)
+FileOf = Callable[[bytes], int]
+
+
+class SlowSink(MemorySink):
+    """Stops in its second piece until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = threading.Event()
+        self.go_on = threading.Event()
+
+    def write(self, offset: int, data: memoryview) -> None:
+        super().write(offset, data)
+        if len(self.sizes) == 2:
+            self.inside.set()
+            assert self.go_on.wait(20)
+
+
+def test_a_cancelled_fetch_lets_go_of_the_sink(store: ObjectStore, run: Run[Any]) -> None:
+    async def body() -> None:
+        info = await store.put("big", BIG)
+        sink = SlowSink()
+        task = asyncio.ensure_future(
+            store.fetch("big", offset=0, length=len(BIG), if_match=info.etag, sink=sink)
+        )
+        await asyncio.to_thread(sink.inside.wait, 20)
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=0.1)
+        assert not done  # the thread is still in the sink
+        sink.go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(sink.sizes) == 2
+        whole = MemorySink()
+        await store.fetch("big", offset=0, length=len(BIG), if_match=info.etag, sink=whole)
+        assert whole.content == BIG
+
+    run(body())
+
+
+@pytest.mark.parametrize("kind", ["GetObject", "PutObject", "UploadPart"])
+def test_a_transfer_that_waits_for_the_server_is_woken(
+    run: Run[Any], versitygw: S3Server, file_of: FileOf, kind: str
+) -> None:
+    bucket = versitygw.create_bucket()
+    with FaultProxy(versitygw.endpoint) as proxy:
+        store = run(open_store(f"s3://{bucket}", options_for(versitygw, endpoint=proxy.endpoint)))
+
+        async def body() -> None:
+            fd = file_of(BIG)
+            info = await store.put("big", BIG)
+            upload = await store.create_multipart("multi")
+            proxy.reset_counts()
+            proxy.inject(Blackhole(), kind=kind)
+            work = {
+                "GetObject": lambda: store.fetch(
+                    "big", offset=0, length=len(BIG), if_match=info.etag, sink=MemorySink()
+                ),
+                "PutObject": lambda: store.put_file("other", fd, len(BIG), condition=ABSENT),
+                "UploadPart": lambda: store.upload_part("multi", upload, 1, fd, 0, len(BIG)),
+            }[kind]
+            task = asyncio.ensure_future(work())
+            await asyncio.to_thread(proxy.wait_for, 1, kind)
+            task.cancel()
+            async with asyncio.timeout(5):
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            proxy.heal()
+            await work()
+            await store.abort_multipart("multi", upload)
+
+        run(body())
+        run(store.close())
+    versitygw.admin.delete_bucket(bucket)
+
+
+def test_a_cancelled_small_request_gives_its_place_back(run: Run[Any], versitygw: S3Server) -> None:
+    bucket = versitygw.create_bucket()
+    with FaultProxy(versitygw.endpoint) as proxy:
+        options = options_for(versitygw, endpoint=proxy.endpoint, max_connections=2)
+        store = run(open_store(f"s3://{bucket}", options))
+
+        async def body() -> None:
+            rule = proxy.inject(Delay(30), kind="HeadObject")
+            tasks = [asyncio.ensure_future(store.head("key")) for _ in range(6)]
+            await asyncio.to_thread(proxy.wait_for, 2, "HeadObject")
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(task.cancelled() for task in tasks)
+            proxy.remove(rule)
+            answers = await asyncio.gather(
+                *[store.head("key") for _ in range(6)], return_exceptions=True
+            )
+            assert all(isinstance(answer, ObjectNotFound) for answer in answers)
+
+        run(body())
+        run(store.close())
+    versitygw.admin.delete_bucket(bucket)
+
+
+def test_a_cancelled_conditional_write_is_not_in_its_own_way(
+    run: Run[Any], versitygw: S3Server
+) -> None:
+    bucket = versitygw.create_bucket()
+    with FaultProxy(versitygw.endpoint) as proxy:
+        store = run(open_store(f"s3://{bucket}", options_for(versitygw, endpoint=proxy.endpoint)))
+
+        async def body() -> None:
+            proxy.inject(Blackhole(), kind="HeadObject")
+            task = asyncio.ensure_future(store.put("key", b"1", condition=ABSENT))
+            await asyncio.to_thread(proxy.wait_for, 1, "PutObject")
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            proxy.heal()
+            await store.put("key", b"2", condition=ABSENT)
+            assert (await store.get("key"))[1] == b"2"
+
+        run(body())
+        run(store.close())
+    versitygw.admin.delete_bucket(bucket)
