@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import tempfile
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
-from bench import machine
+from bench import interrupts, machine
 from bench.errors import BenchError
 from bench.families import RUN
 from bench.plot import plot
@@ -51,13 +48,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return chosen
 
 
-def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    # Once only: a second Ctrl-C must not break off the unmounting.
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt(number)
-
-
 def main(argv: list[str] | None = None) -> int:
     """0 when all was measured, whether targets are reached or not; 1 with failures; 130."""
     chosen = arguments(argv)
@@ -67,8 +57,7 @@ def main(argv: list[str] | None = None) -> int:
             for criterion in row.criteria:
                 print(f"{'':20} {criterion.describe()}")
         return 0
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, _stop)
+    interrupts.install()
     results = Results(chosen.rows)
     try:
         _measure(chosen, results)

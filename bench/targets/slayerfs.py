@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import mounts
+from bench import interrupts, mounts
 from bench.errors import BenchError
 from bench.rows import PLAIN, SLAYER
 from bench.targets.base import Mounted, MountOptions, Place
@@ -40,7 +40,8 @@ class SlayerFS:
     def mounted(self, options: MountOptions) -> Iterator[Mounted]:
         with scratch(self._place.work, self.name) as paths:
             try:
-                self._mount(options, paths)
+                with interrupts.deferred():
+                    self._mount(options, paths)
                 yield SlayerMount(paths.point)
             finally:
                 self._unmount(paths.point)
@@ -86,7 +87,13 @@ class SlayerFS:
         command = [sys.executable, "-m", "csi_slayer.cli", *arguments]
         try:
             answer = subprocess.run(
-                command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=_ROOT
+                command,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                env=environment,
+                cwd=_ROOT,
+                start_new_session=True,  # a Ctrl-C is this process's to handle
             )
         except subprocess.TimeoutExpired:
             raise BenchError(f"csi-slayer {arguments[0]} took over {timeout:.0f} s") from None

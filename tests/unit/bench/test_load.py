@@ -104,7 +104,7 @@ def test_what_takes_too_long_is_ended(binary: Path, tmp_path: Path) -> None:
 def test_a_load_that_cannot_be_ended_is_unblocked_first(
     binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, unblocked = tmp_path / "blob", []
+    path, unblocked = tmp_path / "blob", list[float]()
     path.write_bytes(bytes(4096))
     real_wait = subprocess.Popen.wait
 
