@@ -76,6 +76,7 @@ class Pending(NamedTuple):
     since_ns: int
     attempts: int
     error: str | None
+    token: str
 
 
 class Listed(NamedTuple):

@@ -18,7 +18,8 @@ class Pendings(Reads):
         is new with each note, so that work begun before it does not settle the key."""
         self._last_ns = max(time.time_ns(), self._last_ns + 1)
         self._db.execute(
-            "INSERT INTO pending(key, expect, since_ns) VALUES (?,?,?) "
+            "INSERT INTO pending(key, expect, since_ns, token) "
+            "VALUES (?,?,?,lower(hex(randomblob(8)))) "
             "ON CONFLICT(key) DO UPDATE SET since_ns = excluded.since_ns",
             (key, expect, self._last_ns),
         )
@@ -41,14 +42,14 @@ class Pendings(Reads):
 
     async def pending(self, key: str) -> Pending | None:
         row = self._db.one(
-            "SELECT key, expect, since_ns, attempts, error FROM pending WHERE key = ?", (key,)
+            "SELECT key, expect, since_ns, attempts, error, token FROM pending WHERE key = ?", (key,)
         )
         return None if row is None else Pending._make(row)
 
     async def pendings(self, after: str, limit: int) -> list[Pending]:
         """Pending keys in order, greater than ``after``."""
         rows = self._db.all(
-            "SELECT key, expect, since_ns, attempts, error FROM pending "
+            "SELECT key, expect, since_ns, attempts, error, token FROM pending "
             "WHERE key > ? ORDER BY key LIMIT ?",
             (after, limit),
         )

@@ -24,6 +24,7 @@ from csi_slayer.content.staged import StagedFile, os_errors
 from csi_slayer.content.upload import Uploader
 from csi_slayer.errors import CacheError, ObjectNotFound, SlayerError
 from csi_slayer.store.base import ObjectStore
+from csi_slayer.store.write_token import WRITE_TOKEN
 
 log = structlog.get_logger(__name__)
 
@@ -370,7 +371,10 @@ class Content:
         inode = await self.catalog.find(ino)
         key = await self.catalog.path(ino)
         if inode is not None and key is not None and stat.S_ISREG(inode.mode):
+            row = await self.catalog.pending(key)
             values = await self.objects.metadata_of(inode)
+            if row is not None:
+                values[WRITE_TOKEN] = f"{row.token}-ahead"
             await self.uploader.send_ahead(ino, key, file, values)
 
 

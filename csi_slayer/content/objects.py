@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -26,6 +26,7 @@ from csi_slayer.content.staged import StagedFile
 from csi_slayer.content.upload import Uploader, condition_for
 from csi_slayer.errors import ObjectNotFound, PreconditionFailed
 from csi_slayer.store.base import ObjectInfo, ObjectStore
+from csi_slayer.store.write_token import WRITE_TOKEN
 
 log = structlog.get_logger(__name__)
 
@@ -96,19 +97,40 @@ class Objects:
 
     async def _put_empty(self, inode: Inode, row: Pending) -> None:
         """A symlink, a fifo, a socket, or a file made by mknod: an empty object."""
-        try:
-            info = await self._store.put(
-                row.key,
-                b"",
-                condition=condition_for(row.expect),
-                metadata=await self.metadata_of(inode),
-            )
-        except (PreconditionFailed, ObjectNotFound) as error:
-            await self._lost_race(inode, row, error)
-            raise
+        values = {**await self.metadata_of(inode), WRITE_TOKEN: f"{row.token}-empty"}
+
+        async def send(expect: str | None) -> ObjectInfo:
+            condition = condition_for(expect)
+            return await self._store.put(row.key, b"", condition=condition, metadata=values)
+
+        info = await self._raced(inode, row, send)
         await self._catalog.stored(
             inode.ino, row, info.etag, flags=inode.flags & ~Mark.ATTRS_DIRTY
         )
+
+    async def _raced(
+        self, inode: Inode, row: Pending, send: Callable[[str | None], Awaitable[ObjectInfo]]
+    ) -> ObjectInfo:
+        """A conditional write. What refuses it may be what a worker that died had written for the
+        same row: then it is replaced in turn. Else the race is lost."""
+        try:
+            return await send(row.expect)
+        except (PreconditionFailed, ObjectNotFound) as error:
+            found = await self._found(row.key)
+            ours = found is not None and (found.write_token or "").startswith(row.token)
+            if found is None or ours:
+                # Deleted by somebody while we changed it: ours is the only version, write it anew.
+                expect = found.etag if found is not None else ""
+                await self._catalog.pending_expect(row.key, expect)
+                return await send(expect)
+            await self._lost_race(inode, row, found, error)
+            raise
+
+    async def _found(self, key: str) -> ObjectInfo | None:
+        try:
+            return await self._store.head(key)
+        except ObjectNotFound:
+            return None
 
     async def _put_staged(self, inode: Inode, row: Pending) -> None:
         record = self._opened.get(inode.ino)
@@ -116,28 +138,32 @@ class Objects:
         own = None
         if not isinstance(file, StagedFile | OverlayFile):
             file = own = await self.open_stage(inode)
+        staged = file
         try:
-            before = file.stat()
-            current = inode._replace(size=before.st_size, mtime_ns=before.st_mtime_ns)
+            before = staged.stat()
+            size, mtime_ns = before.st_size, before.st_mtime_ns
+            current = inode._replace(size=size, mtime_ns=mtime_ns)
             values = await self.metadata_of(current)
-            info = await self._clone(current, row, values) or await self._uploader.send(
-                inode.ino, row.key, file, before.st_size, condition_for(row.expect), values
-            )
+            values[WRITE_TOKEN] = f"{row.token}-{mtime_ns:x}-{size:x}"
+
+            async def send(expect: str | None) -> ObjectInfo:
+                return await self._clone(current, row, values) or await self._uploader.send(
+                    inode.ino, row.key, staged, size, condition_for(expect), values
+                )
+
+            info = await self._raced(inode, row, send)
             await self._catalog.stored(
                 inode.ino,
                 row,
                 info.etag,
-                stamp=before.st_mtime_ns,
-                size=before.st_size,
-                mtime_ns=before.st_mtime_ns,
+                stamp=mtime_ns,
+                size=size,
+                mtime_ns=mtime_ns,
                 flags=(inode.flags & ~Mark.ATTRS_DIRTY) | Mark.ATTRS_KNOWN,
             )
-            if isinstance(file, OverlayFile) and file.stat().st_mtime_ns == before.st_mtime_ns:
-                base = self._open_clean(Source(row.key, info.etag, before.st_size, inode.ino))
-                await file.rebase(base).close()
-        except (PreconditionFailed, ObjectNotFound) as error:
-            await self._lost_race(inode, row, error)
-            raise
+            if isinstance(staged, OverlayFile) and staged.stat().st_mtime_ns == mtime_ns:
+                base = self._open_clean(Source(row.key, info.etag, size, inode.ino))
+                await staged.rebase(base).close()
         finally:
             if own is not None:
                 await own.close()
@@ -150,7 +176,7 @@ class Objects:
         source, mtime_ns = self.clones.pop(inode.ino, (None, 0))
         if source is None or mtime_ns != inode.mtime_ns:
             return None
-        await self._require(row)
+        await self._require(row, source.key)
         try:
             return await self._store.copy(
                 source.key, row.key, source_etag=source.etag, metadata=values
@@ -183,7 +209,7 @@ class Objects:
         """Carry out a rename: copy the object server-side to the inode's path."""
         assert inode.origin is not None
         replace = await self.metadata_of(inode) if inode.flags & Mark.ATTRS_DIRTY else None
-        await self._require(row)
+        await self._require(row, inode.origin)
         info = await self._store.copy(
             inode.origin, row.key, source_etag=inode.etag, metadata=replace
         )
@@ -212,16 +238,18 @@ class Objects:
         elif record is not None and isinstance(record.file, OverlayFile):
             record.file.base.moved(key, etag)
 
-    async def _require(self, row: Pending) -> None:
+    async def _require(self, row: Pending, source_key: str) -> None:
         """For copies, which S3 cannot make conditional on their target: look before."""
         if row.expect is None:
             return
-        try:
-            found = (await self._store.head(row.key)).etag
-        except ObjectNotFound:
-            found = ""
-        if found not in (row.expect, ""):
-            await self._keep_other(row, found)
+        found = await self._found(row.key)
+        if found is None or found.etag == row.expect:
+            return
+        # A worker that died may have made the copy already.
+        source = await self._store.head(source_key)
+        same_write = found.write_token is not None and found.write_token == source.write_token
+        if found.size != source.size or not (found.etag == source.etag or same_write):
+            await self._keep_other(row, found.etag)
 
     async def _keep_other(self, row: Pending, etag: str) -> None:
         """Somebody put another object where a rename is going: move it aside, under a name that
@@ -258,14 +286,10 @@ class Objects:
             await self._catalog.pending_failed(key, reason)
             log.warning("object not deleted yet", key=key, error=reason)
 
-    async def _lost_race(self, inode: Inode, row: Pending, error: Exception) -> None:
-        """The store's object is not the one we meant to replace."""
-        try:
-            found = await self._store.head(row.key)
-        except ObjectNotFound:
-            # Deleted by somebody while we changed it: ours is the only version, write it as new.
-            await self._catalog.pending_expect(row.key, "")
-            return
+    async def _lost_race(
+        self, inode: Inode, row: Pending, found: ObjectInfo, error: Exception
+    ) -> None:
+        """The store's object is not the one we meant to replace: it stays, our bytes are kept."""
         if self._opened.is_open(inode.ino):
             return  # the handles keep their bytes; decided when the last one is closed
         self._events.conflict(row.key)

@@ -22,6 +22,7 @@ from csi_slayer.content.staged import StagedFile
 from csi_slayer.content.tasks import together
 from csi_slayer.errors import PreconditionFailed, StoreError
 from csi_slayer.store.base import ABSENT, ANY, Condition, ObjectInfo, ObjectStore
+from csi_slayer.store.write_token import WRITE_TOKEN
 
 SINGLE = 1 << 20
 """Objects up to this size are sent from memory, bytes."""
@@ -65,7 +66,7 @@ class Multipart:
 
 
 def _without_mtime(metadata: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in metadata.items() if name != "mtime"}
+    return {name: v for name, v in metadata.items() if name not in ("mtime", WRITE_TOKEN)}
 
 
 def checksum(fd: int, offset: int, length: int) -> int:

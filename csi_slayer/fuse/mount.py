@@ -6,17 +6,19 @@ may be the caller.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import re
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 DEVICE: Final = "/dev/fuse"
 TYPE: Final = "fuse.slayerfs"
-CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
 MOUNTINFO: Final = Path("/proc/self/mountinfo")
 
 _MS_RDONLY: Final = 1
@@ -66,6 +68,14 @@ def mount(fd: int, mountpoint: str, fsname: str, *, read_only: bool, allow_other
     return entry.connection
 
 
+def _mount(source: str, target: str, fstype: str, flags: int, options: str) -> None:
+    if _libc.mount(
+        os.fsencode(source), os.fsencode(target), fstype.encode(), flags, options.encode()
+    ):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), target)
+
+
 def resolve(mountpoint: str) -> str:
     """The path without symlinks, as mountinfo has it. What is mounted there is not touched."""
     head, tail = os.path.split(os.path.abspath(mountpoint))
@@ -85,12 +95,34 @@ def unmount(mountpoint: str, *, lazy: bool = False) -> None:
 
 
 def abort(connection: int) -> bool:
-    """End a connection: every request fails, now and later. False if there is none (any more)."""
+    """End a connection: every request fails, now and later. False if there is none (any more).
+
+    Raises OSError where the fusectl file system is not mounted and may not be.
+    """
+    with _fusectl() as connections:
+        try:
+            (connections / str(connection) / "abort").write_text("1")
+        except FileNotFoundError:
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def _fusectl() -> Iterator[Path]:
+    """Where fusectl is mounted; in a container that is often nowhere, then for this moment."""
+    for entry in entries():
+        if entry.fstype == "fusectl":
+            yield Path(entry.mountpoint)
+            return
+    directory = tempfile.mkdtemp(prefix="fusectl-")
     try:
-        (CONNECTIONS / str(connection) / "abort").write_text("1")
-    except FileNotFoundError:
-        return False
-    return True
+        _mount("none", directory, "fusectl", _MS_NOSUID | _MS_NODEV, "")
+        try:
+            yield Path(directory)
+        finally:
+            unmount(directory, lazy=True)
+    finally:
+        os.rmdir(directory)
 
 
 def set_readahead(connection: int, size: int) -> bool:

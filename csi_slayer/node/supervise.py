@@ -83,6 +83,7 @@ def main() -> int:
     log_fd = os.open(
         message["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
     )
+    os.dup2(log_fd, sys.stderr.fileno())
     ignore_terminal_signals()
     return supervise(message["spec"], message["entry"], log_fd, client)
 

@@ -12,7 +12,6 @@ the descriptor when there is one.
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -96,8 +95,10 @@ class Supervisor:
         """Handle the worker's messages until it ends; returns its status."""
         error: str | None = None
         while True:
-            readable, _, _ = select.select([worker.end], [], [])
-            received = channel.receive(worker.end) if readable else None
+            try:
+                received = channel.receive(worker.end)
+            except (OSError, ValueError):
+                received = None  # killed with a message unread, or in the middle of one
             if received is None:
                 break
             message, fds = received

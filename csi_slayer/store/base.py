@@ -17,13 +17,18 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One version of one object. ``metadata`` is None where the call cannot know it (LIST)."""
+    """One version of one object. ``metadata`` is None where the call cannot know it (LIST).
+
+    ``write_token`` is that of the write which made it, where HEAD finds one
+    (:mod:`csi_slayer.store.write_token`).
+    """
 
     key: str
     size: int
     etag: str
     mtime_ns: int
     metadata: Mapping[str, str] | None = None
+    write_token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

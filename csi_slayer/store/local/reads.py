@@ -22,8 +22,10 @@ def file_info(tree: Tree, key: str, fd: int) -> ObjectInfo:
     """Of an open file."""
     status = os.fstat(fd)
     etag = etag_of(status)
-    metadata = tree.attributes.read_file(fd, key, etag).metadata
-    return ObjectInfo(key, status.st_size, etag, status.st_mtime_ns, metadata)
+    extra = tree.attributes.read_file(fd, key, etag)
+    return ObjectInfo(
+        key, status.st_size, etag, status.st_mtime_ns, extra.metadata, extra.token
+    )
 
 
 def marker_info(tree: Tree, key: str, fd: int) -> ObjectInfo | None:

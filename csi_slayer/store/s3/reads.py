@@ -10,7 +10,13 @@ from csi_slayer.store.base import ListPage, ObjectInfo, RangeSink
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.answer import Answer
 from csi_slayer.store.s3.engine import Engine, describe
-from csi_slayer.store.s3.headers import content_length, content_range, normal_etag, object_info
+from csi_slayer.store.s3.headers import (
+    content_length,
+    content_range,
+    normal_etag,
+    object_info,
+    read_write_token,
+)
 from csi_slayer.store.s3.jobs import Download, wrong_answer
 from csi_slayer.store.s3.request import S3Request
 from csi_slayer.store.s3.xml import parse_listing
@@ -49,7 +55,8 @@ class Reads:
     async def head(self, key: str) -> ObjectInfo:
         """Size, etag, time and user metadata of an object."""
         answer = await self._engine.call(S3Request("HeadObject", "HEAD", key), _same)
-        return object_info(key, answer.headers, content_length(answer.headers))
+        info = object_info(key, answer.headers, content_length(answer.headers))
+        return replace(info, write_token=read_write_token(answer.headers))
 
     async def list_page(
         self,
