@@ -534,4 +534,5 @@ class MemFs:
             "cancelled": self.cancelled,
             "lookups": {str(ino): count for ino, count in self.lookups.items() if count},
             "backing": len(self.backing),
+            "released": self.calls["release"],
         }

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -84,6 +83,12 @@ class Server:
         self._end.send(json.dumps({"command": command, **arguments}).encode())
         return json.loads(self._end.recv(_SIZE))
 
+    def put(self, name: str, data: bytes) -> int:
+        """A file that appears in the root directory without the kernel's knowledge."""
+        source = self.store.with_name("put")
+        source.write_bytes(data)
+        return int(self.ask("put", name=name, source=str(source)))
+
     def calls(self) -> dict[str, int]:
         calls: dict[str, int] = self.ask("report")["calls"]
         return calls
@@ -97,6 +102,12 @@ class Server:
         assert self.process is not None
         self.process.kill()
         self.process.wait(10)
+        self._close_socket()
+
+    def wait_until_gone(self) -> None:
+        """After a ``stop``: the process ends by itself."""
+        assert self.process is not None
+        self.process.wait(20)
         self._close_socket()
 
     def abort(self) -> None:
@@ -118,8 +129,8 @@ class Server:
             mounts.abort(self.connection)
         with contextlib.suppress(OSError):
             mounts.unmount(str(self.mountpoint), lazy=True)
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
+        self._close_socket()
+        if self.process is not None:
             try:
                 self.process.wait(10)
             except subprocess.TimeoutExpired:
@@ -158,7 +169,7 @@ def serving(
     try:
         server.start(behaviour, off, loop)
         for name, data in (files or {}).items():
-            server.ask("put", name=name, data=data.decode("latin-1"))
+            server.put(name, data)
         yield server
     finally:
         server.clean_up()
@@ -175,7 +186,7 @@ async def _commands(end: socket.socket, fs: MemFs, session: Session) -> None:
         answer: Any = None
         match order.pop("command"):
             case "put":
-                answer = fs.put(order["name"], order["data"].encode("latin-1"))
+                answer = fs.put(order["name"], Path(order["source"]).read_bytes())
             case "let_go":
                 fs.let_go()
             case "report":
@@ -192,6 +203,8 @@ async def _commands(end: socket.socket, fs: MemFs, session: Session) -> None:
                 session.invalidate_entry(order["parent"], order["name"].encode())
             case "stop":
                 answer = await session.stop(order["grace"], hand_over=order["hand_over"])
+                await loop.sock_sendall(end, json.dumps(answer).encode())
+                return
         await loop.sock_sendall(end, json.dumps(answer).encode())
 
 
@@ -205,7 +218,6 @@ async def _serve(order: dict[str, Any], fds: list[int], end: socket.socket) -> N
     socket.send_fds(end, [json.dumps(session.state.to_json()).encode()], [session.fd])
     end.setblocking(False)
     commands = asyncio.create_task(_commands(end, fs, session))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, commands.cancel)
     ended = await session.run()
     if ended:
         await session.stop(grace=1)

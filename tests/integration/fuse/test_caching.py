@@ -71,7 +71,7 @@ def test_invalidating_an_inode_drops_pages_and_attributes(tmp_path: Path) -> Non
     with serving(tmp_path, behaviour, files={"file": b"old contents"}) as server:
         path = server.mountpoint / "file"
         assert read_all(path) == b"old contents"
-        ino = server.ask("put", name="file", data="new")
+        ino = server.put("file", b"new")
         assert read_all(path) == b"old contents"
         server.ask("invalidate_inode", ino=ino)
         eventually(server, path, b"new")
@@ -99,7 +99,7 @@ def test_a_file_that_shrinks_outside_loses_its_pages_when_that_is_seen(tmp_path:
     with serving(tmp_path, Behaviour(ttl=0), files={"file": b"0123456789"}) as server:
         fd = os.open(server.mountpoint / "file", os.O_RDONLY)
         assert os.pread(fd, 100, 0) == b"0123456789"
-        server.ask("put", name="file", data="abc")
+        server.put("file", b"abc")
         assert os.fstat(fd).st_size == 3
         assert os.pread(fd, 100, 0) == b"abc"
         os.close(fd)

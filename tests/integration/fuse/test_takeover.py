@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.integration.fuse.client import Client, clients
 from tests.integration.fuse.serve import Server, serving
 from tests.support.memfs import Behaviour
 
 pytestmark = pytest.mark.integration
 
 BEHAVIOUR = Behaviour(direct_io=True, persist=True)
-READS = (
-    "import os, sys\n"
-    "fd = os.open(sys.argv[1], os.O_RDONLY)\n"
-    "print(os.read(fd, 100), flush=True)\n"
-    "print(os.pread(fd, 4, 0), flush=True)\n"
-)
 
 
 @pytest.fixture
@@ -32,91 +23,109 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def reader(path: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", READS, str(path)], stdout=subprocess.PIPE, text=True
-    )
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    with clients() as (client,):
+        client.do(f"os.chdir({str(server.mountpoint)!r})")
+        yield client
 
 
-def test_a_read_in_flight_is_answered_by_the_successor(server: Server) -> None:
-    client = reader(server.mountpoint / "blocked")
-    server.wait_for(waiting=1)
+OPEN_AND_READ = "os.read(os.open('blocked', os.O_RDONLY), 100)"
+
+
+def succeed(server: Server) -> None:
     server.kill()
     server.start(BEHAVIOUR)
+
+
+def test_a_read_in_flight_is_answered_by_the_successor(server: Server, client: Client) -> None:
+    client.begin(OPEN_AND_READ)
+    server.wait_for(waiting=1)
+    succeed(server)
     server.wait_for(waiting=1)
     (seen,) = server.ask("report")["seen"]
     assert seen[0] == "read"
     assert 0 < seen[1] < 1 << 62, "without the bit that marks it"
     server.ask("let_go")
-    assert client.communicate(timeout=30)[0] == "b'answered late'\nb'answ'\n"
+    assert client.result() == b"answered late"
+    assert client.do(OPEN_AND_READ) == b"answered late"
 
 
-def test_a_read_in_flight_survives_several_successors(server: Server) -> None:
-    client = reader(server.mountpoint / "blocked")
-    server.wait_for(waiting=1)
-    for _ in range(3):
-        server.kill()
-        server.start(BEHAVIOUR)
-        server.wait_for(waiting=1)
-    server.ask("let_go")
-    assert client.communicate(timeout=30)[0] == "b'answered late'\nb'answ'\n"
+def test_reads_in_flight_survive_several_successors(server: Server) -> None:
+    with clients(8) as readers:
+        for reader in readers:
+            reader.do(f"os.chdir({str(server.mountpoint)!r})")
+            reader.begin(OPEN_AND_READ)
+        server.wait_for(waiting=8)
+        for _ in range(3):
+            succeed(server)
+            server.wait_for(waiting=8)
+        server.ask("let_go")
+        assert [reader.result() for reader in readers] == [b"answered late"] * 8
 
 
 def test_a_predecessor_that_is_stopped_leaves_its_requests_to_the_successor(
-    server: Server,
+    server: Server, client: Client
 ) -> None:
-    client = reader(server.mountpoint / "blocked")
+    client.begin(OPEN_AND_READ)
     server.wait_for(waiting=1)
     assert server.ask("stop", grace=0, hand_over=True) == 1
-    assert server.process is not None
+    server.wait_until_gone()
     server.start(BEHAVIOUR)
     server.wait_for(waiting=1)
     server.ask("let_go")
-    assert client.communicate(timeout=30)[0] == "b'answered late'\nb'answ'\n"
+    assert client.result() == b"answered late"
 
 
-def test_requests_that_came_while_nobody_served_are_answered(server: Server) -> None:
+def test_requests_that_came_while_nobody_served_are_answered(
+    server: Server, client: Client
+) -> None:
     server.kill()
-    got: list[bytes] = []
-    thread = threading.Thread(target=lambda: got.append((server.mountpoint / "free").read_bytes()))
-    thread.start()
+    client.begin("os.read(os.open('free', os.O_RDONLY), 100)")
     server.start(BEHAVIOUR)
-    thread.join(30)
-    assert got == [b"free"]
+    assert client.result() == b"free"
 
 
-def test_a_reader_that_was_interrupted_before_can_be_killed_after(server: Server) -> None:
-    client = reader(server.mountpoint / "blocked")
+def test_a_reader_that_is_killed_while_nobody_serves_ends_with_the_successor(
+    server: Server, client: Client
+) -> None:
+    client.begin(OPEN_AND_READ)
     server.wait_for(waiting=1)
     server.kill()
-    client.kill()
+    client.process.kill()
     server.start(BEHAVIOUR)
-    client.communicate(timeout=30)
+    assert client.process.wait(30) != 0
 
 
-def test_open_files_go_on(server: Server) -> None:
-    fd = os.open(server.mountpoint / "free", os.O_RDWR)
-    os.pwrite(fd, b"first", 0)
-    server.kill()
-    server.start(BEHAVIOUR)
-    assert os.pread(fd, 100, 0) == b"first"
-    os.pwrite(fd, b"second", 5)
-    assert os.pread(fd, 100, 0) == b"firstsecond"
-    os.close(fd)
+def test_open_files_go_on(server: Server, client: Client) -> None:
+    client.do("globals().update(fd=os.open('free', os.O_RDWR))")
+    assert client.do("os.pwrite(fd, b'first', 0)") == 5
+    succeed(server)
+    assert client.do("os.pread(fd, 100, 0)") == b"first"
+    assert client.do("os.pwrite(fd, b'second', 5)") == 6
+    assert client.do("os.pread(fd, 100, 0)") == b"firstsecond"
+    client.do("os.close(fd)")
+    client.do("os.chdir('/')")
     assert (server.mountpoint / "free").read_bytes() == b"firstsecond"
     assert server.unmount() == 0
 
 
 def test_passthrough_goes_on_while_nobody_serves(tmp_path: Path) -> None:
     behaviour = Behaviour(passthrough=True, persist=True)
-    with serving(tmp_path, behaviour, files={"file": b"0123456789"}) as server:
-        fd = os.open(server.mountpoint / "file", os.O_RDWR)
+    with (
+        serving(tmp_path, behaviour, files={"file": b"0123456789"}) as server,
+        clients() as (client,),
+    ):
+        path = str(server.mountpoint / "file")
+        client.do(f"globals().update(fd=os.open({path!r}, os.O_RDWR))")
+        # Before the first write the kernel asks whether the file has capabilities to take away.
+        assert client.do("os.pwrite(fd, b'0', 0)") == 1
         server.kill()
-        assert os.pwrite(fd, b"abc", 2) == 3
-        assert os.pread(fd, 100, 0) == b"01abc56789"
+        assert client.do("os.pwrite(fd, b'abc', 2)") == 3
+        assert client.do("os.pread(fd, 100, 0)") == b"01abc56789"
         server.start(behaviour)
-        assert os.fstat(fd).st_size == 10
-        os.close(fd)
+        assert client.do("os.fstat(fd).st_size") == 10
+        client.do("os.close(fd)")
 
 
 def test_leaving_opens_out_is_remembered(tmp_path: Path) -> None:
