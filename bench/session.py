@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import machine, mounts
+from bench import disk, machine, mounts
 from bench.bare import BareClient
 from bench.dataset import FILE_SIZE, Blobs, Dataset, Tree, random_bytes
 from bench.errors import BenchError
@@ -185,6 +185,8 @@ def session(
         raise BenchError("root is needed: for dropping the page cache and for passthrough")
     running: S3Server | None = None
     try:
+        for directory in (work, work / "mounts", work / "local"):
+            disk.spread(directory)
         load = Load(compile_load(work), lambda: mounts.force_all_below(work), LOAD_TIMEOUT)
         running = start_server(server, work / "server")
         bucket = running.create_bucket("bench")

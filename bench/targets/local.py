@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import disk
 from bench.errors import BenchError
 from bench.rows import LOCAL
 from bench.targets.base import Mounted, MountOptions, Place
@@ -23,7 +23,7 @@ class LocalDirectory:
 
 
 class Local:
-    """A directory for each prefix. What the run prepared there stays, what a row writes goes."""
+    """A directory for each prefix. Large files that a row writes there go again at its end."""
 
     name = LOCAL
     uploads_at_close = False
@@ -37,14 +37,11 @@ class Local:
     @contextmanager
     def mounted(self, options: MountOptions) -> Iterator[Mounted]:
         path = self.directory(options.prefix)
-        prepared = path.exists()
         path.mkdir(parents=True, exist_ok=True)
         before = set(os.listdir(path))
         try:
             yield LocalDirectory(path)
         finally:
-            if not prepared:
-                shutil.rmtree(path)
-            else:
-                for name in set(os.listdir(path)) - before:
+            for name in set(os.listdir(path)) - before:
+                if (path / name).stat().st_size >= disk.LARGE:
                     (path / name).unlink()

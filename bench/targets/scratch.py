@@ -1,13 +1,14 @@
-"""A directory for each mount: mount point, cache and log, all gone afterwards."""
+"""A directory for each mount: mount point, cache and log."""
 
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from bench import disk
 
 _numbers = itertools.count()
 
@@ -38,18 +39,11 @@ class Scratch:
 
 @contextmanager
 def scratch(work: Path, name: str) -> Iterator[Scratch]:
-    """Fresh directories below ``work``; whoever mounts there unmounts before the end."""
+    """Fresh directories below ``work``. At the end the cache's large files go, to make room."""
     paths = Scratch(work / "mounts" / f"{name}-{next(_numbers)}")
     paths.point.mkdir(parents=True)
     paths.cache.mkdir()
     try:
         yield paths
     finally:
-        # The mount point only as an empty directory: never a recursive removal through a mount.
-        shutil.rmtree(paths.cache, ignore_errors=True)
-        paths.log.unlink(missing_ok=True)
-        try:
-            paths.point.rmdir()
-            paths.root.rmdir()
-        except OSError:
-            pass  # still mounted: the end of the run forces it
+        disk.remove_large(paths.cache)

@@ -41,14 +41,16 @@ def test_what_is_not_mounted_is_left_alone(tmp_path: Path) -> None:
     assert mounts.force_all_below(tmp_path) == []
 
 
-def test_scratch_directories_are_fresh_and_go_away(tmp_path: Path) -> None:
+def test_scratch_directories_are_fresh_and_lose_what_is_large(tmp_path: Path) -> None:
     with scratch(tmp_path, "x") as first, scratch(tmp_path, "x") as second:
         assert first.root != second.root
-        (first.cache / "segment").write_text("cached")
+        (first.cache / "small").write_text("cached")
+        (first.cache / "d").mkdir()
+        (first.cache / "d" / "large").write_bytes(bytes(1 << 20))
         first.log.write_text("one\ntwo\nthree\nfour\n")
         assert first.tail() == "two / three / four"
         assert second.tail() == ""
-    assert list((tmp_path / "mounts").iterdir()) == []
+    assert [path.name for path in first.cache.rglob("*") if path.is_file()] == ["small"]
 
 
 def test_what_is_in_a_mount_point_is_never_removed(tmp_path: Path) -> None:
@@ -57,19 +59,19 @@ def test_what_is_in_a_mount_point_is_never_removed(tmp_path: Path) -> None:
     assert (paths.point / "object").exists()
 
 
-def test_the_local_target_keeps_what_was_prepared_and_removes_what_was_written(
+def test_the_local_target_keeps_what_was_prepared_and_removes_what_was_written_large(
     tmp_path: Path,
 ) -> None:
     local = Local(Place("http://127.0.0.1", "r", "b", "a", "s", tmp_path, "minio"))
     prepared = local.directory("ready")
     prepared.mkdir(parents=True)
-    (prepared / "old").touch()
+    (prepared / "old").write_bytes(bytes(1 << 20))
     with local.mounted(MountOptions("ready")) as mounted:
-        (mounted.path / "new").touch()
-    assert [path.name for path in prepared.iterdir()] == ["old"]
+        (mounted.path / "large").write_bytes(bytes(1 << 20))
+        (mounted.path / "small").touch()
+    assert sorted(path.name for path in prepared.iterdir()) == ["old", "small"]
     with local.mounted(MountOptions("empty/1")) as mounted:
-        (mounted.path / "new").touch()
-    assert not mounted.path.exists()
+        assert list(mounted.path.iterdir()) == []
 
 
 def test_a_place_does_not_show_its_secret(tmp_path: Path) -> None:
