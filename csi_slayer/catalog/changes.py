@@ -364,9 +364,12 @@ class Changes(Pendings):
             self._db.executemany(
                 "INSERT INTO xattrs VALUES (?,?,?)", [(ino, k, v) for k, v in values.items()]
             )
+            self._db.execute(
+                "UPDATE inodes SET flags = flags | ? WHERE ino = ?", (int(Mark.XATTRS), ino)
+            )
 
     def _changed_attrs(self, ino: int) -> None:
         self._db.execute(
             "UPDATE inodes SET ctime_ns = ?, flags = flags | ? WHERE ino = ?",
-            (time.time_ns(), int(Mark.ATTRS_DIRTY | Mark.ATTRS_KNOWN), ino),
+            (time.time_ns(), int(Mark.ATTRS_DIRTY | Mark.ATTRS_KNOWN | Mark.XATTRS), ino),
         )

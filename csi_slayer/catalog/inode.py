@@ -21,6 +21,8 @@ class Mark(enum.IntFlag):
     """A directory of more than one page of a listing: single names are looked up singly."""
     OVERLAY = 16
     """The staged copy is partial: its block map says what it holds, the object has the rest."""
+    XATTRS = 64
+    """It has, or once had, extended attributes."""
     LISTED = 32
     """A directory whose names were all read at least once."""
 

@@ -314,7 +314,6 @@ class Content:
                     await self._retire(ino)
         finally:
             self.opened.drop(record)
-        self.reconciler.kick()
 
     async def _retire(self, ino: int) -> None:
         inode = await self.catalog.find(ino)
@@ -323,9 +322,11 @@ class Content:
         if inode.nlink == 0:
             await self.catalog.drop_orphan(ino)
             await self.removed(inode)
+            self.reconciler.kick()
         elif inode.stage is not None:
             if self.objects.is_dirty(inode) or inode.etag is None:
                 await self.note_dirty(inode)
+                self.reconciler.kick()
             elif await self.catalog.path(ino) is not None:
                 await self._adopt(inode)
 
@@ -333,6 +334,7 @@ class Content:
         assert inode.stage is not None
         source = await self.objects.source_of(inode)
         path = self.staging.path(inode.stage)
+        adopted = False
         keep = not inode.flags & Mark.OVERLAY and 0 < inode.size <= self.segment_span
         if keep:
             key = self.segment_key(source)
@@ -341,12 +343,14 @@ class Content:
                     self.cache.adopt(key, path, inode.size)
                 else:
                     await asyncio.to_thread(self.cache.adopt, key, path, inode.size)
+                adopted = True
             except CacheError as error:
                 log.info("staged file not kept in the cache", ino=inode.ino, reason=str(error))
         await self.catalog.update(
             inode.ino, stage=None, stamp=None, flags=inode.flags & ~Mark.OVERLAY
         )
-        self.staging.remove(inode.stage)
+        if not adopted:
+            self.staging.remove(inode.stage)
 
     # -- uploading ahead -------------------------------------------------------------------
 

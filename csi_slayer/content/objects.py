@@ -65,13 +65,16 @@ class Objects:
 
     async def metadata_of(self, inode: Inode) -> dict[str, str]:
         """What is to be stored with the inode's object."""
-        xattrs = await self._catalog.xattrs(inode.ino) if inode.flags & Mark.ATTRS_KNOWN else {}
+        xattrs = await self._catalog.xattrs(inode.ino) if inode.flags & Mark.XATTRS else {}
         return metadata.encode(inode, xattrs, self._catalog.defaults, full=self._options.posix)
 
     def staged_stat(self, inode: Inode) -> os.stat_result | None:
         """The staged copy's stat; None if there is none."""
         if inode.stage is None:
             return None
+        record = self._opened.get(inode.ino)
+        if record is not None and isinstance(record.file, StagedFile | OverlayFile):
+            return record.file.stat()
         try:
             return os.stat(self._staging.path(inode.stage))
         except FileNotFoundError:

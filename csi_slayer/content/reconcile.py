@@ -29,6 +29,9 @@ BACKOFF_MAX = 30.0
 
 RETRY_MEMORY = 4096
 
+PASS_PAUSE = 0.01
+"""Seconds between two passes over the pending keys."""
+
 LOOKS = 32
 """Times that a key whose names keep moving is looked at in one attempt."""
 
@@ -122,13 +125,13 @@ class Reconciler:
         if self._active.get(key) is task:
             del self._active[key]
         self._waits_for.pop(key, None)
-        self._wake.set()
         if task.cancelled():
             return
         error = task.exception()
         if error is None:
             self._not_before.pop(key, None)
             return
+        self._wake.set()
         _at, failures = self._not_before.pop(key, (0.0, 0))
         if len(self._not_before) < RETRY_MEMORY:
             pause = min(BACKOFF_MAX, 0.25 * 2 ** min(failures, 10))
@@ -216,6 +219,8 @@ class Reconciler:
             except Exception:
                 log.exception("a pass over pending keys failed")
                 soonest = 1.0
+            # Changes come in crowds: look at them together.
+            await asyncio.sleep(PASS_PAUSE)
             if soonest is not None:
                 asyncio.get_running_loop().call_later(soonest, self._wake.set)
 

@@ -12,8 +12,6 @@ import xxhash
 
 from csi_slayer.catalog import ROOT, Catalog, Inode, Mark
 from csi_slayer.content.content import Content
-from csi_slayer.content.overlay import OverlayFile
-from csi_slayer.content.staged import StagedFile
 from csi_slayer.errors import FsError, ObjectNotFound
 from csi_slayer.vfs.handles import HandleTable
 from csi_slayer.vfs.options import VfsEvents, VfsOptions
@@ -93,9 +91,6 @@ class Base:
 
     def staged_stat(self, inode: Inode) -> os.stat_result | None:
         """The stat of the staged copy, whose size and mtime are the file's."""
-        record = self.opened.get(inode.ino)
-        if record is not None and isinstance(record.file, StagedFile | OverlayFile):
-            return record.file.stat()
         return self.content.objects.staged_stat(inode)
 
     def attr(self, inode: Inode) -> Attr:

@@ -107,7 +107,6 @@ class FileOps(OpenOps):
         handle = self.handles.get(fh)
         if handle is None or not handle.writable or self.options.durability != "close":
             return
-        await self._note(ino)
         await self.content.sync(ino)
 
     async def _note(self, ino: int) -> None:
@@ -118,8 +117,8 @@ class FileOps(OpenOps):
     async def fsync(self, req: Request, ino: int, fh: int, datasync: bool) -> None:
         if self.options.read_only:
             return
-        await self._note(ino)
         if self.options.durability == "writeback":
+            await self._note(ino)
             await self.content.stored_locally(ino)
         else:
             await self.content.sync(ino)
