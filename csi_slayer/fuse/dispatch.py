@@ -39,6 +39,7 @@ _CANCEL_SECONDS = 5.0
 """How long cancelled handlers may take to end."""
 
 _RESEND = p.UNIQUE_RESEND
+_READ, _WRITE = int(Opcode.READ), int(Opcode.WRITE)
 
 
 def _log_failure(opcode: int, error: BaseException, unique: int = 0) -> None:
@@ -50,11 +51,12 @@ def _log_failure(opcode: int, error: BaseException, unique: int = 0) -> None:
 class Running(RequestTask):
     """A request while its handler runs."""
 
-    __slots__ = ("buffer", "opcode", "pid", "started", "unique")
+    __slots__ = ("buffer", "opcode", "pid", "prepared", "started", "unique")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_done: Callable[[Running], None]) -> None:
         super().__init__(loop, on_done)
         self.unique = self.opcode = self.pid = 0
+        self.prepared = False
         self.started = 0.0
         self.buffer: Buffer | None = None
 
@@ -122,7 +124,7 @@ class Dispatcher:
             self._other(opcode, unique, ino, body)
             return False
         large = False
-        if opcode == Opcode.WRITE:
+        if opcode == _WRITE:
             large = length > COPIED
             if not large:
                 body = memoryview(bytes(body))
@@ -134,6 +136,8 @@ class Dispatcher:
             return False
         self._spare = Running(self._loop, self._finished)
         self._running[unique] = task
+        if opcode == _READ:
+            task.prepared = requests.is_direct_read(body)
         if large:
             task.buffer = buffer
         return large

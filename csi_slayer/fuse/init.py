@@ -176,9 +176,11 @@ class SessionState:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Raises ConfigError for what :meth:`to_json` did not write."""
+        """Raises ConfigError for what :meth:`to_json` did not write. What a later version may have
+        added is left out."""
         try:
-            return cls(**{**data, "capabilities": tuple(data["capabilities"])})
+            known = {item.name: data[item.name] for item in fields(cls)}
+            return cls(**{**known, "capabilities": tuple(data["capabilities"])})
         except (KeyError, TypeError) as error:
             raise ConfigError(f"malformed FUSE session state: {error}") from None
 

@@ -1,12 +1,13 @@
 """INTERRUPT: which requests to cancel when a signal reaches their callers.
 
 The kernel sends one for any signal, also for one that the caller handles (a timer, a child's end,
-a language runtime's own). EINTR from a read is something that programs are prepared for; from
-close, fsync, mkdir or stat it is not, and after a change it leaves the caller ignorant of whether
-it took place. So a READ is cancelled at once, everything else only when the signal ends the
-caller, as on a local disk. That is looked up in /proc, and looked up again while the request runs,
-for the kernel tells of the first signal only. Where the caller cannot be seen (another PID
-namespace), everything is cancelled at once: then it can at least be killed.
+a language runtime's own). EINTR from read(2) is something that programs are prepared for; from
+close, fsync, mkdir or stat it is not, after a change it leaves the caller ignorant of whether it
+took place, and for a page of a mapping it becomes SIGBUS. So a read that is no filling of the page
+cache is cancelled at once, everything else only when the signal ends the caller, as on a local
+disk. That is looked up in /proc, and looked up again while the request runs, for the kernel tells
+of the first signal only. Where the caller cannot be seen (another PID namespace), everything is
+cancelled at once: then it can at least be killed.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ _HARMLESS: Final = sum(1 << (number - 1) for number in (17, 18, 19, 20, 21, 22, 
 
 
 class Interruptible(Protocol):
-    """A request whose handler waits."""
+    """A request whose handler waits. ``prepared``: its caller knows what to do with EINTR."""
 
-    opcode: int
     pid: int
+    prepared: bool
 
     def cancel(self) -> bool: ...
     def done(self) -> bool: ...
@@ -84,7 +85,7 @@ class Interrupts:
     def _consider(self, request: Interruptible) -> None:
         if request.done():
             return
-        if request.opcode == p.Opcode.READ or is_dying(request.pid):
+        if request.prepared or is_dying(request.pid):
             request.cancel()
         else:
             self._loop.call_later(LOOK_AGAIN, self._consider, request)

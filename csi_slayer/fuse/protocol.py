@@ -130,6 +130,7 @@ FATTR_CTIME: Final = 1 << 10
 FATTR_KILL_SUIDGID: Final = 1 << 11
 
 GETATTR_FH: Final = 1 << 0
+READ_LOCKOWNER: Final = 1 << 1
 WRITE_KILL_SUIDGID: Final = 1 << 2
 OPEN_KILL_SUIDGID: Final = 1 << 0
 FSYNC_FDATASYNC: Final = 1 << 0
@@ -151,12 +152,17 @@ INIT_IN_FLAGS2: Final = Struct("<I")  # at offset 16, with INIT_EXT
 # max_pages map_alignment flags2 max_stack_depth request_timeout padding, 24 bytes unused
 INIT_OUT: Final = Struct("<IIIIHHIIHHIIHH20x")
 
-ATTR: Final = Struct("<QQQqqqIIIIIIIIII")
-"""fuse_attr; times are signed, as the kernel's time64_t they are copied into."""
+# fuse_attr: ino size blocks, seconds of atime mtime ctime, nanoseconds of them, mode nlink uid gid
+# rdev blksize flags. Seconds are signed, as the kernel's time64_t that they are copied into.
+_ATTR = "QQQqqqIIIIIIIIII"
+_ENTRY = "QQQQII" + _ATTR  # nodeid generation entry_valid attr_valid, nsec of those
+_DIRENT = "QQII"  # ino off namelen type, before the name
 
+ATTR_OUT: Final = Struct("<QII" + _ATTR)  # attr_valid attr_valid_nsec dummy attr
+ENTRY_OUT: Final = Struct("<" + _ENTRY)
+DIRENT: Final = Struct("<" + _DIRENT)
+DIRENTPLUS: Final = Struct("<" + _ENTRY + _DIRENT)
 GETATTR_IN: Final = Struct("<IIQ")  # flags dummy fh
-ATTR_OUT_HEAD: Final = Struct("<QII")  # attr_valid attr_valid_nsec dummy, before fuse_attr
-ENTRY_OUT_HEAD: Final = Struct("<QQQQII")  # nodeid generation entry_valid attr_valid nsec nsec
 # valid pad fh size lock_owner atime mtime ctime nsec*3 mode unused uid gid unused
 SETATTR_IN: Final = Struct("<IIQQQqqqIIIIIIII")
 MKNOD_IN: Final = Struct("<IIII")  # mode rdev umask padding
@@ -188,7 +194,6 @@ LSEEK_IN: Final = Struct("<QQII")  # fh offset whence padding
 LSEEK_OUT: Final = Struct("<Q")  # offset
 COPY_FILE_RANGE_IN: Final = Struct("<QQQQQQQ")  # fh off nodeid_out fh_out off_out len flags
 COPY_FILE_RANGE_OUT: Final = Struct("<Q")  # bytes_copied, of COPY_FILE_RANGE_64
-DIRENT: Final = Struct("<QQII")  # ino off namelen type, before the name
 BACKING_MAP: Final = Struct("<iIQ")  # fd flags padding
 NOTIFY_INVAL_INODE: Final = Struct("<Qqq")  # ino off len
 NOTIFY_INVAL_ENTRY: Final = Struct("<QII")  # parent namelen flags, before the name and a NUL

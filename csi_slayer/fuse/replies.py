@@ -14,9 +14,8 @@ _BLOCK_SIZE = p.PAGE
 _MAX_TTL = (1 << 32) - 1
 """Seconds; more than a century, and still far from the kernel's overflow of jiffies."""
 
-_ENTRY_SIZE = p.ENTRY_OUT_HEAD.size + p.ATTR.size
-_PLUS_HEAD = _ENTRY_SIZE + p.DIRENT.size
-_NO_ENTRY = bytes(_ENTRY_SIZE)
+_NO_ATTR = (0,) * 16
+_NO_ENTRY = (0,) * 22
 _DOTS = (b".", b"..")
 
 
@@ -32,9 +31,10 @@ def ttl_parts(ttl: float) -> tuple[int, int]:
 
 def _attr_values(attr: Attr) -> tuple[int, ...]:
     ino, mode, nlink, uid, gid, rdev, size, blocks, atime_ns, mtime_ns, ctime_ns = attr
-    atime, atime_nsec = divmod(atime_ns, _NS)
     mtime, mtime_nsec = divmod(mtime_ns, _NS)
-    ctime, ctime_nsec = divmod(ctime_ns, _NS)
+    # Objects have one time, so the three are mostly the same.
+    atime, atime_nsec = (mtime, mtime_nsec) if atime_ns == mtime_ns else divmod(atime_ns, _NS)
+    ctime, ctime_nsec = (mtime, mtime_nsec) if ctime_ns == mtime_ns else divmod(ctime_ns, _NS)
     return (
         ino, size, blocks, atime, mtime, ctime, atime_nsec, mtime_nsec, ctime_nsec,
         mode, nlink, uid, gid, rdev, _BLOCK_SIZE, 0,
@@ -43,27 +43,25 @@ def _attr_values(attr: Attr) -> tuple[int, ...]:
 
 def attr_out(attr: Attr, ttl: float) -> bytes:
     """GETATTR, SETATTR: struct fuse_attr_out."""
-    seconds, nsec = ttl_parts(ttl)
-    return p.ATTR_OUT_HEAD.pack(seconds, nsec, 0) + p.ATTR.pack(*_attr_values(attr))
+    return p.ATTR_OUT.pack(*ttl_parts(ttl), 0, *_attr_values(attr))
 
 
 def entry_out(entry: Entry) -> bytes:
     """LOOKUP and all that make a name: struct fuse_entry_out. Node id 0 is a negative entry."""
-    buffer = bytearray(_ENTRY_SIZE)
-    _pack_entry(buffer, 0, entry)
-    return bytes(buffer)
+    return p.ENTRY_OUT.pack(*_entry_values(entry))
 
 
-def _pack_entry(buffer: bytearray, at: int, entry: Entry) -> None:
-    attr = entry.attr
-    entry_seconds, entry_nsec = ttl_parts(entry.entry_ttl)
-    attr_seconds, attr_nsec = ttl_parts(entry.attr_ttl)
-    p.ENTRY_OUT_HEAD.pack_into(
-        buffer, at, 0 if attr is None else attr.ino, 0,
-        entry_seconds, attr_seconds, entry_nsec, attr_nsec,
+def _entry_values(entry: Entry) -> tuple[int, ...]:
+    attr, entry_ttl, attr_ttl = entry
+    entry_seconds, entry_nsec = ttl_parts(entry_ttl)
+    attr_seconds, attr_nsec = (
+        (entry_seconds, entry_nsec) if attr_ttl == entry_ttl else ttl_parts(attr_ttl)
+    )
+    if attr is None:
+        return (0, 0, entry_seconds, attr_seconds, entry_nsec, attr_nsec, *_NO_ATTR)
+    return (
+        attr.ino, 0, entry_seconds, attr_seconds, entry_nsec, attr_nsec, *_attr_values(attr),
     )  # fmt: skip
-    if attr is not None:
-        p.ATTR.pack_into(buffer, at + p.ENTRY_OUT_HEAD.size, *_attr_values(attr))
 
 
 def open_out(opened: Opened) -> bytes:
@@ -85,7 +83,7 @@ def statfs_out(stat: StatFs) -> bytes:
 
 def record_size(name_length: int, plus: bool) -> int:
     """Bytes that one name takes in a READDIR or READDIRPLUS reply."""
-    return (p.DIRENT.size + (_ENTRY_SIZE if plus else 0) + name_length + 7) & ~7
+    return ((p.DIRENTPLUS.size if plus else p.DIRENT.size) + name_length + 7) & ~7
 
 
 def most_records(size: int, plus: bool) -> int:
@@ -100,22 +98,21 @@ def dirents(items: Sequence[DirItem], size: int, plus: bool) -> tuple[bytes, int
     sent without one.
     """
     buffer = bytearray(size)
+    head = p.DIRENTPLUS if plus else p.DIRENT
+    head_size, pack = head.size, head.pack_into
     used = sent = 0
     for name, ino, mode, cookie, entry in items:
         length = len(name)
-        end = used + record_size(length, plus)
+        end = used + ((head_size + length + 7) & ~7)
         if end > size:
             break
-        at = used
-        if plus:
-            if entry is not None and name not in _DOTS:
-                _pack_entry(buffer, at, entry)
-            else:
-                buffer[at : at + _ENTRY_SIZE] = _NO_ENTRY
-            at += _ENTRY_SIZE
-        p.DIRENT.pack_into(buffer, at, ino, cookie, length, (mode >> 12) & 15)
-        at += p.DIRENT.size
-        buffer[at : at + length] = name
+        if not plus:
+            pack(buffer, used, ino, cookie, length, (mode >> 12) & 15)
+        else:
+            values = _NO_ENTRY if entry is None or name in _DOTS else _entry_values(entry)
+            pack(buffer, used, *values, ino, cookie, length, (mode >> 12) & 15)
+        start = used + head_size
+        buffer[start : start + length] = name
         used = end
         sent += 1
     return bytes(memoryview(buffer)[:used]), sent

@@ -90,6 +90,12 @@ def write_in(body: memoryview) -> tuple[int, int, int, memoryview]:
     return fh, offset, flags, data
 
 
+def is_direct_read(body: memoryview) -> bool:
+    """Whether a READ is a read(2) that waits for just this; reads into the page cache, which may
+    be page faults, come without an owner."""
+    return bool(p.READ_IN.unpack_from(body)[3] & p.READ_LOCKOWNER)
+
+
 def forgets(body: memoryview) -> Iterator[tuple[int, int]]:
     """BATCH_FORGET: node ids and how many lookups each loses."""
     count, _ = p.BATCH_FORGET_IN.unpack_from(body)

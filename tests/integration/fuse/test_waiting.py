@@ -109,6 +109,23 @@ def test_a_killed_writer_ends(server: Server) -> None:
     assert server.ask("report")["cancelled"] == 1
 
 
+def test_a_signal_that_is_handled_does_not_spoil_a_page_of_a_mapping(tmp_path: Path) -> None:
+    code = (
+        "import mmap, os, signal, sys\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: None)\n"
+        "with open(sys.argv[1], 'rb') as f, mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ) as m:\n"
+        "    print(m[:4], flush=True)\n"
+    )
+    with serving(tmp_path, Behaviour(), ("async_read",), files=FILES) as server:
+        reader = client(code, server.mountpoint / "blocked")
+        server.wait_for(waiting=1)
+        reader.send_signal(signal.SIGUSR1)
+        assert (server.mountpoint / "free").read_bytes() == b"at once"
+        server.ask("let_go")
+        assert reader.communicate(timeout=30)[0] == "b'late'\n"
+        assert reader.returncode == 0
+
+
 @pytest.mark.parametrize("size", [4096, 100_000, 1 << 20])
 def test_writes_that_wait_keep_their_data(tmp_path: Path, size: int) -> None:
     with serving(tmp_path, Behaviour(slow=True, direct_io=True)) as server:

@@ -147,13 +147,13 @@ def test_locks_events_and_semaphores(driver: Driver) -> None:
 
 
 def test_gather_and_executor(driver: Driver) -> None:
-    async def handler() -> list[Any]:
+    async def handler() -> tuple[Any, ...]:
         loop = asyncio.get_running_loop()
         return await asyncio.gather(
             asyncio.sleep(0, "a"), loop.run_in_executor(None, time.sleep, 0), asyncio.sleep(0, "b")
         )
 
-    assert driver.run(handler) == ["a", None, "b"]
+    assert tuple(driver.run(handler)) == ("a", None, "b")
 
 
 async def _forever() -> None:
