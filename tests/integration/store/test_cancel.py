@@ -16,7 +16,7 @@ from csi_slayer.store.open import open_store
 from tests.integration.store.conftest import Run, options_for
 from tests.integration.store.sinks import MemorySink
 from tests.support.faultproxy import FaultProxy
-from tests.support.faults import Blackhole, Delay
+from tests.support.faults import Blackhole, Delay, LoseAnswer
 from tests.support.servers import S3Server
 
 pytestmark = pytest.mark.integration
@@ -133,11 +133,13 @@ def test_a_cancelled_conditional_write_is_not_in_its_own_way(
         store = run(open_store(f"s3://{bucket}", options_for(versitygw, endpoint=proxy.endpoint)))
 
         async def body() -> None:
+            proxy.inject(LoseAnswer(), kind="PutObject", times=1)
             proxy.inject(Blackhole(), kind="HeadObject")
             task = asyncio.ensure_future(store.put("key", b"1", condition=ABSENT))
-            await asyncio.to_thread(proxy.wait_for, 1, "PutObject")
+            await asyncio.to_thread(proxy.wait_for, 1, "HeadObject")
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            assert task.cancelled()
             proxy.heal()
             await store.put("key", b"2", condition=ABSENT)
             assert (await store.get("key"))[1] == b"2"

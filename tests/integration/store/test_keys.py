@@ -27,7 +27,6 @@ EVERYWHERE = [
     "new\nline",
     "tab\there",
     "car\rriage",
-    "bell\x07",
     "back\\slash",
     "e\u0301 is not \u00e9",
     "-dash",
@@ -56,6 +55,19 @@ def test_keys_every_store_can_hold(store: ObjectStore, run: Run[Any], key: str) 
         assert await store.delete_many([key]) == {}
         with pytest.raises(ObjectNotFound):
             await store.head(key)
+        assert await _every_key(store) == []
+
+    run(body())
+
+
+@pytest.mark.parametrize("store", ["local", "minio"], indirect=True)
+def test_control_characters(store: ObjectStore, run: Run[Any]) -> None:
+    """versitygw stores such keys but lists them as U+FFFD, so it is left out."""
+
+    async def body() -> None:
+        await store.put("bell\x07", b"content")
+        assert await _every_key(store) == ["bell\x07"]
+        assert await store.delete_many(["bell\x07"]) == {}
         assert await _every_key(store) == []
 
     run(body())
