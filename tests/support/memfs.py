@@ -535,4 +535,5 @@ class MemFs:
             "lookups": {str(ino): count for ino, count in self.lookups.items() if count},
             "backing": len(self.backing),
             "released": self.calls["release"],
+            "written": self.calls["write"],
         }

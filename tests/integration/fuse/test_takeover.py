@@ -110,6 +110,21 @@ def test_open_files_go_on(server: Server, client: Client) -> None:
     assert server.unmount() == 0
 
 
+def test_reads_and_writes_are_right_however_often_the_server_is_killed(
+    server: Server, client: Client
+) -> None:
+    client.do("globals().update(fd=os.open('free', os.O_RDWR))")
+    client.begin(
+        "all(os.pwrite(fd, bytes([n % 251]) * 3000, n * 3000) == 3000"
+        " and os.pread(fd, 3000, n * 3000) == bytes([n % 251]) * 3000 for n in range(5000))"
+    )
+    for count in (50, 200, 500, 1000):
+        server.wait_for(written=count)
+        succeed(server)
+    assert client.result() is True
+    client.do("os.close(fd)")
+
+
 def test_passthrough_goes_on_while_nobody_serves(tmp_path: Path) -> None:
     behaviour = Behaviour(passthrough=True, persist=True)
     with (

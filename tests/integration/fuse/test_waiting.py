@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,11 +26,23 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def client(code: str, *args: object) -> subprocess.Popen[str]:
-    """A program of its own: it may have to be killed while it waits."""
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, args)], stdout=subprocess.PIPE, text=True
-    )
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def client() -> Iterator[Start]:
+    """Starts programs of their own, which may have to be killed while they wait."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(code: str, *args: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", code, *map(str, args)]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate(timeout=30)
 
 
 READS = "import os, sys; print(os.read(os.open(sys.argv[1], os.O_RDONLY), 100))"
@@ -64,7 +76,7 @@ def test_64_reads_wait_while_others_are_served(server: Server) -> None:
     assert server.ask("report")["in_flight"] == 0
 
 
-def test_a_signal_interrupts_a_read(server: Server) -> None:
+def test_a_signal_interrupts_a_read(server: Server, client: Start) -> None:
     reader = client(READS_ONCE, server.mountpoint / "blocked")
     server.wait_for(waiting=1)
     reader.send_signal(signal.SIGUSR1)
@@ -73,7 +85,7 @@ def test_a_signal_interrupts_a_read(server: Server) -> None:
     assert server.ask("report")["stats"]["read"]["errors"] == 1
 
 
-def test_a_killed_reader_ends(server: Server) -> None:
+def test_a_killed_reader_ends(server: Server, client: Start) -> None:
     reader = client(READS, server.mountpoint / "blocked")
     server.wait_for(waiting=1)
     reader.kill()
@@ -89,7 +101,7 @@ WRITES = (
 )
 
 
-def test_a_signal_that_is_handled_does_not_interrupt_a_write(server: Server) -> None:
+def test_a_signal_that_is_handled_does_not_interrupt_a_write(server: Server, client: Start) -> None:
     writer = client(WRITES, server.mountpoint / "blocked")
     server.wait_for(waiting=1)
     writer.send_signal(signal.SIGUSR1)
@@ -100,7 +112,7 @@ def test_a_signal_that_is_handled_does_not_interrupt_a_write(server: Server) -> 
     assert writer.communicate(timeout=30)[0] == "1000\n"
 
 
-def test_a_killed_writer_ends(server: Server) -> None:
+def test_a_killed_writer_ends(server: Server, client: Start) -> None:
     writer = client(WRITES, server.mountpoint / "blocked")
     server.wait_for(waiting=1)
     writer.send_signal(signal.SIGUSR1)
@@ -109,7 +121,9 @@ def test_a_killed_writer_ends(server: Server) -> None:
     assert server.ask("report")["cancelled"] == 1
 
 
-def test_a_signal_that_is_handled_does_not_spoil_a_page_of_a_mapping(tmp_path: Path) -> None:
+def test_a_signal_that_is_handled_does_not_spoil_a_page_of_a_mapping(
+    tmp_path: Path, client: Start
+) -> None:
     code = (
         "import mmap, os, signal, sys\n"
         "signal.signal(signal.SIGUSR1, lambda *_: None)\n"
@@ -124,6 +138,19 @@ def test_a_signal_that_is_handled_does_not_spoil_a_page_of_a_mapping(tmp_path: P
         server.ask("let_go")
         assert reader.communicate(timeout=30)[0] == "b'late'\n"
         assert reader.returncode == 0
+
+
+def test_an_invalidation_that_waits_for_a_page_being_read_holds_nobody_up(
+    tmp_path: Path, client: Start
+) -> None:
+    with serving(tmp_path, Behaviour(), files=FILES) as server:
+        ino = os.stat(server.mountpoint / "blocked").st_ino
+        reader = client(READS, server.mountpoint / "blocked")
+        server.wait_for(waiting=1)
+        server.ask("invalidate_inode", ino=ino)
+        assert (server.mountpoint / "free").read_bytes() == b"at once"
+        server.ask("let_go")
+        assert reader.communicate(timeout=30)[0] == "b'late'\n"
 
 
 @pytest.mark.parametrize("size", [4096, 100_000, 1 << 20])
@@ -157,7 +184,9 @@ def test_more_large_writes_than_there_are_buffers(tmp_path: Path) -> None:
         os.close(fd)
 
 
-def test_stopping_cancels_what_does_not_end_and_its_caller_gets_eintr(server: Server) -> None:
+def test_stopping_cancels_what_does_not_end_and_its_caller_gets_eintr(
+    server: Server, client: Start
+) -> None:
     reader = client(READS_ONCE, server.mountpoint / "blocked")
     server.wait_for(waiting=1)
     assert server.ask("stop", grace=0.05, hand_over=False) == 1
