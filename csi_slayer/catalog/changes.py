@@ -79,8 +79,7 @@ class Changes(Pendings):
         )
 
     def _key(self, parent: int, name: str, *, directory: bool = False) -> str:
-        path = self.path_now(parent)
-        key = f"{path}/{name}" if path else name
+        key = f"{self._directory_path(parent)}{name}"
         return key + "/" if directory else key
 
     def _insert(self, row: Inode, name: str) -> None:
@@ -142,6 +141,8 @@ class Changes(Pendings):
 
     def _displace(self, inode: Inode, key: str, *, keep: bool) -> None:
         """The name ``key`` no longer is this inode's: forget it, or keep it for open handles."""
+        if inode.is_dir:
+            self._paths_changed()
         in_place = inode.etag is not None and inode.origin is None
         self._pend(key, inode.etag if in_place else ("" if not inode.is_dir else None))
         if keep:
@@ -221,6 +222,7 @@ class Changes(Pendings):
 
     def _moved_tree(self, top: Inode, old: str, new: str) -> None:
         """As :meth:`_moved` for a directory and all below it."""
+        self._paths_changed()
         self._moved(top, old, new)
         stack = [(top.ino, old, new)]
         while stack:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.rolled_back: Callable[[], None] = lambda: None
+        """Called after each rollback: what was remembered of the table may not be true."""
         try:
             self._connection = sqlite3.connect(
                 path, isolation_level=None, cached_statements=256, check_same_thread=False
@@ -80,6 +82,7 @@ class Database:
                 yield
             except BaseException:
                 self._connection.execute("ROLLBACK")
+                self.rolled_back()
                 raise
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:

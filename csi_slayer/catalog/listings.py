@@ -158,6 +158,7 @@ class Listings(Changes):
     def _vanish(self, inode: Inode) -> None:
         """Remove an inode and, if a directory, all below it, without touching the store."""
         if inode.is_dir:
+            self._paths_changed()
             for (ino,) in self._db.all("SELECT ino FROM dentries WHERE parent = ?", (inode.ino,)):
                 row = self._db.one("SELECT * FROM inodes WHERE ino = ?", (ino,))
                 if row is not None:

@@ -17,12 +17,20 @@ _CHILDREN = (
     + "JOIN dentries d ON d.ino = i.ino WHERE d.parent = ? AND d.ino > ? ORDER BY d.ino LIMIT ?"
 )
 
+PATHS_KEPT = 4096
+"""Directories whose paths are remembered."""
+
 
 class Reads:
     """The reading half of the catalog; methods are coroutines that do not suspend here."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        # Paths of directories, both ways: what every look at a file's key needs. Emptied
+        # whenever a directory is moved or removed.
+        self._paths: dict[int, str] = {}
+        self._inos: dict[str, int] = {}
+        database.rolled_back = self._paths_changed
 
     async def get(self, ino: int) -> Inode:
         """Raises FsError(ESTALE) for an inode that is gone."""
@@ -59,32 +67,60 @@ class Reads:
 
     def path_now(self, ino: int) -> str | None:
         """As :meth:`path`, for use inside transactions."""
-        names: list[str] = []
-        while ino != ROOT:
-            row = self._db.one(
-                "SELECT i.parent, d.name FROM inodes i "
-                "JOIN dentries d ON d.parent = i.parent AND d.ino = i.ino WHERE i.ino = ?",
-                (ino,),
-            )
-            if row is None:
+        if ino == ROOT:
+            return ""
+        row = self._db.one(
+            "SELECT d.parent, d.name FROM inodes i "
+            "JOIN dentries d ON d.parent = i.parent AND d.ino = i.ino WHERE i.ino = ?",
+            (ino,),
+        )
+        if row is None:
+            return None
+        base = self._directory_path(row[0])
+        return None if base is None else base + str(row[1])
+
+    def _directory_path(self, ino: int) -> str | None:
+        """A directory's path with a slash at its end; '' for the root."""
+        path = self._paths.get(ino)
+        if path is None:
+            found = self.path_now(ino)
+            if found is None:
                 return None
-            names.append(row[1])
-            ino = row[0]
-        names.reverse()
-        return "/".join(names)
+            path = found + "/" if found else ""
+            if len(self._paths) >= PATHS_KEPT:
+                self._paths_changed()
+            self._paths[ino] = path
+            self._inos[path] = ino
+        return path
+
+    def _paths_changed(self) -> None:
+        """A directory got another path or none."""
+        self._paths.clear()
+        self._inos.clear()
 
     async def resolve(self, key: str) -> Inode | None:
         """The inode at a path; a key with a trailing slash finds directories only."""
-        row = self._db.one(_GET, (ROOT,))
-        names = [name for name in key.split("/") if name]
-        for name in names:
-            if row is None:
-                return None
-            row = self._db.one(_CHILD, (row[0], name))
-        if row is None:
+        if key == "":
+            return await self.find(ROOT)
+        base, _slash, name = key.rstrip("/").rpartition("/")
+        parent = self._directory(base + "/" if base else "")
+        inode = None if parent is None else await self.child(parent, name)
+        return inode if inode is not None and inode.is_dir == key.endswith("/") else None
+
+    def _directory(self, path: str) -> int | None:
+        """The inode of a directory's path (with a slash at its end)."""
+        if path == "":
+            return ROOT
+        ino = self._inos.get(path)
+        if ino is not None:
+            return ino
+        base, _slash, name = path[:-1].rpartition("/")
+        parent = self._directory(base + "/" if base else "")
+        row = None if parent is None else self._db.one(_CHILD, (parent, name))
+        if row is None or not Inode._make(row).is_dir:
             return None
-        inode = Inode._make(row)
-        return inode if inode.is_dir == (key.endswith("/") or key == "") else None
+        self._directory_path(row[0])
+        return int(row[0])
 
     async def by_origin(self, key: str) -> list[Inode]:
         """Inodes whose content still is in the object ``key`` though it is not their path."""

@@ -277,7 +277,10 @@ class Content:
         key = await self.catalog.path(ino)
         if key is None:
             return
-        if self.objects.is_dirty(inode) and await self.catalog.pending(key) is None:
+        if self.objects.is_dirty(inode) and (
+            self.reconciler.is_active(key) or await self.catalog.pending(key) is None
+        ):
+            # Noted anew even if pending: what is being sent may be older than this call.
             await self.note_dirty(inode)
         await self.reconciler.settle(key + "/" if inode.is_dir else key)
 

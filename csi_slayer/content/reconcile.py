@@ -62,6 +62,10 @@ class Reconciler:
         """There are new pending keys."""
         self._wake.set()
 
+    def is_active(self, key: str) -> bool:
+        """Whether an attempt for the key is under way."""
+        return key in self._active
+
     async def close(self) -> None:
         if self._loop_task is not None:
             self._loop_task.cancel()

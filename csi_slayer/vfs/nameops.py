@@ -49,15 +49,16 @@ class NameOps(Base):
     def forget(self, ino: int, count: int) -> None:
         """Nothing is kept per lookup: inode numbers are the catalog's and never used again."""
 
-    async def _free_name(self, parent: int, name: bytes) -> str:
-        """A name at which something new may be made. Raises EEXIST and what else is wrong."""
+    async def _free_name(self, parent: int, name: bytes) -> tuple[Inode, str]:
+        """A directory and a name in it at which something new may be made. Raises EEXIST and
+        what else is wrong."""
         self.check_writable()
         text = names.decode(name)
         names.check_new(text, parent == ROOT)
-        _directory, inode = await self.find_child(parent, text)
+        directory, inode = await self.find_child(parent, text)
         if inode is not None:
             raise FsError(errno.EEXIST)
-        return text
+        return directory, text
 
     async def _made(self, req: Request) -> Entry | None:
         ino = await self.done_before(req)
@@ -74,17 +75,17 @@ class NameOps(Base):
     ) -> Entry:
         if (made := await self._made(req)) is not None:
             return made
-        text = await self._free_name(parent, name)
+        directory, text = await self._free_name(parent, name)
         inode = await self.catalog.make(
-            parent, text, mode=mode, uid=req.uid, gid=await self._group(req, parent),
+            parent, text, mode=mode, uid=req.uid, gid=self.group(req, directory),
             rdev=rdev, target=target, request=req.unique,
         )  # fmt: skip
         self.changed_names()
         return self.entry(inode)
 
-    async def _group(self, req: Request, parent: int) -> int:
+    @staticmethod
+    def group(req: Request, directory: Inode) -> int:
         """The group of a new inode: a setgid directory passes on its own."""
-        directory = await self.catalog.get(parent)
         return directory.gid if directory.mode & stat.S_ISGID else req.gid
 
     async def mknod(self, req: Request, parent: int, name: bytes, mode: int, rdev: int) -> Entry:

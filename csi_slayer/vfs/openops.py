@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from csi_slayer.catalog import Inode
+from csi_slayer.catalog import ROOT, Inode
 from csi_slayer.cache import SMALL
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.opened import IoMode, OpenInode
@@ -196,24 +196,24 @@ class OpenOps(NameOps):
                 return self.entry(await self.catalog.get(ino)), await self.open(req, ino, flags)
         self.check_writable()
         text = names.decode(name)
-        _directory, inode = await self.find_child(parent, text)
+        directory, inode = await self.find_child(parent, text)
         if inode is not None:
             if flags & os.O_EXCL:
                 raise FsError(errno.EEXIST)
             opened = await self.open(req, inode.ino, flags)
             return self.entry(await self.catalog.get(inode.ino)), opened
-        text = await self._free_name(parent, name)
+        names.check_new(text, parent == ROOT)
         self.check_quota(1)
-        return await self._create(req, parent, text, mode, flags)
+        return await self._create(req, directory, text, mode, flags)
 
     async def _create(
-        self, req: Request, parent: int, name: str, mode: int, flags: int
+        self, req: Request, directory: Inode, name: str, mode: int, flags: int
     ) -> tuple[Entry, Opened]:
         file = self.content.new_stage()
         try:
             inode = await self.catalog.make(
-                parent, name, mode=stat.S_IFREG | stat.S_IMODE(mode), uid=req.uid,
-                gid=await self._group(req, parent), stage=file.stage, request=req.unique,
+                directory.ino, name, mode=stat.S_IFREG | stat.S_IMODE(mode), uid=req.uid,
+                gid=self.group(req, directory), stage=file.stage, request=req.unique,
             )  # fmt: skip
         except BaseException:
             await file.close()

@@ -125,16 +125,18 @@ class Engine:
 
     async def _refusal(self, answer: Answer, request: S3Request) -> Exception:
         what = describe(request)
-        error = translate(answer, what, self.address.bucket)
+        error = translate(answer, what, self.address.bucket, request.key is not None)
         if isinstance(error, ClockSkewed):
             self._writer.clock.offset = error.offset
             advice = str(denied(what, "RequestTimeTooSkewed"))
             return Transient(advice, immediate=True, limit=2, outcome=AccessDenied)
         if isinstance(error, CredentialsEnded):
-            if self._credentials is None or not self._credentials.temporary:
+            if self._credentials is not None and self._credentials.temporary:
+                await self._credentials.refused()
+                return Transient(str(error), immediate=True, limit=2, outcome=AccessDenied)
+            if error.certain:
                 return error.otherwise
-            await self._credentials.refused()
-            return Transient(str(error), immediate=True, limit=2, outcome=AccessDenied)
+            return wrong_answer(str(error.otherwise), type(error.otherwise))
         return error
 
 

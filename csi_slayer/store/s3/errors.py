@@ -55,11 +55,15 @@ class UploadNotFound(ObjectNotFound):
 
 
 class CredentialsEnded(Exception):
-    """The credentials have ended; ``otherwise`` is the error if they are not of that kind."""
+    """The credentials have ended; ``otherwise`` is the error if they cannot be renewed.
 
-    def __init__(self, message: str, otherwise: StoreError) -> None:
-        super().__init__(message)
+    ``certain`` False: an answer to HEAD has no text, so this is only the likeliest reason.
+    """
+
+    def __init__(self, otherwise: StoreError, certain: bool) -> None:
+        super().__init__("the credentials have ended")
         self.otherwise = otherwise
+        self.certain = certain
 
 
 class ClockSkewed(Exception):
@@ -70,7 +74,7 @@ class ClockSkewed(Exception):
         self.offset = offset
 
 
-def translate(answer: Answer, what: str, bucket: str) -> Exception:
+def translate(answer: Answer, what: str, bucket: str, about_object: bool = True) -> Exception:
     """The exception for an answer that is no success; ``what`` names operation and object.
 
     Besides StoreErrors: Transient, CredentialsEnded and ClockSkewed, which the caller handles.
@@ -85,9 +89,9 @@ def translate(answer: Answer, what: str, bucket: str) -> Exception:
         return ClockSkewed(offset)
     error = _by_code(code, message, fields, what, bucket)
     if error is None:
-        error = _by_status(answer, code, message, what)
+        error = _by_status(answer, code, message, what, about_object)
     if code in _ENDED_CODES or (status == 400 and bodiless):
-        return CredentialsEnded("the credentials have ended", error)
+        return CredentialsEnded(error, certain=code in _ENDED_CODES)
     return error
 
 
@@ -115,9 +119,13 @@ def _by_code(
     return None
 
 
-def _by_status(answer: Answer, code: str, message: str, what: str) -> StoreError:
+def _by_status(
+    answer: Answer, code: str, message: str, what: str, about_object: bool
+) -> StoreError:
     status = answer.status
     detail = f"HTTP {status} {code}".rstrip() + (f": {message[:200]}" if message else "")
+    if status == 404 and not about_object:
+        return BucketNotFound(f"{what}: {detail}: check bucket and endpoint")
     if status == 404:
         return ObjectNotFound(f"{what}: there is no such object")
     if status == 412:
