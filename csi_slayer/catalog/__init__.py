@@ -36,5 +36,9 @@ class Catalog(Listings):
             with self._db.transaction():
                 self._db.execute(INSERT, root)
 
+    def checkpoint(self) -> None:
+        """Keep the journal short; blocks, for a thread, every few seconds."""
+        self._db.checkpoint()
+
     def close(self) -> None:
         self._db.close()

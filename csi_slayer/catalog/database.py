@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from csi_slayer.catalog.schema import PRAGMAS, STATEMENTS, VERSION
+from csi_slayer.catalog.schema import PRAGMAS, STATEMENTS, VERSION, WAL_LARGE, WAL_SMALL
 from csi_slayer.errors import CatalogError
 
 Row = tuple[Any, ...]
@@ -89,6 +89,24 @@ class Database:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise CatalogError(f"catalog change failed: {error}") from error
+
+    def checkpoint(self) -> None:
+        """Fold the WAL back if it has grown. Blocks on fsync: call it from a thread, often."""
+        try:
+            size = self.path.with_name(self.path.name + "-wal").stat().st_size
+        except FileNotFoundError:
+            return
+        if size < WAL_SMALL:
+            return
+        mode = "RESTART" if size >= WAL_LARGE else "PASSIVE"
+        try:
+            connection = sqlite3.connect(self.path, isolation_level=None, timeout=5.0)
+            try:
+                connection.execute(f"PRAGMA wal_checkpoint({mode})")
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            raise CatalogError(f"folding the catalog's WAL back failed: {error}") from error
 
     def close(self) -> None:
         """Fold the WAL back and close."""

@@ -81,7 +81,12 @@ PRAGMAS = (
     "PRAGMA synchronous=NORMAL",
     "PRAGMA temp_store=MEMORY",
     "PRAGMA cache_size=-8192",
-    "PRAGMA wal_autocheckpoint=4000",
+    "PRAGMA wal_autocheckpoint=0",
+    "PRAGMA busy_timeout=5000",
     "PRAGMA foreign_keys=OFF",
 )
-"""8 MiB of page cache; a WAL of at most about 16 MiB before it is folded back."""
+"""8 MiB of page cache. Folding the WAL back needs fsync, so a thread does it, not the event loop
+(:meth:`csi_slayer.catalog.database.Database.checkpoint`)."""
+
+WAL_SMALL, WAL_LARGE = 4 << 20, 64 << 20
+"""Bytes of WAL from which on it is folded back, and from which on writers wait until it is."""

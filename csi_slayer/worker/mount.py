@@ -15,7 +15,7 @@ from csi_slayer.cache import Cache, Governor
 from csi_slayer.catalog import Catalog, Defaults
 from csi_slayer.config import MountConfig
 from csi_slayer.content.content import Content
-from csi_slayer.errors import ConfigError
+from csi_slayer.errors import CatalogError, ConfigError
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.fuse.init import Capabilities, SessionState
 from csi_slayer.fuse.session import Session, SessionOptions
@@ -177,10 +177,14 @@ class Mount:
         yield {"left": left}
 
     async def _housekeeping(self) -> None:
-        """Keep the gauges true."""
+        """Keep the gauges true and the catalog's journal short."""
         metrics, events = self.metrics, self.cache.events
         while True:
             await asyncio.sleep(HOUSEKEEPING)
+            try:
+                await asyncio.to_thread(self.fs.catalog.checkpoint)
+            except CatalogError as error:
+                log.warning("checkpoint failed", error=str(error))
             usage = self.cache.usage()
             metrics.cache_bytes.set(usage.used)
             metrics.dirty_bytes.set(await asyncio.to_thread(self.fs.content.staging.usage))
