@@ -7,7 +7,7 @@ to know.
 from __future__ import annotations
 
 import os
-import uuid
+import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -47,7 +47,7 @@ class Staging:
     def reserve(self) -> Stage:
         """An id and a path that are free, without a file. Raises CacheFull."""
         self._ledger.check_staging()
-        stage = uuid.uuid4().hex
+        stage = secrets.token_hex(16)
         return Stage(stage, self.path(stage))
 
     def create(self) -> Stage:

@@ -302,8 +302,11 @@ class Changes(Pendings):
 
     async def update(self, ino: int, **values: Any) -> None:
         """Set columns of one inode; keeps the sum of sizes true."""
-        with self._db.transaction():
-            self._update(ino, values)
+        if "size" in values:
+            with self._db.transaction():
+                self._update(ino, values)
+        else:
+            self._db.alone(lambda: self._update(ino, values))
 
     def _update(self, ino: int, values: dict[str, Any]) -> None:
         if "size" in values:

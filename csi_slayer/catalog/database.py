@@ -90,6 +90,13 @@ class Database:
                 self._connection.execute("ROLLBACK")
             raise CatalogError(f"catalog change failed: {error}") from error
 
+    def alone(self, change: Callable[[], None]) -> None:
+        """A change of one statement, which is a transaction by itself."""
+        try:
+            change()
+        except sqlite3.Error as error:
+            raise CatalogError(f"catalog change failed: {error}") from error
+
     def checkpoint(self) -> None:
         """Fold the WAL back if it has grown. Blocks on fsync: call it from a thread, often."""
         try:

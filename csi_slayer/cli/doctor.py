@@ -18,8 +18,8 @@ from csi_slayer.cli.output import console, failing
 from csi_slayer.config import MountConfig, load_config
 from csi_slayer.config.node import default_cache_directory
 from csi_slayer.errors import SlayerError
-from csi_slayer.store.open import open_store
 from csi_slayer.store.observe import NoObserver
+from csi_slayer.store.open import open_store
 from csi_slayer.worker.spec import store_options
 
 Level = Literal["ok", "note", "bad"]

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import SecretStr
 
+from csi_slayer.cache.layout import Layout
 from csi_slayer.cli.output import console, errors, fail, failing
 from csi_slayer.config import MountConfig, load_config
-from csi_slayer.fuse.mount import is_mounted
+from csi_slayer.fuse import mount as mounts
 from csi_slayer.node import registry
+from csi_slayer.node.lock import is_locked
 from csi_slayer.node.supervise import supervise
 from csi_slayer.worker import channel
 from csi_slayer.worker.spec import WorkerSpec, state_directory, volume_id
@@ -46,7 +49,9 @@ def mount(
     endpoint: Annotated[str | None, typer.Option(help="URL of the S3 service.")] = None,
     region: Annotated[str | None, typer.Option(help="S3 region.")] = None,
     profile: Annotated[str | None, typer.Option(help="AWS profile for credentials.")] = None,
-    read_only: Annotated[bool | None, typer.Option("--read-only", "-r", help="Refuse changes.")] = None,
+    read_only: Annotated[
+        bool | None, typer.Option("--read-only", "-r", help="Refuse changes.")
+    ] = None,
     durability: Annotated[
         str | None, typer.Option(help="When written data is in the store: close|fsync|writeback.")
     ] = None,
@@ -74,8 +79,9 @@ def mount(
     }  # fmt: skip
     with failing():
         overrides |= _extra(option or [])
-        configuration = load_config(config, overrides)
-        target = _check_mountpoint(mountpoint)
+        configuration = _with_credentials(load_config(config, overrides))
+        target = mounts.resolve(str(mountpoint))
+        _check_mountpoint(configuration, target)
         _start(configuration, target, foreground)
 
 
@@ -91,13 +97,51 @@ def _extra(options: list[str]) -> dict[str, object]:
     return values
 
 
-def _check_mountpoint(path: Path) -> str:
-    full = os.path.abspath(path)
-    if is_mounted(full):
-        fail(f"{full} is a mount point already: csi-slayer umount {full} first")
-    if not os.path.isdir(full):
-        fail(f"{full} is not a directory: mkdir -p {full} first")
-    return full
+def _with_credentials(config: MountConfig) -> MountConfig:
+    """Take explicit credentials out of the environment, which every process of this user can read
+    for as long as the mount lasts, into the specification, which goes through a socket."""
+    store = config.store
+    secret = os.environ.pop("AWS_SECRET_ACCESS_KEY", None)
+    token = os.environ.pop("AWS_SESSION_TOKEN", None)
+    key = os.environ.get("AWS_ACCESS_KEY_ID")
+    elsewhere = (store.access_key_id, store.profile, store.web_identity_token_file)
+    if not key or not secret or store.anonymous or any(value is not None for value in elsewhere):
+        return config
+    values = {"access_key_id": key, "secret_access_key": SecretStr(secret)}
+    if token:
+        values["session_token"] = SecretStr(token)
+    return config.model_copy(update={"store": store.model_copy(update=values)})
+
+
+def _check_mountpoint(config: MountConfig, path: str) -> None:
+    """Nothing alive is mounted there, and it is a directory. Never touches a mount."""
+    if mounts.is_mounted(path):
+        entry = registry.find(path)
+        states = [str(state_directory(config, volume_id(config, path)))]
+        if entry is not None:
+            states.append(entry.state)
+        locks = {is_locked(state) for state in states} - {None}
+        if locks != {False}:
+            fail(f"{path} is a mount point already: csi-slayer umount {path} first")
+        _remove_dead(path)
+        if entry is not None:
+            registry.remove(entry.volume)
+    if not os.path.isdir(path):
+        if os.path.lexists(path):
+            fail(f"{path} is not a directory: name one, best an empty one")
+        fail(f"{path} does not exist: mkdir -p {path} first")
+
+
+def _remove_dead(path: str) -> None:
+    """Take away a mount that no process serves any more; what it had staged is not lost."""
+    found = mounts.find(path)
+    try:
+        if found is not None:
+            mounts.abort(found.connection)  # or whoever waits for it would wait for ever
+        mounts.unmount(path, lazy=True)
+    except OSError as error:
+        fail(f"{path} was left by a worker that is gone, and cannot be unmounted: {error.strerror}")
+    console.print(f"the mount at {path} was left by a worker that is gone: replaced")
 
 
 def _start(config: MountConfig, mountpoint: str, foreground: bool) -> None:
@@ -113,10 +157,11 @@ def _start(config: MountConfig, mountpoint: str, foreground: bool) -> None:
         "volume": volume, "url": config.store.url, "mountpoint": mountpoint,
         "control": spec["control"], "state": str(state), "cache": str(config.cache.directory),
     }  # fmt: skip
+    Layout(config.cache.directory)  # before anything is written there: it may be somebody else's
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        fail(f"cannot use the cache directory {config.cache.directory}: {error.strerror}")
+        fail(f"cache directory {config.cache.directory}: {error.strerror}")
     if foreground:
         raise typer.Exit(_stay(spec, entry))
     log = str(state / "worker.log")
@@ -157,6 +202,9 @@ def _in_background(message: dict[str, Any]) -> dict[str, Any]:
         ours.settimeout(START_TIMEOUT)
         try:
             received = channel.receive(ours)
+        except KeyboardInterrupt:
+            process.terminate()
+            raise
         except TimeoutError:
             process.terminate()
             return {"error": f"the volume was not mounted within {START_TIMEOUT:.0f} s; "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +16,7 @@ from csi_slayer.errors import SlayerError
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.fuse.mount import is_mounted
 from csi_slayer.node import registry
+from csi_slayer.node.lock import is_locked
 
 END_TIMEOUT = 30.0
 """Seconds to wait for the worker's end once nothing is pending any more."""
@@ -40,7 +40,7 @@ def umount(
       csi-slayer umount /mnt --timeout 10
       csi-slayer umount /mnt --force
     """
-    target = os.path.abspath(mountpoint)
+    target = mounts.resolve(str(mountpoint))
     with failing():
         entry = registry.find(target)
         if not is_mounted(target) and entry is None:
@@ -84,16 +84,11 @@ def _unmount(target: str, force: bool) -> None:
 
 
 def _wait(entry: registry.Mounted, timeout: float) -> None:
-    """Until the supervisor has ended."""
+    """Until nobody serves the volume any more."""
     deadline = time.monotonic() + max(END_TIMEOUT, timeout)
     while time.monotonic() < deadline:
-        try:
-            os.kill(entry.supervisor, 0)
-        except ProcessLookupError:
-            return
-        except PermissionError:
-            pass
-        if registry.find(entry.mountpoint) is None:
+        if not is_locked(entry.state):
+            registry.remove(entry.volume)  # a supervisor that was killed did not
             return
         time.sleep(0.02)
     console.print("uploads go on in the background; csi-slayer status shows them", style="yellow")

@@ -330,12 +330,15 @@ class Content:
             if self.objects.is_dirty(inode) or inode.etag is None:
                 await self.note_dirty(inode)
                 self.reconciler.kick()
-            elif await self.catalog.path(ino) is not None:
+            else:
                 await self._adopt(inode)
 
     async def _adopt(self, inode: Inode) -> None:
         assert inode.stage is not None
-        source = await self.objects.source_of(inode)
+        try:
+            source = await self.objects.source_of(inode)
+        except ObjectNotFound:
+            return  # unlinked meanwhile
         path = self.staging.path(inode.stage)
         adopted = False
         keep = not inode.flags & Mark.OVERLAY and 0 < inode.size <= self.segment_span

@@ -52,6 +52,7 @@ class Objects:
         self._store = store
         self._catalog = catalog
         self._staging = staging
+        self._staged = str(staging.directory)
         self._conflicts = conflicts
         self._uploader = uploader
         self._opened = opened
@@ -76,7 +77,7 @@ class Objects:
         if record is not None and isinstance(record.file, StagedFile | OverlayFile):
             return record.file.stat()
         try:
-            return os.stat(self._staging.path(inode.stage))
+            return os.stat(f"{self._staged}/{inode.stage}")
         except FileNotFoundError:
             return None
 

@@ -7,34 +7,17 @@ Reads ``{"spec": ..., "entry": ..., "log": path}`` from the socket FD, answers `
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
 import sys
-from pathlib import Path
 from types import FrameType
 
-from csi_slayer.fuse.mount import unmount
+from csi_slayer.fuse.mount import is_mounted, unmount
 from csi_slayer.node import registry
+from csi_slayer.node.lock import Busy, lock_volume
 from csi_slayer.node.supervisor import CannotStart, Supervisor, ignore_terminal_signals
 from csi_slayer.worker import channel
-
-
-class Busy(Exception):
-    """Another supervisor has the volume."""
-
-
-def lock_volume(state: str) -> int:
-    """Be the only supervisor of a volume; the lock lasts as long as the descriptor."""
-    Path(state).mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(os.path.join(state, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise Busy from None
-    return fd
 
 
 def supervise(
@@ -53,20 +36,27 @@ def supervise(
         registry.write(registry.Mounted(supervisor=os.getpid(), **entry))
         answer({"ready": pid})
 
-    def terminate(_signal: int, _frame: FrameType | None) -> None:
-        with contextlib.suppress(OSError):
-            unmount(entry["mountpoint"], lazy=True)
-
-    signal.signal(signal.SIGTERM, terminate)
     try:
         lock = lock_volume(entry["state"])
     except Busy:
         answer({"error": f"{entry['mountpoint']} is mounted already, or its last uploads are still "
                          "under way: see csi-slayer status"})  # fmt: skip
         return 1
+    supervisor = Supervisor(spec, log_fd, ready, keep=(lock,))
+
+    def terminate(_signal: int, _frame: FrameType | None) -> None:
+        if not supervisor.give_up():
+            with contextlib.suppress(OSError):
+                unmount(entry["mountpoint"], lazy=True)
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
-        return Supervisor(spec, log_fd, ready).run()
+        return supervisor.run()
     except CannotStart as error:
+        # A worker that was killed while it mounted leaves a mount that nobody serves.
+        if is_mounted(entry["mountpoint"]):
+            with contextlib.suppress(OSError):
+                unmount(entry["mountpoint"], lazy=True)
         answer({"error": str(error)})
         return 1
     finally:
@@ -80,9 +70,7 @@ def main() -> int:
     if received is None:
         return 1
     message, _fds = received
-    log_fd = os.open(
-        message["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-    )
+    log_fd = os.open(message["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.dup2(log_fd, sys.stderr.fileno())
     ignore_terminal_signals()
     return supervise(message["spec"], message["entry"], log_fd, client)

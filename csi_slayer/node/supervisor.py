@@ -43,12 +43,23 @@ class _Worker:
 
 
 class Supervisor:
-    """``spec`` is what the worker needs, secrets included: it goes through a socket only."""
+    """``spec`` is what the worker needs, secrets included: it goes through a socket only.
 
-    def __init__(self, spec: dict[str, Any], log_fd: int, ready: Callable[[int], None]) -> None:
+    ``keep``: descriptors that each worker is to hold as well, such as the volume's lock.
+    """
+
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        log_fd: int,
+        ready: Callable[[int], None],
+        keep: tuple[int, ...] = (),
+    ) -> None:
         self._spec = spec
         self._log_fd = log_fd
         self._ready = ready
+        self._keep_open = keep
+        self._process: subprocess.Popen[bytes] | None = None
         self._fuse_fd: int | None = None
         self._session: dict[str, Any] | None = None
         self._announced = False
@@ -73,16 +84,26 @@ class Supervisor:
             time.sleep(self._pause)
             self._pause = min(BACKOFF_MAX, self._pause * 2)
 
+    def give_up(self) -> bool:
+        """Called from a signal handler: if nothing is mounted yet, end the worker, so that
+        :meth:`run` says CannotStart; False if there is a mount."""
+        if self._fuse_fd is not None:
+            return False
+        if self._process is not None:
+            self._process.kill()
+        return True
+
     def _start(self) -> _Worker:
         ours, theirs = channel.pair()
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-m", "csi_slayer.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *self._keep_open],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log_fd,
                 stderr=self._log_fd,
             )
+        self._process = process
         fds = () if self._fuse_fd is None else (self._fuse_fd,)
         message = {"spec": self._spec, "session": self._session, "restarts": self.restarts}
         try:

@@ -172,7 +172,7 @@ class OpenOps(NameOps):
             return True
         return quota - self.catalog.used_bytes >= max(QUOTA_SLACK, quota // 10)
 
-    def _answer(self, handle: Handle, extra: OpenFlags) -> Opened:
+    def _answer(self, handle: Handle, extra: int) -> Opened:
         flags = extra
         if handle.mode == IoMode.PASSTHROUGH:
             flags = OpenFlags.PASSTHROUGH  # the kernel refuses KEEP_CACHE beside it

@@ -168,7 +168,7 @@ class Refresher:
         log.warning("keys hidden", prefix=prefix, count=len(keys), first=keys[0],
                     reason="no valid file name: empty, '.', '..', NUL or over 255 bytes")  # fmt: skip
 
-    async def _add_marks(self, ino: int, marks: Mark) -> None:
+    async def _add_marks(self, ino: int, marks: int) -> None:
         inode = await self._catalog.find(ino)
         if inode is not None:
             await self._catalog.update(ino, flags=inode.flags | marks)

@@ -6,7 +6,6 @@ a slash. ``ino`` is the FUSE node id; the root is 1.
 
 from __future__ import annotations
 
-import enum
 from typing import NamedTuple, Protocol
 
 from csi_slayer.content.ranges import FileRange, ReadResult
@@ -60,8 +59,8 @@ class Entry(NamedTuple):
     attr_ttl: float
 
 
-class OpenFlags(enum.IntFlag):
-    """FOPEN_* of the open reply (linux/fuse.h)."""
+class OpenFlags:
+    """FOPEN_* of the open reply (linux/fuse.h), as plain integers."""
 
     NONE = 0
     DIRECT_IO = 1 << 0
@@ -78,7 +77,7 @@ class Opened(NamedTuple):
     """The answer to open, opendir and (with an Entry) create."""
 
     fh: int
-    flags: OpenFlags = OpenFlags.NONE
+    flags: int = OpenFlags.NONE
     backing_id: int = 0
 
 

@@ -31,8 +31,11 @@ class FileBody:
             if self._data is None:
                 self._data = await self._read()
             return await engine.attempt(S3Request(op, "PUT", key, query, headers, self._data))
+        ask_first = any(name in ("if-match", "if-none-match") for name, _ in headers)
+        if ask_first:
+            headers = [*headers, ("expect", "100-continue")]
         request = S3Request(op, "PUT", key, query, headers, body_length=self._length)
-        job = Upload(self._fd, self._offset, self._length)
+        job = Upload(self._fd, self._offset, self._length, ask_first)
         return await engine.transfer(request, job, lambda: 0)
 
     async def _read(self) -> bytes:

@@ -29,6 +29,8 @@ _SEND = 1 << 20
 _TLS_SEND = 256 << 10
 # A connection that has been idle for longer (seconds) may have been forgotten by a gateway.
 _LONGEST_IDLE = 20.0
+# How long a server is waited for to ask for a body (seconds).
+_LONGEST_EXPECT = 1.0
 
 
 class Halted(Exception):
@@ -82,6 +84,7 @@ class Channel:
         self._socket: socket.socket | None = None
         self._halt = Halt()
         self._spare = bytearray(MOST_HEAD_BYTES)
+        self._used = 0  # bytes of the next head in the spare buffer
         self._rest = memoryview(b"")
         self._used_at = 0.0
         self.reused = False
@@ -110,6 +113,7 @@ class Channel:
         """Drop the connection."""
         self._halt.watch(None)
         sock, self._socket = self._socket, None
+        self._used = 0
         self._rest = memoryview(b"")
         if sock is not None:
             sock.close()
@@ -205,26 +209,47 @@ class Channel:
             sock.sendall(data)
         return len(data)
 
+    def may_send(self, reader: AnswerReader) -> bool:
+        """After ``Expect: 100-continue``: False if the answer is final, so that no body is wanted.
+
+        A server that does not say anything gets the body after a while (RFC 9110, 10.1.1).
+        """
+        sock = self._connected()
+        if isinstance(sock, ssl.SSLSocket):
+            sock.settimeout(_LONGEST_EXPECT)
+            try:
+                self._read_one_head(reader)
+            except Transient as failure:
+                if not isinstance(failure.__cause__, TimeoutError):
+                    raise
+            finally:
+                sock.settimeout(self._target.silence_timeout)
+        elif _readable(sock, _LONGEST_EXPECT):
+            self._read_one_head(reader)
+        self._halt.check()
+        return not reader.headers_done
+
     def read_head(self, reader: AnswerReader) -> None:
         """Receive the head of the answer; what follows is for :meth:`fill` or :meth:`read_rest`."""
+        while not reader.headers_done:
+            self._read_one_head(reader)
+        self._rest = memoryview(self._spare)[: self._used]
+        self._used = 0
+
+    def _read_one_head(self, reader: AnswerReader) -> None:
+        """Receive one head, interim (1xx) or final; what came after it is at the front."""
         view = memoryview(self._spare)
-        used = 0
-        while True:
-            count = self._receive(view[used:], 0, "before the answer")
-            begin, used = max(used - 3, 0), used + count
-            end = self._spare.find(b"\r\n\r\n", begin, used)
-            if end >= 0:
-                end += 4
-                self._feed(reader, view[:end])
-                if reader.headers_done:
-                    self._rest = view[end:used]
-                    return
-                # An interim answer (1xx): move what follows it to the front.
-                rest = bytes(view[end:used])
-                used = len(rest)
-                view[:used] = rest
-            if used == len(view):
+        begin = 0
+        while (end := self._spare.find(b"\r\n\r\n", begin, self._used)) < 0:
+            if self._used == len(view):
                 raise StoreIntegrityError("the head of the answer is too large")
+            begin = max(self._used - 3, 0)
+            self._used += self._receive(view[self._used :], 0, "before the answer")
+        end += 4
+        self._feed(reader, view[:end])
+        rest = bytes(view[end : self._used])
+        self._used = len(rest)
+        view[: self._used] = rest
 
     def read_rest(self, reader: AnswerReader) -> Answer:
         """Receive the body into memory, up to the reader's limit."""
@@ -283,14 +308,14 @@ class Channel:
         return self._socket
 
 
-def _readable(sock: socket.socket) -> bool:
+def _readable(sock: socket.socket, seconds: float = 0.0) -> bool:
     """Whether there is something to read: an answer, or that the other side has closed.
 
     Bytes on a TLS connection may be session tickets, so there only reading tells.
     """
     poll = select.poll()
     poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
+    return bool(poll.poll(seconds * 1000))
 
 
 def _stale(sock: socket.socket, silence: float) -> bool:

@@ -36,8 +36,12 @@ _TRANSIENT_CODES = frozenset(
     }
 )
 _ENDED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+_UNKNOWN_KEY = "the access key is not known there: check the key id and the endpoint"
+# Codes of a 404 that are about the object; none other may be taken for an object that is gone.
+_ABSENT_CODES = frozenset({"", "NoSuchKey", "NoSuchVersion", "NotFound"})
 _ADVICE = {
-    "InvalidAccessKeyId": "the access key is not known there: check the key id and the endpoint",
+    "InvalidAccessKeyId": _UNKNOWN_KEY,
+    "XAdminUserNotFound": _UNKNOWN_KEY,  # versitygw, with status 404
     "SignatureDoesNotMatch": "the secret key does not fit the access key: check the secret",
     "InvalidToken": "the session token is not valid: check it, or leave it out",
     "AccessDenied": "the identity may not do this: check its policy and the bucket's",
@@ -126,7 +130,7 @@ def _by_status(
     detail = f"HTTP {status} {code}".rstrip() + (f": {message[:200]}" if message else "")
     if status == 404 and not about_object:
         return BucketNotFound(f"{what}: {detail}: check bucket and endpoint")
-    if status == 404:
+    if status == 404 and code in _ABSENT_CODES:
         return ObjectNotFound(f"{what}: there is no such object")
     if status == 412:
         return PreconditionFailed(f"{what}: the object is not the expected version")

@@ -82,19 +82,26 @@ class Download:
 
 
 class Upload:
-    """Sends ``length`` bytes of a file from ``offset`` as the body of a request."""
+    """Sends ``length`` bytes of a file from ``offset`` as the body of a request.
 
-    def __init__(self, fd: int, offset: int, length: int) -> None:
+    ``ask_first``: the head says ``Expect: 100-continue``, so that a condition which does not hold
+    is known before gigabytes are sent for nothing.
+    """
+
+    def __init__(self, fd: int, offset: int, length: int, ask_first: bool) -> None:
         self._fd = fd
         self._offset = offset
         self._length = length
+        self._ask_first = ask_first
 
     def run(self, lane: Lane, head: bytes) -> Answer:
         """One attempt; the answer whatever its status."""
         channel = lane.channel
         channel.send(head)
-        complete = channel.send_file(self._fd, self._offset, self._length)
         reader = AnswerReader(_MOST_ANSWER_BYTES)
+        complete = not self._ask_first or channel.may_send(reader)
+        if complete:
+            complete = channel.send_file(self._fd, self._offset, self._length)
         channel.read_head(reader)
         answer = read_answer(lane, reader)
         if not complete:
