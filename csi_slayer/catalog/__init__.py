@@ -40,5 +40,9 @@ class Catalog(Listings):
         """Keep the journal short; blocks, for a thread, every few seconds."""
         self._db.checkpoint()
 
+    def reset_journal(self) -> None:
+        """Right after :meth:`checkpoint`, on the event loop: cut a journal that is large."""
+        self._db.reset_wal()
+
     def close(self) -> None:
         self._db.close()

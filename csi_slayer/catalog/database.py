@@ -77,7 +77,7 @@ class Database:
     def transaction(self) -> Iterator[None]:
         """All or nothing. No await may happen inside."""
         try:
-            self._connection.execute("BEGIN")
+            self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
             except BaseException:
@@ -98,22 +98,34 @@ class Database:
             raise CatalogError(f"catalog change failed: {error}") from error
 
     def checkpoint(self) -> None:
-        """Fold the WAL back if it has grown. Blocks on fsync: call it from a thread, often."""
-        try:
-            size = self.path.with_name(self.path.name + "-wal").stat().st_size
-        except FileNotFoundError:
+        """Fold the WAL back if it has grown. Blocks on fsync: call it from a thread, often.
+
+        Never waits for the writer, nor makes it wait; so under a constant load the file itself
+        grows on, until :meth:`reset_wal` lets it start from its beginning.
+        """
+        if self.wal_size() < WAL_SMALL:
             return
-        if size < WAL_SMALL:
-            return
-        mode = "RESTART" if size >= WAL_LARGE else "PASSIVE"
         try:
             connection = sqlite3.connect(self.path, isolation_level=None, timeout=5.0)
             try:
-                connection.execute(f"PRAGMA wal_checkpoint({mode})")
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
             finally:
                 connection.close()
         except sqlite3.Error as error:
             raise CatalogError(f"folding the catalog's WAL back failed: {error}") from error
+
+    def wal_size(self) -> int:
+        """Bytes of the journal's file."""
+        try:
+            return self.path.with_name(self.path.name + "-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def reset_wal(self) -> None:
+        """Just after :meth:`checkpoint`, on the writer's own thread: fold the little rest back, so
+        that the next write begins the file anew."""
+        if self.wal_size() >= WAL_LARGE:
+            self.one("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Fold the WAL back and close."""

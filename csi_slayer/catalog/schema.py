@@ -89,4 +89,4 @@ PRAGMAS = (
 (:meth:`csi_slayer.catalog.database.Database.checkpoint`)."""
 
 WAL_SMALL, WAL_LARGE = 4 << 20, 64 << 20
-"""Bytes of WAL from which on it is folded back, and from which on writers wait until it is."""
+"""Bytes of WAL from which on it is folded back, and from which on its file is cut."""

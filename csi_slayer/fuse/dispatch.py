@@ -170,6 +170,14 @@ class Dispatcher:
     @staticmethod
     def _errno(task: Running, error: BaseException) -> int:
         if isinstance(error, SlayerError):
+            if error.errno == errno.EIO:
+                # What a program sees as "Input/output error" must be explained somewhere.
+                log.error(
+                    "fuse_request_failed",
+                    op=name_of(task.opcode),
+                    request=task.unique & ~_RESEND,
+                    error=f"{type(error).__name__}: {error}",
+                )
             # ENOSYS would switch the operation off for the whole connection; that is decided by
             # capabilities only.
             return errno.EOPNOTSUPP if error.errno == errno.ENOSYS else error.errno

@@ -183,6 +183,7 @@ class Mount:
             await asyncio.sleep(HOUSEKEEPING)
             try:
                 await asyncio.to_thread(self.fs.catalog.checkpoint)
+                self.fs.catalog.reset_journal()
             except CatalogError as error:
                 log.warning("checkpoint failed", error=str(error))
             usage = self.cache.usage()

@@ -32,9 +32,9 @@ class FileBody:
                 self._data = await self._read()
             return await engine.attempt(S3Request(op, "PUT", key, query, headers, self._data))
         ask_first = any(name in ("if-match", "if-none-match") for name, _ in headers)
-        if ask_first:
-            headers = [*headers, ("expect", "100-continue")]
-        request = S3Request(op, "PUT", key, query, headers, body_length=self._length)
+        request = S3Request(
+            op, "PUT", key, query, headers, body_length=self._length, ask_first=ask_first
+        )
         job = Upload(self._fd, self._offset, self._length, ask_first)
         return await engine.transfer(request, job, lambda: 0)
 

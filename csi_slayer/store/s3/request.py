@@ -17,7 +17,7 @@ class S3Request:
     """One operation; ``op`` is its name in the S3 API, ``headers`` have lower-case names.
 
     ``key`` None: about the bucket. ``body_length`` is given where the body is sent from a file,
-    and the body is then not signed.
+    and the body is then not signed; ``ask_first``: after the server has asked for it.
     """
 
     op: str
@@ -27,6 +27,7 @@ class S3Request:
     headers: Pairs = ()
     body: bytes | memoryview = b""
     body_length: int | None = None
+    ask_first: bool = False
 
 
 class RequestWriter:
@@ -47,6 +48,8 @@ class RequestWriter:
         if request.method in ("PUT", "POST"):
             length = len(request.body) if request.body_length is None else request.body_length
             headers.append(("content-length", str(length)))
+            if request.ask_first:
+                headers.append(("expect", "100-continue"))
         target = f"{path}?{query}" if query else path
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
         return f"{request.method} {target} HTTP/1.1\r\n{lines}\r\n".encode("ascii")
