@@ -41,7 +41,8 @@ def mount(
         typer.Argument(help="s3://bucket/prefix or file:///directory; else the file's store.url"),
     ] = None,
     mountpoint: Annotated[
-        Path | None, typer.Argument(help="An existing directory, best an empty one.")
+        str | None,  # no Path: typer would ask what is there, and wait for a mount that hangs
+        typer.Argument(help="An existing directory, best an empty one."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="YAML or TOML file with all options.")
@@ -68,7 +69,7 @@ def mount(
 ) -> None:
     """Mount a bucket, a prefix or a local directory of objects."""
     if config is not None and source is not None and mountpoint is None:
-        mountpoint, source = Path(source), None
+        mountpoint, source = source, None
     if mountpoint is None or (source is None and config is None):
         fail("say what to mount and where: csi-slayer mount s3://bucket /mnt")
     overrides: dict[str, object] = {
@@ -80,7 +81,7 @@ def mount(
     with failing():
         overrides |= _extra(option or [])
         configuration = _with_credentials(load_config(config, overrides))
-        target = mounts.resolve(str(mountpoint))
+        target = mounts.resolve(mountpoint)
         _check_mountpoint(configuration, target)
         _start(configuration, target, foreground)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,7 +22,10 @@ END_TIMEOUT = 30.0
 
 
 def umount(
-    mountpoint: Annotated[Path, typer.Argument(help="Where the volume is mounted.")],
+    mountpoint: Annotated[
+        str,  # no Path: typer would ask what is there, and wait for a mount that hangs
+        typer.Argument(help="Where the volume is mounted."),
+    ],
     timeout: Annotated[
         float, typer.Option(help="Seconds to wait for uploads; the rest goes on behind.")
     ] = 300.0,
@@ -40,7 +42,7 @@ def umount(
       csi-slayer umount /mnt --timeout 10
       csi-slayer umount /mnt --force
     """
-    target = mounts.resolve(str(mountpoint))
+    target = mounts.resolve(mountpoint)
     with failing():
         entry = registry.find(target)
         if not is_mounted(target) and entry is None:

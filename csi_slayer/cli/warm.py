@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +12,10 @@ from csi_slayer.cli.output import console, fail, failing, size
 
 
 def warm(
-    path: Annotated[Path, typer.Argument(help="A file or directory of a mounted volume.")],
+    path: Annotated[
+        str,  # no Path: typer would ask what is there, and wait for a mount that hangs
+        typer.Argument(help="A file or directory of a mounted volume."),
+    ],
 ) -> None:
     """Fetch a file or a tree into the cache before it is read.
 
@@ -23,7 +25,7 @@ def warm(
       csi-slayer warm /mnt/models/llama
     """
     with failing():
-        found = control.mount_of(str(path))
+        found = control.mount_of(path)
         if found is None:
             fail(f"{path} is not in a mounted volume (csi-slayer status shows them)")
         entry, inside = found

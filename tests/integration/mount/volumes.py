@@ -1,0 +1,74 @@
+"""S3 volumes for the tests of this directory: configuration files, and the search for secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tests.support.servers import S3Server
+
+
+def write_config(path: Path, server: S3Server, **store: Any) -> Path:
+    """A configuration file with the server's credentials; ``store`` replaces keys of it."""
+    values: dict[str, Any] = {
+        "endpoint": server.endpoint,
+        "region": server.region,
+        "access_key_id": server.access_key,
+        "secret_access_key": server.secret_key,
+    }
+    values |= store
+    path.write_text(json.dumps({"store": {k: v for k, v in values.items() if v is not None}}))
+    return path
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below one, those that ended while looking left out."""
+    found: list[int] = []
+    queue = [pid]
+    while queue:
+        parent = queue.pop()
+        for task in _entries(Path(f"/proc/{parent}/task")):
+            try:
+                children = [int(text) for text in (task / "children").read_text().split()]
+            except OSError:
+                continue
+            found += children
+            queue += children
+    return found
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except OSError:
+        return []
+
+
+def processes_with(text: str, *, but: Iterable[int] = ()) -> dict[int, str]:
+    """Processes whose command line or environment has ``text`` in it, and where."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) in but:
+            continue
+        for name in ("cmdline", "environ"):
+            try:
+                if text.encode() in (entry / name).read_bytes():
+                    found[int(entry.name)] = name
+            except OSError:
+                continue  # it ended, or is a kernel thread
+    return found
+
+
+def files_with(text: str, *directories: Path) -> list[Path]:
+    """Files below the directories that have ``text`` in them, or in their extended attributes."""
+    found = []
+    for directory in directories:
+        for folder, _folders, names in os.walk(directory):
+            for name in names:
+                path = Path(folder, name)
+                if path.is_file() and not path.is_symlink() and text.encode() in path.read_bytes():
+                    found.append(path)
+    return found
