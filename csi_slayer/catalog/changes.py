@@ -348,7 +348,10 @@ class Changes(Pendings):
     async def relocated(self, inode: Inode, key: str, etag: str) -> None:
         """The content of an inode was copied aside, to the object ``key``."""
         with self._db.transaction():
-            self._update(inode.ino, {"origin": key, "etag": etag})
+            if self._db.one("SELECT 1 FROM inodes WHERE ino = ?", (inode.ino,)) is None:
+                self._pend(key, etag)  # closed meanwhile: nobody needs the copy
+            else:
+                self._update(inode.ino, {"origin": key, "etag": etag})
 
     async def setxattr(self, ino: int, name: bytes, value: bytes, request: int | None) -> None:
         with self._db.transaction():

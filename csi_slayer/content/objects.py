@@ -24,7 +24,7 @@ from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.small import Source
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.content.upload import Uploader, condition_for
-from csi_slayer.errors import ObjectNotFound, PreconditionFailed
+from csi_slayer.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
 from csi_slayer.store.base import ObjectInfo, ObjectStore
 from csi_slayer.store.write_token import WRITE_TOKEN
 
@@ -108,9 +108,7 @@ class Objects:
             return await self._store.put(row.key, b"", condition=condition, metadata=values)
 
         info = await self._raced(inode, row, send)
-        await self._catalog.stored(
-            inode.ino, row, info.etag, flags=inode.flags & ~Mark.ATTRS_DIRTY
-        )
+        await self._catalog.stored(inode.ino, row, info.etag, flags=inode.flags & ~Mark.ATTRS_DIRTY)
 
     async def _raced(
         self, inode: Inode, row: Pending, send: Callable[[str | None], Awaitable[ObjectInfo]]
@@ -279,6 +277,8 @@ class Objects:
         await self._catalog.settled(row, info.etag)
 
     async def delete_many(self, rows: list[Pending]) -> None:
+        """Delete the objects of these keys. Raises StoreError if one is left, which stays
+        pending."""
         keys = [row.key for row in rows if row.expect != ""]
         failed: Mapping[str, str] = {}
         if len(keys) == 1:
@@ -289,6 +289,8 @@ class Objects:
         for key, reason in failed.items():
             await self._catalog.pending_failed(key, reason)
             log.warning("object not deleted yet", key=key, error=reason)
+        if failed:
+            raise StoreUnavailable(f"{len(failed)} objects not deleted yet")
 
     async def _lost_race(
         self, inode: Inode, row: Pending, found: ObjectInfo, error: Exception
@@ -315,5 +317,3 @@ class Objects:
             flags=inode.flags & ~(Mark.OVERLAY | Mark.ATTRS_DIRTY | Mark.ATTRS_KNOWN),
         )
         self._changed(inode.ino)
-
-

@@ -32,6 +32,9 @@ RETRY_MEMORY = 4096
 PASS_PAUSE = 0.01
 """Seconds between two passes over the pending keys."""
 
+DELETE_PAUSE = 2.0
+"""Seconds before deletions that failed are tried again."""
+
 LOOKS = 32
 """Times that a key whose names keep moving is looked at in one attempt."""
 
@@ -47,6 +50,8 @@ class Reconciler:
         self._opened = opened
         self._options = options
         self._active: dict[str, asyncio.Task[None]] = {}
+        self._noted: dict[str, int] = {}  # when what an attempt works on was noted
+        self._again: set[str] = set()  # noted again while an attempt was under way
         self._waits_for: dict[str, str] = {}
         self._not_before: dict[str, tuple[float, int]] = {}
         self._slots = asyncio.Semaphore(options.upload_concurrency)
@@ -127,7 +132,7 @@ class Reconciler:
 
     def _ended(self, key: str, task: asyncio.Task[None]) -> None:
         if self._active.get(key) is task:
-            del self._active[key]
+            self._finished(key)
         self._waits_for.pop(key, None)
         if task.cancelled():
             return
@@ -143,11 +148,19 @@ class Reconciler:
         if not isinstance(error, SlayerError):
             log.error("reconcile failed", key=key, exc_info=error)
 
+    def _finished(self, key: str) -> None:
+        del self._active[key]
+        self._noted.pop(key, None)
+        if key in self._again:
+            self._again.remove(key)
+            self._wake.set()
+
     async def _attempt(self, key: str, forced: bool) -> None:
         async with self._slots:
             row = await self._catalog.pending(key)
             if row is None:
                 return
+            self._noted[key] = row.since_ns
             try:
                 await self._process(row, forced)
             except StoreError as error:
@@ -237,6 +250,8 @@ class Reconciler:
             for row in rows:
                 due = self._not_before.get(row.key, (0.0, 0))[0] - now
                 if row.key in self._active:
+                    if self._noted.get(row.key, row.since_ns) != row.since_ns:
+                        self._again.add(row.key)
                     continue
                 if due > 0:
                     soonest = due if soonest is None else min(soonest, due)
@@ -266,23 +281,26 @@ class Reconciler:
         # Looked at again: names may have come back since the pass began. Nothing suspends between
         # this look and the mark in ``_active``.
         rows = [
-            row
-            for row in rows
-            if row.key not in self._active and await self._is_plain_delete(row)
+            row for row in rows if row.key not in self._active and await self._is_plain_delete(row)
         ]
         if not rows:
             return
         keys = [row.key for row in rows]
         task = asyncio.get_running_loop().create_task(self._objects.delete_many(rows))
-        for key in keys:
-            self._active[key] = task
+        for row in rows:
+            self._active[row.key] = task
+            self._noted[row.key] = row.since_ns
         try:
             await asyncio.shield(task)
         except StoreError as error:
             log.warning("objects not deleted yet", keys=len(keys), error=str(error))
-            at = time.monotonic() + 2.0
+            at = time.monotonic() + DELETE_PAUSE
             for key in keys[:RETRY_MEMORY]:
                 self._not_before[key] = (at, self._not_before.get(key, (0.0, 0))[1] + 1)
+            asyncio.get_running_loop().call_later(DELETE_PAUSE, self._wake.set)
+        else:
+            for key in keys:
+                self._not_before.pop(key, None)
         finally:
             for key in keys:
-                self._active.pop(key, None)
+                self._finished(key)
