@@ -3,9 +3,9 @@
 ::
 
     layout                         version marker; its attributes probe the file system
-    segments/<2 hex>/<32 hex>      data of a segment, with a header in an extended attribute
-    segments/<2 hex>/<32 hex>-<16 hex>.map   block map of one that was not fetched whole
-    segments/<2 hex>/.<32 hex>-<12 hex>      data being written, renamed when complete
+    segments/<hex>/<32 hex>      data of a segment, with a header in an extended attribute
+    segments/<hex>/<32 hex>-<16 hex>.map   block map of one that was not fetched whole
+    segments/<hex>/.<32 hex>-<12 hex>      data being written, renamed when complete
     staging/<volume>/<stage id>    files that are, or lately were, open for writing
     conflicts/<volume>/...         staged files that lost a race, for an administrator
     ledger  marks                  shared memory of all processes: bytes used, recent use
@@ -31,6 +31,10 @@ BLOCK: Final = 128 << 10
 
 SMALL: Final = 1 << 20
 """Files up to this many bytes are fetched and stored whole."""
+
+DIRECTORIES: Final = 16
+"""Directories that the segments are spread over. File systems like ext4 put each directory into
+another block group; few of them keep the bitmaps that a new file needs in memory."""
 
 _VERSION = "slayerfs cache layout 1\n"
 _TEMPORARY = "layout."
@@ -72,9 +76,9 @@ class Layout:
             )
         for directory in (self.segments, self.root / "staging", self.root / "conflicts"):
             directory.mkdir(mode=0o700, exist_ok=True)
-        for number in range(256):
+        for number in range(DIRECTORIES):
             with suppress(FileExistsError):
-                os.mkdir(f"{self._segments}/{number:02x}", 0o700)
+                os.mkdir(f"{self._segments}/{number:x}", 0o700)
 
     def _claim(self, marker: Path) -> None:
         """Mark an empty directory as ours; several processes may do so at the same time."""
@@ -109,19 +113,19 @@ class Layout:
 
     def data(self, name: str) -> str:
         """The data file of the segment ``name`` (32 hex digits)."""
-        return f"{self._segments}/{name[:2]}/{name}"
+        return f"{self._segments}/{name[:1]}/{name}"
 
     def map(self, name: str, nonce: int) -> str:
         """The block map that belongs to the data file with this nonce."""
-        return f"{self._segments}/{name[:2]}/{name}-{nonce:016x}.map"
+        return f"{self._segments}/{name[:1]}/{name}-{nonce:016x}.map"
 
     def temporary(self, name: str) -> str:
         """A free path for a data file that is being written."""
-        return f"{self._segments}/{name[:2]}/.{name}-{secrets.token_hex(6)}"
+        return f"{self._segments}/{name[:1]}/.{name}-{secrets.token_hex(6)}"
 
     def shards(self) -> list[str]:
         """The directories that hold segments."""
-        return [f"{self._segments}/{number:02x}" for number in range(256)]
+        return [f"{self._segments}/{number:x}" for number in range(DIRECTORIES)]
 
     def staging(self, volume: str) -> Path:
         """The staging directory of a volume."""

@@ -67,7 +67,7 @@ class Listings(Changes):
         ) is None:
             return set()
         rows = self._db.all(
-            "SELECT d.name FROM json_each(?) j JOIN dentries d ON d.parent = ? AND d.name = j.value "
+            "SELECT d.name FROM json_each(?) j CROSS JOIN dentries d ON d.parent = ? AND d.name = j.value "
             "JOIN inodes i ON i.ino = d.ino WHERE i.mode & ? = ?",
             (json.dumps(list(names)), parent, 0o170000, stat.S_IFDIR),
         )
@@ -78,7 +78,7 @@ class Listings(Changes):
             return {}
         rows = self._db.all(
             "SELECT d.name, i.ino, i.mode, i.size, i.etag, i.stage, i.origin, i.checked_ns "
-            "FROM json_each(?) j JOIN dentries d ON d.parent = ? AND d.name = j.value "
+            "FROM json_each(?) j CROSS JOIN dentries d ON d.parent = ? AND d.name = j.value "
             "JOIN inodes i ON i.ino = d.ino",
             (json.dumps(list(names)), parent),
         )
@@ -91,7 +91,7 @@ class Listings(Changes):
         keys = {base + item.name: item.name for item in found}
         keys |= {key + "/": name for key, name in keys.items()}
         rows = self._db.all(
-            "SELECT p.key FROM json_each(?) j JOIN pending p ON p.key = j.value",
+            "SELECT p.key FROM json_each(?) j CROSS JOIN pending p ON p.key = j.value",
             (json.dumps(list(keys)),),
         )
         return {keys[row[0]] for row in rows}

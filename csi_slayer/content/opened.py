@@ -34,7 +34,7 @@ class OpenInode:
     ``newer`` reads a version that the store got while handles were open on ``file``.
     ``users``: handles plus calls under way; ``writers``: handles open for writing.
     ``backing_id`` is the kernel's, 0 unless ``mode`` is PASSTHROUGH; ``backing_fd`` the
-    description behind it.
+    description behind it. ``unlinked``: it lost its name while open.
     """
 
     ino: int
@@ -45,6 +45,7 @@ class OpenInode:
     mode: IoMode = IoMode.NONE
     backing_id: int = 0
     backing_fd: int = -1
+    unlinked: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 

@@ -9,28 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import errno
-import traceback
 from collections.abc import Callable, Iterable
 from time import perf_counter
 
-import structlog
-
-from csi_slayer.errors import SlayerError
 from csi_slayer.fuse import protocol as p
 from csi_slayer.fuse import requests
 from csi_slayer.fuse.channel import Buffer, Channel
+from csi_slayer.fuse.failures import errno_of, log_failure
 from csi_slayer.fuse.handlers import attributes, directories, files, names
 from csi_slayer.fuse.handlers.served import Handler, Served
 from csi_slayer.fuse.init import SessionState
 from csi_slayer.fuse.interrupts import Interrupts
 from csi_slayer.fuse.protocol import Opcode
 from csi_slayer.fuse.reading import FileReader
-from csi_slayer.fuse.stats import Stats, name_of
+from csi_slayer.fuse.stats import Stats
 from csi_slayer.fuse.task import RequestTask
 from csi_slayer.vfs.operations import Operations
 from csi_slayer.vfs.types import Request
-
-log = structlog.get_logger(__name__)
 
 COPIED = 32 << 10
 """Bytes of a WRITE up to which its data is copied, so that the handler never holds the buffer."""
@@ -40,12 +35,6 @@ _CANCEL_SECONDS = 5.0
 
 _RESEND = p.UNIQUE_RESEND
 _READ, _WRITE = int(Opcode.READ), int(Opcode.WRITE)
-
-
-def _log_failure(opcode: int, error: BaseException, unique: int = 0) -> None:
-    # Formatted here: a renderer that shows the variables of frames would show files' contents.
-    trace = "".join(traceback.format_exception(error))
-    log.error("fuse_handler_failed", op=name_of(opcode), unique=unique, traceback=trace)
 
 
 class Running(RequestTask):
@@ -160,31 +149,14 @@ class Dispatcher:
         elif self._leave_unanswered and isinstance(error, asyncio.CancelledError):
             return
         else:
-            self._channel.reply_error(task.unique, self._errno(task, error))
+            self._channel.reply_error(
+                task.unique, errno_of(error, task.opcode, task.unique & ~_RESEND)
+            )
         self._stats.record(task.opcode, perf_counter() - task.started, error is not None)
         # A reply may be large, an error holds frames; neither is needed until the next request.
         task.result = task.error = None
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise error
-
-    @staticmethod
-    def _errno(task: Running, error: BaseException) -> int:
-        if isinstance(error, SlayerError):
-            if error.errno == errno.EIO:
-                # What a program sees as "Input/output error" must be explained somewhere.
-                log.error(
-                    "fuse_request_failed",
-                    op=name_of(task.opcode),
-                    request=task.unique & ~_RESEND,
-                    error=f"{type(error).__name__}: {error}",
-                )
-            # ENOSYS would switch the operation off for the whole connection; that is decided by
-            # capabilities only.
-            return errno.EOPNOTSUPP if error.errno == errno.ENOSYS else error.errno
-        if isinstance(error, asyncio.CancelledError):
-            return errno.EINTR
-        _log_failure(task.opcode, error, task.unique & ~_RESEND)
-        return errno.EIO
 
     def _other(self, opcode: int, unique: int, ino: int, body: memoryview) -> None:
         """Requests without a handler coroutine: those without a reply, and unknown ones."""
@@ -206,7 +178,7 @@ class Dispatcher:
             try:
                 self._ops.forget(ino, count)
             except Exception as error:
-                _log_failure(opcode, error)
+                log_failure(opcode, error)
         self._stats.record(opcode, perf_counter() - started, False)
 
     async def drain(self, seconds: float, *, leave_unanswered: bool) -> int:

@@ -84,8 +84,16 @@ class Base:
         if self._kernel is not None:
             self._kernel.invalidate_entry(parent, name.encode())
             self._kernel.invalidate_inode(parent)
-        if inode.ino not in self.opened and not inode.is_dir:
+        if not self.unlinked_while_open(inode.ino) and not inode.is_dir:
             self.content.spawn(self.content.retire(inode.ino))
+
+    def unlinked_while_open(self, ino: int) -> bool:
+        """An inode lost its name: mark it if it is open, to be forgotten at the last close."""
+        record = self.opened.get(ino)
+        if record is None:
+            return False
+        record.unlinked = True
+        return True
 
     # -- attributes -------------------------------------------------------------------------
 

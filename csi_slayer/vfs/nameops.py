@@ -133,7 +133,7 @@ class NameOps(Base):
     async def _remove(self, req: Request, parent: int, name: str, inode: Inode) -> None:
         keep = inode.ino in self.opened
         await self.catalog.remove(parent, name, inode, keep=keep, request=req.unique)
-        if not keep:
+        if not (keep and self.unlinked_while_open(inode.ino)):
             await self.content.removed(inode)
         self.changed_names()
 
@@ -219,7 +219,7 @@ class NameOps(Base):
             inode, parent, name, new_parent, new_name,
             displaced=other, keep_displaced=keep, request=req.unique,
         )  # fmt: skip
-        if other is not None and not keep:
+        if other is not None and not (keep and self.unlinked_while_open(other.ino)):
             await self.content.removed(other)
 
     async def _exchange(

@@ -250,12 +250,8 @@ class OpenOps(NameOps):
             if file is not None:
                 await file.close()
         record.file = record.newer = None
-        if staged or await self._is_orphan(record.ino):
+        if staged or record.unlinked:
             await self.content.retire(record.ino)
-
-    async def _is_orphan(self, ino: int) -> bool:
-        inode = await self.catalog.find(ino)
-        return inode is not None and inode.nlink == 0
 
     async def restore_handles(self) -> None:
         """After a take-over: open again what the kernel holds open."""
@@ -265,6 +261,7 @@ class OpenOps(NameOps):
                 self.handles.remove(handle.fh)
                 continue
             record = self.opened.use(handle.ino)
+            record.unlinked = inode.nlink == 0
             if handle.writable:
                 record.writers += 1
             if handle.mode in (IoMode.PASSTHROUGH, IoMode.CACHED):

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
-from csi_slayer.errors import ObjectNotFound, PreconditionFailed
-from csi_slayer.store.base import Condition, ObjectInfo
+from csi_slayer.errors import ObjectNotFound, PreconditionFailed, StoreError
+from csi_slayer.store.base import ANY, Condition, ObjectInfo
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.engine import Engine
 from csi_slayer.store.s3.errors import UploadNotFound
 from csi_slayer.store.s3.headers import content_length, object_info, read_write_token
 from csi_slayer.store.s3.request import S3Request
 from csi_slayer.store.write_token import LostWrites
+
+_REFUSED = "the object is not the expected version"
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The object that is there, and the write that made it."""
+
+    info: ObjectInfo
+    token: str | None
+
 
 Send = Callable[[Condition], Awaitable[ObjectInfo]]
 
@@ -42,6 +54,7 @@ class ConditionalWrite:
         self._send = send
         self._token = token
         self._doubtful = journalled
+        self._failed = False
         self._recognise = recognise
 
     async def run(self, what: str) -> ObjectInfo:
@@ -59,33 +72,46 @@ class ConditionalWrite:
         return info
 
     async def _attempt(self) -> ObjectInfo:
+        if self._failed and self._condition != ANY:
+            # The body may be gigabytes, and a proxy may hide the refusal that cut it off: look
+            # before it is sent again.
+            found = await self._look()
+            if found is not None and not self._matches(found.info):
+                return self._judge(found, PreconditionFailed(f"{self._key!r}: {_REFUSED}"))
         try:
             return await self._send(self._condition)
         except Transient:
-            self._doubtful = True
+            self._failed = self._doubtful = True
             raise
-        except PreconditionFailed as refusal:
+        except (PreconditionFailed, UploadNotFound) as refusal:
             return await self._resolve(refusal)
-        except ObjectNotFound as refusal:
-            # No such object to match, or no such upload (any more).
-            return await self._resolve(refusal)
+        except ObjectNotFound:
+            # If-Match on nothing: some servers say 404, some 412.
+            return await self._resolve(PreconditionFailed(f"{self._key!r}: {_REFUSED}"))
 
-    async def _resolve(self, refusal: PreconditionFailed | ObjectNotFound) -> ObjectInfo:
+    async def _resolve(self, refusal: StoreError) -> ObjectInfo:
+        """The object, if it is our work all the same; raises ``refusal`` otherwise."""
         upload_gone = isinstance(refusal, UploadNotFound)
-        if self._doubtful or upload_gone or self._lost.knows(self._key):
-            found = await self._look()
-            if found is not None:
-                info, token = found
-                if (token is not None and token == self._token) or self._recognise(info):
-                    return info
-                if self._lost.holds(self._key, token):
-                    self._condition = Condition(if_match=info.etag)
-                    raise Transient("an earlier write of ours is in the way", immediate=True)
-        if isinstance(refusal, PreconditionFailed) or upload_gone:
+        if not (self._doubtful or upload_gone or self._lost.knows(self._key)):
             raise refusal
-        raise PreconditionFailed(f"{self._key!r}: the object to replace is gone") from refusal
+        found = await self._look()
+        if found is None:
+            raise refusal
+        return self._judge(found, refusal)
 
-    async def _look(self) -> tuple[ObjectInfo, str | None] | None:
+    def _judge(self, found: _Found, refusal: StoreError) -> ObjectInfo:
+        if (found.token is not None and found.token == self._token) or self._recognise(found.info):
+            return found.info
+        if self._lost.holds(self._key, found.token):
+            self._condition = Condition(if_match=found.info.etag)
+            raise Transient("an earlier write of ours is in the way", immediate=True)
+        raise refusal
+
+    def _matches(self, info: ObjectInfo) -> bool:
+        """Whether the condition holds for an object that is there."""
+        return self._condition.if_match is not None and info.etag == self._condition.if_match
+
+    async def _look(self) -> _Found | None:
         request = S3Request("HeadObject", "HEAD", self._key)
         try:
             answer = await self._engine.attempt(request)
@@ -93,4 +119,4 @@ class ConditionalWrite:
             return None
         headers: Mapping[str, str] = answer.headers
         info = object_info(self._key, headers, content_length(headers))
-        return info, read_write_token(headers)
+        return _Found(info, read_write_token(headers))

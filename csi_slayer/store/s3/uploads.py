@@ -7,7 +7,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
-from csi_slayer.errors import StoreIntegrityError
+from csi_slayer.errors import PreconditionFailed, StoreIntegrityError
 from csi_slayer.store.base import ANY, Condition, ObjectInfo, PendingUpload
 from csi_slayer.store.s3.answer import Answer
 from csi_slayer.store.s3.bodies import FileBody
@@ -16,9 +16,11 @@ from csi_slayer.store.s3.engine import Engine, describe
 from csi_slayer.store.s3.errors import UploadNotFound, translate
 from csi_slayer.store.s3.headers import (
     condition_headers,
+    content_length,
     http_time,
     metadata_headers,
     normal_etag,
+    object_info,
 )
 from csi_slayer.store.s3.jobs import wrong_answer
 from csi_slayer.store.s3.request import Pairs, S3Request
@@ -136,7 +138,11 @@ class Uploads:
         *,
         condition: Condition = ANY,
     ) -> ObjectInfo:
-        """Assemble the object; ``size`` is 0. Completing a completed upload again is no error."""
+        """Assemble the object. Completing a completed upload again is no error.
+
+        The object is looked at afterwards: versitygw acknowledges an upload that it no longer has
+        if any object is there. PreconditionFailed also if somebody replaced it within that time.
+        """
         body = build_complete(parts)
         token = self._tokens.get(upload_id)
         # An upload of an earlier process, whose token is not known here.
@@ -172,7 +178,13 @@ class Uploads:
             journalled=True,
             recognise=lambda info: info.etag == expected,
         )
-        info = await write.run(describe(S3Request("CompleteMultipartUpload", "POST", key)))
+        done = await write.run(describe(S3Request("CompleteMultipartUpload", "POST", key)))
+        answer = await self._engine.call(
+            S3Request("HeadObject", "HEAD", key), lambda answer: answer
+        )
+        info = object_info(key, answer.headers, content_length(answer.headers))
+        if info.etag != done.etag:
+            raise PreconditionFailed(f"{key!r}: the object is not the one that was assembled")
         self._tokens.pop(upload_id, None)
         return info
 

@@ -16,7 +16,7 @@ from csi_slayer.errors import CacheError
 
 def test_makes_private_directories(root: Path) -> None:
     Layout(root)
-    for path in (root, root / "segments", root / "segments" / "a7", root / "staging"):
+    for path in (root, root / "segments", root / "segments" / "a", root / "staging"):
         assert path.stat().st_mode & 0o7777 == 0o700
 
 

@@ -1,0 +1,44 @@
+"""What a handler's exception is answered with, and what of it is logged: the same in all engines.
+
+The errors of :mod:`csi_slayer.errors` carry their errno; everything else is a fault of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import traceback
+
+import structlog
+
+from csi_slayer.errors import SlayerError
+from csi_slayer.fuse.stats import name_of
+
+log = structlog.get_logger(__name__)
+
+
+def errno_of(error: BaseException, opcode: int, unique: int = 0) -> int:
+    """The errno that a request is answered with; logs what needs an explanation."""
+    if isinstance(error, SlayerError):
+        if error.errno == errno.EIO:
+            # What a program sees as "Input/output error" must be explained somewhere.
+            log.error(
+                "fuse_request_failed",
+                op=name_of(opcode),
+                request=unique,
+                error=f"{type(error).__name__}: {error}",
+            )
+        # ENOSYS would switch the operation off for the whole connection; that is decided by
+        # capabilities only.
+        return errno.EOPNOTSUPP if error.errno == errno.ENOSYS else error.errno
+    if isinstance(error, asyncio.CancelledError):
+        return errno.EINTR
+    log_failure(opcode, error, unique)
+    return errno.EIO
+
+
+def log_failure(opcode: int, error: BaseException, unique: int = 0) -> None:
+    """Log an exception that no handler should raise."""
+    # Formatted here: a renderer that shows the variables of frames would show files' contents.
+    trace = "".join(traceback.format_exception(error))
+    log.error("fuse_handler_failed", op=name_of(opcode), unique=unique, traceback=trace)

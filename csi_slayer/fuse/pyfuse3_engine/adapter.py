@@ -1,0 +1,265 @@
+"""pyfuse3's handlers, each a call of :class:`csi_slayer.vfs.operations.Operations`."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections.abc import Callable, Sequence
+from typing import Final, cast
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileHandleT, RequestContext
+
+from csi_slayer.fuse.pyfuse3_engine import values
+from csi_slayer.fuse.pyfuse3_engine.requests import Requests, served
+from csi_slayer.fuse.protocol import Opcode
+from csi_slayer.fuse.reading import FileReader
+from csi_slayer.fuse.stats import Stats
+from csi_slayer.vfs.operations import Operations
+from csi_slayer.vfs.types import DirItem, FileRange, Opened, Request
+
+LARGEST_READ: Final = 1 << 20
+"""Bytes of the largest READ: libfuse's buffers hold no more."""
+
+NAMES_AT_ONCE: Final = 32
+"""Names asked of the file system at a time; how many the kernel's buffer holds is not known."""
+
+_ROOT: Final = 1
+_DOTS: Final = (b".", b"..")
+
+
+class Adapter(Requests, pyfuse3.Operations):
+    """``ready`` is called when the kernel is about to get the answer to INIT.
+
+    pyfuse3 names open files by their handle alone, so the handles that the kernel gets are ours:
+    each stands for an inode and the file system's handle.
+    """
+
+    def __init__(
+        self,
+        ops: Operations,
+        stats: Stats,
+        loop: asyncio.AbstractEventLoop,
+        ready: Callable[[], None],
+    ) -> None:
+        super().__init__(stats)
+        self._ops = ops
+        self._ready = ready
+        self._reader = FileReader(LARGEST_READ, lambda: 0, loop)
+        self._open: dict[int, tuple[int, int]] = {}
+        self._last = 0
+
+    def init(self) -> None:
+        self._ready()
+
+    def _opened(self, ino: int, opened: Opened) -> FileHandleT:
+        self._last += 1
+        self._open[self._last] = ino, opened.fh
+        return FileHandleT(self._last)
+
+    # -- names -----------------------------------------------------------------------------------
+
+    @served(Opcode.LOOKUP)
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        return values.entry(await self._ops.lookup(self.request(ctx), parent_inode, name))
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        for ino, count in inode_list:
+            self._forget(ino, count)
+
+    @served(Opcode.SYMLINK)
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        req = self.request(ctx)
+        return values.entry(await self._ops.symlink(req, parent_inode, name, target))
+
+    @served(Opcode.MKNOD)
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        req = self.request(ctx)
+        return values.entry(await self._ops.mknod(req, parent_inode, name, mode, rdev))
+
+    @served(Opcode.MKDIR)
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        req = self.request(ctx)
+        return values.entry(await self._ops.mkdir(req, parent_inode, name, stat.S_IMODE(mode)))
+
+    @served(Opcode.UNLINK)
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        await self._ops.unlink(self.request(ctx), parent_inode, name)
+
+    @served(Opcode.RMDIR)
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        await self._ops.rmdir(self.request(ctx), parent_inode, name)
+
+    @served(Opcode.RENAME2)
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        await self._ops.rename(
+            self.request(ctx), parent_inode_old, name_old, parent_inode_new, name_new, flags
+        )
+
+    @served(Opcode.LINK)
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        req = self.request(ctx)
+        return values.entry(await self._ops.link(req, inode, new_parent_inode, new_name))
+
+    @served(Opcode.CREATE)
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[pyfuse3.FileInfo, EntryAttributes]:
+        entry, opened = await self._ops.create(
+            self.request(ctx), parent_inode, name, mode, flags
+        )
+        assert entry.attr is not None
+        fh = self._opened(entry.attr.ino, opened)
+        return values.file_info(fh, opened), values.entry(entry)
+
+    # -- attributes ------------------------------------------------------------------------------
+
+    @served(Opcode.GETATTR)
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        return values.attributes(*await self._ops.getattr(self.request(ctx), inode, None))
+
+    @served(Opcode.SETATTR)
+    async def setattr(
+        self,
+        inode: int,
+        attr: EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        changes = values.changes(attr, fields, None if fh is None else self._open[fh][1])
+        return values.attributes(*await self._ops.setattr(self.request(ctx), inode, changes))
+
+    @served(Opcode.READLINK)
+    async def readlink(self, inode: int, ctx: RequestContext) -> pyfuse3.FileNameT:
+        return pyfuse3.FileNameT(await self._ops.readlink(self.request(ctx), inode))
+
+    @served(Opcode.ACCESS)
+    async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:
+        await self._ops.access(self.request(ctx), inode, mode)
+        return True
+
+    @served(Opcode.STATFS)
+    async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
+        return values.statvfs(await self._ops.statfs(self.request(ctx), _ROOT))
+
+    @served(Opcode.GETXATTR)
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        return await self._ops.getxattr(self.request(ctx), inode, name)
+
+    @served(Opcode.LISTXATTR)
+    async def listxattr(
+        self, inode: int, ctx: RequestContext
+    ) -> Sequence[pyfuse3.XAttrNameT]:
+        names = await self._ops.listxattr(self.request(ctx), inode)
+        return [pyfuse3.XAttrNameT(name) for name in names]
+
+    @served(Opcode.SETXATTR)
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        await self._ops.setxattr(self.request(ctx), inode, name, value, 0)
+
+    @served(Opcode.REMOVEXATTR)
+    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        await self._ops.removexattr(self.request(ctx), inode, name)
+
+    # -- files -----------------------------------------------------------------------------------
+
+    @served(Opcode.OPEN)
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> pyfuse3.FileInfo:
+        opened = await self._ops.open(self.request(ctx), inode, flags)
+        return values.file_info(self._opened(inode, opened), opened)
+
+    @served(Opcode.READ)
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        result = await self._ops.read(self.request(), *self._open[fh], off, size)
+        if isinstance(result, FileRange):
+            # What comes of it is copied before anything else runs, as its buffer demands.
+            result = await self._reader.load(result, size)
+        # Any buffer will do for pyfuse3.
+        return cast("bytes", result if len(result) <= size else memoryview(result)[:size])
+
+    @served(Opcode.WRITE)
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        return await self._ops.write(self.request(), *self._open[fh], off, memoryview(buf))
+
+    @served(Opcode.FLUSH)
+    async def flush(self, fh: int) -> None:
+        await self._ops.flush(self.request(), *self._open[fh])
+
+    @served(Opcode.RELEASE)
+    async def release(self, fh: int) -> None:
+        await self._ops.release(self.request(), *self._open.pop(fh))
+
+    @served(Opcode.FSYNC)
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._ops.fsync(self.request(), *self._open[fh], datasync)
+
+    # -- directories -----------------------------------------------------------------------------
+
+    @served(Opcode.OPENDIR)
+    async def opendir(self, inode: int, ctx: RequestContext) -> FileHandleT:
+        return self._opened(inode, await self._ops.opendir(self.request(ctx), inode))
+
+    @served(Opcode.READDIRPLUS)
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        req = self.request()
+        ino, handle = self._open[fh]
+        cookie = start_id
+        while items := await self._ops.readdir(
+            req, ino, handle, cookie, NAMES_AT_ONCE, plus=True
+        ):
+            for sent, item in enumerate(items):
+                if not await self._reply(req, ino, item, token):
+                    self._forget_unseen(items[sent + 1 :])
+                    return
+            cookie = items[-1].cookie
+
+    async def _reply(
+        self, req: Request, ino: int, item: DirItem, token: pyfuse3.ReaddirToken
+    ) -> bool:
+        """Add a name to the listing; False if it is full. The kernel counts a lookup of each."""
+        name, entry = pyfuse3.FileNameT(item.name), item.entry
+        if name in _DOTS:
+            return pyfuse3.readdir_reply(
+                token, name, values.dot(item.ino, item.mode), item.cookie
+            )
+        if entry is None:
+            # libfuse cannot send a name without attributes.
+            entry = await self._ops.lookup(req, ino, name)
+        if entry.attr is None:
+            return True  # it is gone again
+        if pyfuse3.readdir_reply(token, name, values.entry(entry), item.cookie):
+            return True
+        self._forget(entry.attr.ino, 1)
+        return False
+
+    def _forget_unseen(self, items: Sequence[DirItem]) -> None:
+        for item in items:
+            if item.entry is not None and item.entry.attr is not None:
+                self._forget(item.ino, 1)
+
+    @served(Opcode.RELEASEDIR)
+    async def releasedir(self, fh: int) -> None:
+        await self._ops.releasedir(self.request(), *self._open.pop(fh))
+
+    @served(Opcode.FSYNCDIR)
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self._ops.fsyncdir(self.request(), *self._open[fh], datasync)
