@@ -14,8 +14,8 @@ from csi_slayer.errors import ObjectNotFound
 from csi_slayer.store.base import ABSENT, ObjectStore
 from csi_slayer.store.open import open_store
 from tests.integration.store.conftest import Run, options_for
+from tests.integration.store.proxies import ResettableProxy
 from tests.integration.store.sinks import MemorySink
-from tests.support.faultproxy import FaultProxy
 from tests.support.faults import Blackhole, Delay, LoseAnswer
 from tests.support.servers import S3Server
 
@@ -69,7 +69,7 @@ def test_a_transfer_that_waits_for_the_server_is_woken(
     run: Run[Any], versitygw: S3Server, file_of: FileOf, kind: str
 ) -> None:
     bucket = versitygw.create_bucket()
-    with FaultProxy(versitygw.endpoint) as proxy:
+    with ResettableProxy(versitygw.endpoint) as proxy:
         store = run(open_store(f"s3://{bucket}", options_for(versitygw, endpoint=proxy.endpoint)))
 
         async def body() -> None:
@@ -102,7 +102,7 @@ def test_a_transfer_that_waits_for_the_server_is_woken(
 
 def test_a_cancelled_small_request_gives_its_place_back(run: Run[Any], versitygw: S3Server) -> None:
     bucket = versitygw.create_bucket()
-    with FaultProxy(versitygw.endpoint) as proxy:
+    with ResettableProxy(versitygw.endpoint) as proxy:
         options = options_for(versitygw, endpoint=proxy.endpoint, max_connections=2)
         store = run(open_store(f"s3://{bucket}", options))
 
@@ -129,7 +129,7 @@ def test_a_cancelled_conditional_write_is_not_in_its_own_way(
     run: Run[Any], versitygw: S3Server
 ) -> None:
     bucket = versitygw.create_bucket()
-    with FaultProxy(versitygw.endpoint) as proxy:
+    with ResettableProxy(versitygw.endpoint) as proxy:
         store = run(open_store(f"s3://{bucket}", options_for(versitygw, endpoint=proxy.endpoint)))
 
         async def body() -> None:

@@ -18,9 +18,9 @@ from csi_slayer.errors import (
 from csi_slayer.store.open import open_store
 from csi_slayer.store.options import CredentialOptions, StoreOptions
 from tests.integration.store.conftest import Run, options_for
+from tests.integration.store.proxies import ResettableProxy
 from tests.integration.store.sinks import MemorySink
 from tests.support.certs import make_certificate
-from tests.support.faultproxy import FaultProxy
 from tests.support.faults import Blackhole
 from tests.support.servers import S3Server, free_port
 
@@ -81,7 +81,7 @@ def test_a_name_that_does_not_exist(run: Run[Any], versitygw: S3Server) -> None:
 
 
 def test_a_server_that_says_nothing(run: Run[Any], versitygw: S3Server) -> None:
-    with FaultProxy(versitygw.endpoint) as proxy:
+    with ResettableProxy(versitygw.endpoint) as proxy:
         proxy.inject(Blackhole())
         options = options_for(versitygw, endpoint=proxy.endpoint, check_deadline=0.5)
         error = _refusal(run, "s3://bucket", options)
@@ -118,7 +118,7 @@ def test_a_server_that_speaks_no_s3(run: Run[Any], versitygw: S3Server) -> None:
 def test_tls(run: Run[Any], versitygw: S3Server, tmp_path: Path) -> None:
     authority, context = make_certificate(tmp_path)
     bucket = versitygw.create_bucket()
-    with FaultProxy(versitygw.endpoint, tls=context) as proxy:
+    with ResettableProxy(versitygw.endpoint, tls=context) as proxy:
         error = _refusal(run, f"s3://{bucket}", options_for(versitygw, endpoint=proxy.endpoint))
         assert isinstance(error, StoreUnavailable)
         assert "certificate is not trusted" in str(error)
