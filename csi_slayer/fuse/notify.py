@@ -101,17 +101,21 @@ class Notifier:
             self._write(ino, name)
 
     def _write(self, ino: int, name: bytes | None) -> None:
-        if name is None:
-            body = p.NOTIFY_INVAL_INODE.pack(ino, *_WHOLE)
-            message = _message(Notify.INVAL_INODE, body)
-        else:
-            body = p.NOTIFY_INVAL_ENTRY.pack(ino, len(name), self._flags) + name + b"\0"
-            message = _message(Notify.INVAL_ENTRY, body)
         try:
-            os.write(self._fd, message)
+            self.send(ino, name)
         except OSError as error:
             # ENOENT: the kernel has nothing cached. The others: the connection has ended.
             expected = (errno.ENOENT, errno.ENODEV, errno.ENOTCONN, errno.EBADF, errno.EPERM)
             if error.errno not in expected and not self._refused:
                 self._refused = True
                 log.warning("fuse_invalidation_refused", error=os.strerror(error.errno or 0))
+
+    def send(self, ino: int, name: bytes | None) -> None:
+        """Have the kernel drop an inode, or a name in it. May wait. Raises OSError."""
+        if name is None:
+            body = p.NOTIFY_INVAL_INODE.pack(ino, *_WHOLE)
+            message = _message(Notify.INVAL_INODE, body)
+        else:
+            body = p.NOTIFY_INVAL_ENTRY.pack(ino, len(name), self._flags) + name + b"\0"
+            message = _message(Notify.INVAL_ENTRY, body)
+        os.write(self._fd, message)

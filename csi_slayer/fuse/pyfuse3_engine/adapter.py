@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import stat
 from collections.abc import Callable, Sequence
 from typing import Final, cast
@@ -10,9 +11,10 @@ from typing import Final, cast
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, RequestContext
 
+from csi_slayer.errors import FsError
+from csi_slayer.fuse.protocol import Opcode
 from csi_slayer.fuse.pyfuse3_engine import values
 from csi_slayer.fuse.pyfuse3_engine.requests import Requests, served
-from csi_slayer.fuse.protocol import Opcode
 from csi_slayer.fuse.reading import FileReader
 from csi_slayer.fuse.stats import Stats
 from csi_slayer.vfs.operations import Operations
@@ -60,14 +62,12 @@ class Adapter(Requests, pyfuse3.Operations):
     # -- names -----------------------------------------------------------------------------------
 
     @served(Opcode.LOOKUP)
-    async def lookup(
-        self, parent_inode: int, name: bytes, ctx: RequestContext
-    ) -> EntryAttributes:
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         return values.entry(await self._ops.lookup(self.request(ctx), parent_inode, name))
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for ino, count in inode_list:
-            self._forget(ino, count)
+            self.drop_lookups(self._ops, ino, count)
 
     @served(Opcode.SYMLINK)
     async def symlink(
@@ -123,9 +123,7 @@ class Adapter(Requests, pyfuse3.Operations):
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[pyfuse3.FileInfo, EntryAttributes]:
-        entry, opened = await self._ops.create(
-            self.request(ctx), parent_inode, name, mode, flags
-        )
+        entry, opened = await self._ops.create(self.request(ctx), parent_inode, name, mode, flags)
         assert entry.attr is not None
         fh = self._opened(entry.attr.ino, opened)
         return values.file_info(fh, opened), values.entry(entry)
@@ -166,9 +164,7 @@ class Adapter(Requests, pyfuse3.Operations):
         return await self._ops.getxattr(self.request(ctx), inode, name)
 
     @served(Opcode.LISTXATTR)
-    async def listxattr(
-        self, inode: int, ctx: RequestContext
-    ) -> Sequence[pyfuse3.XAttrNameT]:
+    async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
         names = await self._ops.listxattr(self.request(ctx), inode)
         return [pyfuse3.XAttrNameT(name) for name in names]
 
@@ -193,6 +189,7 @@ class Adapter(Requests, pyfuse3.Operations):
         if isinstance(result, FileRange):
             # What comes of it is copied before anything else runs, as its buffer demands.
             result = await self._reader.load(result, size)
+            assert not isinstance(result, FileRange)  # nothing is spliceable here
         # Any buffer will do for pyfuse3.
         return cast("bytes", result if len(result) <= size else memoryview(result)[:size])
 
@@ -223,9 +220,7 @@ class Adapter(Requests, pyfuse3.Operations):
         req = self.request()
         ino, handle = self._open[fh]
         cookie = start_id
-        while items := await self._ops.readdir(
-            req, ino, handle, cookie, NAMES_AT_ONCE, plus=True
-        ):
+        while items := await self._ops.readdir(req, ino, handle, cookie, NAMES_AT_ONCE, plus=True):
             for sent, item in enumerate(items):
                 if not await self._reply(req, ino, item, token):
                     self._forget_unseen(items[sent + 1 :])
@@ -238,23 +233,26 @@ class Adapter(Requests, pyfuse3.Operations):
         """Add a name to the listing; False if it is full. The kernel counts a lookup of each."""
         name, entry = pyfuse3.FileNameT(item.name), item.entry
         if name in _DOTS:
-            return pyfuse3.readdir_reply(
-                token, name, values.dot(item.ino, item.mode), item.cookie
-            )
+            return pyfuse3.readdir_reply(token, name, values.dot(item.ino, item.mode), item.cookie)
         if entry is None:
             # libfuse cannot send a name without attributes.
-            entry = await self._ops.lookup(req, ino, name)
+            try:
+                entry = await self._ops.lookup(req, ino, name)
+            except FsError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                return True  # it is gone again
         if entry.attr is None:
-            return True  # it is gone again
+            return True
         if pyfuse3.readdir_reply(token, name, values.entry(entry), item.cookie):
             return True
-        self._forget(entry.attr.ino, 1)
+        self.drop_lookups(self._ops, entry.attr.ino, 1)
         return False
 
     def _forget_unseen(self, items: Sequence[DirItem]) -> None:
         for item in items:
             if item.entry is not None and item.entry.attr is not None:
-                self._forget(item.ino, 1)
+                self.drop_lookups(self._ops, item.ino, 1)
 
     @served(Opcode.RELEASEDIR)
     async def releasedir(self, fh: int) -> None:

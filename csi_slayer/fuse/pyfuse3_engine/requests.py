@@ -10,9 +10,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 
-from csi_slayer.fuse.failures import errno_of
+from csi_slayer.fuse.failures import errno_of, log_failure
 from csi_slayer.fuse.protocol import Opcode
 from csi_slayer.fuse.stats import Stats
+from csi_slayer.vfs.operations import Operations
 from csi_slayer.vfs.types import Request
 
 P = ParamSpec("P")
@@ -36,7 +37,7 @@ class Requests:
             return Request(self._unique, 0, 0, 0)
         return Request(self._unique, context.uid, context.gid, context.pid)
 
-    def forget(self, ops: Operations, ino: int, count: int) -> None:
+    def drop_lookups(self, ops: Operations, ino: int, count: int) -> None:
         """Tell a file system that the kernel has ``count`` lookups of an inode less."""
         try:
             ops.forget(ino, count)

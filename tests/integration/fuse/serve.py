@@ -17,14 +17,18 @@ import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from csi_slayer.fuse import mount as mounts
+from csi_slayer.fuse import pyfuse3_engine
 from csi_slayer.fuse.init import Capabilities, SessionState
 from csi_slayer.fuse.session import Session, SessionOptions
 from tests.support.memfs import Behaviour, MemFs
+
+if TYPE_CHECKING:
+    from csi_slayer.fuse.pyfuse3_engine.session import Pyfuse3Session
 
 _SIZE = 1 << 16
 WATCHDOG_SECONDS = 60.0
@@ -33,9 +37,10 @@ WATCHDOG_SECONDS = 60.0
 class Server:
     """The test's side."""
 
-    def __init__(self, mountpoint: Path, store: Path) -> None:
+    def __init__(self, mountpoint: Path, store: Path, engine: str = "native") -> None:
         self.mountpoint = mountpoint
         self.store = store
+        self.engine = engine
         self.process: subprocess.Popen[bytes] | None = None
         self.fd: int | None = None
         self.state: dict[str, Any] | None = None
@@ -59,6 +64,7 @@ class Server:
             "behaviour": asdict(behaviour),
             "off": off,
             "loop": loop,
+            "engine": self.engine,
             "state": self.state,
         }
         socket.send_fds(ours, [json.dumps(order).encode()], [] if self.fd is None else [self.fd])
@@ -66,8 +72,8 @@ class Server:
         if not data:
             raise RuntimeError(f"the server ended with {self.process.wait(10)}")
         self._end = ours
-        if self.fd is None:
-            (self.fd,) = fds
+        if self.state is None:
+            self.fd = fds[0] if fds else None
             self.state = json.loads(data)
             self._watchdog = threading.Timer(WATCHDOG_SECONDS, self.abort)
             self._watchdog.daemon = True
@@ -160,12 +166,13 @@ def serving(
     *,
     files: dict[str, bytes] | None = None,
     loop: str = "uvloop",
+    engine: str = "native",
 ) -> Iterator[Server]:
     """A mounted file system with some files in its root directory."""
     mountpoint, store = directory / "mnt", directory / "store"
     mountpoint.mkdir(parents=True)
     store.mkdir()
-    server = Server(mountpoint, store)
+    server = Server(mountpoint, store, engine)
     try:
         server.start(behaviour, off, loop)
         for name, data in (files or {}).items():
@@ -175,7 +182,7 @@ def serving(
         server.clean_up()
 
 
-async def _commands(end: socket.socket, fs: MemFs, session: Session) -> None:
+async def _commands(end: socket.socket, fs: MemFs, session: Session | Pyfuse3Session) -> None:
     loop = asyncio.get_running_loop()
     while True:
         data = await loop.sock_recv(end, _SIZE)
@@ -209,13 +216,16 @@ async def _commands(end: socket.socket, fs: MemFs, session: Session) -> None:
 
 
 async def _serve(order: dict[str, Any], fds: list[int], end: socket.socket) -> None:
+    session: Session | Pyfuse3Session
     fs = MemFs(Path(order["store"]), Behaviour(**order["behaviour"]))
     options = SessionOptions(Capabilities.without(order["off"]))
     if fds:
         session = Session.resume(fds[0], SessionState.from_json(order["state"]), fs, options)
     else:
-        session = await Session.mount(order["mountpoint"], "memfs#test", fs, options)
-    socket.send_fds(end, [json.dumps(session.state.to_json()).encode()], [session.fd])
+        mount = Session.mount if order["engine"] == "native" else pyfuse3_engine.mount
+        session = await mount(order["mountpoint"], "memfs#test", fs, options)
+    descriptors = [] if session.fd is None else [session.fd]
+    socket.send_fds(end, [json.dumps(session.state.to_json()).encode()], descriptors)
     end.setblocking(False)
     commands = asyncio.create_task(_commands(end, fs, session))
     ended = await session.run()

@@ -1,0 +1,178 @@
+"""A mount served by libfuse: the same surface as :class:`csi_slayer.fuse.session.Session`.
+
+pyfuse3 runs on the worker's own event loop, in its asyncio mode. It keeps its connection in
+variables of the module, so a process has one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+from typing import Final
+
+import pyfuse3
+import pyfuse3.asyncio
+import structlog
+
+from csi_slayer.errors import FsError
+from csi_slayer.fuse import mount as mounts
+from csi_slayer.fuse.init import SessionState
+from csi_slayer.fuse.notify import Notifier
+from csi_slayer.fuse.pyfuse3_engine.adapter import LARGEST_READ, Adapter
+from csi_slayer.fuse.session import SessionOptions
+from csi_slayer.fuse.stats import Stats
+from csi_slayer.vfs.operations import Operations
+
+log = structlog.get_logger(__name__)
+
+CAPABILITIES: Final = (
+    "async_dio", "async_read", "atomic_o_trunc", "big_writes", "max_pages", "parallel_dirops",
+    "readdirplus", "xattr",
+)  # fmt: skip
+"""What libfuse asks the kernel for by itself, of what has a name here."""
+
+_NOTIFY_SECONDS: Final = 2.0
+_CANCEL_SECONDS: Final = 5.0
+
+
+class LibfuseNotifier(Notifier):
+    """Invalidations through libfuse, by a thread of their own."""
+
+    def __init__(self) -> None:
+        super().__init__(-1, expire_only=False)
+
+    def send(self, ino: int, name: bytes | None) -> None:
+        if name is None:
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(ino))
+        else:
+            pyfuse3.invalidate_entry(pyfuse3.InodeT(ino), pyfuse3.FileNameT(name))
+
+
+class Pyfuse3Session:
+    """Made by :meth:`mount`; :meth:`run` serves until the file system is unmounted or
+    :meth:`stop` is called. It is the file system's :class:`csi_slayer.vfs.types.Kernel`.
+
+    ``fd`` is None: nobody can take the connection over. ``state`` says which it is.
+    """
+
+    fd: None = None
+    passthrough: Final = False
+
+    def __init__(self, state: SessionState, adapter: Adapter, ops: Operations) -> None:
+        self.state = state
+        self.stats = adapter.stats
+        self._adapter = adapter
+        self._notifier = LibfuseNotifier()
+        self._main: asyncio.Task[None] | None = None
+        self._stopping = False
+        ops.attach(self)
+
+    @classmethod
+    async def mount(
+        cls, mountpoint: str, fsname: str, ops: Operations, options: SessionOptions
+    ) -> Pyfuse3Session:
+        """Mount at a directory. Raises OSError; why, libfuse prints to standard error."""
+        pyfuse3.asyncio.enable()
+        loop = asyncio.get_running_loop()
+        mounted: list[int] = []
+
+        def ready() -> None:
+            # The kernel takes its own value from the answer to INIT, which is sent after this.
+            loop.call_soon(mounts.set_readahead, mounted[0], options.readahead)
+
+        adapter = Adapter(ops, Stats(options.observer), loop, ready)
+        mounted.append(await asyncio.to_thread(_mount, mountpoint, fsname, adapter, ops, options))
+        state = SessionState(
+            minor=0,
+            flags=0,
+            max_write=LARGEST_READ,
+            connection=mounted[0],
+            capabilities=CAPABILITIES,
+            zero_open=False,
+            zero_opendir=False,
+        )
+        return cls(state, adapter, ops)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests whose handlers have not ended."""
+        return len(self._adapter.running)
+
+    def backing_open(self, fd: int) -> int:
+        raise FsError(errno.EOPNOTSUPP, "libfuse has no passthrough")
+
+    def backing_close(self, backing_id: int) -> None:
+        raise FsError(errno.EOPNOTSUPP, "libfuse has no passthrough")
+
+    def invalidate_inode(self, ino: int) -> None:
+        self._notifier.invalidate_inode(ino)
+
+    def invalidate_entry(self, parent: int, name: bytes) -> None:
+        self._notifier.invalidate_entry(parent, name)
+
+    async def run(self) -> bool:
+        """Serve requests. True if the connection has ended (unmounted or aborted), False if
+        :meth:`stop` was called."""
+        if self._main is None and not self._stopping:
+            self._main = asyncio.create_task(pyfuse3.main())
+        if self._main is not None:
+            await asyncio.shield(self._main)
+        return not self._stopping
+
+    async def stop(self, grace: float = 10.0, *, hand_over: bool = False) -> int:
+        """Read no more, let handlers end within ``grace`` seconds, cancel the rest (their requests
+        get EINTR); returns how many were cancelled. Queued invalidations are written.
+
+        ``hand_over`` changes nothing: there is no successor."""
+        late: list[asyncio.Task[object]] = []
+        if self._main is not None and not self._main.done():
+            self._stopping = True
+            with contextlib.suppress(asyncio.InvalidStateError):
+                # Raised if a request has just come in; it is served, and is the last.
+                pyfuse3.terminate()
+            await asyncio.wait((self._main,), timeout=grace)
+            late = list(self._adapter.running)
+            for task in late:
+                task.cancel()
+            if late:
+                log.warning("fuse_requests_cancelled", count=len(late))
+                await asyncio.wait((self._main,), timeout=_CANCEL_SECONDS)
+        self._stopping = self._stopping or self._main is None
+        await asyncio.to_thread(self._notifier.close, _NOTIFY_SECONDS)
+        return len(late)
+
+    def close(self) -> None:
+        """End the connection: every request fails from now on. Call :meth:`stop` before."""
+        # A thread that still waits inside libfuse must not lose the memory it uses.
+        if self._notifier.close(0):
+            pyfuse3.close(unmount=False)
+
+
+def _mount(
+    mountpoint: str, fsname: str, adapter: Adapter, ops: Operations, options: SessionOptions
+) -> int:
+    """Returns the number of the connection."""
+    wanted = {"default_permissions", f"subtype={mounts.TYPE.removeprefix('fuse.')}"}
+    wanted.add("fsname=" + _escape(fsname))
+    if ops.read_only:
+        wanted.add("ro")
+    if options.allow_other:
+        wanted.add("allow_other")
+    real = mounts.resolve(mountpoint)
+    try:
+        pyfuse3.init(adapter, real, wanted)
+    except RuntimeError as error:
+        raise OSError(errno.EIO, "libfuse refused, see the worker's log", mountpoint) from error
+    entry = mounts.find(real)
+    if entry is None:
+        pyfuse3.close(unmount=False)
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), mountpoint)
+    return entry.connection
+
+
+def _escape(value: str) -> str:
+    """Of an option: libfuse separates options by commas, pyfuse3 takes ASCII only."""
+    ascii_only = value.encode("ascii", "backslashreplace").decode()
+    return ascii_only.replace("\\", "\\\\").replace(",", "\\,")
