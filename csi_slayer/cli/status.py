@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from csi_slayer.cli import control
-from csi_slayer.cli.output import console, failing, size
+from csi_slayer.cli.output import console, fail, failing, size
 from csi_slayer.errors import SlayerError
 from csi_slayer.node import registry
 
 
 def status(
+    path: Annotated[
+        Path | None, typer.Argument(help="Only the volume mounted there; else all.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list, for programs.")] = False,
 ) -> None:
     """Show the mounted volumes: capabilities, cache, dirty bytes, pending uploads.
@@ -22,10 +26,11 @@ def status(
     \b
     [bold]Examples[/bold]
       csi-slayer status
+      csi-slayer status /mnt
       csi-slayer status --json | jq '.[].dirty_bytes'
     """
     with failing():
-        found = [_one(entry) for entry in registry.mounts()]
+        found = [_one(entry) for entry in _wanted(path)]
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -33,6 +38,15 @@ def status(
         console.print("no volume is mounted")
     for volume in found:
         _show(volume)
+
+
+def _wanted(path: Path | None) -> list[registry.Mounted]:
+    if path is None:
+        return list(registry.mounts())
+    found = control.mount_of(str(path))
+    if found is None:
+        fail(f"{path} is not in a mounted volume")
+    return [found[0]]
 
 
 def _one(entry: registry.Mounted) -> dict[str, Any]:
