@@ -61,6 +61,8 @@ class Objects:
         self._options = options
         self._changed = changed
         self.retire: Callable[[int], object] = lambda ino: None
+        self.moved: Callable[[int, str, str], object] = lambda ino, old, new: None
+        """Told that a copy in the store gave the same bytes of an inode another etag."""
         self.clones: dict[int, tuple[Source, int]] = {}
         """Staged files that are whole copies of an object, with the mtime when they were."""
 
@@ -235,10 +237,11 @@ class Objects:
 
     def _tell_reader(self, ino: int, key: str, etag: str) -> None:
         record = self._opened.get(ino)
-        if record is not None and isinstance(record.file, CleanFile):
-            record.file.moved(key, etag)
-        elif record is not None and isinstance(record.file, OverlayFile):
-            record.file.base.moved(key, etag)
+        file = record.file if record is not None else None
+        clean = file.base if isinstance(file, OverlayFile) else file
+        if isinstance(clean, CleanFile):
+            self.moved(ino, clean.source.etag, etag)
+            clean.moved(key, etag)
 
     async def _require(self, row: Pending, source_key: str) -> None:
         """For copies, which S3 cannot make conditional on their target: look before."""

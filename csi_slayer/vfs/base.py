@@ -44,6 +44,7 @@ class Base:
         self.content = make_content(self._content_changed)
         self.opened = self.content.opened
         self.handles = HandleTable(handles_path)
+        self.content.objects.moved = self._version_moved
         self.refresh = Refresher(
             self.content.store,
             catalog,
@@ -51,6 +52,7 @@ class Base:
             self._content_changed,
             self._name_gone,
             events.hidden_keys,
+            self.content.options.write_timeout,
         )
         self._kernel: Kernel | None = None
         self._stale_pages: set[int] = set()
@@ -79,6 +81,10 @@ class Base:
             self._stale_pages.add(ino)
         if self._kernel is not None:
             self._kernel.invalidate_inode(ino)
+
+    def _version_moved(self, ino: int, old: str, new: str) -> None:
+        """A successor of this worker must find the handles' version in the store."""
+        self.handles.changed_version(ino, version_of(old), version_of(new))
 
     def _name_gone(self, parent: int, name: str, inode: Inode) -> None:
         if self._kernel is not None:

@@ -22,6 +22,7 @@ from csi_slayer.content.opened import IoMode
 
 _SLOT = struct.Struct("<QQQQIIiI")  # request, handle, inode, version, flags, mode, backing, used
 _SIZE = 64
+_VERSION_AT = 24
 _SLOT_BITS = 24
 _FIRST = 1024
 
@@ -104,6 +105,14 @@ class HandleTable:
             self._map[slot * _SIZE + _SLOT.size - 4] = 0
             self._free.append(slot)
         return handle
+
+    def changed_version(self, ino: int, old: int, new: int) -> None:
+        """The same bytes are now another version: true for the handles that read them."""
+        for handle in self:
+            if handle.ino == ino and handle.version == old:
+                at = (handle.fh & ((1 << _SLOT_BITS) - 1)) * _SIZE
+                struct.pack_into("<Q", self._map, at + _VERSION_AT, new)
+                self._handles[handle.fh] = handle._replace(version=new)
 
     def clear(self) -> None:
         """A new kernel connection: nothing is open."""

@@ -70,7 +70,7 @@ class OpenOps(NameOps):
             parent = await self.catalog.find(inode.parent)
             stale = parent is None or not self.refresh.is_fresh(parent.listed_ns)
         if stale:
-            await self.refresh.revalidate(inode)
+            await self.refresh.revalidate(inode, known=not self.options.close_to_open)
             inode = await self.catalog.get(inode.ino)
         return await self.with_metadata(inode) if self.needs_metadata(inode) else inode
 
@@ -275,9 +275,11 @@ class OpenOps(NameOps):
             if inode.stage is not None:
                 record.file = await self.content.objects.open_stage(inode)
             elif inode.etag is not None:
-                record.file = await self.content.open_clean(inode)
+                record.file = clean = await self.content.open_clean(inode)
+                # What has no name any more is changed by nobody: it is what was opened.
+                clean.renamed = inode.nlink == 0
                 if 0 < inode.size <= self.content.segment_span:
-                    await record.file.open_local()
+                    await clean.open_local()
         except (OSError, ObjectNotFound):
             return
         if record.file is not None and record.mode == IoMode.PASSTHROUGH:
