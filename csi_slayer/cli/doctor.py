@@ -62,7 +62,9 @@ def check_fuse(device: str = "/dev/fuse") -> Iterator[Finding]:
         os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
         yield Finding("ok", f"{device} can be opened")
     except FileNotFoundError:
-        yield Finding("bad", f"{device} is missing", "modprobe fuse, or give the container the device")
+        yield Finding(
+            "bad", f"{device} is missing", "modprobe fuse, or give the container the device"
+        )
     except OSError as error:
         yield Finding("bad", f"{device}: {error.strerror}", "run as root, or allow the device")
 
@@ -127,7 +129,9 @@ def doctor(
     source: Annotated[
         str | None, typer.Argument(help="A volume to try: s3://bucket/prefix or file:///directory.")
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="Its YAML or TOML file.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Its YAML or TOML file.")
+    ] = None,
     endpoint: Annotated[str | None, typer.Option(help="URL of the S3 service.")] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Directory of the cache.")] = None,
 ) -> None:

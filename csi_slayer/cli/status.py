@@ -52,7 +52,7 @@ def _wanted(path: Path | None) -> list[registry.Mounted]:
 def _one(entry: registry.Mounted) -> dict[str, Any]:
     base = {"volume": entry.volume, "url": entry.url, "mountpoint": entry.mountpoint}
     try:
-        return list(control.ask(entry, "status"))[0]
+        return next(iter(control.ask(entry, "status")))
     except SlayerError as error:
         return {**base, "error": str(error)}
 
@@ -69,7 +69,8 @@ def _show(volume: dict[str, Any]) -> None:
     table.add_row("volume", volume["volume"])
     table.add_row("worker", f"pid {volume['pid']}, up {volume['uptime']:.0f} s, "
                             f"{volume['restarts']} restarts")  # fmt: skip
-    table.add_row("mode", "read-only" if volume["read_only"] else f"durability {volume['durability']}")
+    mode = "read-only" if volume["read_only"] else f"durability {volume['durability']}"
+    table.add_row("mode", mode)
     table.add_row("kernel", ", ".join(volume["capabilities"]) or "no optional capability")
     table.add_row("open files", str(volume["open_files"]))
     table.add_row("used", size(volume["used_bytes"])
