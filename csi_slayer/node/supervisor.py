@@ -4,8 +4,12 @@ The supervisor holds a duplicate of the descriptor and the parameters negotiated
 so the connection outlives a worker that dies: programs wait instead of seeing an error, and the
 next worker takes over. It never touches a path inside the mount. Standard library only.
 
-Messages from the worker: ``{"session": {...}}`` with the descriptor once mounted, ``{"ready": 1}``,
-``{"error": text}`` when it cannot start. To the worker: ``{"spec": {...}, "session": ...}`` with
+A worker whose engine cannot hand its connection over sends no descriptor: the mount dies with it,
+and the next worker unmounts what is left and mounts anew.
+
+Messages from the worker: ``{"session": {...}}`` with the descriptor once mounted, ``{"session":
+null}`` when it is about to unmount what is left, ``{"ready": 1}``, ``{"error": text}`` when it
+cannot start. To the worker: ``{"spec": {...}, "session": ...}`` with
 the descriptor when there is one.
 """
 
@@ -62,6 +66,7 @@ class Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
         self._fuse_fd: int | None = None
         self._session: dict[str, Any] | None = None
+        self._mounted = False
         self._announced = False
         self._pause = BACKOFF_FIRST
         self.restarts = 0
@@ -76,7 +81,7 @@ class Supervisor:
                 worker.end.close()
             if status == UNMOUNTED:
                 return 0
-            if self._fuse_fd is None:
+            if not self._mounted:
                 raise CannotStart(f"the worker ended with status {status} before it mounted")
             self.restarts += 1
             if time.monotonic() - worker.born > YOUNG:
@@ -87,7 +92,7 @@ class Supervisor:
     def give_up(self) -> bool:
         """Called from a signal handler: if nothing is mounted yet, end the worker, so that
         :meth:`run` says CannotStart; False if there is a mount."""
-        if self._fuse_fd is not None:
+        if self._mounted:
             return False
         if self._process is not None:
             self._process.kill()
@@ -123,9 +128,10 @@ class Supervisor:
             if received is None:
                 break
             message, fds = received
-            if "session" in message and fds:
-                self._keep(fds[0], message["session"])
-                fds = fds[1:]
+            if "session" in message:
+                self._mounted, self._session = True, message["session"]
+                if fds:
+                    self._keep(fds.pop(0))
             if "error" in message:
                 error = str(message["error"])
             if "ready" in message and not self._announced:
@@ -138,10 +144,10 @@ class Supervisor:
             raise CannotStart(error)
         return status
 
-    def _keep(self, fd: int, session: dict[str, Any]) -> None:
+    def _keep(self, fd: int) -> None:
         if self._fuse_fd is not None:
             os.close(self._fuse_fd)
-        self._fuse_fd, self._session = fd, session
+        self._fuse_fd = fd
 
 
 def ignore_terminal_signals() -> None:

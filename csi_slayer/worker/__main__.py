@@ -31,21 +31,21 @@ async def serve(
 ) -> int:
     spec = WorkerSpec.from_message(message["spec"])
     session_state = message.get("session")
-    taken_over = session_state is not None and bool(fds)
     mount = Mount(spec, config, int(message.get("restarts", 0)))
     with log_context(volume=spec.volume):
         try:
             try:
-                await mount.open(check=not taken_over)
-                if session_state is not None and fds:
+                await mount.open(check=session_state is None)
+                if session_state is None:
+                    await _mount(mount, supervisor)
+                elif fds:
                     await mount.resume(fds[0], session_state)
                     log.info("worker took over", restarts=mount.restarts)
+                elif mount.is_mounted():
+                    await _mount(mount, supervisor)
                 else:
-                    session = await mount.mount()
-                    channel.send(
-                        supervisor, {"session": session.state.to_json()}, (session.fd,)
-                    )
-                    log.info("mounted", mountpoint=spec.mountpoint)
+                    await mount.finish()
+                    log.info("unmounted while no worker served it")
             except SlayerError as error:
                 log.error("cannot start", error=str(error))
                 channel.send(supervisor, {"error": str(error)})
@@ -57,6 +57,17 @@ async def serve(
         finally:
             await mount.close()
     return UNMOUNTED
+
+
+async def _mount(mount: Mount, supervisor: socket.socket) -> None:
+    if mount.restarts:
+        # From here on that nothing is mounted does not mean that somebody unmounted it.
+        channel.send(supervisor, {"session": None})
+        await mount.clear_away()
+    session = await mount.mount()
+    fds = () if session.fd is None else (session.fd,)
+    channel.send(supervisor, {"session": session.state.to_json()}, fds)
+    log.info("mounted", mountpoint=mount.spec.mountpoint)
 
 
 def main() -> int:

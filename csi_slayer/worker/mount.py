@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -17,6 +17,7 @@ from csi_slayer.config import MountConfig
 from csi_slayer.content.content import Content
 from csi_slayer.errors import CatalogError, ConfigError
 from csi_slayer.fuse import mount as mounts
+from csi_slayer.fuse import pyfuse3_engine
 from csi_slayer.fuse.init import Capabilities, SessionState
 from csi_slayer.fuse.session import Session, SessionOptions
 from csi_slayer.observability.metrics import Metrics
@@ -28,6 +29,9 @@ from csi_slayer.worker.control import ControlServer
 from csi_slayer.worker.events import Events
 from csi_slayer.worker.status import status
 from csi_slayer.worker.warm import Warmer
+
+if TYPE_CHECKING:
+    from csi_slayer.fuse.pyfuse3_engine.session import Pyfuse3Session
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +53,7 @@ class Mount:
         self.started = time.time()
         self.metrics = Metrics(spec.volume)
         self.events = Events(self.metrics)
-        self.session: Session | None = None
+        self.session: Session | Pyfuse3Session | None = None
         self._stack = contextlib.AsyncExitStack()
         self.fs: FileSystem
         self.cache: Cache
@@ -87,15 +91,31 @@ class Mount:
         )
         self._stack.push_async_callback(self.fs.close)
 
-    async def mount(self) -> Session:
+    def is_mounted(self) -> bool:
+        """Whether a volume is mounted at the spec's mount point, served or not."""
+        return mounts.is_mounted(self.spec.mountpoint)
+
+    async def clear_away(self) -> None:
+        """Unmount what a worker has left that died and whose connection nobody could keep."""
+        if self.is_mounted():
+            log.error("the worker died and its mount with it: open files got errors; mounting anew")
+            await asyncio.to_thread(mounts.unmount, self.spec.mountpoint, lazy=True)
+
+    async def finish(self) -> None:
+        """Be ready for :meth:`serve` to upload what is pending, without any mount."""
+        await self._serve_extras(taken_over=False)
+
+    async def mount(self) -> Session | Pyfuse3Session:
         """A new mount at the spec's mount point."""
         options = SessionOptions(
             capabilities=Capabilities.without(self.config.fuse.disable),
             allow_other=self.config.fuse.allow_other,
             observer=self.events,
         )
+        native = self.config.fuse.engine == "native"
+        engine = Session.mount if native else pyfuse3_engine.mount
         try:
-            self.session = await Session.mount(
+            self.session = await engine(
                 self.spec.mountpoint, self.config.store.url, self.fs, options
             )
         except OSError as error:
@@ -112,11 +132,11 @@ class Mount:
 
     async def resume(self, fd: int, state: dict[str, Any]) -> Session:
         """Take over the kernel connection of a worker that died."""
-        self.session = Session.resume(
+        self.session = session = Session.resume(
             fd, SessionState.from_json(state), self.fs, SessionOptions(observer=self.events)
         )
         await self._serve_extras(taken_over=True)
-        return self.session
+        return session
 
     async def _serve_extras(self, *, taken_over: bool) -> None:
         await self.fs.start(taken_over=taken_over)
@@ -142,8 +162,8 @@ class Mount:
 
     async def serve(self) -> None:
         """Until the volume is unmounted; then upload what is pending."""
-        assert self.session is not None
-        await self.session.run()
+        if self.session is not None:
+            await self.session.run()
         left = await self.fs.catalog.pending_count()
         if left:
             log.info("unmounted, uploading what is pending", keys=left)
