@@ -30,7 +30,7 @@ class AttrOps(Base):
         if inode.is_file and not self.is_local(inode) and not self.refresh.is_fresh(inode.checked_ns):
             parent = await self.catalog.find(inode.parent)
             if parent is None or not self.refresh.is_fresh(parent.listed_ns):
-                await self.refresh.revalidate(inode)
+                await self.refresh.revalidate(inode, known=True)
                 inode = await self.catalog.get(ino)
         return self.attr(inode), self.ttl(inode)
 

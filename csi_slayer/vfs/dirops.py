@@ -64,13 +64,13 @@ class DirOps(Base):
         if first:
             await self.refresh.begin(directory, full=True)
         else:
-            await self.refresh.ensure_listed(directory)
+            await self.refresh.ensure_listed(directory, stale=True)
 
     async def _rows(self, directory: Inode, after: int, limit: int) -> list[tuple[str, Inode]]:
         while True:
             rows = await self.catalog.children(directory.ino, after, limit)
             listing = self.refresh.running(directory.ino)
-            if rows or listing is None:
+            if rows or listing is None or (directory.listed_ns and self.refresh.away):
                 return rows
             await listing.more()
             # The end of the listing may have come with the last names.

@@ -35,7 +35,8 @@ class NameOps(Base):
             return directory, inode
         if parent == ROOT and name == SCRATCH:
             return directory, None
-        await self.refresh.name(directory, name)
+        known = inode is not None or directory.listed_ns > 0
+        await self.refresh.name(directory, name, known=known)
         return await self.directory(parent), await self.catalog.child(parent, name)
 
     async def lookup(self, req: Request, parent: int, name: bytes) -> Entry:

@@ -18,6 +18,7 @@ from csi_slayer.catalog import Catalog, Inode, Listed, Mark
 from csi_slayer.errors import ObjectNotFound
 from csi_slayer.store.base import ObjectInfo, ObjectStore
 from csi_slayer.vfs import names
+from csi_slayer.vfs.patience import Patience
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +26,9 @@ PAGE = 1000
 SHADOWED_KEPT = 1000
 LISTINGS = 32
 """Directory listings under way at once, at most."""
+
+PROBES = 8
+"""Refreshes under way while the store is away, at most; more would only wait."""
 
 SECOND = 1_000_000_000
 
@@ -38,6 +42,10 @@ class Listing:
         self.full = False
         self.task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+
+    def progress(self) -> int:
+        """A number that grows while the store answers."""
+        return self.pages
 
     def page_done(self) -> None:
         self.pages += 1
@@ -67,7 +75,9 @@ class Refresher:
         changed: Callable[[int], None],
         gone: Callable[[int, str, Inode], None],
         hidden: Callable[[int], None],
+        io_timeout: float = 60.0,
     ) -> None:
+        self._patience = Patience(io_timeout)
         self._store = store
         self._catalog = catalog
         self._ttl_ns = int(ttl * SECOND)
@@ -103,17 +113,20 @@ class Refresher:
     def _listed(self, ino: int, listing: Listing, task: asyncio.Task[None]) -> None:
         if self._listings.get(ino) is listing:
             del self._listings[ino]
-        if not task.cancelled():
-            task.exception()  # raised to whoever waits in Listing.more
+        self._patience.ended(task)  # an error is raised to whoever waits in Listing.more
 
-    async def ensure_listed(self, directory: Inode) -> None:
-        """Return when all names of the directory are in the table and fresh."""
+    async def ensure_listed(self, directory: Inode, *, stale: bool = False) -> None:
+        """Return when all names of the directory are in the table and fresh.
+
+        ``stale``: names as of an earlier listing will do while the store is away.
+        """
+        known = stale and directory.listed_ns > 0
         for _ in range(2):  # a one-page listing that just ended may be joined too late
-            if self.is_fresh(directory.listed_ns):
+            if self.is_fresh(directory.listed_ns) or (known and self._is_probing()):
                 return
             listing = await self.begin(directory, full=True)
             assert listing.task is not None
-            await asyncio.shield(listing.task)
+            await self._patience.wait(listing.task, listing.progress, known=known)
             directory = await self._catalog.get(directory.ino)
 
     async def ensure_tree(self, directory: Inode) -> None:
@@ -197,20 +210,33 @@ class Refresher:
             log.warning("keys hidden", count=len(hidden), first=hidden[0],
                         reason="the same name is a directory")  # fmt: skip
 
-    async def name(self, directory: Inode, name: str, *, force: bool = False) -> None:
-        """Bring one name up to date."""
+    @property
+    def away(self) -> bool:
+        """Whether the store could not be reached when it was last asked."""
+        return self._patience.away
+
+    def _is_probing(self) -> bool:
+        """The store is away, and enough requests wait for it to come back."""
+        return self._patience.away and len(self._listings) + len(self._names) >= PROBES
+
+    async def name(
+        self, directory: Inode, name: str, *, force: bool = False, known: bool = False
+    ) -> None:
+        """Bring one name up to date. ``known``: what the table has will do while the store is
+        away; otherwise that raises StoreUnavailable."""
         key = (directory.ino, name)
         task = self._names.get(key)
         if task is None:
+            if known and self._is_probing():
+                return
             task = asyncio.get_running_loop().create_task(self._name(directory, name, force))
             self._names[key] = task
             task.add_done_callback(lambda done: self._named(key, done))
-        await asyncio.shield(task)
+        await self._patience.wait(task, lambda: 0, known=known)
 
     def _named(self, key: tuple[int, str], task: asyncio.Task[None]) -> None:
         del self._names[key]
-        if not task.cancelled():
-            task.exception()
+        self._patience.ended(task)
 
     async def _name(self, directory: Inode, name: str, force: bool) -> None:
         if not force and not directory.flags & Mark.LARGE:
@@ -255,12 +281,12 @@ class Refresher:
         except ObjectNotFound:
             return None
 
-    async def revalidate(self, inode: Inode) -> None:
-        """Ask the store for one file's version now."""
+    async def revalidate(self, inode: Inode, *, known: bool = False) -> None:
+        """Ask the store for one file's version now; ``known`` as in :meth:`name`."""
         name = self._catalog.name_of(inode.ino, inode.parent)
         directory = await self._catalog.find(inode.parent)
         if name is not None and directory is not None:
-            await self.name(directory, name, force=True)
+            await self.name(directory, name, force=True, known=known)
 
     async def close(self) -> None:
         tasks = [x.task for x in self._listings.values() if x.task] + list(self._names.values())

@@ -67,7 +67,8 @@ def store_options(config: MountConfig, observer: Any) -> StoreOptions:
             else None,
         ),
         anonymous=store.anonymous,
-        request_timeout=store.request_timeout,
+        # One silent attempt must not outlast what a read may wait in all.
+        request_timeout=min(store.request_timeout, config.volume.io_timeout),
         connect_timeout=store.connect_timeout,
         retry_deadline=min(store.retry_deadline, config.volume.io_timeout),
         max_connections=store.max_connections,
