@@ -194,26 +194,33 @@ class OpenSegment:
     # -- writing ---------------------------------------------------------------------------
 
     def write_block(self, offset: int, data: bytes | memoryview, wait: float) -> None:
-        block, rest = divmod(offset, BLOCK)
-        if rest or len(data) != min(BLOCK, self.size - offset) or not len(data):
+        """One block, or several that follow each other: one reservation, one write."""
+        first, rest = divmod(offset, BLOCK)
+        end = offset + len(data)
+        if rest or not len(data) or end > self.size or (end % BLOCK and end != self.size):
             raise ValueError(f"{len(data)} bytes at {offset} are not a block of {self.size}")
         with self.pinned():
-            if self._complete or self._has(block):
+            wanted = [b for b in range(first, -(-end // BLOCK)) if not self._has(b)]
+            if self._complete or not wanted:
                 return
             blocks = self.blocks
             if blocks is None:
                 raise CacheError("a whole segment must be verified before it is written to")
-            reserved = 0 if blocks.get(block) else on_disk(len(data))
+            fresh = sum(1 for block in wanted if not blocks.get(block))
+            reserved = min(fresh * on_disk(BLOCK), on_disk(len(data)))
             if reserved:
                 self.shared.ledger.reserve(reserved, wait)
+            view = memoryview(data)
             try:
-                self._write(offset, memoryview(data))
+                self._write(offset, view)
             except OSError as error:
                 self.shared.ledger.release(reserved)
                 raise translated(error, "writing to the cache") from error
-            blocks.set(block, block_hash(data))
-            if not self.trusted:
-                self.checked[block] = 1
+            for block in wanted:
+                start = block * BLOCK - offset
+                blocks.set(block, block_hash(view[start : start + BLOCK]))
+                if not self.trusted:
+                    self.checked[block] = 1
             _ = self.complete
 
     def _write(self, offset: int, data: memoryview) -> None:

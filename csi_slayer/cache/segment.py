@@ -12,6 +12,10 @@ from csi_slayer.cache.verify import verify
 WAIT = 1.0
 """Seconds that a transfer waits for the governor to make room before it gives up."""
 
+PIECE = 4 * BLOCK
+"""Bytes that a download hands over at once: enough to make the calls for each cheap, few enough
+to stay in the processor's cache on their way from the socket to the file."""
+
 
 class Segment:
     """A local, possibly partial copy of one file version.
@@ -57,7 +61,7 @@ class Segment:
         return verify(self._opened, offset, end - offset, again=False)
 
     def write_block(self, offset: int, data: bytes | memoryview) -> None:
-        """Store a block (BLOCK bytes, or what is left at the end) at a multiple of BLOCK.
+        """Store a block (BLOCK bytes, or what is left at the end), or several, at a multiple of BLOCK.
 
         Raises CacheFull if there is no room; the block stays absent then.
         """
@@ -67,7 +71,7 @@ class Segment:
         """For :meth:`csi_slayer.store.base.ObjectStore.fetch`: writes a download into the segment.
 
         ``base`` is the object offset of the segment's first byte. ``on_piece(offset, length)`` is
-        called in the transfer's thread after each block, with the block's place in the segment.
+        called in the transfer's thread after each piece, with its place in the segment.
         """
         return SegmentSink(self._opened, on_piece, base)
 
@@ -93,7 +97,7 @@ class Segment:
 class SegmentSink:
     """A :class:`csi_slayer.store.base.RangeSink` that fills a segment."""
 
-    piece = BLOCK
+    piece = PIECE
 
     def __init__(
         self, opened: OpenSegment, on_piece: Callable[[int, int], None], base: int

@@ -77,6 +77,7 @@ class SegmentReader:
         self._waiters: list[_Waiter] = []
         self._loop = asyncio.get_running_loop()
         self._woken = False
+        self._ahead_to = 0
 
     async def read(self, offset: int, end: int) -> FileRange:
         """Bytes [offset, end) of the segment, waiting for them if need be."""
@@ -132,16 +133,17 @@ class SegmentReader:
     def _read_ahead(self, start: int, end: int) -> None:
         """Start fetching [start, end) as far as transfers are to be had, in large pieces only:
         many small ranges would cost more requests than they gain."""
-        for s, e in self._gaps(start, end):
-            part = s
-            while part < e:
-                stop = min(e, part + CHUNK)
-                if stop - part < CHUNK // 4 and stop < self.segment.size and self._running:
-                    return
+        if not start <= self._ahead_to <= end:
+            self._ahead_to = start  # a reader that jumped
+        if end - self._ahead_to < CHUNK // 4 and end < self.segment.size:
+            return
+        for s, e in self._gaps(self._ahead_to, end):
+            for part in range(s, e, CHUNK):
                 if not self._transfers.try_take():
                     return
-                self._launch(part, stop, ahead=True)
-                part = stop
+                self._launch(part, min(e, part + CHUNK), ahead=True)
+                self._ahead_to = min(e, part + CHUNK)
+        self._ahead_to = end
 
     def _launch(self, start: int, end: int, *, ahead: bool) -> None:
         task = self._loop.create_task(self._transfer(start, end, ahead))
@@ -371,4 +373,3 @@ class CleanFile:
         readers, self._readers = list(self._readers.values()), {}
         for reader in readers:
             await reader.close()
-

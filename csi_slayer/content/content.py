@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from csi_slayer.cache import BLOCK, SMALL, Cache, Conflicts, SegmentKey, Staging
+from csi_slayer.cache import SMALL, Cache, Conflicts, SegmentKey, Staging
 from csi_slayer.catalog import Catalog, Inode, Mark
 from csi_slayer.content import metadata
 from csi_slayer.content.clean import CleanFile, Transfers
@@ -137,7 +137,7 @@ class Content:
     def segment_span(self) -> int:
         """Bytes of a file in one segment: never so many that one file fills the cache."""
         limit = min(self.options.segment_max, self.cache.capacity // 4)
-        return max(SMALL, limit // BLOCK * BLOCK)
+        return max(SMALL, limit // SMALL * SMALL)
 
     async def open_clean(self, inode: Inode) -> CleanFile:
         """For reading a file that has no staged copy."""
