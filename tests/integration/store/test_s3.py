@@ -1,0 +1,162 @@
+"""What is particular to S3: copies in parts, observers, identities, many keys."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from csi_slayer.errors import PreconditionFailed
+from csi_slayer.store.options import CredentialOptions
+from csi_slayer.store.s3.open import open_s3
+from tests.integration.store.conftest import Run, options_for
+from tests.integration.store.sinks import MemorySink
+from tests.support.servers import S3Server
+
+pytestmark = pytest.mark.integration
+
+BIG = random.Random(17).randbytes((11 << 20) + 99)
+FileOf = Callable[[bytes], int]
+
+
+class Recorder:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int | None, int, int]] = []
+
+    def on_request(
+        self, op: str, status: int | None, seconds: float, sent: int, received: int
+    ) -> None:
+        assert seconds >= 0
+        self.calls.append((op, status, sent, received))
+
+
+def test_objects_too_large_for_one_copy(
+    run: Run[Any], s3_server: S3Server, bucket: str, file_of: FileOf
+) -> None:
+    """With the limits of a smaller S3."""
+
+    async def body() -> None:
+        store = await open_s3(f"s3://{bucket}", options_for(s3_server))
+        store._largest, store._part = 5 << 20, 5 << 20
+        s3_server.admin.client.put_object(
+            Bucket=bucket,
+            Key="source",
+            Body=BIG,
+            ContentType="text/x-test",
+            Metadata={"mode": "1"},
+        )
+        source = await store.head("source")
+        copied = await store.copy("source", "target", source_etag=source.etag)
+        info = await store.head("target")
+        assert (copied.size, info.size, info.etag) == (len(BIG), len(BIG), copied.etag)
+        assert info.metadata == {"mode": "1"}
+        sink = MemorySink()
+        await store.fetch("target", offset=0, length=len(BIG), if_match=info.etag, sink=sink)
+        assert sink.content == BIG
+        head = s3_server.admin.client.head_object(Bucket=bucket, Key="target")
+        assert head["ContentType"] == "text/x-test"
+        with pytest.raises(PreconditionFailed):
+            await store.copy("source", "target", source_etag='"other"')
+        assert await store.list_multipart("target") == []
+        await store.close()
+
+    run(body())
+
+
+def test_replacing_metadata_keeps_the_content_type(
+    run: Run[Any], s3_server: S3Server, bucket: str
+) -> None:
+    async def body() -> None:
+        store = await open_s3(f"s3://{bucket}", options_for(s3_server))
+        s3_server.admin.client.put_object(
+            Bucket=bucket, Key="page", Body=b"<p>", ContentType="text/html", CacheControl="no-cache"
+        )
+        await store.copy("page", "page", metadata={"mode": "644"})
+        head = s3_server.admin.client.head_object(Bucket=bucket, Key="page")
+        assert head["ContentType"] == "text/html"
+        assert head["CacheControl"] == "no-cache"
+        assert head["Metadata"] == {"mode": "644"}
+        await store.close()
+
+    run(body())
+
+
+def test_every_request_is_reported(
+    run: Run[Any], s3_server: S3Server, bucket: str, file_of: FileOf
+) -> None:
+    async def body() -> None:
+        recorder = Recorder()
+        store = await open_s3(f"s3://{bucket}", options_for(s3_server, observer=recorder))
+        await store.put("key", b"12345")
+        await store.get("key", length=3)
+        info = await store.put_file("big", file_of(BIG), len(BIG))
+        await store.fetch("big", offset=0, length=4096, if_match=info.etag, sink=MemorySink())
+        with pytest.raises(Exception, match="no such object"):
+            await store.head("absent")
+        assert recorder.calls == [
+            ("PutObject", 200, 5, 0),
+            ("GetObject", 206, 0, 3),
+            ("PutObject", 200, len(BIG), 0),
+            ("GetObject", 206, 0, 4096),
+            ("HeadObject", 404, 0, 0),
+        ]
+        await store.close()
+
+    run(body())
+
+
+def test_identities_tell_tenants_apart(run: Run[Any], versitygw: S3Server) -> None:
+    async def identity(url: str, **changes: Any) -> str:
+        store = await open_s3(url, options_for(versitygw, **changes))
+        await store.close()
+        return store.identity
+
+    async def body() -> None:
+        first = await identity("s3://bucket/prefix")
+        assert first == await identity("s3://bucket/prefix/")
+        others = [
+            await identity("s3://bucket"),
+            await identity("s3://other/prefix"),
+            await identity("s3://bucket/prefix", endpoint="http://127.0.0.1:1"),
+            await identity("s3://bucket/prefix", credentials=CredentialOptions("other", "x")),
+            await identity("s3://bucket/prefix", anonymous=True),
+        ]
+        assert len({first, *others}) == 6
+        for text in (first, *others):
+            assert versitygw.access_key not in text
+            assert versitygw.secret_key not in text
+
+    run(body())
+
+
+def test_objects_of_others_can_be_read(run: Run[Any], s3_server: S3Server, bucket: str) -> None:
+    """Written by another program, with what it puts into keys and metadata."""
+    s3_server.admin.put(bucket, "p/a b+c/ü", b"content", {"plain": "100% sure"})
+
+    async def body() -> None:
+        store = await open_s3(f"s3://{bucket}/p", options_for(s3_server))
+        assert (await store.list_page("")).prefixes == ["a b+c/"]
+        info, data = await store.get("a b+c/ü")
+        assert (data, info.metadata) == (b"content", {"plain": "100% sure"})
+        await store.close()
+
+    run(body())
+
+
+def test_the_marker_of_the_root_is_not_listed(
+    run: Run[Any], s3_server: S3Server, bucket: str
+) -> None:
+    s3_server.admin.put(bucket, "p/")
+    s3_server.admin.put(bucket, "p/key")
+    s3_server.admin.put(bucket, "pq")
+
+    async def body() -> None:
+        store = await open_s3(f"s3://{bucket}/p", options_for(s3_server))
+        assert [item.key for item in (await store.list_page("")).objects] == ["key"]
+        await store.close()
+
+    run(body())

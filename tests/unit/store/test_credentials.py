@@ -1,0 +1,287 @@
+"""Credentials: where they come from, when they are renewed, that they are never shown."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from csi_slayer.errors import AccessDenied, ConfigError
+from csi_slayer.store.options import CredentialOptions, StoreOptions
+from csi_slayer.store.retry import Transient
+from csi_slayer.store.s3.credentials import Credentials
+from csi_slayer.store.s3.keys import AccessKeys
+from csi_slayer.store.s3.sources import choose_source
+from csi_slayer.store.s3.sts import StsEndpoint
+
+NOWHERE = StsEndpoint("http://127.0.0.1:9", "us-east-1", 1.0)
+
+
+class Source:
+    """Gives keys that last ``life`` seconds from ``now``; may be told to fail or to wait."""
+
+    identity = "test"
+
+    def __init__(self, life: float | None) -> None:
+        self.life = life
+        self.now = 1000.0
+        self.loads = 0
+        self.failure: Exception | None = None
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def load(self) -> AccessKeys:
+        assert self.go_on.wait(10)
+        self.loads += 1
+        if self.failure is not None:
+            raise self.failure
+        expires = None if self.life is None else self.now + self.life
+        return AccessKeys("AKID", "secret", f"token-{self.loads}", expires)
+
+
+def _credentials(source: Source) -> Credentials:
+    return Credentials(source, "us-east-1", now=lambda: source.now)
+
+
+def test_lasting_keys_are_loaded_once() -> None:
+    async def body() -> None:
+        source = Source(None)
+        credentials = _credentials(source)
+        await asyncio.gather(*[credentials.current() for _ in range(5)])
+        source.now += 1e9
+        await credentials.current()
+        assert source.loads == 1
+        assert not credentials.temporary
+
+    asyncio.run(body())
+
+
+def test_keys_are_renewed_ahead_while_the_old_ones_serve() -> None:
+    async def body() -> None:
+        source = Source(3600.0)
+        credentials = _credentials(source)
+        assert (await credentials.current()).token == "token-1"
+        source.now += 2999
+        assert (await credentials.current()).token == "token-1"
+        assert source.loads == 1
+        source.now += 2
+        source.go_on.clear()
+        assert (await credentials.current()).token == "token-1"
+        source.go_on.set()
+        await credentials.close()
+        assert (await credentials.current()).token == "token-2"
+
+    asyncio.run(body())
+
+
+def test_ended_keys_are_waited_for() -> None:
+    async def body() -> None:
+        source = Source(3600.0)
+        credentials = _credentials(source)
+        await credentials.current()
+        source.now += 3590
+        got = await asyncio.gather(*[credentials.current() for _ in range(5)])
+        assert {signed_by.token for signed_by in got} == {"token-2"}
+        source.now += 4000
+        source.failure = AccessDenied("no")
+        with pytest.raises(AccessDenied):
+            await credentials.current()
+
+    asyncio.run(body())
+
+
+def test_a_failed_renewal_ahead_is_not_repeated_at_once() -> None:
+    async def body() -> None:
+        source = Source(3600.0)
+        credentials = _credentials(source)
+        await credentials.current()
+        source.now += 3100
+        source.failure = Transient("away")
+        for _ in range(5):
+            assert (await credentials.current()).token == "token-1"
+            await credentials.close()
+        assert source.loads == 2
+        source.now += 60
+        source.failure = None
+        await credentials.current()
+        await credentials.close()
+        assert (await credentials.current()).token == "token-3"
+
+    asyncio.run(body())
+
+
+def test_a_refusal_renews_once_for_all() -> None:
+    async def body() -> None:
+        source = Source(3600.0)
+        credentials = _credentials(source)
+        await credentials.current()
+        source.now += 100
+        await asyncio.gather(*[credentials.refused() for _ in range(5)])
+        await credentials.refused()
+        assert source.loads == 2
+        assert (await credentials.current()).token == "token-2"
+
+    asyncio.run(body())
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """No AWS settings, and no service of the surroundings that could be asked for some."""
+    import os
+
+    for name in os.environ:
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    return monkeypatch
+
+
+def test_given_keys_are_all_that_is_looked_at(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("AWS_ACCESS_KEY_ID", "other")
+    environment.setenv("AWS_SECRET_ACCESS_KEY", "other")
+    source = choose_source(CredentialOptions("AKID", "secret", "token"), NOWHERE)
+    keys = source.load()
+    assert (keys.access_key, keys.secret_key, keys.session_token) == ("AKID", "secret", "token")
+    assert "AKID" in source.identity
+    assert "secret" not in source.identity
+
+
+def test_the_environment(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("AWS_ACCESS_KEY_ID", "from-env")
+    environment.setenv("AWS_SECRET_ACCESS_KEY", "env-secret")
+    source = choose_source(CredentialOptions(), NOWHERE)
+    assert source.load().access_key == "from-env"
+    assert source.identity == "key:from-env"
+
+
+def test_a_profile(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "credentials").write_text(
+        "[work]\naws_access_key_id = from-profile\naws_secret_access_key = profile-secret\n"
+    )
+    source = choose_source(CredentialOptions(profile="work"), NOWHERE)
+    assert source.load().access_key == "from-profile"
+    with pytest.raises(AccessDenied, match="absent"):
+        choose_source(CredentialOptions(profile="absent"), NOWHERE).load()
+
+
+def test_nothing_found(environment: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AccessDenied, match="no credentials found: give"):
+        choose_source(CredentialOptions(), NOWHERE).load()
+
+
+class Sts(ThreadingHTTPServer):
+    """Answers as told and remembers the requests."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.status = 200
+        self.body = (
+            "<R xmlns='https://sts.amazonaws.com/doc/2011-06-15/'><Credentials>"
+            "<AccessKeyId>ASIA</AccessKeyId><SecretAccessKey>s</SecretAccessKey>"
+            "<SessionToken>t</SessionToken><Expiration>2026-11-24T11:40:00Z</Expiration>"
+            "</Credentials></R>"
+        )
+        self.requests: list[tuple[dict[str, str], str]] = []
+        self.endpoint = StsEndpoint(f"http://127.0.0.1:{self.server_address[1]}", "us-east-1", 5.0)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Sts
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.requests.append((headers, body))
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", str(len(self.server.body)))
+        self.end_headers()
+        self.wfile.write(self.server.body.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def sts() -> Iterator[Sts]:
+    server = Sts()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("by", ["options", "environment"])
+def test_web_identity(environment: pytest.MonkeyPatch, tmp_path: Path, sts: Sts, by: str) -> None:
+    token = tmp_path / "token"
+    token.write_text("first-token\n")
+    options = CredentialOptions()
+    if by == "options":
+        options = CredentialOptions(role_arn="arn:role", token_file=str(token))
+    else:
+        environment.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(token))
+        environment.setenv("AWS_ROLE_ARN", "arn:role")
+    source = choose_source(options, sts.endpoint)
+    keys = source.load()
+    assert (keys.access_key, keys.secret_key, keys.session_token) == ("ASIA", "s", "t")
+    assert keys.expires == 1795520400.0
+    assert source.identity == "role:arn:role"
+    token.write_text("second-token\n")
+    source.load()
+    headers, body = sts.requests[1]
+    assert "authorization" not in headers
+    assert "WebIdentityToken=second-token" in body
+    assert "Action=AssumeRoleWithWebIdentity" in body
+    assert "RoleArn=arn%3Arole" in body
+
+
+def test_a_role_assumed_with_keys_is_signed(sts: Sts) -> None:
+    options = CredentialOptions("AKID", "secret", role_arn="arn:role")
+    assert choose_source(options, sts.endpoint).load().access_key == "ASIA"
+    headers, body = sts.requests[0]
+    assert "Credential=AKID/" in headers["authorization"]
+    assert "/us-east-1/sts/aws4_request" in headers["authorization"]
+    assert "Action=AssumeRole&" in body
+
+
+def test_what_sts_may_answer_instead(sts: Sts, tmp_path: Path) -> None:
+    options = CredentialOptions("AKID", "secret", role_arn="arn:role")
+    source = choose_source(options, sts.endpoint)
+    sts.body = "<ErrorResponse><Error><Code>AccessDenied</Code></Error></ErrorResponse>"
+    sts.status = 403
+    with pytest.raises(AccessDenied, match=r"\(AccessDenied\): check role_arn"):
+        source.load()
+    sts.status = 503
+    with pytest.raises(Transient):
+        source.load()
+    sts.status, sts.body = 200, "<nothing/>"
+    with pytest.raises(AccessDenied, match="without credentials"):
+        source.load()
+    with pytest.raises(Transient, match="no credentials from"):
+        choose_source(options, NOWHERE).load()
+    absent = CredentialOptions(role_arn="arn:role", token_file=str(tmp_path / "absent"))
+    with pytest.raises(AccessDenied, match="token file"):
+        choose_source(absent, sts.endpoint).load()
+
+
+def test_options_that_do_not_fit() -> None:
+    with pytest.raises(ConfigError, match="belong together"):
+        CredentialOptions(access_key="AKID")
+    with pytest.raises(ConfigError, match="role_arn"):
+        CredentialOptions(token_file="/token")
+
+
+def test_reprs_show_nothing() -> None:
+    options = StoreOptions(credentials=CredentialOptions("AKID", "the-secret", "the-token"))
+    for hidden in ("AKID", "the-secret", "the-token"):
+        assert hidden not in repr(options)
+        assert hidden not in str(options.credentials)

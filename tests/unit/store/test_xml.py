@@ -1,0 +1,140 @@
+"""Listings, uploads, errors and delete requests in XML."""
+
+from __future__ import annotations
+
+from urllib.parse import quote_plus
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from csi_slayer.errors import StoreIntegrityError
+from csi_slayer.store.s3.xml import (
+    build_complete,
+    build_delete,
+    parse_deleted,
+    parse_error,
+    parse_listing,
+    parse_result,
+    parse_uploads,
+    writable,
+)
+
+NAMESPACE = ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+
+
+def _listing(contents: str, *, namespace: str = NAMESPACE, more: str = "") -> bytes:
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult{namespace}>'
+        f"<Name>b</Name><EncodingType>url</EncodingType>{more}{contents}</ListBucketResult>"
+    ).encode()
+
+
+def _entry(key: str) -> str:
+    return (
+        f"<Contents><Key>{escape(quote_plus(key))}</Key><Size>7</Size>"
+        "<ETag>&quot;abc&quot;</ETag><LastModified>2026-11-24T10:40:00.123Z</LastModified></Contents>"
+    )
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=("Cs",)), min_size=1)))
+def test_every_key_is_read_as_it_was(keys: list[str]) -> None:
+    page = parse_listing(_listing("".join(_entry("pre/" + key) for key in keys)), "pre/")
+    assert [item.key for item in page.objects] == keys
+
+
+@pytest.mark.parametrize("namespace", ["", NAMESPACE])
+def test_a_page(namespace: str) -> None:
+    prefixes = "<CommonPrefixes><Prefix>p%2Fa+b/</Prefix></CommonPrefixes>"
+    more = "<IsTruncated>true</IsTruncated><NextContinuationToken>t/+=</NextContinuationToken>"
+    page = parse_listing(_listing(_entry("p/") + _entry("p/x") + prefixes, namespace=namespace,
+                                  more=more), "p/")  # fmt: skip
+    assert [(o.key, o.size, o.etag, o.mtime_ns, o.metadata) for o in page.objects] == [
+        ("x", 7, '"abc"', 1795516800123000000, None)
+    ]
+    assert (page.prefixes, page.token) == (["a b/"], "t/+=")
+
+
+def test_keys_that_are_not_encoded_stay_as_they_are() -> None:
+    body = _listing(_entry("x").replace("<Key>x<", "<Key>a+%20<")).replace(
+        b"<EncodingType>url</EncodingType>", b""
+    )
+    assert [item.key for item in parse_listing(body).objects] == ["a+%20"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"<html></html>",
+        _listing(_entry("elsewhere")),
+        _listing(_entry("pre/x").replace("<Size>7</Size>", "")),
+        _listing(_entry("pre/x").replace("7", "seven")),
+        _listing(_entry("pre/x").replace("2026-11-24T", "yesterday")),
+        _listing("", more="<IsTruncated>true</IsTruncated>"),
+    ],
+)
+def test_what_is_no_listing_is_refused(body: bytes) -> None:
+    with pytest.raises(StoreIntegrityError):
+        parse_listing(body, "pre/")
+
+
+def test_uploads() -> None:
+    body = (
+        b"<ListMultipartUploadsResult><EncodingType>url</EncodingType><IsTruncated>true"
+        b"</IsTruncated><NextKeyMarker>p%2Fk</NextKeyMarker><NextUploadIdMarker>u</NextUploadIdMarker>"
+        b"<Upload><Key>p%2Fk+1</Key><UploadId>u</UploadId>"
+        b"<Initiated>2026-11-24T10:40:00Z</Initiated></Upload></ListMultipartUploadsResult>"
+    )
+    page = parse_uploads(body, "p/")
+    assert [(u.key, u.upload_id, u.started_ns) for u in page.uploads] == [
+        ("k 1", "u", 1795516800 * 10**9)
+    ]
+    assert page.markers == ("p/k", "u")
+    with pytest.raises(StoreIntegrityError):
+        parse_uploads(b"<Other/>")
+
+
+def test_errors() -> None:
+    body = b"<Error><Code>NoSuchKey</Code><Message>gone</Message><Region>eu</Region></Error>"
+    assert parse_error(body) == ("NoSuchKey", "gone", {"Region": "eu"})
+    for nothing in (b"", b"<html></html>", b"\xff"):
+        assert parse_error(nothing) == ("", "", {})
+
+
+def test_whitespace_before_a_late_answer() -> None:
+    body = b'  \n <?xml version="1.0"?><CompleteMultipartUploadResult><ETag>"e"</ETag>' + (
+        b"</CompleteMultipartUploadResult>"
+    )
+    assert parse_result(body, "CompleteMultipartUploadResult") == {"ETag": '"e"'}
+    with pytest.raises(StoreIntegrityError, match="expected CopyObjectResult"):
+        parse_result(body, "CopyObjectResult")
+
+
+def test_deleted() -> None:
+    body = (
+        b"<DeleteResult><Error><Key>a</Key><Code>AccessDenied</Code><Message>no</Message></Error>"
+        b"</DeleteResult>"
+    )
+    assert parse_deleted(body) == {"a": "AccessDenied: no"}
+    assert parse_deleted(b"<DeleteResult/>") == {}
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(writable)))
+def test_every_writable_key_can_be_deleted(keys: list[str]) -> None:
+    root = ElementTree.fromstring(build_delete(keys))
+    assert [element.text for element in root.iter("Key")] == keys
+
+
+@pytest.mark.parametrize("key", ["a\x01", "\x00", "\ud800", "\ufffe"])
+def test_some_keys_cannot_be_written(key: str) -> None:
+    assert not writable(key)
+
+
+def test_complete() -> None:
+    root = ElementTree.fromstring(build_complete([(1, '"a"'), (2, '"b"')]))
+    assert [e.text for e in root.iter("PartNumber")] == ["1", "2"]
+    assert [e.text for e in root.iter("ETag")] == ['"a"', '"b"']
