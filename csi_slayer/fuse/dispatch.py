@@ -143,16 +143,15 @@ class Dispatcher:
                 self._idle.set_result(None)
 
     def _answer(self, task: Running) -> None:
-        error = task.error
+        error, number = task.error, 0
         if error is None:
             self._channel.reply(task.unique, task.result)
         elif self._leave_unanswered and isinstance(error, asyncio.CancelledError):
             return
         else:
-            self._channel.reply_error(
-                task.unique, errno_of(error, task.opcode, task.unique & ~_RESEND)
-            )
-        self._stats.record(task.opcode, perf_counter() - task.started, error is not None)
+            number = errno_of(error, task.opcode, task.unique & ~_RESEND)
+            self._channel.reply_error(task.unique, number)
+        self._stats.record(task.opcode, perf_counter() - task.started, number)
         # A reply may be large, an error holds frames; neither is needed until the next request.
         task.result = task.error = None
         if isinstance(error, KeyboardInterrupt | SystemExit):
@@ -169,7 +168,7 @@ class Dispatcher:
         elif opcode == Opcode.DESTROY:
             self._channel.reply(unique, None)
         else:
-            self._stats.record(opcode, 0.0, True)
+            self._stats.record(opcode, 0.0, errno.ENOSYS)
             self._channel.reply_error(unique, errno.ENOSYS)
 
     def _forget(self, lookups: Iterable[tuple[int, int]], opcode: int) -> None:
@@ -179,7 +178,7 @@ class Dispatcher:
                 self._ops.forget(ino, count)
             except Exception as error:
                 log_failure(opcode, error)
-        self._stats.record(opcode, perf_counter() - started, False)
+        self._stats.record(opcode, perf_counter() - started, 0)
 
     async def drain(self, seconds: float, *, leave_unanswered: bool) -> int:
         """Let handlers end; cancel those that have not after ``seconds``. Returns how many.

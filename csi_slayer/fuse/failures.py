@@ -30,7 +30,9 @@ def errno_of(error: BaseException, opcode: int, unique: int = 0) -> int:
             )
         # ENOSYS would switch the operation off for the whole connection; that is decided by
         # capabilities only.
-        return errno.EOPNOTSUPP if error.errno == errno.ENOSYS else error.errno
+        if error.errno == errno.ENOSYS:
+            return errno.EOPNOTSUPP
+        return error.errno if 0 < error.errno < 512 else errno.EIO  # the kernel takes no other
     if isinstance(error, asyncio.CancelledError):
         return errno.EINTR
     log_failure(opcode, error, unique)

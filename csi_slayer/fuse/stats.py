@@ -9,10 +9,13 @@ from csi_slayer.fuse.protocol import Opcode
 
 
 class Observer(Protocol):
-    """Where latencies go: a histogram per operation."""
+    """Where latencies go, a histogram per operation, and errors."""
 
     def observe(self, op: str, seconds: float) -> None:
         """A request was answered ``seconds`` after it was read."""
+
+    def failed(self, op: str, errno: int) -> None:
+        """Besides: it was answered with an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +47,18 @@ class Stats:
         self._errors = [0] * _SIZE
         self._seconds = [0.0] * _SIZE
         self._observe = None if observer is None else observer.observe
+        self._failed = None if observer is None else observer.failed
 
-    def record(self, opcode: int, seconds: float, failed: bool) -> None:
+    def record(self, opcode: int, seconds: float, errno: int) -> None:
+        """A request was answered; ``errno`` 0 for success."""
         if opcode >= _SIZE:
             opcode = 0
         self._counts[opcode] += 1
         self._seconds[opcode] += seconds
-        if failed:
+        if errno:
             self._errors[opcode] += 1
+            if self._failed is not None:
+                self._failed(NAMES[opcode], errno)
         if self._observe is not None:
             self._observe(NAMES[opcode], seconds)
 

@@ -44,8 +44,15 @@ class Events:
 
     def observe(self, op: str, seconds: float) -> None:
         """A kernel request was answered."""
+        self._operation(op).record(seconds)
+        self._metrics.upcalls.add()
+
+    def failed(self, op: str, errno: int) -> None:
+        """It was answered with an error."""
+        self._operation(op).error(errno)
+
+    def _operation(self, op: str) -> OperationMeter:
         meter = self._operations.get(op)
         if meter is None:
             meter = self._operations[op] = self._metrics.operation(op)
-        meter.record(seconds)
-        self._metrics.upcalls.add()
+        return meter

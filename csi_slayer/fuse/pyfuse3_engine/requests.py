@@ -62,17 +62,16 @@ def served(
             started = perf_counter()
             task = asyncio.current_task()
             assert task is not None
-            failed = True
+            number = 0
             self.running.add(task)
             try:
-                result = await handler(self, *args, **kwargs)
-                failed = False
-                return result
+                return await handler(self, *args, **kwargs)
             except (Exception, asyncio.CancelledError) as error:
-                raise pyfuse3.FUSEError(errno_of(error, opcode)) from None
+                number = errno_of(error, opcode)
+                raise pyfuse3.FUSEError(number) from None
             finally:
                 self.running.discard(task)
-                self.stats.record(opcode, perf_counter() - started, failed)
+                self.stats.record(opcode, perf_counter() - started, number)
 
         return call
 

@@ -111,9 +111,13 @@ def test_a_request_is_answered_and_counted() -> None:
     async def test() -> None:
         class Histogram:
             seen: list[tuple[str, float]] = []  # noqa: RUF012
+            errors: list[tuple[str, int]] = []  # noqa: RUF012
 
             def observe(self, op: str, seconds: float) -> None:
                 self.seen.append((op, seconds))
+
+            def failed(self, op: str, errno: int) -> None:
+                self.errors.append((op, errno))
 
         ops, kernel = serve(observer=Histogram())
         error, data = await kernel.ask(Opcode.GETATTR, getattr_body(), ino=7)
@@ -124,6 +128,10 @@ def test_a_request_is_answered_and_counted() -> None:
         assert stats.keys() == {"getattr"}
         assert (stats["getattr"].count, stats["getattr"].errors) == (1, 0)
         assert Histogram.seen[0][0] == "getattr"
+        assert Histogram.errors == []
+        error, _ = await kernel.ask(Opcode.IOCTL, b"", ino=7)
+        assert error == errno.ENOSYS
+        assert Histogram.errors == [("ioctl", errno.ENOSYS)]
         kernel.close()
 
     run(test())
