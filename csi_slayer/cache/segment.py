@@ -61,7 +61,8 @@ class Segment:
         return verify(self._opened, offset, end - offset, again=False)
 
     def write_block(self, offset: int, data: bytes | memoryview) -> None:
-        """Store a block (BLOCK bytes, or what is left at the end), or several, at a multiple of BLOCK.
+        """Store one block or several (BLOCK bytes each, the file's last one less), at a multiple
+        of BLOCK.
 
         Raises CacheFull if there is no room; the block stays absent then.
         """

@@ -48,7 +48,9 @@ class Changes(Pendings):
             row = self._db.one("SELECT value FROM meta WHERE name = 'next_ino'")
             self._next_ino = ROOT + 1 if row is None else int(row[0])
             self._last_ino = self._next_ino + _INO_STEP
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('next_ino', ?)", (self._last_ino,))
+            self._db.execute(
+                "INSERT OR REPLACE INTO meta VALUES ('next_ino', ?)", (self._last_ino,)
+            )
         self._next_ino += 1
         return self._next_ino - 1
 
@@ -59,7 +61,9 @@ class Changes(Pendings):
     def _complete(self, request: int | None, ino: int) -> None:
         if request is None:
             return
-        self._db.execute("INSERT OR REPLACE INTO completed(request, ino) VALUES (?,?)", (request, ino))
+        self._db.execute(
+            "INSERT OR REPLACE INTO completed(request, ino) VALUES (?,?)", (request, ino)
+        )
         self._since_trim += 1
         if self._since_trim >= COMPLETED_KEPT:
             self._since_trim = 0
@@ -241,7 +245,8 @@ class Changes(Pendings):
     def _place(self, ino: int, parent: int, name: str) -> None:
         self._db.execute("INSERT INTO dentries VALUES (?,?,?)", (parent, name, ino))
         self._db.execute(
-            "UPDATE inodes SET parent = ?, ctime_ns = ? WHERE ino = ?", (parent, time.time_ns(), ino)
+            "UPDATE inodes SET parent = ?, ctime_ns = ? WHERE ino = ?",
+            (parent, time.time_ns(), ino),
         )
 
     async def rename(

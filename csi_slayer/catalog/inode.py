@@ -65,9 +65,7 @@ class Inode(NamedTuple):
 
 COLUMNS = Inode._fields
 SELECT = "SELECT " + ",".join(f"i.{name}" for name in COLUMNS) + " FROM inodes i "
-INSERT = (
-    f"INSERT INTO inodes({','.join(COLUMNS)}) VALUES ({','.join('?' * len(COLUMNS))})"
-)
+INSERT = f"INSERT INTO inodes({','.join(COLUMNS)}) VALUES ({','.join('?' * len(COLUMNS))})"
 
 
 class Pending(NamedTuple):

@@ -62,12 +62,14 @@ class Listings(Changes):
 
     async def directories_among(self, parent: int, names: Sequence[str]) -> set[str]:
         """Which of these names the table has as directories."""
-        if not names or self._db.one(
-            "SELECT 1 FROM dentries WHERE parent = ? LIMIT 1", (parent,)
-        ) is None:
+        if (
+            not names
+            or self._db.one("SELECT 1 FROM dentries WHERE parent = ? LIMIT 1", (parent,)) is None
+        ):
             return set()
         rows = self._db.all(
-            "SELECT d.name FROM json_each(?) j CROSS JOIN dentries d ON d.parent = ? AND d.name = j.value "
+            "SELECT d.name FROM json_each(?) j CROSS JOIN dentries d "
+            "ON d.parent = ? AND d.name = j.value "
             "JOIN inodes i ON i.ino = d.ino WHERE i.mode & ? = ?",
             (json.dumps(list(names)), parent, 0o170000, stat.S_IFDIR),
         )
@@ -145,7 +147,8 @@ class Listings(Changes):
                 "size": item.size,
                 "etag": item.etag,
                 "origin": None,
-                "mode": stat.S_IFREG | (stat.S_IMODE(old.mode) if old.is_file else defaults.file_mode),
+                "mode": stat.S_IFREG
+                | (stat.S_IMODE(old.mode) if old.is_file else defaults.file_mode),
                 "target": None,
                 "mtime_ns": item.mtime_ns,
                 "ctime_ns": item.mtime_ns,
@@ -218,7 +221,8 @@ class Listings(Changes):
         row = self._db.one(
             "WITH RECURSIVE below(ino) AS (VALUES(?) UNION ALL "
             "SELECT d.ino FROM dentries d JOIN below b ON d.parent = b.ino) "
-            "SELECT 1 FROM inodes i JOIN below b ON i.ino = b.ino WHERE i.stage IS NOT NULL LIMIT 1",
+            "SELECT 1 FROM inodes i JOIN below b ON i.ino = b.ino "
+            "WHERE i.stage IS NOT NULL LIMIT 1",
             (ino,),
         )
         return row is not None

@@ -50,7 +50,8 @@ class Reads:
     async def children(self, parent: int, after: int, limit: int) -> list[tuple[str, Inode]]:
         """Names in inode order, of inodes greater than ``after``."""
         return [
-            (row[0], Inode._make(row[1:])) for row in self._db.all(_CHILDREN, (parent, after, limit))
+            (row[0], Inode._make(row[1:]))
+            for row in self._db.all(_CHILDREN, (parent, after, limit))
         ]
 
     async def is_empty(self, ino: int) -> bool:
@@ -125,8 +126,7 @@ class Reads:
     async def by_origin(self, key: str) -> list[Inode]:
         """Inodes whose content still is in the object ``key`` though it is not their path."""
         return [
-            Inode._make(row)
-            for row in self._db.all(SELECT + "WHERE i.origin = ? LIMIT 64", (key,))
+            Inode._make(row) for row in self._db.all(SELECT + "WHERE i.origin = ? LIMIT 64", (key,))
         ]
 
     def each_staged(self) -> Iterator[Inode]:

@@ -9,9 +9,9 @@ Times are nanoseconds since 1970, sizes bytes. An inode's content is found by fo
 * ``stamp``: the staged file's mtime when its bytes were the object's; NULL: they never were.
 
 ``pending`` has a row for each key whose object may differ from what the table says it should be;
-``expect`` is the etag we believe is there ('' for no object, NULL for unknown), ``token`` begins the
-write token of every object that is put there for the row, by which a worker knows what one that
-died had written. Work is derived
+``expect`` is the etag we believe is there ('' for no object, NULL for unknown), ``token`` begins
+the write token of every object that is put there for the row, by which a worker knows what one
+that died had written. Work is derived
 by comparing, not replayed from a log, so repeated changes of a key collapse and every step can
 be repeated after a crash.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -14,22 +13,19 @@ from csi_slayer.cache import SMALL, Cache, Conflicts, SegmentKey, Staging
 from csi_slayer.catalog import Catalog, Inode, Mark
 from csi_slayer.content import metadata
 from csi_slayer.content.clean import CleanFile, Transfers
+from csi_slayer.content.growth import Growth
 from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import File, OpenInode, OpenInodes
 from csi_slayer.content.options import ContentEvents, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.reconcile import Reconciler
 from csi_slayer.content.small import SmallFetcher, Source
-from csi_slayer.content.staged import StagedFile, os_errors
+from csi_slayer.content.staged import StagedFile, copy_range, os_errors
 from csi_slayer.content.upload import Uploader
 from csi_slayer.errors import CacheError, ObjectNotFound, SlayerError
 from csi_slayer.store.base import ObjectStore
-from csi_slayer.store.write_token import WRITE_TOKEN
 
 log = structlog.get_logger(__name__)
-
-AHEAD_PERIOD = 0.1
-"""Seconds between looks at growing files."""
 
 
 class Content:
@@ -63,7 +59,7 @@ class Content:
         self.objects.retire = self._retire_soon
         self.reconciler = Reconciler(catalog, self.objects, self.opened, options)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._sizes: dict[int, tuple[int, int]] = {}
+        self._growth = Growth(catalog, self.opened, self.objects, self.uploader)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run something in the background; owned by this object, its failure is logged."""
@@ -81,6 +77,12 @@ class Content:
     async def start(self) -> None:
         """Recover what an earlier worker left, then begin the background work."""
         await self.catalog.drop_orphans(self.opened)
+        await self._recover_staged()
+        self.spawn(self._abort_stale())
+        self.reconciler.start()
+        self.spawn(self._growth.watch())
+
+    async def _recover_staged(self) -> None:
         known = set()
         for inode in list(self.catalog.each_staged()):
             assert inode.stage is not None
@@ -94,9 +96,6 @@ class Content:
         for stage in self.staging.list():
             if stage.id not in known:
                 self.staging.remove(stage.id)
-        self.spawn(self._abort_stale())
-        self.reconciler.start()
-        self.spawn(self._watch_growth())
 
     async def _stage_lost(self, inode: Inode) -> None:
         """A staged copy is missing: it became a segment just before a crash, or somebody deleted
@@ -315,6 +314,8 @@ class Content:
             async with record.lock:
                 if record.users == 1:
                     await self._retire(ino)
+                if record.users == 1 and record.unlinked:
+                    await self._retire(ino)  # it lost its name during that
         finally:
             self.opened.drop(record)
 
@@ -357,46 +358,3 @@ class Content:
         )
         if not adopted:
             self.staging.remove(inode.stage)
-
-    # -- uploading ahead -------------------------------------------------------------------
-
-    async def _watch_growth(self) -> None:
-        """Send parts of growing files while they are written. The kernel writes them without
-        us, so their growth is looked at, not told."""
-        part = self.uploader.part_size
-        while True:
-            await asyncio.sleep(AHEAD_PERIOD)
-            self._sizes = {i: s for i, s in self._sizes.items() if self.opened.is_writing(i)}
-            for record in self.opened:
-                file = record.file
-                if record.writers == 0 or not isinstance(file, StagedFile):
-                    continue
-                size = file.size
-                first, last = self._sizes.setdefault(record.ino, (size, size))
-                self._sizes[record.ino] = (first, size)
-                if first < part and size > last and size >= 2 * part:
-                    await self._send_ahead(record.ino, file)
-
-    async def _send_ahead(self, ino: int, file: StagedFile) -> None:
-        inode = await self.catalog.find(ino)
-        key = await self.catalog.path(ino)
-        if inode is not None and key is not None and stat.S_ISREG(inode.mode):
-            row = await self.catalog.pending(key)
-            values = await self.objects.metadata_of(inode)
-            if row is not None:
-                values[WRITE_TOKEN] = f"{row.token}-ahead"
-            await self.uploader.send_ahead(ino, key, file, values)
-
-
-def copy_range(source: int, offset: int, target: int, target_offset: int, length: int) -> int:
-    """Copy bytes between local files in the kernel; returns how many. Blocks: use a thread."""
-    copied = 0
-    with os_errors():
-        while copied < length:
-            n = os.copy_file_range(
-                source, target, length - copied, offset + copied, target_offset + copied
-            )
-            if n == 0:
-                break
-            copied += n
-    return copied

@@ -7,6 +7,7 @@ the conflicts directory: nothing is dropped.
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,7 +25,7 @@ from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.small import Source
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.content.upload import Uploader, condition_for
-from csi_slayer.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
+from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed, StoreUnavailable
 from csi_slayer.store.base import ObjectInfo, ObjectStore
 from csi_slayer.store.write_token import WRITE_TOKEN
 
@@ -128,6 +129,11 @@ class Objects:
                 await self._catalog.pending_expect(row.key, expect)
                 return await send(expect)
             await self._lost_race(inode, row, found, error)
+            raise
+        except FsError as error:
+            if error.errno == errno.ESTALE:
+                # The object under a partial staged copy changed: the copy cannot be completed.
+                await self._lost_race(inode, row, await self._found(row.key), error)
             raise
 
     async def _found(self, key: str) -> ObjectInfo | None:
@@ -296,19 +302,27 @@ class Objects:
             raise StoreUnavailable(f"{len(failed)} objects not deleted yet")
 
     async def _lost_race(
-        self, inode: Inode, row: Pending, found: ObjectInfo, error: Exception
+        self, inode: Inode, row: Pending, found: ObjectInfo | None, error: Exception
     ) -> None:
-        """The store's object is not the one we meant to replace: it stays, our bytes are kept."""
+        """The store's object is not the one we meant to replace: it stays, or its absence does,
+        and our bytes are kept."""
         if self._opened.is_open(inode.ino):
             return  # the handles keep their bytes; decided when the last one is closed
         self._events.conflict(row.key)
         kept: Path | None = None
         if inode.stage is not None:
             kept = self._conflicts.keep(
-                self._staging, inode.stage, key=row.key, expected=row.expect, found=found.etag
-            )
+                self._staging, inode.stage, key=row.key, expected=row.expect,
+                found=found.etag if found is not None else None,
+            )  # fmt: skip
         log.error("conflict", key=row.key, kept_at=str(kept), expected=row.expect,
-                  found=found.etag, reason=str(error))  # fmt: skip
+                  found=found.etag if found is not None else None, reason=str(error))  # fmt: skip
+        self._changed(inode.ino)
+        if found is None:
+            name = self._catalog.name_of(inode.ino, inode.parent)
+            if name is not None:
+                await self._catalog.remove(inode.parent, name, inode, keep=False)
+            return
         await self._catalog.stored(
             inode.ino,
             row,
@@ -319,4 +333,3 @@ class Objects:
             mtime_ns=found.mtime_ns,
             flags=inode.flags & ~(Mark.OVERLAY | Mark.ATTRS_DIRTY | Mark.ATTRS_KNOWN),
         )
-        self._changed(inode.ino)

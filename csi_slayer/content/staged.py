@@ -66,3 +66,17 @@ class os_errors:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise CacheFull(f"the cache directory's disk is full: {error.strerror}") from error
             raise FsError(error.errno or errno.EIO) from error
+
+
+def copy_range(source: int, offset: int, target: int, target_offset: int, length: int) -> int:
+    """Copy bytes between local files in the kernel; returns how many. Blocks: use a thread."""
+    copied = 0
+    with os_errors():
+        while copied < length:
+            n = os.copy_file_range(
+                source, target, length - copied, offset + copied, target_offset + copied
+            )
+            if n == 0:
+                break
+            copied += n
+    return copied

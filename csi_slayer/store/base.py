@@ -68,7 +68,8 @@ class RangeSink(Protocol):
     """Where a bulk download puts its bytes.
 
     ``write`` is called from the transfer's own thread, in order, with pieces that begin at
-    multiples of ``piece`` bytes (object offsets) and are ``piece`` bytes long, the last one shorter.
+    multiples of ``piece`` bytes (object offsets) and are ``piece`` bytes long; the first one may
+    begin, and the last one end, elsewhere.
     ``data`` is valid only during the call. Raising ends the transfer with that exception.
     """
 

@@ -27,7 +27,11 @@ class AttrOps(Base):
 
     async def getattr(self, req: Request, ino: int, fh: int | None) -> tuple[Attr, float]:
         inode = await self.catalog.get(ino)
-        if inode.is_file and not self.is_local(inode) and not self.refresh.is_fresh(inode.checked_ns):
+        if (
+            inode.is_file
+            and not self.is_local(inode)
+            and not self.refresh.is_fresh(inode.checked_ns)
+        ):
             parent = await self.catalog.find(inode.parent)
             if parent is None or not self.refresh.is_fresh(parent.listed_ns):
                 await self.refresh.revalidate(inode, known=True)
@@ -66,9 +70,7 @@ class AttrOps(Base):
                     await record.file.close()
                 self.spawn(self.content.retire(inode.ino))
 
-    async def _set(
-        self, inode: Inode, changes: SetAttr, *, attrs_dirty: bool = False
-    ) -> None:
+    async def _set(self, inode: Inode, changes: SetAttr, *, attrs_dirty: bool = False) -> None:
         values: dict[str, Any] = {"ctime_ns": changes.ctime_ns or time.time_ns()}
         if changes.mode is not None:
             values["mode"] = stat.S_IFMT(inode.mode) | stat.S_IMODE(changes.mode)
@@ -133,9 +135,7 @@ class AttrOps(Base):
     async def listxattr(self, req: Request, ino: int) -> Sequence[bytes]:
         return list(await self.catalog.xattrs(ino))
 
-    async def setxattr(
-        self, req: Request, ino: int, name: bytes, value: bytes, flags: int
-    ) -> None:
+    async def setxattr(self, req: Request, ino: int, name: bytes, value: bytes, flags: int) -> None:
         if await self.done_before(req) is not None:
             return
         self.check_writable()

@@ -10,10 +10,9 @@ from collections import OrderedDict
 
 from csi_slayer.catalog import Inode
 from csi_slayer.content.clean import CleanFile
-from csi_slayer.content.content import copy_range
 from csi_slayer.content.opened import File, OpenInode
 from csi_slayer.content.overlay import OverlayFile
-from csi_slayer.content.staged import StagedFile, os_errors
+from csi_slayer.content.staged import StagedFile, copy_range, os_errors
 from csi_slayer.errors import CacheFull, FsError
 from csi_slayer.vfs.base import version_of
 from csi_slayer.vfs.openops import OpenOps
@@ -83,10 +82,8 @@ class FileOps(OpenOps):
         assert record.file is not None
         return record.file
 
-    async def write(
-        self, req: Request, ino: int, fh: int, offset: int, data: memoryview
-    ) -> int:
-        record, file = await self._writable_file(ino, fh)
+    async def write(self, req: Request, ino: int, fh: int, offset: int, data: memoryview) -> int:
+        file = self._writable_file(ino)
         if self.options.quota is not None:
             inode = await self.catalog.get(ino)
             end = offset + len(data)
@@ -95,11 +92,11 @@ class FileOps(OpenOps):
                 await self.catalog.update(ino, size=end)
         return await file.write(offset, data)
 
-    async def _writable_file(self, ino: int, fh: int) -> tuple[OpenInode, StagedFile | OverlayFile]:
+    def _writable_file(self, ino: int) -> StagedFile | OverlayFile:
         record = self.opened.get(ino)
         if record is None or not isinstance(record.file, StagedFile | OverlayFile):
             raise FsError(errno.EBADF)
-        return record, record.file
+        return record.file
 
     # -- durability -------------------------------------------------------------------------
 
@@ -131,7 +128,7 @@ class FileOps(OpenOps):
         self.check_writable()
         if mode not in (0, KEEP_SIZE, KEEP_SIZE | PUNCH_HOLE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE):
             raise FsError(errno.EOPNOTSUPP)
-        _record, file = await self._writable_file(ino, fh)
+        file = self._writable_file(ino)
         end = offset + length
         if not mode & KEEP_SIZE:
             self.check_quota(end - file.size)
@@ -181,7 +178,7 @@ class FileOps(OpenOps):
     ) -> int:
         self.check_writable()
         source = await self._file(ino, fh)
-        _record, target = await self._writable_file(out_ino, out_fh)
+        target = self._writable_file(out_ino)
         if not isinstance(target, StagedFile):
             raise FsError(errno.EOPNOTSUPP)  # the kernel copies by reading and writing
         inode = await self.catalog.get(ino)

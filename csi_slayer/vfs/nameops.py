@@ -7,8 +7,8 @@ import errno
 import stat
 
 from csi_slayer.catalog import ROOT, Inode
-from csi_slayer.errors import FsError
 from csi_slayer.content.options import SCRATCH
+from csi_slayer.errors import FsError
 from csi_slayer.vfs import names
 from csi_slayer.vfs.base import Base
 from csi_slayer.vfs.types import Entry, Request
@@ -29,9 +29,7 @@ class NameOps(Base):
         inode = await self.catalog.child(parent, name)
         if self.refresh.is_fresh(directory.listed_ns):
             return directory, inode
-        if inode is not None and (
-            self.refresh.is_fresh(inode.checked_ns) or self.is_local(inode)
-        ):
+        if inode is not None and (self.refresh.is_fresh(inode.checked_ns) or self.is_local(inode)):
             return directory, inode
         if parent == ROOT and name == SCRATCH:
             return directory, None
@@ -97,9 +95,7 @@ class NameOps(Base):
     async def mkdir(self, req: Request, parent: int, name: bytes, mode: int) -> Entry:
         directory = await self.catalog.get(parent)
         inherited = directory.mode & stat.S_ISGID
-        return await self._make(
-            req, parent, name, stat.S_IFDIR | stat.S_IMODE(mode) | inherited
-        )
+        return await self._make(req, parent, name, stat.S_IFDIR | stat.S_IMODE(mode) | inherited)
 
     async def symlink(self, req: Request, parent: int, name: bytes, target: bytes) -> Entry:
         if len(target) > SYMLINK_MAX:

@@ -70,7 +70,9 @@ def from_page(page: ListPage, prefix: str, now_ns: int) -> tuple[list[Listed], l
     return found, hidden, marker
 
 
-def split_shadowed(found: Sequence[Listed], known_dirs: set[str]) -> tuple[list[Listed], list[Listed]]:
+def split_shadowed(
+    found: Sequence[Listed], known_dirs: set[str]
+) -> tuple[list[Listed], list[Listed]]:
     """Separate objects whose name is also a directory's: (to show, shadowed)."""
     dirs = known_dirs | {item.name for item in found if stat.S_ISDIR(item.mode)}
     shown = [item for item in found if stat.S_ISDIR(item.mode) or item.name not in dirs]

@@ -6,8 +6,8 @@ import errno
 import os
 import stat
 
-from csi_slayer.catalog import ROOT, Inode
 from csi_slayer.cache import SMALL
+from csi_slayer.catalog import ROOT, Inode
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.opened import IoMode, OpenInode
 from csi_slayer.content.overlay import OverlayFile
@@ -98,9 +98,11 @@ class OpenOps(NameOps):
         if isinstance(file, CleanFile) and file.source.etag != inode.etag:
             if record.users > 1:
                 # Handles are open on the older version: this one reads the new one apart.
-                record.newer = await self.content.open_clean(inode) if (
-                    record.newer is None or record.newer.source.etag != inode.etag
-                ) else record.newer
+                record.newer = (
+                    await self.content.open_clean(inode)
+                    if (record.newer is None or record.newer.source.etag != inode.etag)
+                    else record.newer
+                )
                 return
             await file.close()
             record.file = file = None

@@ -64,12 +64,8 @@ class Operations(Protocol):
     async def create(
         self, req: Request, parent: int, name: bytes, mode: int, flags: int
     ) -> tuple[Entry, Opened]: ...
-    async def read(
-        self, req: Request, ino: int, fh: int, offset: int, size: int
-    ) -> ReadResult: ...
-    async def write(
-        self, req: Request, ino: int, fh: int, offset: int, data: memoryview
-    ) -> int:
+    async def read(self, req: Request, ino: int, fh: int, offset: int, size: int) -> ReadResult: ...
+    async def write(self, req: Request, ino: int, fh: int, offset: int, data: memoryview) -> int:
         """``data`` is valid until the method returns."""
 
     async def flush(self, req: Request, ino: int, fh: int) -> None: ...
@@ -95,9 +91,7 @@ class Operations(Protocol):
     async def fallocate(
         self, req: Request, ino: int, fh: int, mode: int, offset: int, length: int
     ) -> None: ...
-    async def lseek(
-        self, req: Request, ino: int, fh: int, offset: int, whence: int
-    ) -> int: ...
+    async def lseek(self, req: Request, ino: int, fh: int, offset: int, whence: int) -> int: ...
     async def copy_file_range(
         self,
         req: Request,

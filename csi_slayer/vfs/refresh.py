@@ -179,7 +179,7 @@ class Refresher:
 
     def _note_hidden(self, prefix: str, keys: list[str]) -> None:
         log.warning("keys hidden", prefix=prefix, count=len(keys), first=keys[0],
-                    reason="no valid file name: empty, '.', '..', NUL or over 255 bytes")  # fmt: skip
+                    reason="no file name: empty, '.', '..', NUL or over 255 bytes")  # fmt: skip
 
     async def _add_marks(self, ino: int, marks: int) -> None:
         inode = await self._catalog.find(ino)

@@ -13,6 +13,8 @@ libfuse or pyfuse3 has no way to it:
 * **Capabilities**: libfuse negotiates, so ``fuse.disable`` cannot be used.
 * **More than 99 waiting requests**: further ones are read when one of those has ended. One
   connection per process.
+* **Reads of the device that do not block**: in the rare case that a request is taken back between
+  poll(2) and read(2), the event loop waits for the next request.
 
 Operations that pyfuse3 lacks, and what the kernel does without them:
 
@@ -44,11 +46,10 @@ if TYPE_CHECKING:
 async def mount(
     mountpoint: str, fsname: str, ops: Operations, options: SessionOptions
 ) -> Pyfuse3Session:
-    """Like :meth:`csi_slayer.fuse.session.Session.mount`; without a read-write file system's
-    capabilities, which libfuse chooses.
+    """Like :meth:`csi_slayer.fuse.session.Session.mount`, but libfuse chooses the capabilities.
 
-    Raises ConfigError if pyfuse3 is not installed or a capability is to be left out, OSError if
-    libfuse cannot mount.
+    Raises ConfigError if pyfuse3 is not installed or a capability is to be left out, OSError for
+    what mount(2) says.
     """
     if set(options.capabilities.names()) != ALL:
         raise ConfigError(

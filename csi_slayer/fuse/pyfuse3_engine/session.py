@@ -28,8 +28,7 @@ from csi_slayer.vfs.operations import Operations
 log = structlog.get_logger(__name__)
 
 CAPABILITIES: Final = (
-    "async_dio", "async_read", "atomic_o_trunc", "big_writes", "max_pages", "parallel_dirops",
-    "readdirplus", "xattr",
+    "async_dio", "async_read", "atomic_o_trunc", "big_writes", "max_pages", "readdirplus", "xattr",
 )  # fmt: skip
 """What libfuse asks the kernel for by itself, of what has a name here."""
 
@@ -60,9 +59,10 @@ class Pyfuse3Session:
     fd: None = None
     passthrough: Final = False
 
-    def __init__(self, state: SessionState, adapter: Adapter, ops: Operations) -> None:
+    def __init__(self, fd: int, state: SessionState, adapter: Adapter, ops: Operations) -> None:
         self.state = state
         self.stats = adapter.stats
+        self._fd = fd
         self._adapter = adapter
         self._notifier = LibfuseNotifier()
         self._main: asyncio.Task[None] | None = None
@@ -73,27 +73,36 @@ class Pyfuse3Session:
     async def mount(
         cls, mountpoint: str, fsname: str, ops: Operations, options: SessionOptions
     ) -> Pyfuse3Session:
-        """Mount at a directory. Raises OSError; why, libfuse prints to standard error."""
-        pyfuse3.asyncio.enable()
+        """Mount at a directory, which ``df`` and mountinfo show as ``fsname``.
+
+        Raises OSError for what mount(2) says; nothing is left mounted then.
+        """
+        fd, connection = await asyncio.to_thread(_mount, mountpoint, fsname, ops, options)
         loop = asyncio.get_running_loop()
-        mounted: list[int] = []
 
         def ready() -> None:
             # The kernel takes its own value from the answer to INIT, which is sent after this.
-            loop.call_soon(mounts.set_readahead, mounted[0], options.readahead)
+            loop.call_soon(mounts.set_readahead, connection, options.readahead)
 
         adapter = Adapter(ops, Stats(options.observer), loop, ready)
-        mounted.append(await asyncio.to_thread(_mount, mountpoint, fsname, adapter, ops, options))
+        pyfuse3.asyncio.enable()
+        # A mount point of this form has libfuse serve a descriptor that is mounted already.
+        try:
+            pyfuse3.init(adapter, f"/dev/fd/{fd}", set())
+        except BaseException:
+            mounts.unmount(mounts.resolve(mountpoint), lazy=True)
+            os.close(fd)
+            raise
         state = SessionState(
             minor=0,
             flags=0,
             max_write=LARGEST_READ,
-            connection=mounted[0],
+            connection=connection,
             capabilities=CAPABILITIES,
             zero_open=False,
             zero_opendir=False,
         )
-        return cls(state, adapter, ops)
+        return cls(fd, state, adapter, ops)
 
     @property
     def in_flight(self) -> int:
@@ -129,8 +138,10 @@ class Pyfuse3Session:
         late: list[asyncio.Task[object]] = []
         if self._main is not None and not self._main.done():
             self._stopping = True
+            # A request that comes at this moment must not wake the reader that this ends.
+            asyncio.get_running_loop().remove_reader(self._fd)
             with contextlib.suppress(asyncio.InvalidStateError):
-                # Raised if a request has just come in; it is served, and is the last.
+                # Raised if it is awake already; it ends after this request then.
                 pyfuse3.terminate()
             await asyncio.wait((self._main,), timeout=grace)
             late = list(self._adapter.running)
@@ -151,28 +162,16 @@ class Pyfuse3Session:
 
 
 def _mount(
-    mountpoint: str, fsname: str, adapter: Adapter, ops: Operations, options: SessionOptions
-) -> int:
-    """Returns the number of the connection."""
-    wanted = {"default_permissions", f"subtype={mounts.TYPE.removeprefix('fuse.')}"}
-    wanted.add("fsname=" + _escape(fsname))
-    if ops.read_only:
-        wanted.add("ro")
-    if options.allow_other:
-        wanted.add("allow_other")
-    real = mounts.resolve(mountpoint)
+    mountpoint: str, fsname: str, ops: Operations, options: SessionOptions
+) -> tuple[int, int]:
+    """A descriptor as libfuse wants it, and the number of its connection."""
+    fd = mounts.open_device()
     try:
-        pyfuse3.init(adapter, real, wanted)
-    except RuntimeError as error:
-        raise OSError(errno.EIO, "libfuse refused, see the worker's log", mountpoint) from error
-    entry = mounts.find(real)
-    if entry is None:
-        pyfuse3.close(unmount=False)
-        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), mountpoint)
-    return entry.connection
-
-
-def _escape(value: str) -> str:
-    """Of an option: libfuse separates options by commas, pyfuse3 takes ASCII only."""
-    ascii_only = value.encode("ascii", "backslashreplace").decode()
-    return ascii_only.replace("\\", "\\\\").replace(",", "\\,")
+        os.set_blocking(fd, True)
+        connection = mounts.mount(
+            fd, mountpoint, fsname, read_only=ops.read_only, allow_other=options.allow_other
+        )
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, connection

@@ -1,0 +1,56 @@
+"""Sending parts of growing files while they are written.
+
+The kernel writes passthrough files without us, so their growth is looked at, not told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from csi_slayer.catalog import Catalog
+from csi_slayer.content.objects import Objects
+from csi_slayer.content.opened import OpenInodes
+from csi_slayer.content.staged import StagedFile
+from csi_slayer.content.upload import Uploader
+from csi_slayer.store.write_token import WRITE_TOKEN
+
+PERIOD = 0.1
+"""Seconds between looks."""
+
+
+class Growth:
+    """Watches the files that are open for writing; one task, owned by the content layer."""
+
+    def __init__(
+        self, catalog: Catalog, opened: OpenInodes, objects: Objects, uploader: Uploader
+    ) -> None:
+        self._catalog = catalog
+        self._opened = opened
+        self._objects = objects
+        self._uploader = uploader
+        self._sizes: dict[int, tuple[int, int]] = {}
+
+    async def watch(self) -> None:
+        part = self._uploader.part_size
+        while True:
+            await asyncio.sleep(PERIOD)
+            self._sizes = {i: s for i, s in self._sizes.items() if self._opened.is_writing(i)}
+            for record in self._opened:
+                file = record.file
+                if record.writers == 0 or not isinstance(file, StagedFile):
+                    continue
+                size = file.size
+                first, last = self._sizes.setdefault(record.ino, (size, size))
+                self._sizes[record.ino] = (first, size)
+                if first < part and size > last and size >= 2 * part:
+                    await self._send_ahead(record.ino, file)
+
+    async def _send_ahead(self, ino: int, file: StagedFile) -> None:
+        inode = await self._catalog.find(ino)
+        key = await self._catalog.path(ino)
+        if inode is not None and key is not None and inode.is_file:
+            row = await self._catalog.pending(key)
+            values = await self._objects.metadata_of(inode)
+            if row is not None:
+                values[WRITE_TOKEN] = f"{row.token}-ahead"
+            await self._uploader.send_ahead(ino, key, file, values)
