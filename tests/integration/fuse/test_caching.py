@@ -95,8 +95,12 @@ def test_invalidating_a_name_has_it_looked_up_again(tmp_path: Path, off: tuple[s
             raise AssertionError("never looked up again")
 
 
-def test_a_file_that_shrinks_outside_loses_its_pages_when_that_is_seen(tmp_path: Path) -> None:
-    with serving(tmp_path, Behaviour(ttl=0), files={"file": b"0123456789"}) as server:
+def test_a_file_that_shrinks_outside_loses_its_pages_when_that_is_seen(
+    tmp_path: Path, engine: str
+) -> None:
+    with serving(
+        tmp_path, Behaviour(ttl=0), files={"file": b"0123456789"}, engine=engine
+    ) as server:
         fd = os.open(server.mountpoint / "file", os.O_RDONLY)
         assert os.pread(fd, 100, 0) == b"0123456789"
         server.put("file", b"abc")
@@ -105,9 +109,9 @@ def test_a_file_that_shrinks_outside_loses_its_pages_when_that_is_seen(tmp_path:
         os.close(fd)
 
 
-def test_lookups_and_forgets_balance(tmp_path: Path) -> None:
+def test_lookups_and_forgets_balance(tmp_path: Path, engine: str) -> None:
     files = {f"{'n' * 100}{n}": b"" for n in range(200)}
-    with serving(tmp_path, Behaviour(ttl=0), files=files) as server:
+    with serving(tmp_path, Behaviour(ttl=0), files=files, engine=engine) as server:
         for _ in range(3):
             with os.scandir(server.mountpoint) as entries:
                 assert sum(entry.stat().st_size for entry in entries) == 0

@@ -21,8 +21,8 @@ from tests.support.memfs import Behaviour, MemFs
 pytestmark = pytest.mark.integration
 
 
-def test_unmounting_ends_the_server(tmp_path: Path) -> None:
-    with serving(tmp_path, Behaviour(), files={"file": b"x"}) as server:
+def test_unmounting_ends_the_server(tmp_path: Path, engine: str) -> None:
+    with serving(tmp_path, Behaviour(), files={"file": b"x"}, engine=engine) as server:
         assert mounts.is_mounted(str(server.mountpoint))
         assert (server.mountpoint / "file").read_bytes() == b"x"
         assert server.unmount() == 0
@@ -30,8 +30,8 @@ def test_unmounting_ends_the_server(tmp_path: Path) -> None:
         assert list(server.mountpoint.iterdir()) == []
 
 
-def test_a_busy_mount_stays_and_can_be_detached(tmp_path: Path) -> None:
-    with serving(tmp_path, Behaviour(), files={"file": b"x"}) as server:
+def test_a_busy_mount_stays_and_can_be_detached(tmp_path: Path, engine: str) -> None:
+    with serving(tmp_path, Behaviour(), files={"file": b"x"}, engine=engine) as server:
         fd = os.open(server.mountpoint / "file", os.O_RDONLY)
         with pytest.raises(OSError) as caught:
             mounts.unmount(str(server.mountpoint))
@@ -44,8 +44,10 @@ def test_a_busy_mount_stays_and_can_be_detached(tmp_path: Path) -> None:
         assert server.process.wait(20) == 0
 
 
-def test_an_aborted_connection_ends_the_server_and_its_clients(tmp_path: Path) -> None:
-    with serving(tmp_path, Behaviour(direct_io=True), files={"file": b"x"}) as server:
+def test_an_aborted_connection_ends_the_server_and_its_clients(tmp_path: Path, engine: str) -> None:
+    with serving(
+        tmp_path, Behaviour(direct_io=True), files={"file": b"x"}, engine=engine
+    ) as server:
         fd = os.open(server.mountpoint / "file", os.O_RDONLY)
         assert mounts.abort(server.connection)
         with pytest.raises(OSError) as caught:
@@ -64,8 +66,8 @@ def test_the_mount_point_may_be_reached_by_a_symlink(tmp_path: Path) -> None:
         assert mounts.is_mounted(str(tmp_path / "real/mnt"))
 
 
-def test_readahead_is_raised(tmp_path: Path) -> None:
-    with serving(tmp_path, Behaviour()) as server:
+def test_readahead_is_raised(tmp_path: Path, engine: str) -> None:
+    with serving(tmp_path, Behaviour(), engine=engine) as server:
         bdi = Path(f"/sys/class/bdi/0:{server.connection}/read_ahead_kb")
         assert bdi.read_text() == "512\n"
 

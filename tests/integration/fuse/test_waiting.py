@@ -141,9 +141,9 @@ def test_a_signal_that_is_handled_does_not_spoil_a_page_of_a_mapping(
 
 
 def test_an_invalidation_that_waits_for_a_page_being_read_holds_nobody_up(
-    tmp_path: Path, client: Start
+    tmp_path: Path, engine: str, client: Start
 ) -> None:
-    with serving(tmp_path, Behaviour(), files=FILES) as server:
+    with serving(tmp_path, Behaviour(), files=FILES, engine=engine) as server:
         ino = os.stat(server.mountpoint / "blocked").st_ino
         reader = client(READS, server.mountpoint / "blocked")
         server.wait_for(waiting=1)
@@ -154,8 +154,8 @@ def test_an_invalidation_that_waits_for_a_page_being_read_holds_nobody_up(
 
 
 @pytest.mark.parametrize("size", [4096, 100_000, 1 << 20])
-def test_writes_that_wait_keep_their_data(tmp_path: Path, size: int) -> None:
-    with serving(tmp_path, Behaviour(slow=True, direct_io=True)) as server:
+def test_writes_that_wait_keep_their_data(tmp_path: Path, engine: str, size: int) -> None:
+    with serving(tmp_path, Behaviour(slow=True, direct_io=True), engine=engine) as server:
 
         def write(number: int) -> None:
             path = server.mountpoint / f"file{number}"
@@ -171,8 +171,10 @@ def test_writes_that_wait_keep_their_data(tmp_path: Path, size: int) -> None:
             assert data == b"".join(bytes([number, block]) * (size // 2) for block in range(4))
 
 
-def test_more_large_writes_than_there_are_buffers(tmp_path: Path) -> None:
-    with serving(tmp_path, Behaviour(direct_io=True), files={"blocked": b""}) as server:
+def test_more_large_writes_than_there_are_buffers(tmp_path: Path, engine: str) -> None:
+    with serving(
+        tmp_path, Behaviour(direct_io=True), files={"blocked": b""}, engine=engine
+    ) as server:
         fd = os.open(server.mountpoint / "blocked", os.O_WRONLY)
         with ThreadPoolExecutor(48) as pool:
             data = b"y" * 100_000
