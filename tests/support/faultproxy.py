@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-import uvloop
-
 from tests.support.faults import Fault, Rule, Rules
 from tests.support.proxy_exchange import Exchange
 
@@ -57,7 +55,7 @@ class FaultProxy:
         self._changed = threading.Condition()
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
-        self._loop = uvloop.new_event_loop()
+        self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="fault-proxy", daemon=True
         )
