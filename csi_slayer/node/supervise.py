@@ -49,7 +49,9 @@ def supervise(
             with contextlib.suppress(OSError):
                 unmount(entry["mountpoint"], lazy=True)
 
-    signal.signal(signal.SIGTERM, terminate)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, terminate)
     try:
         return supervisor.run()
     except CannotStart as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import socket
 import sys
 from typing import Any
@@ -71,6 +72,9 @@ async def _mount(mount: Mount, supervisor: socket.socket) -> None:
 
 
 def main() -> int:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        # A terminal sends them to all of its processes; what they mean is the supervisor's to say.
+        signal.signal(number, signal.SIG_IGN)
     supervisor = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(supervisor.fileno(), False)
     received = channel.receive(supervisor)
