@@ -31,10 +31,21 @@ class Place:
         self.volume.wait_idle()
 
 
+MODES: dict[str, list[str]] = {
+    "all": [],
+    "none": ["fuse.disable=all"],
+    "libfuse": ["fuse.engine=pyfuse3"],
+}
+"""Mount options of each way to speak to the kernel."""
+
+
 @pytest.fixture(scope="module", params=["all", "none"])
 def capabilities(request: pytest.FixtureRequest) -> list[str]:
-    """Mount options that leave all capabilities on, or switch each off as on an older kernel."""
-    return [] if request.param == "all" else ["fuse.disable=all"]
+    """Mount options that leave all capabilities on, or switch each off as on an older kernel. A
+    module may also ask for the engine on libfuse."""
+    if request.param == "libfuse":
+        pytest.importorskip("pyfuse3")
+    return MODES[request.param]
 
 
 @pytest.fixture

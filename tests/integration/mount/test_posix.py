@@ -16,7 +16,12 @@ import pytest
 from tests.integration.mount.conftest import MakeMount, Place
 from tests.support.mounts import TestMount, wait_for
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.parametrize(
+        "capabilities", ["all", "none", "libfuse"], indirect=True, scope="module"
+    ),
+]
 
 libc = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD = -100
