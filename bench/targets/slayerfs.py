@@ -59,7 +59,10 @@ class SlayerFS:
             *(["--read-only"] if options.read_only else []),
             *([] if self._capabilities else ["--option", "fuse.disable=all"]),
         ]  # fmt: skip
-        self.run(command, _START_TIMEOUT)
+        try:
+            self.run(command, _START_TIMEOUT)
+        except BenchError as error:
+            raise BenchError(f"{error} {_log_tail(paths)}") from None
         if paths.point not in mounts.current():
             raise BenchError("the command ended without an error, but nothing is mounted")
 
@@ -72,9 +75,10 @@ class SlayerFS:
         finally:
             entry = registry.find(str(point))
             mounts.force(point)
-            if entry is not None:  # it should have ended: supervisor and worker are one session
-                os.killpg(entry.supervisor, signal.SIGKILL)
-                registry.remove(entry.volume)
+            if entry is not None:
+                _kill(entry)
+        if entry is not None:
+            raise BenchError(f"unmounted, but uploads did not end within {_DRAIN_SECONDS} s")
 
     def run(self, arguments: list[str], timeout: float) -> str:
         """The standard output of a csi-slayer command. Raises BenchError if it fails."""
@@ -101,6 +105,25 @@ class SlayerFS:
             said = (answer.stderr.strip() or answer.stdout.strip()).splitlines()
             raise BenchError(f"csi-slayer {arguments[0]}: {said[-1] if said else 'failed'}")
         return answer.stdout
+
+
+def _kill(entry: registry.Mounted) -> None:
+    """End a mount that should have ended: supervisor and worker are one process group."""
+    try:
+        os.killpg(entry.supervisor, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    registry.remove(entry.volume)
+
+
+def _log_tail(paths: Scratch) -> str:
+    """The last lines that workers of this mount logged."""
+    lines = [
+        line
+        for log in paths.cache.glob("volumes/*/worker.log")
+        for line in log.read_text(errors="replace").splitlines()
+    ]
+    return " / ".join(lines[-3:])[-400:]
 
 
 @dataclass(frozen=True, slots=True)
