@@ -19,7 +19,7 @@ PACKAGES_BENCH := $(PACKAGES_TEST) s3fs
 CODE := csi_slayer tests bench scripts
 PYTEST_ARGS ?=
 
-.PHONY: help setup test test-fast lint format demo bench clean
+.PHONY: help setup test test-fast lint format docs demo bench clean
 .PHONY: packages-run packages-test packages-bench s3-servers
 
 help: ## list the targets
@@ -48,6 +48,9 @@ lint: $(VENV)/.test ## ruff, mypy --strict, layer check
 format: $(VENV)/.test ## format the code and mend what ruff can
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
+
+docs: $(VENV)/.test ## write the parts of docs/ that are made from the code
+	@$(BIN)/python -m tests.support.reference
 
 demo: packages-run $(VENV)/.run ## see it work: mount, crash, recover, unmount
 	@$(BIN)/python scripts/demo

@@ -1,0 +1,88 @@
+"""Where the code bounds its queues, caches, retries and waits: the list for the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+
+from csi_slayer.config import format_size
+from csi_slayer.config.units import format_duration
+
+_BYTES, _SECONDS, _COUNT, _PAGES = "bytes", "seconds", "count", "pages"
+
+_LIMITS = (
+    ("largest request of the kernel", "fuse.init", "MAX_PAGES", _PAGES),
+    ("readahead and asynchronous requests waiting at once", "fuse.init", "MAX_BACKGROUND", _COUNT),
+    ("large writes with the worker at once", "fuse.channel", "POOL", _COUNT),
+    ("requests taken per turn of the event loop", "fuse.channel", "_BATCH", _COUNT),
+    ("wait for the kernel's INIT when mounting", "fuse.session", "_INIT_SECONDS", _SECONDS),
+    ("wait for cancelled requests when a worker ends", "fuse.dispatch", "_CANCEL_SECONDS",
+     _SECONDS),
+    ("results kept for requests that the kernel may resend", "catalog.changes", "COMPLETED_KEPT",
+     _COUNT),
+    ("paths of directories remembered", "catalog.reads", "PATHS_KEPT", _COUNT),
+    ("catalog's log from which on it is folded back", "catalog.schema", "WAL_SMALL", _BYTES),
+    ("catalog's log from which on its file is cut", "catalog.schema", "WAL_LARGE", _BYTES),
+    ("name of a file", "vfs.names", "NAME_MAX", _BYTES),
+    ("target of a symbolic link", "vfs.nameops", "SYMLINK_MAX", _BYTES),
+    ("user metadata of an object, names and values", "content.metadata", "LIMIT", _BYTES),
+    ("extended attributes of a file, encoded", "content.metadata", "XATTR_LIMIT", _BYTES),
+    ("names asked for in one listing request", "vfs.refresh", "PAGE", _COUNT),
+    ("directory listings under way at once", "vfs.refresh", "LISTINGS", _COUNT),
+    ("objects per directory remembered that a directory of the same name hides", "vfs.refresh",
+     "SHADOWED_KEPT", _COUNT),
+    ("files kept ready that a zero-upcall volume reads", "vfs.fileops", "UNOPENED_KEPT", _COUNT),
+    ("free quota from which on the kernel may write by itself", "vfs.openops", "QUOTA_SLACK",
+     _BYTES),
+    ("block: unit of presence and checksums in the cache", "cache.layout", "BLOCK", _BYTES),
+    ("small file: fetched whole at its first open", "cache.layout", "SMALL", _BYTES),
+    ("small files fetched ahead at once", "content.small", "PREFETCHES", _COUNT),
+    ("files fetched ahead of a directory walk", "scheduling.scan", "MAXIMUM", _COUNT),
+    ("directories watched for walks", "scheduling.scan", "WATCHED", _COUNT),
+    ("readahead window of one file", "scheduling.window", "MAXIMUM", _BYTES),
+    ("one ranged request", "content.clean", "CHUNK", _BYTES),
+    ("cache: pause between looks of the governor", "cache.governor", "PERIOD", _SECONDS),
+    ("cache: pause between full counts", "cache.governor", "SWEEP_PERIOD", _SECONDS),
+    ("object sent from memory with one PUT", "content.upload", "SINGLE", _BYTES),
+    ("parts of one file sent at once", "content.upload", "PARTS_AT_ONCE", _COUNT),
+    ("parts of one upload; larger files get larger parts", "content.upload", "MAX_PARTS", _COUNT),
+    ("pause between looks at growing files", "content.growth", "PERIOD", _SECONDS),
+    ("longest pause before a failed upload is tried again; it is never given up",
+     "content.reconcile", "BACKOFF_MAX", _SECONDS),
+    ("looks at a key whose names keep moving, per attempt", "content.reconcile", "LOOKS", _COUNT),
+    ("longest pause that a server may ask for (Retry-After)", "store.retry",
+     "LONGEST_RETRY_AFTER", _SECONDS),
+    ("keys in one batch delete", "store.s3.writes", "_DELETE_BATCH", _COUNT),
+    ("idle connection is closed after", "store.s3.pool", "_LONGEST_IDLE", _SECONDS),
+    ("single server-side copy; larger objects are copied in parts", "store.s3.copies",
+     "LARGEST_SINGLE_COPY", _BYTES),
+    ("credentials are renewed before their end", "store.s3.credentials", "RENEW_AHEAD", _SECONDS),
+    ("first pause before a dead worker is started again", "node.supervisor", "BACKOFF_FIRST",
+     _SECONDS),
+    ("longest such pause", "node.supervisor", "BACKOFF_MAX", _SECONDS),
+    ("clients of the control socket at once", "worker.control", "CLIENTS", _COUNT),
+    ("request on the control socket", "worker.control", "LINE_LIMIT", _BYTES),
+    ("time a control client has to say what it wants", "worker.control", "REQUEST_TIMEOUT",
+     _SECONDS),
+    ("time a control client has to take an answer", "worker.control", "SEND_TIMEOUT", _SECONDS),
+    ("files fetched at once by `csi-slayer warm`", "worker.warm", "FILES_AT_ONCE", _COUNT),
+    ("`csi-slayer mount` waits for the volume", "cli.mount", "START_TIMEOUT", _SECONDS),
+    ("an unmounted volume's worker goes on uploading", "worker.mount", "DRAIN", _SECONDS),
+    ("failing keys that `csi-slayer status` shows", "worker.status", "ERRORS_SHOWN", _COUNT),
+    ("series of one metric", "observability.metrics", "_MOST_SERIES", _COUNT),
+)  # fmt: skip
+
+
+def limits() -> Iterator[tuple[str, str]]:
+    """What is bounded, and the bound as the code has it."""
+    for text, module, name, unit in _LIMITS:
+        value = getattr(import_module(f"csi_slayer.{module}"), name)
+        if unit == _BYTES:
+            size = format_size(value)
+            yield text, f"{size} bytes" if size.isdigit() else size
+        elif unit == _PAGES:
+            yield text, format_size(value * 4096)
+        elif unit == _SECONDS:
+            yield text, format_duration(value)
+        else:
+            yield text, f"{value:,}"
