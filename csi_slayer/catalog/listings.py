@@ -32,7 +32,8 @@ class Listings(Changes):
                 names: list[tuple[int, str, int]] = []
                 seen: list[tuple[int, int]] = []
                 for item in found:
-                    if item.name in pending:
+                    key = base + item.name + ("/" if stat.S_ISDIR(item.mode) else "")
+                    if item.name in pending or self._deleted_since(key, since_ns):
                         continue
                     row = known.get(item.name)
                     if row is None:

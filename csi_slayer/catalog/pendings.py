@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 
+from csi_slayer.catalog.database import Database
 from csi_slayer.catalog.inode import Pending
 from csi_slayer.catalog.reads import Reads
+
+DELETED_KEPT = 65536
+"""Keys lately deleted that are remembered, so that a listing under way does not bring them back."""
 
 
 class Pendings(Reads):
     """The pending table; ``_pend`` is called inside the transaction of the change itself."""
 
     _last_ns = 0
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._deleted: OrderedDict[str, int] = OrderedDict()
 
     def _pend(self, key: str, expect: str | None) -> None:
         """Note that ``key`` may have to change; the first note's ``expect`` stays, ``since_ns``
@@ -90,6 +99,16 @@ class Pendings(Reads):
         with self._db.transaction():
             for row in rows:
                 self._settle(row, "")
+        now = time.time_ns()
+        for row in rows:
+            self._deleted[row.key] = now
+            self._deleted.move_to_end(row.key)
+        while len(self._deleted) > DELETED_KEPT:
+            self._deleted.popitem(last=False)
+
+    def _deleted_since(self, key: str, since_ns: int) -> bool:
+        """Whether we deleted the object after that time: a listing begun then may still show it."""
+        return self._deleted.get(key, 0) >= since_ns
 
     async def upload_began(self, upload_id: str, key: str) -> None:
         with self._db.transaction():

@@ -134,7 +134,8 @@ class Load:
             os.symlink("x", directory / "link")
             (directory / "x").rename(directory / "y")
             os.unlink(directory / "link")
-            assert os.listdir(directory) == ["y"]
+            found = os.listdir(directory)
+            assert found == ["y"], (count, found, os.listdir(directory))
             os.unlink(directory / "y")
             directory.rmdir()
 

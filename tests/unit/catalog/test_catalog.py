@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -151,6 +152,19 @@ def test_a_listing_begun_before_an_upload_does_not_undo_it(catalog: Catalog) -> 
     store(catalog, inode, "a", "e1")
     run(catalog.merge(ROOT, [], 50, DEFAULTS))
     assert run(catalog.sweep(ROOT, 50, large=False)) == []
+    assert run(catalog.child(ROOT, "a")) is not None
+
+
+def test_a_listing_begun_before_a_deletion_does_not_bring_it_back(catalog: Catalog) -> None:
+    run(catalog.merge(ROOT, [listed("a")], 10, DEFAULTS))
+    inode = run(catalog.child(ROOT, "a"))
+    assert inode is not None
+    run(catalog.remove(ROOT, "a", inode, keep=False))
+    begun = time.time_ns()
+    run(catalog.removed(run(catalog.pendings("", 10))))
+    run(catalog.merge(ROOT, [listed("a")], begun, DEFAULTS))
+    assert run(catalog.child(ROOT, "a")) is None
+    run(catalog.merge(ROOT, [listed("a")], time.time_ns() + 1, DEFAULTS))
     assert run(catalog.child(ROOT, "a")) is not None
 
 
