@@ -6,6 +6,7 @@ across a network can have the same interface; SQLite's answer without suspending
 
 from __future__ import annotations
 
+import asyncio
 import stat
 import time
 from pathlib import Path
@@ -43,6 +44,10 @@ class Catalog(Listings):
     def reset_journal(self) -> None:
         """Right after :meth:`checkpoint`, on the event loop: cut a journal that is large."""
         self._db.reset_wal()
+
+    async def synced(self) -> None:
+        """Return when every change made so far survives a power loss."""
+        await asyncio.to_thread(self._db.sync_wal)
 
     def close(self) -> None:
         self._db.close()

@@ -288,6 +288,7 @@ class Content:
         record = self.opened.get(ino)
         if record is not None and isinstance(record.file, StagedFile | OverlayFile):
             await asyncio.to_thread(record.file.sync)
+        await self.catalog.synced()
 
     def cloned(self, ino: int, source: Source, mtime_ns: int) -> None:
         """The staged bytes of ``ino`` are a copy of a whole object, until its mtime changes."""

@@ -85,9 +85,13 @@ class DirOps(Base):
         return DirItem(name.encode(), inode.ino, inode.mode, cookie, entry)
 
     async def fsyncdir(self, req: Request, ino: int, fh: int, datasync: bool) -> None:
-        """Return when the store has what was made, renamed and removed directly in here."""
+        """Return when the store has what was made, renamed and removed directly in here; with
+        policy writeback, when the journal of it survives a power loss."""
+        if self.options.durability == "writeback":
+            await self.catalog.synced()
+            return
         path = await self.catalog.path(ino)
-        if path is None or self.options.durability == "writeback":
+        if path is None:
             return
         prefix = path + "/" if path else ""
         for key in await self.catalog.pending_below(prefix):

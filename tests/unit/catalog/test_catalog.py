@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import stat
 import time
 from collections.abc import Coroutine, Iterator
@@ -242,3 +243,21 @@ def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"no database at all" * 100)
     with pytest.raises(CatalogError, match="cannot open"):
         Catalog(path, DEFAULTS)
+
+
+def test_synced_syncs_the_journal(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power loss may take is what fdatasync was not called for."""
+    synced: list[tuple[int, int]] = []
+    wal = tmp_path / "catalog.db-wal"
+
+    def fdatasync(fd: int) -> None:
+        found = os.fstat(fd)
+        synced.append((found.st_ino, found.st_size))
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    make(catalog, ROOT, "file")
+    run(catalog.synced())
+    assert synced == [(wal.stat().st_ino, wal.stat().st_size)]
+    assert synced[0][1] > 0
