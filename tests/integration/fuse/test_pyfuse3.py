@@ -50,7 +50,7 @@ def test_nobody_but_the_server_keeps_the_connection(server: Server) -> None:
     ):
         with pytest.raises(OSError) as caught:
             call()
-        assert caught.value.errno == errno.ENOTCONN
+        assert caught.value.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     assert mounts.is_mounted(str(server.mountpoint)), "it is there for the next worker to find"
 
 
