@@ -122,10 +122,12 @@ class Uploader:
     async def _locked(self, ino: int) -> AsyncIterator[None]:
         """One upload of a file at a time: sending ahead and the real one never overlap."""
         lock = self._locks.setdefault(ino, asyncio.Lock())
-        async with lock:
-            yield
-        if not lock.locked():
-            self._locks.pop(ino, None)
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():
+                self._locks.pop(ino, None)
 
     async def _send(
         self,

@@ -116,12 +116,17 @@ class Listings:
                 continue
             within = request.after.startswith(key)
             if request.delimiter:
-                if key > request.after or (within and not request.strict):
+                if key > request.after or (within and self._has_more(key, request)):
                     yield _Item("prefix", key)
             elif key > request.after or within:
                 if key > request.after:
                     yield _Item("marker", key)
                 yield from self._walk_folder(key, "", request)
+
+    def _has_more(self, folder: str, request: _Request) -> bool:
+        """Whether a directory that ``after`` leads into has keys behind it."""
+        below = _Request(folder, False, request.after)
+        return not request.strict and next(self._walk_folder(folder, "", below), None) is not None
 
     def _names(self, folder: str, partial: str) -> list[str]:
         """Names in a directory, directories with a slash, in order."""

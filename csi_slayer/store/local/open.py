@@ -11,6 +11,7 @@ from csi_slayer.store.local import uploads
 from csi_slayer.store.local.oserrors import translated
 from csi_slayer.store.local.store import LocalStore
 from csi_slayer.store.local.tree import Tree
+from csi_slayer.store.local.work import WorkThreads
 from csi_slayer.store.options import StoreOptions
 
 
@@ -24,7 +25,8 @@ async def open_local(url: str, options: StoreOptions) -> LocalStore:
     if not path.startswith("/"):
         raise ConfigError(f"{url!r} is no store: expected file:///directory")
     tree = await asyncio.to_thread(_open, os.path.realpath(path), options.allow_missing)
-    return LocalStore(tree, f"file://{tree.path}", options.transfer_threads, options.observer)
+    threads = WorkThreads(options.transfer_threads, options.observer)
+    return LocalStore(tree, f"file://{tree.path}", threads)
 
 
 def _open(path: str, allow_missing: bool) -> Tree:

@@ -23,9 +23,7 @@ def file_info(tree: Tree, key: str, fd: int) -> ObjectInfo:
     status = os.fstat(fd)
     etag = etag_of(status)
     extra = tree.attributes.read_file(fd, key, etag)
-    return ObjectInfo(
-        key, status.st_size, etag, status.st_mtime_ns, extra.metadata, extra.token
-    )
+    return ObjectInfo(key, status.st_size, etag, status.st_mtime_ns, extra.metadata, extra.token)
 
 
 def marker_info(tree: Tree, key: str, fd: int) -> ObjectInfo | None:

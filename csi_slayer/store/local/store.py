@@ -2,55 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
-from csi_slayer.errors import (
-    AccessDenied,
-    InvalidRange,
-    ObjectNotFound,
-    PreconditionFailed,
-    StoreError,
-    StoreUnsupported,
-)
+from csi_slayer.errors import ObjectNotFound, StoreError, StoreUnsupported
 from csi_slayer.store.base import ANY, Condition, ListPage, ObjectInfo, PendingUpload, RangeSink
 from csi_slayer.store.local import reads, uploads, writes
 from csi_slayer.store.local.drafts import Draft
 from csi_slayer.store.local.listing import Listings
 from csi_slayer.store.local.names import Place, place_of
-from csi_slayer.store.local.oserrors import translated
 from csi_slayer.store.local.tree import Tree
-from csi_slayer.store.observe import RequestObserver
+from csi_slayer.store.local.work import WorkThreads
 from csi_slayer.store.stop import StopFlag
-from csi_slayer.store.threads import run_in_thread
-
-T = TypeVar("T")
 
 # A whole object asked for by ``get`` may be this large (bytes).
 _MOST_GET_BYTES = 64 << 20
-# Observers think in HTTP.
-_STATUS: Mapping[type[Exception], int] = {
-    ObjectNotFound: 404,
-    AccessDenied: 403,
-    PreconditionFailed: 412,
-    InvalidRange: 416,
-    StoreUnsupported: 501,
-}
 
 
 class LocalStore:
     """A directory; see the interface. Opened by :func:`open_local`."""
 
-    def __init__(self, tree: Tree, identity: str, threads: int, observer: RequestObserver) -> None:
+    def __init__(self, tree: Tree, identity: str, threads: WorkThreads) -> None:
         self._tree = tree
         self._identity = identity
+        self._threads = threads
         self._listings = Listings(tree)
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="local-store")
-        self._observer = observer
 
     @property
     def identity(self) -> str:
@@ -62,29 +38,6 @@ class LocalStore:
         """Any size will do."""
         return 1
 
-    async def _run(self, op: str, key: str, work: Callable[[StopFlag], T], sent: int = 0) -> T:
-        stop = StopFlag()
-        started = time.monotonic()
-        status: int | None = None
-        what = f"{op} {key!r}"
-
-        def translate() -> T:
-            with translated(what):
-                return work(stop)
-
-        result: T | None = None
-        try:
-            result = await run_in_thread(self._executor, translate, stop.set)
-            status = 200
-            return result
-        except StoreError as error:
-            status = _STATUS.get(type(error))
-            raise
-        finally:
-            body = result[1] if isinstance(result, tuple) else b""
-            received = len(body) if isinstance(body, bytes) else 0
-            self._observer.on_request(op, status, time.monotonic() - started, sent, received)
-
     async def check(self) -> None:
         """Read the directory and write into its hidden part's lock, as any change does."""
 
@@ -93,12 +46,14 @@ class LocalStore:
             with self._tree.locked():
                 pass
 
-        await self._run("ListObjectsV2", "", work)
+        await self._threads.run("ListObjectsV2", "", work)
 
     async def head(self, key: str) -> ObjectInfo:
         """Size, etag, time and user metadata of an object."""
         place = _readable(key)
-        return await self._run("HeadObject", key, lambda stop: reads.head(self._tree, place))
+        return await self._threads.run(
+            "HeadObject", key, lambda stop: reads.head(self._tree, place)
+        )
 
     async def list_page(
         self,
@@ -110,7 +65,7 @@ class LocalStore:
         limit: int = 1000,
     ) -> ListPage:
         """One page; names that are not UTF-8, symlinks and special files are left out."""
-        return await self._run(
+        return await self._threads.run(
             "ListObjectsV2",
             prefix,
             lambda stop: self._listings.page(prefix, delimiter, token, start_after, limit),
@@ -121,7 +76,7 @@ class LocalStore:
     ) -> tuple[ObjectInfo, bytes]:
         """A range into memory; a range that begins at or after the end is InvalidRange."""
         place = _readable(key)
-        return await self._run(
+        return await self._threads.run(
             "GetObject",
             key,
             lambda stop: reads.get(self._tree, place, offset, length, if_match, _MOST_GET_BYTES),
@@ -133,7 +88,7 @@ class LocalStore:
         """A range into ``sink``, from a thread; see the interface."""
         place = _readable(key)
         if length > 0:
-            await self._run(
+            await self._threads.run(
                 "GetObject",
                 key,
                 lambda stop: reads.fetch(
@@ -175,7 +130,7 @@ class LocalStore:
         metadata: Mapping[str, str] | None,
     ) -> ObjectInfo:
         place = place_of(key)
-        return await self._run(
+        return await self._threads.run(
             "PutObject",
             key,
             lambda stop: writes.put(self._tree, place, fill, size, condition, metadata, stop.check),
@@ -185,7 +140,7 @@ class LocalStore:
     async def create_multipart(self, key: str, *, metadata: Mapping[str, str] | None = None) -> str:
         """Begin an upload."""
         place = place_of(key)
-        return await self._run(
+        return await self._threads.run(
             "CreateMultipartUpload", key, lambda stop: uploads.begin(self._tree, place, metadata)
         )
 
@@ -194,7 +149,7 @@ class LocalStore:
     ) -> str:
         """Store a part from a file; its etag."""
         place = place_of(key)
-        return await self._run(
+        return await self._threads.run(
             "UploadPart",
             key,
             lambda stop: uploads.add_part(
@@ -221,7 +176,7 @@ class LocalStore:
     ) -> str:
         """Make a part of another object's range; its etag."""
         place, origin = place_of(key), _readable(source)
-        return await self._run(
+        return await self._threads.run(
             "UploadPartCopy",
             key,
             lambda stop: uploads.copy_part(
@@ -247,7 +202,7 @@ class LocalStore:
     ) -> ObjectInfo:
         """Assemble the object. Completing a completed upload again is no error."""
         place = place_of(key)
-        return await self._run(
+        return await self._threads.run(
             "CompleteMultipartUpload",
             key,
             lambda stop: uploads.complete(
@@ -257,13 +212,13 @@ class LocalStore:
 
     async def abort_multipart(self, key: str, upload_id: str) -> None:
         """Drop an upload and its parts; it need not exist."""
-        await self._run(
+        await self._threads.run(
             "AbortMultipartUpload", key, lambda stop: uploads.abort(self._tree, upload_id)
         )
 
     async def list_multipart(self, prefix: str) -> Sequence[PendingUpload]:
         """Uploads under way below a prefix, in key order."""
-        return await self._run(
+        return await self._threads.run(
             "ListMultipartUploads", prefix, lambda stop: uploads.pending(self._tree, prefix)
         )
 
@@ -277,7 +232,7 @@ class LocalStore:
     ) -> ObjectInfo:
         """Copy one version of ``source``, sharing its blocks where the file system can."""
         origin, place = _readable(source), place_of(target)
-        return await self._run(
+        return await self._threads.run(
             "CopyObject",
             target,
             lambda stop: writes.copy(self._tree, origin, place, source_etag, metadata, stop.check),
@@ -289,7 +244,9 @@ class LocalStore:
             place = place_of(key)
         except StoreUnsupported:
             return
-        await self._run("DeleteObject", key, lambda stop: writes.delete(self._tree, [place]))
+        await self._threads.run(
+            "DeleteObject", key, lambda stop: writes.delete(self._tree, [place])
+        )
 
     async def delete_many(self, keys: Sequence[str]) -> Mapping[str, str]:
         """Delete directory by directory; one that fails is reported for each of its keys."""
@@ -304,7 +261,7 @@ class LocalStore:
 
         async def one(places: list[Place]) -> None:
             try:
-                await self._run(
+                await self._threads.run(
                     "DeleteObjects", places[0].key, lambda stop: writes.delete(self._tree, places)
                 )
             except StoreError as error:
@@ -316,8 +273,8 @@ class LocalStore:
         return failed
 
     async def close(self) -> None:
-        """Wait for work under way and let go of the directory."""
-        await asyncio.to_thread(self._executor.shutdown)
+        """Stop work under way, wait for its end and let go of the directory."""
+        await self._threads.close()
         self._tree.close()
 
 

@@ -8,21 +8,17 @@ do that and works in the chunks that OpenSSL gives.
 from __future__ import annotations
 
 import os
-import select
 import socket
 import ssl
-import struct
-import threading
 import time
-from collections.abc import Sequence
-from typing import Any
 
 from csi_slayer.errors import StoreError, StoreIntegrityError
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.answer import MOST_HEAD_BYTES, Answer, AnswerReader, BadAnswer
-from csi_slayer.store.s3.target import Target, connect_failure, reset_on_close
-
-Addresses = Sequence[tuple[Any, ...]]
+from csi_slayer.store.s3.halt import Halt
+from csi_slayer.store.s3.resolver import Addresses
+from csi_slayer.store.s3.sockets import establish, is_stale, readable
+from csi_slayer.store.s3.target import Target, connect_failure
 
 # Bytes per sendfile, and per TLS write: how often a transfer looks whether it should stop.
 _SEND = 1 << 20
@@ -31,46 +27,6 @@ _TLS_SEND = 256 << 10
 _LONGEST_IDLE = 20.0
 # How long a server is waited for to ask for a body (seconds).
 _LONGEST_EXPECT = 1.0
-
-
-class Halted(Exception):
-    """The transfer was told to stop."""
-
-
-class Halt:
-    """Stops a transfer from another thread: sets a flag and wakes the socket it waits for."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-        self._requested = False
-
-    def request(self) -> None:
-        """Stop it: from any thread, any number of times."""
-        with self._lock:
-            self._requested = True
-            if self._socket is not None:
-                _shut_down(self._socket)
-
-    def watch(self, sock: socket.socket | None) -> None:
-        """This is the socket from now on. Raises Halted."""
-        with self._lock:
-            self._socket = sock
-            if self._requested and sock is not None:
-                raise Halted
-
-    def check(self) -> None:
-        """Raises Halted if the transfer is to stop."""
-        if self._requested:
-            raise Halted
-
-
-def _shut_down(sock: socket.socket) -> None:
-    try:
-        # The base class's: SSLSocket.shutdown would pull the TLS object from under the reader.
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
-    except OSError:
-        pass
 
 
 class Channel:
@@ -95,7 +51,7 @@ class Channel:
         sock = self._socket
         if sock is not None:
             idle = time.monotonic() - self._used_at
-            if idle > _LONGEST_IDLE or _stale(sock, self._target.silence_timeout):
+            if idle > _LONGEST_IDLE or is_stale(sock, self._target.silence_timeout):
                 self.close()
             else:
                 halt.watch(sock)
@@ -120,51 +76,14 @@ class Channel:
 
     def _connect(self, addresses: Addresses) -> None:
         failure: Exception = Transient(f"{self._target}: the name has no address")
-        for family, kind, protocol, _, address in addresses:
-            sock = socket.socket(family, kind, protocol)
+        for address in addresses:
             try:
-                self._socket = self._establish(sock, address)
+                self._socket = establish(self._target, address, self._halt)
                 return
-            except Halted:
-                self._drop(sock)
-                raise
             except OSError as error:
-                self._drop(sock)
                 self._halt.check()
                 failure = connect_failure(self._target, error)
         raise failure
-
-    def _drop(self, sock: socket.socket) -> None:
-        self._halt.watch(None)
-        sock.close()
-
-    def _establish(self, sock: socket.socket, address: Any) -> socket.socket:
-        target = self._target
-        sock.settimeout(target.connect_timeout)
-        self._halt.watch(sock)
-        sock.connect(address)
-        reset_on_close(sock)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if target.tls is None:
-            sock.settimeout(None)
-            seconds = int(target.silence_timeout)
-            micros = int((target.silence_timeout - seconds) * 1e6)
-            limit = struct.pack("@ll", seconds, micros)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-            return sock
-        self._halt.watch(None)
-        secure = target.tls.wrap_socket(
-            sock, server_hostname=target.host, do_handshake_on_connect=False
-        )
-        try:
-            self._halt.watch(secure)
-            secure.do_handshake()
-        except BaseException:
-            self._drop(secure)
-            raise
-        secure.settimeout(target.silence_timeout)
-        return secure
 
     def send(self, data: bytes) -> None:
         """Send a request's head."""
@@ -184,7 +103,7 @@ class Channel:
         try:
             while sent < length:
                 self._halt.check()
-                if self._target.tls is None and _readable(sock):
+                if self._target.tls is None and readable(sock):
                     return False
                 count = self._send_some(sock, fd, offset + sent, length - sent)
                 if count == 0:
@@ -196,7 +115,7 @@ class Channel:
             ) from error
         except OSError as error:
             self._halt.check()
-            if _readable(sock):
+            if readable(sock):
                 return False  # an answer came before the connection was closed
             raise self._cut("while the body was sent", error) from error
         return True
@@ -224,7 +143,7 @@ class Channel:
                     raise
             finally:
                 sock.settimeout(self._target.silence_timeout)
-        elif _readable(sock, _LONGEST_EXPECT):
+        elif readable(sock, _LONGEST_EXPECT):
             self._read_one_head(reader)
         self._halt.check()
         return not reader.headers_done
@@ -306,29 +225,3 @@ class Channel:
     def _connected(self) -> socket.socket:
         assert self._socket is not None
         return self._socket
-
-
-def _readable(sock: socket.socket, seconds: float = 0.0) -> bool:
-    """Whether there is something to read: an answer, or that the other side has closed.
-
-    Bytes on a TLS connection may be session tickets, so there only reading tells.
-    """
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
-
-
-def _stale(sock: socket.socket, silence: float) -> bool:
-    """Whether an idle connection has been closed, or has something that nobody asked for."""
-    if not isinstance(sock, ssl.SSLSocket):
-        return _readable(sock)
-    sock.settimeout(0.0)
-    try:
-        sock.recv(1)
-    except ssl.SSLWantReadError:
-        return False
-    except OSError:
-        return True
-    finally:
-        sock.settimeout(silence)
-    return True

@@ -15,13 +15,14 @@ _JOINED_BODY = 16 << 10
 
 
 class Connection(asyncio.Protocol):
-    """``last_activity`` and ``idle_since`` are loop times; ``usable`` says if it can be reused."""
+    """``last_activity`` is a loop time; ``usable`` says whether it can carry another request."""
 
     __slots__ = (
         "_exchange",
         "_loop",
         "_reader",
         "_transport",
+        "_unsent",
         "last_activity",
         "served",
         "usable",
@@ -32,6 +33,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._exchange: asyncio.Future[Answer] | None = None
         self._reader: AnswerReader | None = None
+        self._unsent = 0
         self.last_activity = 0.0
         self.served = 0
         self.usable = False
@@ -62,6 +64,15 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def is_sending(self, now: float) -> bool:
+        """Whether the server has taken some of the body since this was last asked."""
+        left = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        moves = left != self._unsent
+        self._unsent = left
+        if moves:
+            self.last_activity = now
+        return moves
+
     def expire(self, silence: float) -> None:
         """Fail the request: the server has been silent for too long."""
         self._fail(Transient(f"no answer within {silence:g} s"))
@@ -86,13 +97,6 @@ class Connection(asyncio.Protocol):
             return
         if reader.done:
             self._finish(reader)
-
-    def pause_writing(self) -> None:
-        """asyncio: the send buffer is full; the body has been handed over already."""
-
-    def resume_writing(self) -> None:
-        """asyncio: the server takes our bytes, which is a sign of life."""
-        self.last_activity = self._loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: closed, by whichever side."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 
@@ -13,6 +14,7 @@ from csi_slayer.store.s3.credentials import Credentials
 from csi_slayer.store.s3.engine import Engine
 from csi_slayer.store.s3.pool import ConnectionPool
 from csi_slayer.store.s3.request import RequestWriter
+from csi_slayer.store.s3.resolver import Resolver
 from csi_slayer.store.s3.sources import choose_source
 from csi_slayer.store.s3.store import S3Store
 from csi_slayer.store.s3.sts import StsEndpoint
@@ -32,28 +34,35 @@ async def open_s3(url: str, options: StoreOptions) -> S3Store:
         or os.environ.get("AWS_ENDPOINT_URL_S3")
         or os.environ.get("AWS_ENDPOINT_URL")
     )
-    region = options.region or find_region(options)
+    region = options.region
+    if region is None:
+        region = await asyncio.to_thread(find_region, options)
     address = locate(bucket, prefix, endpoint, region, options.path_style)
     policy = RetryPolicy(deadline=options.retry_deadline)
     credentials, who = None, "anonymous"
     if not options.anonymous:
-        source = choose_source(options.credentials, _sts(options, region))
+        sts = await asyncio.to_thread(_sts, options, region)
+        source = choose_source(options.credentials, sts)
         credentials = Credentials(source, region)
         await policy.run(credentials.current, "credentials")
         who = credentials.identity
+    tls = None
+    if address.secure:
+        tls = await asyncio.to_thread(make_tls, options.ca_bundle, options.verify_tls)
     target = Target(
         address.host,
         address.port,
         options.connect_timeout,
         options.request_timeout,
-        make_tls(options.ca_bundle, options.verify_tls) if address.secure else None,
+        tls,
     )
+    resolver = Resolver(target)
     engine = Engine(
         RequestWriter(address),
         str(target),
         credentials,
-        ConnectionPool(target, options.max_connections),
-        Transfers(target, options.transfer_threads),
+        ConnectionPool(target, resolver, options.max_connections),
+        Transfers(target, resolver, options.transfer_threads),
         policy,
         options.observer,
     )

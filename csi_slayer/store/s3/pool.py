@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.answer import Answer, AnswerReader
 from csi_slayer.store.s3.connection import Connection
+from csi_slayer.store.s3.resolver import Resolver
 from csi_slayer.store.s3.target import Target, connect_failure
 
 # Idle connections are closed after this long (seconds): servers do not keep them much longer.
@@ -24,8 +24,9 @@ class ConnectionPool:
     would cost as much as signing it.
     """
 
-    def __init__(self, target: Target, size: int) -> None:
+    def __init__(self, target: Target, resolver: Resolver, size: int) -> None:
         self._target = target
+        self._resolver = resolver
         self._size = size
         self._loop = asyncio.get_running_loop()
         self._open: set[Connection] = set()
@@ -105,22 +106,12 @@ class ConnectionPool:
             self._release(connection)
 
     async def _connect(self) -> Connection:
-        target = self._target
         self._connecting += 1
         try:
-            async with asyncio.timeout(target.connect_timeout):
-                _, connection = await self._loop.create_connection(
-                    lambda: Connection(self._loop),
-                    target.host,
-                    target.port,
-                    ssl=target.tls,
-                    server_hostname=target.host if target.tls is not None else None,
-                )
-        except (OSError, ssl.SSLError) as error:
-            self._wake_after_failure()
-            raise connect_failure(target, error) from error
+            connection = await self._connect_somewhere()
         except BaseException:
-            self._wake_after_failure()
+            # In the next turn: the slot is free only after this one.
+            self._loop.call_soon(self._wake, None)
             raise
         finally:
             self._connecting -= 1
@@ -129,9 +120,25 @@ class ConnectionPool:
         self._watch()
         return connection
 
-    def _wake_after_failure(self) -> None:
-        # In the next turn: the slot is free only after this one.
-        self._loop.call_soon(self._wake, None)
+    async def _connect_somewhere(self) -> Connection:
+        """The first address that answers, each with the connect timeout of its own."""
+        target = self._target
+        failure: Exception = Transient(f"{target}: the name has no address")
+        for *_, address in await self._resolver.addresses():
+            try:
+                async with asyncio.timeout(target.connect_timeout):
+                    _, connection = await self._loop.create_connection(
+                        lambda: Connection(self._loop),
+                        address[0],
+                        address[1],
+                        ssl=target.tls,
+                        server_hostname=target.host if target.tls is not None else None,
+                    )
+                return connection
+            except OSError as error:
+                failure = connect_failure(target, error)
+        self._resolver.forget()
+        raise failure
 
     def _wake(self, connection: Connection | None) -> bool:
         while self._waiting:
@@ -161,7 +168,7 @@ class ConnectionPool:
         for connection in list(self._open):
             quiet = now - connection.last_activity
             if connection.busy:
-                if quiet > silence:
+                if quiet > silence and not connection.is_sending(now):
                     connection.expire(silence)
             elif quiet > _LONGEST_IDLE or not connection.usable:
                 self._drop_idle(connection)

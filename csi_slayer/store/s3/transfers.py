@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from csi_slayer.store.retry import Transient
-from csi_slayer.store.s3.channel import Addresses, Channel, Halt
-from csi_slayer.store.s3.target import Target, connect_failure
+from csi_slayer.store.s3.channel import Channel
+from csi_slayer.store.s3.halt import Halt, Halted
+from csi_slayer.store.s3.resolver import Addresses, Resolver
+from csi_slayer.store.s3.target import Target
 from csi_slayer.store.threads import run_in_thread
 
 T = TypeVar("T")
-
-# How long the addresses of a name are used (seconds): services move by DNS.
-_ADDRESSES_LIVE = 30.0
 
 
 class Lane:
@@ -39,14 +36,15 @@ class Lane:
 class Transfers:
     """Runs jobs in threads; at most ``threads`` at a time, the others wait their turn."""
 
-    def __init__(self, target: Target, threads: int) -> None:
+    def __init__(self, target: Target, resolver: Resolver, threads: int) -> None:
         self._target = target
+        self._resolver = resolver
         self._turns = asyncio.Semaphore(threads)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="s3-bulk")
         self._lock = threading.Lock()
         self._lanes: list[Lane] = []
-        self._addresses: Addresses = ()
-        self._resolved_at = float("-inf")
+        self._active: set[Halt] = set()
+        self._closed = False
 
     async def run(self, job: Callable[[Lane], T]) -> T:
         """The job's result. A job must leave nothing to be read on the lane's channel.
@@ -54,14 +52,25 @@ class Transfers:
         Cancelled, it stops the job and returns when the job's thread has let go of everything.
         """
         async with self._turns:
-            addresses = await self._resolve()
+            addresses = await self._resolver.addresses()
+            if self._closed:
+                raise Transient("the store is closed", limit=1)
             halt = Halt()
-            return await run_in_thread(
-                self._executor, lambda: self._work(job, halt, addresses), halt.request
-            )
+            self._active.add(halt)
+            try:
+                return await run_in_thread(
+                    self._executor, lambda: self._work(job, halt, addresses), halt.request
+                )
+            except Halted:
+                raise Transient("the store is closed", limit=1) from None
+            finally:
+                self._active.discard(halt)
 
     async def close(self) -> None:
-        """Wait for the threads to end and close the connections."""
+        """Stop what is under way, wait for the threads to end and close the connections."""
+        self._closed = True
+        for halt in self._active:
+            halt.request()
         await asyncio.to_thread(self._executor.shutdown)
         for lane in self._lanes:
             lane.channel.close()
@@ -82,20 +91,3 @@ class Transfers:
             with self._lock:
                 self._lanes.append(lane)
         return result
-
-    async def _resolve(self) -> Addresses:
-        now = time.monotonic()
-        if now - self._resolved_at > _ADDRESSES_LIVE:
-            target = self._target
-            try:
-                async with asyncio.timeout(target.connect_timeout):
-                    self._addresses = await asyncio.get_running_loop().getaddrinfo(
-                        target.host, target.port, type=socket.SOCK_STREAM
-                    )
-            except OSError as error:
-                if not self._addresses:
-                    raise connect_failure(target, error) from error
-            if not self._addresses:
-                raise Transient(f"{target}: the name has no address")
-            self._resolved_at = now
-        return self._addresses

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from csi_slayer.errors import ObjectNotFound
+from csi_slayer.errors import ObjectNotFound, StoreUnavailable
 from csi_slayer.store.base import ABSENT, ObjectStore
 from csi_slayer.store.open import open_store
 from tests.integration.store.conftest import Run, options_for
@@ -60,6 +60,28 @@ def test_a_cancelled_fetch_lets_go_of_the_sink(store: ObjectStore, run: Run[Any]
         whole = MemorySink()
         await store.fetch("big", offset=0, length=len(BIG), if_match=info.etag, sink=whole)
         assert whole.content == BIG
+
+    run(body())
+
+
+def test_closing_ends_what_is_under_way(
+    run: Run[Any], store: ObjectStore, request: pytest.FixtureRequest
+) -> None:
+    async def body() -> None:
+        info = await store.put("big", BIG)
+        sink = SlowSink()
+        task = asyncio.ensure_future(
+            store.fetch("big", offset=0, length=len(BIG), if_match=info.etag, sink=sink)
+        )
+        await asyncio.to_thread(sink.inside.wait, 20)
+        closing = asyncio.ensure_future(store.close())
+        await asyncio.sleep(0)
+        sink.go_on.set()
+        with pytest.raises(StoreUnavailable, match="the store is closed"):
+            await task
+        await closing
+        with pytest.raises(StoreUnavailable, match="the store is closed"):
+            await store.head("big")
 
     run(body())
 

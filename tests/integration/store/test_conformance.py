@@ -63,6 +63,15 @@ def test_put_head_get(store: ObjectStore, run: Run[Any]) -> None:
     run(body())
 
 
+def test_bodies_may_be_views(store: ObjectStore, run: Run[Any]) -> None:
+    async def body() -> None:
+        for content in (BIG[:100], BIG):
+            await store.put("view", memoryview(bytearray(b"--" + content))[2:])
+            assert (await store.get("view"))[1] == content
+
+    run(body())
+
+
 def test_empty_objects(store: ObjectStore, run: Run[Any], file_of: FileOf) -> None:
     async def body() -> None:
         await store.put("empty", b"")

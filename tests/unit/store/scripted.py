@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from csi_slayer.store.s3.pool import ConnectionPool
+from csi_slayer.store.s3.resolver import Resolver
 from csi_slayer.store.s3.target import Target
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter, int], Awaitable[None]]
@@ -50,7 +51,8 @@ async def serving(
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    pool = ConnectionPool(Target("127.0.0.1", port, 5.0, silence), size)
+    target = Target("127.0.0.1", port, 5.0, silence)
+    pool = ConnectionPool(target, Resolver(target), size)
     try:
         yield pool
     finally:

@@ -13,6 +13,7 @@ from csi_slayer.errors import StoreIntegrityError
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.answer import Answer, AnswerReader
 from csi_slayer.store.s3.pool import ConnectionPool
+from csi_slayer.store.s3.resolver import Resolver
 from tests.unit.store.scripted import answer, read_request, serving
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -229,7 +230,7 @@ def test_nobody_listens() -> None:
     async def body() -> None:
         async with serving(_serve_number) as pool:
             await pool.close()
-        closed = ConnectionPool(pool._target, 2)
+        closed = ConnectionPool(pool._target, Resolver(pool._target), 2)
         for _ in range(3):
             with pytest.raises(Transient, match="connection refused: check the endpoint"):
                 await _get(closed)
