@@ -68,6 +68,9 @@ class SlayerFS:
 
     def _unmount(self, point: Path) -> None:
         if point not in mounts.current():
+            left = registry.find(str(point))  # a mount that failed half-way
+            if left is not None:
+                _kill(left)
             return
         try:
             self.run(["umount", str(point), "--timeout", str(_DRAIN_SECONDS)],
