@@ -274,8 +274,8 @@ class LocalStore:
 
     async def close(self) -> None:
         """Stop work under way, wait for its end and let go of the directory."""
-        await self._threads.close()
-        self._tree.close()
+        if await self._threads.close():
+            self._tree.close()
 
 
 def _readable(key: str) -> Place:

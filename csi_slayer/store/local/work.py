@@ -1,0 +1,94 @@
+"""The threads of a local store: every operation runs in one, is reported and can be stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from csi_slayer.errors import (
+    AccessDenied,
+    InvalidRange,
+    ObjectNotFound,
+    PreconditionFailed,
+    StoreError,
+    StoreUnavailable,
+    StoreUnsupported,
+)
+from csi_slayer.store.local.oserrors import translated
+from csi_slayer.store.observe import RequestObserver
+from csi_slayer.store.stop import StopFlag, Stopped
+from csi_slayer.store.threads import run_in_thread
+
+T = TypeVar("T")
+
+# Observers think in HTTP.
+_STATUS: Mapping[type[Exception], int] = {
+    ObjectNotFound: 404,
+    AccessDenied: 403,
+    PreconditionFailed: 412,
+    InvalidRange: 416,
+    StoreUnsupported: 501,
+}
+
+
+class WorkThreads:
+    """Runs blocking work; what exceeds the threads waits its turn."""
+
+    def __init__(self, threads: int, observer: RequestObserver) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="local-store")
+        self._turns = asyncio.Semaphore(threads)
+        self._observer = observer
+        self._active: set[StopFlag] = set()
+        self._closed = False
+
+    async def run(self, op: str, key: str, work: Callable[[StopFlag], T], sent: int = 0) -> T:
+        """The result of ``work``; ``op`` and ``key`` begin the messages of its errors.
+
+        Raises StoreErrors only, OSErrors among them translated.
+        """
+        what = f"{op} {key!r}"
+
+        def translate() -> T:
+            with translated(what):
+                return work(stop)
+
+        async with self._turns:
+            if self._closed:
+                raise StoreUnavailable("the store is closed")
+            stop = StopFlag()
+            self._active.add(stop)
+            started = time.monotonic()
+            status: int | None = None
+            received = 0
+            try:
+                result = await run_in_thread(self._executor, translate, stop.set)
+                status = 200
+                received = _body_length(result)
+                return result
+            except Stopped:
+                raise StoreUnavailable(f"{what}: the store is closed") from None
+            except StoreError as error:
+                status = _STATUS.get(type(error))
+                raise
+            finally:
+                self._active.discard(stop)
+                self._observer.on_request(op, status, time.monotonic() - started, sent, received)
+
+    async def close(self) -> bool:
+        """Stop work under way and wait for its end; False if it was closed before."""
+        if self._closed:
+            return False
+        self._closed = True
+        for stop in self._active:
+            stop.set()
+        await asyncio.to_thread(self._executor.shutdown)
+        return True
+
+
+def _body_length(result: object) -> int:
+    if isinstance(result, tuple) and isinstance(result[-1], bytes):
+        return len(result[-1])
+    return 0
