@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import stat
 import time
+from collections import deque
 from collections.abc import Container
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ COMPLETED_KEPT = 4096
 """Answers kept for resent requests. A reply is written as soon as its handler ends, so only
 requests of the last instant can be resent; this is orders of magnitude more."""
 
+_TRIM = 512
 _INO_STEP = 4096
 
 
@@ -35,12 +37,12 @@ class Changes(Pendings):
     used_bytes: int
     _next_ino: int
     _last_ino: int
-    _since_trim: int
+    _recent: deque[int]
 
     def _start(self) -> None:
         self.used_bytes = self.used_now()
         self._next_ino = self._last_ino = 0
-        self._since_trim = 0
+        self._recent = deque()
 
     def _new_ino(self) -> int:
         """An inode number never used before in this catalog."""
@@ -64,13 +66,10 @@ class Changes(Pendings):
         self._db.execute(
             "INSERT OR REPLACE INTO completed(request, ino) VALUES (?,?)", (request, ino)
         )
-        self._since_trim += 1
-        if self._since_trim >= COMPLETED_KEPT:
-            self._since_trim = 0
-            self._db.execute(
-                "DELETE FROM completed WHERE seq < (SELECT max(seq) FROM completed) - ?",
-                (COMPLETED_KEPT,),
-            )
+        self._recent.append(request)
+        if len(self._recent) >= COMPLETED_KEPT + _TRIM:
+            old = [(self._recent.popleft(),) for _ in range(_TRIM)]
+            self._db.executemany("DELETE FROM completed WHERE request = ?", old)
 
     async def forget_completed(self) -> None:
         """A new kernel connection counts its requests from the start again."""

@@ -49,7 +49,6 @@ STATEMENTS = (
         checked_ns INTEGER NOT NULL DEFAULT 0,
         listed_ns INTEGER NOT NULL DEFAULT 0)""",
     """CREATE INDEX inodes_origin ON inodes(origin) WHERE origin IS NOT NULL""",
-    """CREATE INDEX inodes_stage ON inodes(stage) WHERE stage IS NOT NULL""",
     """CREATE INDEX inodes_orphan ON inodes(ino) WHERE nlink = 0""",
     """CREATE TABLE dentries(
         parent INTEGER NOT NULL,
@@ -70,10 +69,7 @@ STATEMENTS = (
         error TEXT,
         token TEXT NOT NULL) WITHOUT ROWID""",
     """CREATE TABLE uploads(upload_id TEXT PRIMARY KEY, key TEXT NOT NULL) WITHOUT ROWID""",
-    """CREATE TABLE completed(
-        seq INTEGER PRIMARY KEY AUTOINCREMENT,
-        request INTEGER NOT NULL UNIQUE,
-        ino INTEGER NOT NULL)""",
+    """CREATE TABLE completed(request INTEGER PRIMARY KEY, ino INTEGER NOT NULL)""",
 )
 
 PRAGMAS = (

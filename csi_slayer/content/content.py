@@ -330,7 +330,15 @@ class Content:
             self.reconciler.kick()
         elif inode.stage is not None:
             if self.objects.is_dirty(inode) or inode.etag is None:
-                await self.note_dirty(inode)
+                key = await self.catalog.path(ino)
+                queued = key is not None and await self.catalog.pending(key) is not None
+                if (
+                    key is None
+                    or not queued
+                    or self.options.exact_sizes
+                    or self.reconciler.is_active(key)
+                ):
+                    await self.note_dirty(inode)
                 self.reconciler.kick()
             else:
                 await self._adopt(inode)

@@ -18,7 +18,8 @@ class ContentOptions:
     ``part_size``: of multipart uploads. ``hydrate_max``: existing objects up to this size are
     fetched whole when opened for writing. ``segment_max``: bytes of a file in one segment.
     ``write_timeout``: how long close or fsync waits for a store that is away before EIO (the
-    bytes stay queued). ``posix``: write attributes through to the objects.
+    bytes stay queued). ``posix``: write attributes through to the objects. ``exact_sizes``: the
+    catalog learns a file's size at its close, not at its upload (a volume with a quota).
     """
 
     volume: str
@@ -29,6 +30,7 @@ class ContentOptions:
     segment_max: int = 16 << 30
     write_timeout: float = 120.0
     posix: bool = False
+    exact_sizes: bool = False
     prefetch: bool = True
     readahead_transfers: int = 6
     upload_concurrency: int = 16

@@ -67,9 +67,7 @@ class SmallFetcher:
 
     async def _get(self, source: Source, key: SegmentKey) -> bool:
         # As a range: then an answer of another length is noticed, and asked for again.
-        info, data = await self._store.get(
-            source.key, length=source.size, if_match=source.etag
-        )
+        info, data = await self._store.get(source.key, length=source.size, if_match=source.etag)
         if len(data) != source.size:
             raise StoreIntegrityError(
                 f"{source.key!r}: got {len(data)} bytes of an object of {source.size}"

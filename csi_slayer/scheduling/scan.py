@@ -10,6 +10,8 @@ WATCHED = 256
 START = 8
 MAXIMUM = 64
 
+_NEVER = (-2 * MAXIMUM, 0, 0)
+
 
 class Scan:
     """Per directory: the last inode opened and how many files ahead to fetch.
@@ -23,7 +25,7 @@ class Scan:
 
     def opened(self, parent: int, ino: int) -> tuple[int, int]:
         """A file was opened: (inode after which to fetch ahead, how many files); count 0: none."""
-        last, width, fetched = self._seen.pop(parent, (0, 0, 0))
+        last, width, fetched = self._seen.pop(parent, _NEVER)
         if last < ino <= last + 2 * MAXIMUM:
             width = min(MAXIMUM, width * 2 if width else START)
         else:

@@ -75,7 +75,7 @@ class ControlServer:
         self._clients.add(task)
         try:
             await self._serve(reader, writer)
-        except (OSError, TimeoutError, ValueError) as error:
+        except (OSError, TimeoutError, EOFError, asyncio.LimitOverrunError) as error:
             log.warning("control client cut off", reason=type(error).__name__)
         except asyncio.CancelledError:
             pass  # the worker ends
@@ -98,7 +98,10 @@ class ControlServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with asyncio.timeout(REQUEST_TIMEOUT):
             line = await reader.readuntil(b"\n")
-        request = json.loads(line)
+        try:
+            request = json.loads(line)
+        except (ValueError, RecursionError):
+            request = None
         name = request.get("op") if isinstance(request, dict) else None
         handler = self._handlers.get(name) if isinstance(name, str) else None
         if handler is None:

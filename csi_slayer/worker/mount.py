@@ -184,12 +184,17 @@ class Mount:
 
     async def _warm(self, request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         path = request.get("path", "")
-        async for report in Warmer(self.fs).run(str(path)):
+        if not isinstance(path, str):
+            raise ConfigError("path: expected a text")
+        async for report in Warmer(self.fs).run(path):
             yield report
 
     async def _drain(self, request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Upload what is pending, with reports of how many keys are left."""
-        deadline = time.monotonic() + float(request.get("seconds", 60.0))
+        seconds = request.get("seconds", 60.0)
+        if not isinstance(seconds, int | float) or not 0 <= seconds <= DRAIN:
+            raise ConfigError(f"seconds: expected a number up to {DRAIN:.0f}")
+        deadline = time.monotonic() + seconds
         left = await self.fs.catalog.pending_count()
         while left and time.monotonic() < deadline:
             yield {"left": left}

@@ -88,6 +88,7 @@ def content_options(config: MountConfig, volume: str, tenant: str) -> ContentOpt
         segment_max=config.cache.segment_max,
         write_timeout=wanted.io_timeout,
         posix=wanted.attributes == "posix",
+        exact_sizes=wanted.quota is not None,
         prefetch=wanted.prefetch,
         readahead_transfers=max(2, config.store.transfer_threads),
     )
