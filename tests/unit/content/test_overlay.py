@@ -1,0 +1,151 @@
+"""A changed large object is, byte for byte, what a bytearray would be, at every moment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from csi_slayer.content import overlay
+from csi_slayer.content.overlay import OverlayFile
+from csi_slayer.content.ranges import ReadResult, as_bytes
+from csi_slayer.errors import CacheCorrupt
+
+SMALL_BLOCK = 16
+MOST = 120
+
+
+class FakeClean:
+    """An object: what OverlayFile uses of CleanFile."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.closed = False
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+    async def read(self, offset: int, size: int) -> ReadResult:
+        await asyncio.sleep(0)
+        return self.content[offset : offset + size]
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_blocks() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overlay, "BLOCK", SMALL_BLOCK)
+        patch.setattr(overlay, "_GROW", 2)  # so that the map has to grow
+        yield
+
+
+def open_overlay(path: Path, base: FakeClean) -> OverlayFile:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    return OverlayFile("stage", str(path), fd, base)  # type: ignore[arg-type]
+
+
+offsets = st.integers(0, MOST)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), offsets, st.binary(min_size=1, max_size=50)),
+        st.tuples(st.just("read"), offsets, st.integers(1, 60)),
+        st.tuples(st.just("truncate"), offsets, st.none()),
+        st.tuples(st.just("bring"), offsets, st.integers(1, 60)),
+        st.tuples(st.just("reopen"), st.none(), st.none()),
+        st.tuples(st.just("uploaded"), st.none(), st.none()),
+    ),
+    max_size=30,
+)
+
+
+async def check(path: Path, content: bytes, todo: list[tuple[str, Any, Any]]) -> None:
+    model = bytearray(content)
+    base = FakeClean(content)
+    file = open_overlay(path, base)
+    for name, offset, value in todo:
+        if name == "write":
+            if offset > len(model):
+                model.extend(bytes(offset - len(model)))
+            model[offset : offset + len(value)] = value
+            assert await file.write(offset, memoryview(value)) == len(value)
+        elif name == "read":
+            got = as_bytes(await file.read(offset, value))
+            assert got == bytes(model[offset : offset + value])
+        elif name == "truncate":
+            del model[offset:]
+            model.extend(bytes(offset - len(model)))
+            await file.truncate(offset)
+        elif name == "bring":
+            await file.bring_range(offset, value)
+        elif name == "reopen":  # the worker died: another one finds stage and map
+            await file.close()
+            base = FakeClean(base.content)
+            file = open_overlay(path, base)
+        else:
+            base = FakeClean(bytes(model))
+            assert file.rebase(base) is not base  # type: ignore[arg-type]
+        assert file.size == len(model)
+        for start in range(0, len(model), SMALL_BLOCK):
+            length = min(SMALL_BLOCK, len(model) - start)
+            if file.clean_range(start, length):
+                assert model[start : start + length] == base.content[start : start + length]
+    assert as_bytes(await file.read(0, len(model) + 1)) == bytes(model)
+    await file.bring_all()
+    assert os.pread(file.fd, len(model) + 1, 0) == bytes(model)
+    await file.close()
+    assert base.closed
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=100), steps)
+def test_it_is_what_a_bytearray_would_be(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, todo: list[tuple[str, Any, Any]]
+) -> None:
+    path = tmp_path_factory.mktemp("overlay") / "stage"
+    asyncio.run(check(path, content, todo))
+
+
+def test_bringing_is_no_change(tmp_path: Path) -> None:
+    """The staged file's mtime says whether it is dirty."""
+
+    async def run() -> None:
+        file = open_overlay(tmp_path / "stage", FakeClean(bytes(100)))
+        before = file.stat().st_mtime_ns
+        await file.bring_all()
+        assert file.stat().st_mtime_ns == before
+        assert file.clean_range(0, 100)
+        await file.close()
+
+    asyncio.run(run())
+
+
+def test_one_block_is_fetched_once_for_many_writers(tmp_path: Path) -> None:
+    class Counting(FakeClean):
+        reads = 0
+
+        async def read(self, offset: int, size: int) -> ReadResult:
+            self.reads += 1
+            return await super().read(offset, size)
+
+    async def run() -> None:
+        base = Counting(bytes(range(64)))
+        file = open_overlay(tmp_path / "stage", base)
+        await asyncio.gather(*(file.write(at, memoryview(b"x")) for at in range(16, 32, 3)))
+        assert base.reads == 1
+        await file.close()
+
+    asyncio.run(run())
+
+
+def test_a_foreign_map_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "stage.blocks").write_bytes(b"something else".ljust(8192, b"\0"))
+    with pytest.raises(CacheCorrupt):
+        open_overlay(tmp_path / "stage", FakeClean(b"x"))

@@ -1,0 +1,191 @@
+"""Sizes and identity of parts; what is sent again and what is not, with a real local store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+
+from csi_slayer.catalog import Catalog, Defaults
+from csi_slayer.content.staged import StagedFile
+from csi_slayer.content.upload import (
+    MAX_PARTS,
+    Multipart,
+    Uploader,
+    checksum,
+    condition_for,
+    part_size_for,
+)
+from csi_slayer.errors import PreconditionFailed
+from csi_slayer.store.base import ABSENT, ANY, Condition, ObjectStore
+from csi_slayer.store.open import open_store
+from csi_slayer.store.options import StoreOptions
+from csi_slayer.store.write_token import WRITE_TOKEN
+
+PART = 5 << 20
+
+
+@given(st.integers(0, 5 << 40), st.integers(5 << 20, 1 << 30))
+def test_part_sizes_fit_the_limits_of_s3(size: int, wanted: int) -> None:
+    part = part_size_for(size, wanted)
+    assert part >= wanted
+    assert -(-size // part) <= MAX_PARTS
+    assert part == wanted or part % (1 << 20) == 0
+    assert part == wanted or part - (1 << 20) < -(-size // MAX_PARTS)  # no larger than needed
+
+
+@given(st.binary(max_size=300), st.integers(0, 300), st.integers(0, 300))
+def test_checksums_are_of_the_range(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, offset: int, length: int
+) -> None:
+    path = tmp_path_factory.mktemp("checksum") / "file"
+    path.write_bytes(data)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        expected = xxhash.xxh3_64_intdigest(data[offset : offset + length])
+        assert checksum(fd, offset, length) == expected
+    finally:
+        os.close(fd)
+
+
+def test_conditions_of_pending_rows() -> None:
+    assert condition_for(None) == ANY
+    assert condition_for("") == ABSENT
+    assert condition_for("etag") == Condition(if_match="etag")
+
+
+def test_an_upload_sent_ahead_fits_whatever_the_mtime() -> None:
+    upload = Multipart("key", "id", PART, {"mode": "33188", "mtime": "1.0", WRITE_TOKEN: "a"})
+    assert upload.fits("key", PART, {"mode": "33188", "mtime": "2.0", WRITE_TOKEN: "b"})
+    assert not upload.fits("key", PART, {"mode": "33152", "mtime": "1.0"})
+    assert not upload.fits("other", PART, {"mode": "33188"})
+    assert not upload.fits("key", 2 * PART, {"mode": "33188"})
+
+
+class Bench:
+    """An uploader on a directory, and the numbers of the parts that it sent."""
+
+    def __init__(self, store: ObjectStore, catalog: Catalog, path: Path) -> None:
+        self.sent: list[int] = []
+        self.store, self.catalog = store, catalog
+        self.uploader = Uploader(store, catalog, PART)
+        path.touch()
+        self.file = StagedFile("stage", str(path), os.open(path, os.O_RDWR))
+        send = store.upload_part
+
+        async def upload_part(
+            key: str, upload_id: str, number: int, fd: int, offset: int, length: int
+        ) -> str:
+            self.sent.append(number)
+            return await send(key, upload_id, number, fd, offset, length)
+
+        store.upload_part = upload_part  # type: ignore[method-assign]
+
+    def write(self, offset: int, data: bytes) -> None:
+        os.pwrite(self.file.fd, data, offset)
+
+    async def send(self, condition: Condition = ANY) -> bytes:
+        """Upload the file as it is; what the store has then."""
+        await self.uploader.send(7, "key", self.file, self.file.size, condition, {})
+        content = b""
+        while len(content) < self.file.size:
+            _info, data = await self.store.get("key", offset=len(content), length=PART)
+            content += data
+        return content
+
+
+@asynccontextmanager
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    (tmp_path / "objects").mkdir()
+    store = await open_store(f"file://{tmp_path}/objects", StoreOptions())
+    catalog = Catalog(tmp_path / "catalog.db", Defaults(0, 0, 0o644, 0o755))
+    made = Bench(store, catalog, tmp_path / "stage")
+    try:
+        yield made
+    finally:
+        await made.file.close()
+        catalog.close()
+        await store.close()
+
+
+def test_small_files_are_one_put(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with bench(tmp_path) as it:
+            for size in (0, 1, 1 << 20, (1 << 20) + 1, PART):
+                it.write(0, os.urandom(size))
+                os.ftruncate(it.file.fd, size)
+                assert await it.send() == os.pread(it.file.fd, size, 0)
+            assert it.sent == []
+
+    asyncio.run(run())
+
+
+def test_parts_sent_ahead_are_sent_again_only_if_they_changed(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with bench(tmp_path) as it:
+            it.write(0, os.urandom(3 * PART + 1000))
+            await it.uploader.send_ahead(7, "key", it.file, {})
+            assert it.sent == [1, 2]  # the last full part may still be written to
+            assert [key for _, key in await it.catalog.uploads()] == ["key"]
+            it.write(PART + 5, b"changed after it was sent")
+            assert await it.send() == os.pread(it.file.fd, 4 * PART, 0)
+            assert sorted(it.sent) == [1, 2, 2, 3, 4]
+            assert await it.catalog.uploads() == []
+
+    asyncio.run(run())
+
+
+def test_a_file_cut_shorter_loses_the_parts_sent_ahead(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with bench(tmp_path) as it:
+            it.write(0, os.urandom(4 * PART))
+            await it.uploader.send_ahead(7, "key", it.file, {})
+            os.ftruncate(it.file.fd, 2 * PART + 1)
+            assert await it.send() == os.pread(it.file.fd, 4 * PART, 0)
+            os.ftruncate(it.file.fd, 10)
+            assert await it.send() == os.pread(it.file.fd, 10, 0)
+
+    asyncio.run(run())
+
+
+def test_a_refused_upload_leaves_nothing_unfinished(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with bench(tmp_path) as it:
+            it.write(0, os.urandom(2 * PART))
+            await it.store.put("key", b"somebody else's")
+            with pytest.raises(PreconditionFailed):
+                await it.send(ABSENT)
+            assert await it.catalog.uploads() == []
+            assert (await it.store.get("key"))[1] == b"somebody else's"
+
+    asyncio.run(run())
+
+
+def test_what_an_earlier_worker_began_is_aborted(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with bench(tmp_path) as it:
+            it.write(0, os.urandom(3 * PART))
+            await it.uploader.send_ahead(7, "key", it.file, {})
+            await Uploader(it.store, it.catalog, PART).abort_stale()
+            assert await it.catalog.uploads() == []
+
+    asyncio.run(run())
+
+
+def test_a_removed_file_takes_its_parts_with_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with bench(tmp_path) as it:
+            it.write(0, os.urandom(3 * PART))
+            await it.uploader.send_ahead(7, "key", it.file, {})
+            await it.uploader.forget(7)
+            await it.uploader.forget(8)
+            assert await it.catalog.uploads() == []
+
+    asyncio.run(run())

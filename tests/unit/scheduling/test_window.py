@@ -1,0 +1,59 @@
+"""The readahead window grows for readers that wait, and closes for those that jump."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from csi_slayer.scheduling.window import MAXIMUM, MINIMUM, SLACK, Window
+
+STEP = 128 << 10
+
+requests = st.lists(
+    st.tuples(st.integers(0, 1 << 40), st.integers(1, 1 << 20), st.booleans()), max_size=100
+)
+
+
+@given(requests)
+def test_the_window_is_bounded(steps: list[tuple[int, int, bool]]) -> None:
+    window = Window()
+    for offset, length, stalled in steps:
+        end = offset + length
+        assert end <= window.note(offset, end, stalled=stalled) <= end + MAXIMUM
+
+
+@given(st.integers(1, 60))
+def test_a_stalling_reader_doubles_it(stalls: int) -> None:
+    window, offset = Window(), 0
+    sizes = []
+    for _ in range(stalls):
+        sizes.append(window.note(offset, offset + STEP, stalled=True) - (offset + STEP))
+        offset += STEP
+    assert sizes == [min(MAXIMUM, MINIMUM * 2 ** (n + 1)) for n in range(stalls)]
+
+
+def test_a_reader_that_never_waits_keeps_it() -> None:
+    window = Window()
+    for number in range(100):
+        end = (number + 1) * STEP
+        assert window.note(end - STEP, end, stalled=False) == end + MINIMUM
+
+
+@given(st.integers(SLACK + STEP + 1, 1 << 40))
+def test_a_jump_closes_it_at_once(distance: int) -> None:
+    window = Window()
+    window.note(0, STEP, stalled=True)
+    assert window.note(distance, distance + STEP, stalled=True) == distance + STEP
+    assert not window.sequential
+    again = window.note(distance + STEP, distance + 2 * STEP, stalled=True)
+    assert again == distance + 2 * STEP + MINIMUM
+    assert window.sequential
+
+
+@given(st.permutations(range(8)))
+def test_requests_out_of_order_count_as_sequential(order: list[int]) -> None:
+    """The kernel's own readahead has several requests in flight."""
+    window = Window()
+    for number in order:
+        window.note(number * STEP, (number + 1) * STEP, stalled=False)
+        assert window.sequential
