@@ -1,0 +1,64 @@
+"""The registry of mounts: small files that anybody may read and a crash may damage."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from csi_slayer.node import registry
+from csi_slayer.node.registry import Mounted
+
+
+@pytest.fixture(autouse=True)
+def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(registry, "run_directory", lambda: tmp_path)
+    return tmp_path
+
+
+def entry(volume: str = "v1", mountpoint: str = "/mnt") -> Mounted:
+    return Mounted(volume, "s3://bucket", mountpoint, 42, f"/run/{volume}.sock", "/state", "/cache")
+
+
+def test_what_is_written_is_found() -> None:
+    registry.write(entry("v1", "/one"))
+    registry.write(entry("v2", "/two"))
+    assert list(registry.mounts()) == [entry("v1", "/one"), entry("v2", "/two")]
+    assert registry.find("/two") == entry("v2", "/two")
+    assert registry.find("/three") is None
+
+
+def test_writing_again_replaces(run_directory: Path) -> None:
+    registry.write(entry("v1", "/one"))
+    registry.write(entry("v1", "/other"))
+    assert list(registry.mounts()) == [entry("v1", "/other")]
+    assert [path.name for path in run_directory.iterdir()] == ["v1.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b'{"volume": "x"}', b"\xff\xfe"])
+def test_a_damaged_entry_is_skipped(run_directory: Path, content: bytes) -> None:
+    registry.write(entry())
+    (run_directory / "a.json").write_bytes(content)
+    assert list(registry.mounts()) == [entry()]
+
+
+def test_removing_takes_the_socket_away_and_may_be_repeated(run_directory: Path) -> None:
+    registry.write(entry())
+    registry.control_path("v1").touch()
+    registry.remove("v1")
+    registry.remove("v1")
+    assert list(run_directory.iterdir()) == []
+
+
+def test_users_have_a_directory_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert registry.run_directory() == tmp_path / "slayerfs"
+    assert (tmp_path / "slayerfs").stat().st_mode & 0o777 == 0o700
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert registry.run_directory() == tmp_path / ".cache/slayerfs/run"
