@@ -1,0 +1,55 @@
+"""What a worker is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from csi_slayer.config import load_config
+from csi_slayer.errors import ConfigError
+from csi_slayer.observability.metrics import Metrics
+from csi_slayer.worker.events import Events
+from csi_slayer.worker.spec import (
+    WorkerSpec,
+    content_options,
+    state_directory,
+    store_options,
+    vfs_options,
+    volume_id,
+)
+
+BASE = {"store.url": "s3://bucket/prefix", "cache.directory": "/cache"}
+
+
+def test_a_spec_survives_its_message() -> None:
+    spec = WorkerSpec("volume", "/mnt", "/run/x.sock", "{}")
+    assert WorkerSpec.from_message(spec.to_message()) == spec
+    for wrong in ({}, {**spec.to_message(), "more": 1}):
+        with pytest.raises(ConfigError):
+            WorkerSpec.from_message(wrong)
+
+
+def test_a_volume_is_known_again_by_its_place() -> None:
+    config = load_config(None, BASE)
+    volume = volume_id(config, "/mnt")
+    assert volume == volume_id(load_config(None, {**BASE, "volume.durability": "fsync"}), "/mnt")
+    others = {
+        volume_id(config, "/mnt2"),
+        volume_id(load_config(None, {**BASE, "store.url": "s3://bucket"}), "/mnt"),
+        volume_id(load_config(None, {**BASE, "store.endpoint": "http://localhost:1"}), "/mnt"),
+    }
+    assert volume not in others
+    assert len(others) == 3
+    assert state_directory(config, volume) == Path("/cache/volumes") / volume
+
+
+def test_only_read_only_volumes_do_without_upcalls() -> None:
+    assert not vfs_options(load_config(None, BASE)).zero_upcall
+    assert vfs_options(load_config(None, {**BASE, "volume.read_only": True})).zero_upcall
+
+
+def test_no_wait_of_the_store_is_longer_than_that_of_a_reader() -> None:
+    config = load_config(None, {**BASE, "volume.io_timeout": 7, "store.retry_deadline": 60})
+    assert store_options(config, Events(Metrics())).retry_deadline == 7
+    assert content_options(config, "v", "t").write_timeout == 7
