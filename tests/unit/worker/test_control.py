@@ -131,7 +131,7 @@ def test_too_many_clients_are_refused_and_the_next_one_served(path: Path) -> Non
         for _reader, writer in silent:
             writer.close()
             await writer.wait_closed()
-        while server._clients:  # they are noticed in the next turns of the loop
+        while server._clients:  # noqa: ASYNC110 - noticed in the next turns of the loop
             await asyncio.sleep(0.01)
         assert len(await _ask(path, b'{"op": "count"}\n')) == 4
         await server.close()
