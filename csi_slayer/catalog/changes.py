@@ -346,7 +346,7 @@ class Changes(Pendings):
                 self._settle(row, etag)
             else:
                 self._pend(row.key, etag)
-                self._db.execute("UPDATE pending SET expect = ? WHERE key = ?", (etag, row.key))
+                self._found_out(row.key, etag)
         return in_place
 
     async def relocated(self, inode: Inode, key: str, etag: str) -> None:

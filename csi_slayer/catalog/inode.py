@@ -77,6 +77,7 @@ class Pending(NamedTuple):
     attempts: int
     error: str | None
     token: str
+    doubt: int
 
 
 class Listed(NamedTuple):

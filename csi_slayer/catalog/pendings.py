@@ -40,7 +40,11 @@ class Pendings(Reads):
             "DELETE FROM pending WHERE key = ? AND since_ns = ?", (row.key, row.since_ns)
         )
         if done.rowcount == 0:
-            self._db.execute("UPDATE pending SET expect = ? WHERE key = ?", (found, row.key))
+            self._found_out(row.key, found)
+
+    def _found_out(self, key: str, found: str | None) -> None:
+        """We know for certain what is at a key that stays pending."""
+        self._db.execute("UPDATE pending SET expect = ?, doubt = 0 WHERE key = ?", (found, key))
 
     async def pend(self, key: str, expect: str | None) -> None:
         with self._db.transaction():
@@ -51,7 +55,7 @@ class Pendings(Reads):
 
     async def pending(self, key: str) -> Pending | None:
         row = self._db.one(
-            "SELECT key, expect, since_ns, attempts, error, token FROM pending WHERE key = ?",
+            "SELECT key, expect, since_ns, attempts, error, token, doubt FROM pending WHERE key = ?",
             (key,),
         )
         return None if row is None else Pending._make(row)
@@ -59,7 +63,7 @@ class Pendings(Reads):
     async def pendings(self, after: str, limit: int) -> list[Pending]:
         """Pending keys in order, greater than ``after``."""
         rows = self._db.all(
-            "SELECT key, expect, since_ns, attempts, error, token FROM pending "
+            "SELECT key, expect, since_ns, attempts, error, token, doubt FROM pending "
             "WHERE key > ? ORDER BY key LIMIT ?",
             (after, limit),
         )
@@ -81,13 +85,25 @@ class Pendings(Reads):
         """Note an attempt that failed and why (no secret may be in the text)."""
         with self._db.transaction():
             self._db.execute(
-                "UPDATE pending SET attempts = attempts + 1, error = ? WHERE key = ?", (error, key)
+                "UPDATE pending SET attempts = attempts + 1, error = ?, doubt = max(doubt, 1) "
+                "WHERE key = ?",
+                (error, key),
             )
 
     async def pending_expect(self, key: str, expect: str | None) -> None:
         """Correct what we believe to be at ``key``."""
         with self._db.transaction():
-            self._db.execute("UPDATE pending SET expect = ? WHERE key = ?", (expect, key))
+            self._found_out(key, expect)
+
+    async def inherit_pending(self) -> None:
+        """An earlier worker may have died between a write and the note of it."""
+        with self._db.transaction():
+            self._db.execute("UPDATE pending SET doubt = 1 WHERE doubt = 0")
+
+    async def copy_begins(self, key: str) -> None:
+        """A copy to ``key`` is about to be asked for."""
+        with self._db.transaction():
+            self._db.execute("UPDATE pending SET doubt = 2 WHERE key = ?", (key,))
 
     async def settled(self, row: Pending, found: str | None) -> None:
         """The object at ``row.key`` is as the row asked, as version ``found``."""

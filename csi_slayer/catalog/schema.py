@@ -11,7 +11,8 @@ Times are nanoseconds since 1970, sizes bytes. An inode's content is found by fo
 ``pending`` has a row for each key whose object may differ from what the table says it should be;
 ``expect`` is the etag we believe is there ('' for no object, NULL for unknown), ``token`` begins
 the write token of every object that is put there for the row, by which a worker knows what one
-that died had written. Work is derived
+that died had written. ``doubt`` is 1 if an upload to the key may have happened without an answer,
+2 if a copy may have, which bears no token of ours. Work is derived
 by comparing, not replayed from a log, so repeated changes of a key collapse and every step can
 be repeated after a crash.
 
@@ -21,7 +22,7 @@ request carries the same unique id).
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
 
 ROOT = 1
 """Inode number of a volume's root directory (FUSE_ROOT_ID)."""
@@ -67,7 +68,8 @@ STATEMENTS = (
         since_ns INTEGER NOT NULL,
         attempts INTEGER NOT NULL DEFAULT 0,
         error TEXT,
-        token TEXT NOT NULL) WITHOUT ROWID""",
+        token TEXT NOT NULL,
+        doubt INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID""",
     """CREATE TABLE uploads(upload_id TEXT PRIMARY KEY, key TEXT NOT NULL) WITHOUT ROWID""",
     """CREATE TABLE completed(request INTEGER PRIMARY KEY, ino INTEGER NOT NULL)""",
 )

@@ -27,6 +27,9 @@ from csi_slayer.store.base import ObjectStore
 
 log = structlog.get_logger(__name__)
 
+RECOGNISE = 5.0
+"""Seconds that a start waits for the store to say whether an upload had succeeded."""
+
 
 class Content:
     """Composition of the layer; one per volume. ``changed(ino)`` tells that an inode's content
@@ -76,6 +79,7 @@ class Content:
 
     async def start(self) -> None:
         """Recover what an earlier worker left, then begin the background work."""
+        await self.catalog.inherit_pending()
         await self.catalog.drop_orphans(self.opened)
         await self._recover_staged()
         self.spawn(self._abort_stale())
@@ -90,12 +94,20 @@ class Content:
             if self.objects.staged_stat(inode) is None:
                 await self._stage_lost(inode)
             elif self.objects.is_dirty(inode):
-                await self.note_dirty(inode)
+                await self._recognise(inode)
+                await self.note_dirty(await self.catalog.get(inode.ino))
             else:
                 self._retire_soon(inode.ino)
         for stage in self.staging.list():
             if stage.id not in known:
                 self.staging.remove(stage.id)
+
+    async def _recognise(self, inode: Inode) -> None:
+        try:
+            async with asyncio.timeout(RECOGNISE):
+                await self.objects.recognise_partial(inode)
+        except (SlayerError, TimeoutError) as error:
+            log.warning("not known yet what was uploaded", ino=inode.ino, error=str(error))
 
     async def _stage_lost(self, inode: Inode) -> None:
         """A staged copy is missing: it became a segment just before a crash, or somebody deleted
@@ -310,15 +322,9 @@ class Content:
 
     async def retire(self, ino: int) -> None:
         """A file that is no longer open: drop it, queue it, or make its staged copy a segment."""
-        record = self.opened.use(ino)
-        try:
-            async with record.lock:
-                if record.users == 1:
-                    await self._retire(ino)
-                if record.users == 1 and record.unlinked:
-                    await self._retire(ino)  # it lost its name during that
-        finally:
-            self.opened.drop(record)
+        async with self.opened.held(ino) as record, record.lock:
+            if record.users == 1 and record.file is None:
+                await self._retire(ino)
 
     async def _retire(self, ino: int) -> None:
         inode = await self.catalog.find(ino)

@@ -43,7 +43,8 @@ class Growth:
                 first, last = self._sizes.setdefault(record.ino, (size, size))
                 self._sizes[record.ino] = (first, size)
                 if first < part and size > last and size >= 2 * part:
-                    await self._send_ahead(record.ino, file)
+                    async with self._opened.held(record.ino):
+                        await self._send_ahead(record.ino, file)
 
     async def _send_ahead(self, ino: int, file: StagedFile) -> None:
         inode = await self._catalog.find(ino)

@@ -23,7 +23,7 @@ from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.options import SCRATCH, ContentEvents, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.small import Source
-from csi_slayer.content.staged import StagedFile
+from csi_slayer.content.staged import StagedFile, settled_stat
 from csi_slayer.content.upload import Uploader, condition_for
 from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed, StoreUnavailable
 from csi_slayer.store.base import ObjectInfo, ObjectStore
@@ -89,11 +89,12 @@ class Objects:
         found = self.staged_stat(inode)
         return found is not None and (inode.stamp is None or found.st_mtime_ns != inode.stamp)
 
-    async def put_content(self, inode: Inode, row: Pending) -> None:
-        """Bring the object at ``row.key`` up to date with the inode there."""
+    async def put_content(self, inode: Inode, row: Pending) -> bool:
+        """Bring the object at ``row.key`` up to date with the inode there; False if it has to be
+        looked at again, for things have changed before anything was done."""
         if inode.stage is not None and (self.is_dirty(inode) or inode.etag is None):
-            await self._put_staged(inode, row)
-        elif inode.etag is None:
+            return await self._put_staged(inode, row)
+        if inode.etag is None:
             await self._put_empty(inode, row)
         elif inode.origin is not None:
             await self._copy_here(inode, row)
@@ -101,6 +102,7 @@ class Objects:
             await self._copy_onto_itself(inode, row)
         else:
             await self._catalog.settled(row, inode.etag)
+        return True
 
     async def _put_empty(self, inode: Inode, row: Pending) -> None:
         """A symlink, a fifo, a socket, or a file made by mknod: an empty object."""
@@ -120,21 +122,47 @@ class Objects:
         same row: then it is replaced in turn. Else the race is lost."""
         try:
             return await send(row.expect)
-        except (PreconditionFailed, ObjectNotFound) as error:
+        except (PreconditionFailed, ObjectNotFound, FsError) as error:
+            # ESTALE: the object under a partial staged copy changed.
+            if isinstance(error, FsError) and error.errno != errno.ESTALE:
+                raise
             found = await self._found(row.key)
-            ours = found is not None and (found.write_token or "").startswith(row.token)
-            if found is None or ours:
+            if found is not None and self._is_ours(row, found):
+                await self._recognise(inode, row, found)
+                return await send(found.etag)
+            if found is None and not isinstance(error, FsError):
                 # Deleted by somebody while we changed it: ours is the only version, write it anew.
-                expect = found.etag if found is not None else ""
-                await self._catalog.pending_expect(row.key, expect)
-                return await send(expect)
+                await self._catalog.pending_expect(row.key, "")
+                return await send("")
             await self._lost_race(inode, row, found, error)
             raise
-        except FsError as error:
-            if error.errno == errno.ESTALE:
-                # The object under a partial staged copy changed: the copy cannot be completed.
-                await self._lost_race(inode, row, await self._found(row.key), error)
-            raise
+
+    @staticmethod
+    def _is_ours(row: Pending, found: ObjectInfo) -> bool:
+        """Whether what is at the key was written for the row, by a worker that did not live to
+        note it or by a request whose answer was lost."""
+        return row.doubt == 2 or (found.write_token or "").startswith(row.token)
+
+    async def _recognise(self, inode: Inode, row: Pending, found: ObjectInfo) -> None:
+        """The object is ours: a partial staged copy has its other blocks from it now."""
+        await self._catalog.pending_expect(row.key, found.etag)
+        if not inode.flags & Mark.OVERLAY or not (found.write_token or "").startswith(row.token):
+            return
+        await self._catalog.update(inode.ino, etag=found.etag, origin=None, stamp=None)
+        record = self._opened.get(inode.ino)
+        if record is not None and isinstance(record.file, OverlayFile):
+            base = self._open_clean(Source(row.key, found.etag, found.size, inode.ino))
+            await record.file.rebase(base, unchanged=False).close()
+
+    async def recognise_partial(self, inode: Inode) -> None:
+        """At the start: has an earlier worker uploaded what is only partly here?"""
+        key = await self._catalog.path(inode.ino)
+        row = await self._catalog.pending(key) if key is not None else None
+        if row is None or not inode.flags & Mark.OVERLAY:
+            return
+        found = await self._found(row.key)
+        if found is not None and found.etag != inode.etag and self._is_ours(row, found):
+            await self._recognise(inode, row, found)
 
     async def _found(self, key: str) -> ObjectInfo | None:
         try:
@@ -142,42 +170,46 @@ class Objects:
         except ObjectNotFound:
             return None
 
-    async def _put_staged(self, inode: Inode, row: Pending) -> None:
-        record = self._opened.get(inode.ino)
-        file = record.file if record is not None else None
-        own = None
-        if not isinstance(file, StagedFile | OverlayFile):
-            file = own = await self.open_stage(inode)
-        staged = file
-        try:
-            before = staged.stat()
-            size, mtime_ns = before.st_size, before.st_mtime_ns
-            current = inode._replace(size=size, mtime_ns=mtime_ns)
-            values = await self.metadata_of(current)
-            values[WRITE_TOKEN] = f"{row.token}-{mtime_ns:x}-{size:x}"
+    async def _put_staged(self, inode: Inode, row: Pending) -> bool:
+        async with self._opened.held(inode.ino) as record:
+            async with record.lock:
+                now = await self._catalog.find(inode.ino)
+                if now != inode or await self._catalog.path(inode.ino) != row.key:
+                    return False  # changed while we waited for the lock
+                if not isinstance(record.file, StagedFile | OverlayFile):
+                    record.file = await self.open_stage(inode)
+                staged = record.file
+            await self._send_staged(inode, row, staged)
+        return True
 
-            async def send(expect: str | None) -> ObjectInfo:
-                return await self._clone(current, row, values) or await self._uploader.send(
-                    inode.ino, row.key, staged, size, condition_for(expect), values
-                )
+    async def _send_staged(
+        self, inode: Inode, row: Pending, staged: StagedFile | OverlayFile
+    ) -> None:
+        before = settled_stat(staged.fd)
+        size, mtime_ns = before.st_size, before.st_mtime_ns
+        current = inode._replace(size=size, mtime_ns=mtime_ns)
+        values = await self.metadata_of(current)
+        values[WRITE_TOKEN] = f"{row.token}-{mtime_ns:x}-{size:x}"
 
-            info = await self._raced(inode, row, send)
-            await self._catalog.stored(
-                inode.ino,
-                row,
-                info.etag,
-                stamp=mtime_ns,
-                size=size,
-                mtime_ns=mtime_ns,
-                flags=(inode.flags & ~Mark.ATTRS_DIRTY) | Mark.ATTRS_KNOWN,
+        async def send(expect: str | None) -> ObjectInfo:
+            return await self._clone(current, row, values) or await self._uploader.send(
+                inode.ino, row.key, staged, size, condition_for(expect), values
             )
-            if isinstance(staged, OverlayFile) and staged.stat().st_mtime_ns == mtime_ns:
-                base = self._open_clean(Source(row.key, info.etag, size, inode.ino))
-                await staged.rebase(base).close()
-        finally:
-            if own is not None:
-                await own.close()
-        self.retire(inode.ino)
+
+        info = await self._raced(inode, row, send)
+        await self._catalog.stored(
+            inode.ino,
+            row,
+            info.etag,
+            stamp=mtime_ns,
+            size=size,
+            mtime_ns=mtime_ns,
+            flags=(inode.flags & ~Mark.ATTRS_DIRTY) | Mark.ATTRS_KNOWN,
+        )
+        if isinstance(staged, OverlayFile):
+            base = self._open_clean(Source(row.key, info.etag, size, inode.ino))
+            unchanged = staged.stat().st_mtime_ns == mtime_ns
+            await staged.rebase(base, unchanged=unchanged).close()
 
     async def _clone(
         self, inode: Inode, row: Pending, values: Mapping[str, str]
@@ -220,6 +252,7 @@ class Objects:
         assert inode.origin is not None
         replace = await self.metadata_of(inode) if inode.flags & Mark.ATTRS_DIRTY else None
         await self._require(row, inode.origin)
+        await self._catalog.copy_begins(row.key)
         info = await self._store.copy(
             inode.origin, row.key, source_etag=inode.etag, metadata=replace
         )
@@ -254,7 +287,7 @@ class Objects:
         if row.expect is None:
             return
         found = await self._found(row.key)
-        if found is None or found.etag == row.expect:
+        if found is None or found.etag == row.expect or self._is_ours(row, found):
             return
         # A worker that died may have made the copy already.
         source = await self._store.head(source_key)
@@ -288,7 +321,8 @@ class Objects:
     async def delete_many(self, rows: list[Pending]) -> None:
         """Delete the objects of these keys. Raises StoreError if one is left, which stays
         pending."""
-        keys = [row.key for row in rows if row.expect != ""]
+        there = [row.expect != "" or await self._left_behind(row) for row in rows]
+        keys = [row.key for row, is_there in zip(rows, there, strict=True) if is_there]
         failed: Mapping[str, str] = {}
         if len(keys) == 1:
             await self._store.delete(keys[0])
@@ -301,13 +335,24 @@ class Objects:
         if failed:
             raise StoreUnavailable(f"{len(failed)} objects not deleted yet")
 
+    async def _left_behind(self, row: Pending) -> bool:
+        """Whether a key that we believe free has an object of ours that nobody noted."""
+        if row.doubt == 0:
+            return False
+        found = await self._found(row.key)
+        return found is not None and self._is_ours(row, found)
+
     async def _lost_race(
         self, inode: Inode, row: Pending, found: ObjectInfo | None, error: Exception
     ) -> None:
         """The store's object is not the one we meant to replace: it stays, or its absence does,
         and our bytes are kept."""
-        if self._opened.is_open(inode.ino):
+        record = self._opened.get(inode.ino)
+        if record is not None and record.users > 1:
             return  # the handles keep their bytes; decided when the last one is closed
+        if record is not None and record.file is not None:
+            file, record.file = record.file, None
+            await file.close()
         self._events.conflict(row.key)
         kept: Path | None = None
         if inode.stage is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from csi_slayer.content.clean import CleanFile
@@ -54,6 +55,25 @@ class OpenInodes:
 
     def __init__(self) -> None:
         self._inodes: dict[int, OpenInode] = {}
+        self.let_go: Callable[[OpenInode], Awaitable[None]] = self._close
+        """One user less; gives back what the last one leaves. The VFS puts its own here, which
+        also tells the kernel."""
+
+    async def _close(self, record: OpenInode) -> None:
+        if self.drop(record):
+            for file in (record.file, record.newer):
+                if file is not None:
+                    await file.close()
+
+    @asynccontextmanager
+    async def held(self, ino: int) -> AsyncIterator[OpenInode]:
+        """The record of an inode, which is not closed before the end of the block: whoever waits
+        with a file of it in hand needs this, or its descriptor may become another file's."""
+        record = self.use(ino)
+        try:
+            yield record
+        finally:
+            await self.let_go(record)
 
     def get(self, ino: int) -> OpenInode | None:
         return self._inodes.get(ino)

@@ -156,12 +156,15 @@ class OverlayFile:
         """A snapshot of the map, to be given to :meth:`cleaned` after an upload."""
         return bytes(self._map[_HEADER_SIZE:])
 
-    def rebase(self, base: CleanFile) -> CleanFile:
+    def rebase(self, base: CleanFile, *, unchanged: bool) -> CleanFile:
         """The object is now the merged content, as version ``base``; returns the old base.
 
-        Only to be called if nothing was written since the upload began.
+        ``unchanged``: nothing was written here since that content was taken. Blocks that are
+        only in the object are the same in both versions either way.
         """
         old, self.base = self.base, base
+        if not unchanged:
+            return old
         for at in range(_HEADER_SIZE, len(self._map)):
             if self._map[at] == DIRTY:
                 self._map[at] = PRESENT

@@ -183,8 +183,8 @@ class Reconciler:
             if blocker is None:
                 if inode is None:
                     await self._objects.delete_many([row])
-                else:
-                    await self._objects.put_content(inode, row)
+                elif not await self._objects.put_content(inode, row):
+                    continue
                 return
             if not await self._unblock(row.key, blocker, owned=inode is not None):
                 return

@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 import os
+import time
 
 from csi_slayer.content.ranges import FileRange, ReadResult
 from csi_slayer.errors import CacheFull, FsError
+
+
+TICK = 20_000_000
+"""Nanoseconds: more than any kernel's clock tick."""
+
+_RELEASE = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+COARSE_TIMES = _RELEASE < (6, 13)
+"""Before Linux 6.13 two writes within one tick leave the same mtime, even with a stat between."""
+
+
+def settled_stat(fd: int, *, coarse: bool = COARSE_TIMES) -> os.stat_result:
+    """The stat of a staged file of which every later write changes the mtime: that is how a
+    staged copy is known to differ from what was uploaded."""
+    found = os.fstat(fd)
+    if coarse and found.st_mtime_ns > time.time_ns() - TICK:
+        # A time that no write of this tick gives. One that came before this call is in the bytes
+        # that the caller reads after it.
+        os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
+        found = os.fstat(fd)
+    return found
 
 
 class StagedFile:

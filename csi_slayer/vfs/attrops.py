@@ -65,10 +65,7 @@ class AttrOps(Base):
                     await file.truncate(size)
             await self.content.note_dirty(await self.catalog.get(inode.ino))
         finally:
-            if self.opened.drop(record):
-                if record.file is not None:
-                    await record.file.close()
-                self.spawn(self.content.retire(inode.ino))
+            await self.opened.let_go(record)
 
     async def _set(self, inode: Inode, changes: SetAttr, *, attrs_dirty: bool = False) -> None:
         values: dict[str, Any] = {"ctime_ns": changes.ctime_ns or time.time_ns()}

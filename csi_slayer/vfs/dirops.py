@@ -62,7 +62,7 @@ class DirOps(Base):
             return
         first = await self.catalog.is_empty(directory.ino) and directory.listed_ns == 0
         if first:
-            await self.refresh.begin(directory, full=True)
+            await self.refresh.begin(directory)
         else:
             await self.refresh.ensure_listed(directory, stale=True)
 

@@ -35,6 +35,7 @@ class FileSystem(FileOps, DirOps, AttrOps):
         handles_path: Path,
     ) -> None:
         super().__init__(catalog, make_content, options, events, handles_path)
+        self.opened.let_go = self._drop
         self._scan = Scan()
         self._unopened = OrderedDict()
 

@@ -24,6 +24,12 @@ log = structlog.get_logger(__name__)
 
 PAGE = 1000
 SHADOWED_KEPT = 1000
+ALL_PAGES = 1 << 40
+
+SINGLES, SINGLES_PAGES, SINGLES_KEPT = 32, 200, 256
+"""After 32 single look-ups within the TTL a large directory is listed ahead, up to 200 pages; of
+256 directories the look-ups are counted."""
+
 LISTINGS = 32
 """Directory listings under way at once, at most."""
 
@@ -34,12 +40,12 @@ SECOND = 1_000_000_000
 
 
 class Listing:
-    """A listing under way; it ends after one page unless somebody wants it ``full``."""
+    """A listing under way; it ends after as many pages as somebody ``wanted``."""
 
     def __init__(self, since_ns: int) -> None:
         self.since_ns = since_ns
         self.pages = 0
-        self.full = False
+        self.wanted = 1
         self.task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 
@@ -86,6 +92,7 @@ class Refresher:
         self._hidden = hidden
         self._listings: dict[int, Listing] = {}
         self._names: dict[tuple[int, str], asyncio.Task[None]] = {}
+        self._singles: dict[int, tuple[int, int]] = {}
         self._slots = asyncio.Semaphore(LISTINGS)
 
     def is_fresh(self, then_ns: int) -> bool:
@@ -99,7 +106,7 @@ class Refresher:
     def running(self, ino: int) -> Listing | None:
         return self._listings.get(ino)
 
-    async def begin(self, directory: Inode, *, full: bool) -> Listing:
+    async def begin(self, directory: Inode, *, pages: int = ALL_PAGES) -> Listing:
         """Begin listing a directory, or join the listing under way."""
         listing = self._listings.get(directory.ino)
         if listing is None:
@@ -107,7 +114,7 @@ class Refresher:
             self._listings[directory.ino] = listing
             listing.task = asyncio.get_running_loop().create_task(self._list(directory, listing))
             listing.task.add_done_callback(lambda task: self._listed(directory.ino, listing, task))
-        listing.full = listing.full or full
+        listing.wanted = max(listing.wanted, pages)
         return listing
 
     def _listed(self, ino: int, listing: Listing, task: asyncio.Task[None]) -> None:
@@ -124,7 +131,7 @@ class Refresher:
         for _ in range(2):  # a one-page listing that just ended may be joined too late
             if self.is_fresh(directory.listed_ns) or (known and self._is_probing()):
                 return
-            listing = await self.begin(directory, full=True)
+            listing = await self.begin(directory)
             assert listing.task is not None
             await self._patience.wait(listing.task, listing.progress, known=known)
             directory = await self._catalog.get(directory.ino)
@@ -165,7 +172,7 @@ class Refresher:
                 listing.page_done()
                 if token is None:
                     break
-                if not listing.full:
+                if listing.pages >= listing.wanted:
                     return
             large = listing.pages > 1
             for name, inode in await self._catalog.sweep(
@@ -240,7 +247,7 @@ class Refresher:
 
     async def _name(self, directory: Inode, name: str, force: bool) -> None:
         if not force and not directory.flags & Mark.LARGE:
-            listing = await self.begin(directory, full=False)
+            listing = await self.begin(directory, pages=1)
             while listing.pages == 0 and listing.task is not None and not listing.task.done():
                 await listing.more()
             inode = await self._catalog.child(directory.ino, name)
@@ -250,7 +257,21 @@ class Refresher:
             if now is None or now.listed_ns >= listing.since_ns:
                 return
             # More than a page: ask for this name alone.
+        if not force:
+            await self._note_single(directory)
         await self._ask(directory, name)
+
+    async def _note_single(self, directory: Inode) -> None:
+        """Names of a large directory are asked for one by one. Whoever does that often wants many
+        of them: begin listing it, behind the asking."""
+        then, count = self._singles.pop(directory.ino, (0, 0))
+        if not self.is_fresh(then):
+            then, count = time.time_ns(), 0
+        self._singles[directory.ino] = (then, count + 1)
+        if len(self._singles) > SINGLES_KEPT:
+            self._singles.pop(next(iter(self._singles)))
+        if count + 1 == SINGLES:
+            await self.begin(directory, pages=SINGLES_PAGES)
 
     async def _ask(self, directory: Inode, name: str) -> None:
         since_ns = time.time_ns()
