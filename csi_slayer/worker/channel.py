@@ -7,6 +7,7 @@ descriptors beside it. Standard library only: the supervisor stays small.
 from __future__ import annotations
 
 import json
+import os
 import socket
 from typing import Any
 
@@ -37,7 +38,9 @@ def send(end: socket.socket, message: dict[str, Any], fds: tuple[int, ...] = ())
 
 def receive(end: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """The next message and its descriptors; None if the other end is gone."""
-    data, fds, _flags, _address = socket.recv_fds(end, LIMIT, _FDS, socket.MSG_CMSG_CLOEXEC)
+    data, fds, _flags, _address = socket.recv_fds(end, LIMIT, _FDS)
+    for fd in fds:
+        os.set_inheritable(fd, False)  # recv_fds of Python 3.11 drops MSG_CMSG_CLOEXEC
     if not data:
         return None
     message = json.loads(data)
