@@ -15,6 +15,7 @@ from csi_slayer.cache.layout import Layout
 from csi_slayer.cli.output import console, errors, fail, failing
 from csi_slayer.config import MountConfig, load_config
 from csi_slayer.fuse import mount as mounts
+from csi_slayer.fuse.init import Capabilities
 from csi_slayer.node import registry
 from csi_slayer.node.lock import is_locked
 from csi_slayer.node.supervise import supervise
@@ -81,6 +82,7 @@ def mount(
     with failing():
         overrides |= _extra(option or [])
         configuration = _with_credentials(load_config(config, overrides))
+        Capabilities.without(configuration.fuse.disable)  # a wrong name is known at once
         target = mounts.resolve(mountpoint)
         _check_mountpoint(configuration, target)
         _start(configuration, target, foreground)

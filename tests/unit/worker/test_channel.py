@@ -44,7 +44,7 @@ def test_the_other_end_gone() -> None:
     theirs.close()
     with ours:
         assert channel.receive(ours) is None
-        with pytest.raises(OSError, match="[Bb]roken pipe"):
+        with pytest.raises(OSError, match=r"[Bb]roken pipe"):
             channel.send(ours, {})
 
 

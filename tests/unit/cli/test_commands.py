@@ -1,0 +1,190 @@
+"""Arguments of the commands, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from csi_slayer import __version__
+from csi_slayer.cli import mount as mount_module
+from csi_slayer.cli.main import app
+from csi_slayer.cli.output import failing, size
+from csi_slayer.config import load_config
+from csi_slayer.errors import ConfigError
+from csi_slayer.node import registry
+from csi_slayer.node.registry import Mounted
+
+
+@pytest.fixture(autouse=True)
+def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    monkeypatch.setattr(registry, "run_directory", lambda: directory)
+    return directory
+
+
+def slayer(capfd: pytest.CaptureFixture[str], *args: str) -> tuple[int, str]:
+    """Exit status and everything that was printed."""
+    result = CliRunner().invoke(app, args, catch_exceptions=False)
+    captured = capfd.readouterr()
+    return result.exit_code, result.output + captured.out + captured.err
+
+
+def test_the_version(capfd: pytest.CaptureFixture[str]) -> None:
+    assert slayer(capfd, "--version") == (0, f"{__version__}\n")
+
+
+@pytest.mark.parametrize("args", [["mount"], ["mount", "s3://bucket"]])
+def test_mount_needs_a_source_and_a_place(
+    capfd: pytest.CaptureFixture[str], args: list[str]
+) -> None:
+    status, output = slayer(capfd, *args)
+    assert status == 1
+    assert "say what to mount and where" in output
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("volume.quota", "expected key=value"),
+        ("store.secret_access_key=hush", "secrets do not belong on a command line"),
+        ("store.session_token=hush", "secrets do not belong on a command line"),
+        ("volume.qouta=1GiB", "volume.quota"),
+        ("volume.quota=hush", "volume.quota"),
+        ("fuse.disable=passthruogh", "passthrough"),
+    ],
+)
+def test_wrong_options_are_explained_and_no_value_is_repeated(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, option: str, complaint: str
+) -> None:
+    (tmp_path / "mnt").mkdir()
+    status, output = slayer(
+        capfd, "mount", f"file://{tmp_path}", str(tmp_path / "mnt"), "-o", option
+    )
+    assert status == 1
+    assert complaint in output
+    assert "hush" not in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("name", ["missing", "file"])
+def test_a_mount_point_is_a_directory(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "file").touch()
+    cache = str(tmp_path / "cache")
+    status, output = slayer(
+        capfd, "mount", f"file://{tmp_path}", str(tmp_path / name), "--cache-dir", cache
+    )
+    assert status == 1
+    assert str(tmp_path / name) in output
+    assert not Path(cache).exists()
+
+
+def test_extra_options_are_dotted_keys() -> None:
+    assert mount_module._extra(["volume.quota=1=2", "fuse.disable=splice,xattr"]) == {
+        "volume.quota": "1=2",
+        "fuse.disable": ["splice", "xattr"],
+    }
+    with pytest.raises(typer.Exit):
+        mount_module._extra(["novalue"])
+
+
+def test_credentials_leave_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every process of this user can read the environment of a process."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, f"value-of-{name}")
+    config = mount_module._with_credentials(load_config(None, {"store.url": "s3://bucket"}))
+    assert "AWS_SECRET_ACCESS_KEY" not in os.environ
+    assert "AWS_SESSION_TOKEN" not in os.environ
+    assert config.store.access_key_id == "value-of-AWS_ACCESS_KEY_ID"
+    secret, token = config.store.secret_access_key, config.store.session_token
+    assert secret is not None and token is not None
+    assert secret.get_secret_value() == "value-of-AWS_SECRET_ACCESS_KEY"
+    assert token.get_secret_value() == "value-of-AWS_SESSION_TOKEN"
+
+
+def test_configured_credentials_are_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "other")
+    config = load_config(None, {"store.url": "s3://bucket", "store.profile": "mine"})
+    assert mount_module._with_credentials(config) == config
+
+
+def test_umount_of_nothing(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    status, output = slayer(capfd, "umount", str(tmp_path))
+    assert status == 1
+    assert f"{tmp_path} is not mounted" in output
+
+
+def test_status_without_volumes(capfd: pytest.CaptureFixture[str]) -> None:
+    assert slayer(capfd, "status") == (0, "no volume is mounted\n")
+    assert slayer(capfd, "status", "--json") == (0, "[]\n")
+
+
+def test_status_of_a_worker_that_does_not_answer(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    registry.write(
+        Mounted("v", "s3://bucket", "/some/where", 1, str(tmp_path / "none"), "/state", "/cache")
+    )
+    status, output = slayer(capfd, "status", "--json")
+    assert status == 0
+    (volume,) = json.loads(output)
+    assert volume["mountpoint"] == "/some/where"
+    assert "does not answer" in volume["error"]
+    status, output = slayer(capfd, "status", "/some/where/below")
+    assert status == 0
+    assert "does not answer" in output.replace("\n", "")
+
+
+@pytest.mark.parametrize("command", ["warm", "status"])
+def test_a_path_outside_of_all_volumes(capfd: pytest.CaptureFixture[str], command: str) -> None:
+    status, output = slayer(capfd, command, "/some/where")
+    assert status == 1
+    assert "/some/where is not in a mounted volume" in output
+
+
+def test_cache_commands(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    where = ("--cache-dir", str(tmp_path / "cache"))
+    status, output = slayer(capfd, "cache", "usage", "--json", *where)
+    assert status == 0
+    assert json.loads(output)["segments"] == 0
+    assert slayer(capfd, "cache", "evict", *where)[0] == 0
+    assert slayer(capfd, "cache", "verify", *where)[0] == 0
+
+
+def test_a_foreign_directory_is_no_cache(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.txt").touch()
+    status, output = slayer(capfd, "cache", "evict", "--cache-dir", str(tmp_path / "foreign"))
+    assert status == 1
+    assert "thesis.txt" in output
+    assert (tmp_path / "foreign" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ConfigError("wrong"), 1), (KeyboardInterrupt(), 130)]
+)
+def test_failures_are_one_line(
+    capsys: pytest.CaptureFixture[str], error: BaseException, status: int
+) -> None:
+    with pytest.raises(typer.Exit) as caught, failing():
+        raise error
+    assert caught.value.exit_code == status
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@given(st.integers(0, 1 << 60))
+def test_sizes_are_short(number: int) -> None:
+    text, unit = size(number).split()
+    factor = 1024 ** ("B", "KiB", "MiB", "GiB", "TiB").index(unit)
+    assert abs(float(text) * factor - number) <= 0.051 * factor
+    assert unit == "TiB" or float(text) <= 1024

@@ -1,0 +1,78 @@
+"""Each finding of the doctor, and what it says to do."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from csi_slayer.cli import doctor
+from csi_slayer.cli.doctor import Finding
+from csi_slayer.config import load_config
+
+
+def levels(findings: list[Finding]) -> list[str]:
+    for finding in findings:
+        assert finding.level == "ok" or finding.mend, f"nothing to do about: {finding.text}"
+    return [finding.level for finding in findings]
+
+
+@pytest.mark.parametrize(
+    ("release", "level"),
+    [
+        ("6.9.0", "ok"),
+        ("6.18.3-amd64", "ok"),
+        ("10.0-rc1", "ok"),
+        ("6.8.12-generic", "note"),
+        ("5.15.0-101-generic", "note"),
+        ("4.19.0", "bad"),
+    ],
+)
+def test_kernels(release: str, level: str) -> None:
+    assert levels(list(doctor.check_kernel(release))) == [level]
+
+
+def test_the_device_is_missing(tmp_path: Path) -> None:
+    assert levels(list(doctor.check_fuse(str(tmp_path / "fuse")))) == ["bad"]
+    (tmp_path / "there").touch()
+    assert levels(list(doctor.check_fuse(str(tmp_path / "there")))) == ["ok"]
+
+
+def test_privileges_are_found() -> None:
+    assert len(levels(list(doctor.check_privileges()))) == 1
+
+
+def test_a_cache_directory_that_is_not_there_yet(tmp_path: Path) -> None:
+    findings = list(doctor.check_cache(tmp_path / "a" / "b"))
+    assert "bad" not in levels(findings)
+    assert list(tmp_path.iterdir()) == [], "looking leaves nothing"
+
+
+def test_a_cache_directory_without_attributes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def setxattr(*_args: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "setxattr", setxattr)
+    assert levels(list(doctor.check_cache(tmp_path)))[-1] == "bad"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_directory_of_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_args: False)
+    assert levels(list(doctor.check_cache(tmp_path))) == ["bad"]
+
+
+def test_stores(tmp_path: Path) -> None:
+    there = load_config(None, {"store.url": f"file://{tmp_path}"})
+    assert levels(asyncio.run(doctor.check_store(there))) == ["ok"]
+    missing = load_config(None, {"store.url": f"file://{tmp_path}/missing"})
+    (finding,) = asyncio.run(doctor.check_store(missing))
+    assert finding.level == "bad"
+    assert "missing" in finding.text
