@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -18,6 +18,7 @@ from csi_slayer.errors import StoreIntegrityError
 from csi_slayer.store.base import ListPage, ObjectInfo, PendingUpload
 from csi_slayer.store.s3.headers import normal_etag
 
+_NAMESPACE = re.compile(rb' xmlns="http://s3\.amazonaws\.com/doc/2006-03-01/"')
 # XML 1.0 has no way to write these, not even as a reference.
 _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _ESCAPES = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;", '"': "&quot;"}
@@ -32,8 +33,10 @@ class Uploads:
 
 
 def _parse(body: bytes) -> Element:
+    # Without its namespace the document is parsed faster, and names need no stripping.
+    plain = _NAMESPACE.sub(b"", body.strip(), count=1)
     try:
-        root = ElementTree.fromstring(body.strip())
+        root = ElementTree.fromstring(plain)
     except ElementTree.ParseError as error:
         raise StoreIntegrityError(f"the server's answer is not XML: {error}") from error
     if root.tag[:1] == "{":
@@ -47,21 +50,30 @@ def _text(element: Element, name: str) -> str:
 
 
 def _time_ns(text: str, known: dict[str, int]) -> int:
-    """Nanoseconds of an ISO 8601 time; objects of one page often share theirs."""
-    value = known.get(text)
+    """Nanoseconds of ``2026-11-24T10:40:00.123Z``; many objects of a page share their second."""
+    second, rest = text[:19], text[19:]
+    value = known.get(second)
     if value is None:
-        moment = datetime.fromisoformat(text)
-        value = known[text] = int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
-    return value
+        moment = datetime.fromisoformat(second).replace(tzinfo=UTC)
+        value = known[second] = int(moment.timestamp()) * 10**9
+    if rest == "Z":
+        return value
+    if rest[:1] != "." or rest[-1:] != "Z":
+        raise ValueError(f"{text[:80]!r} is not a time in UTC")
+    return value + int(rest[1:-1][:9].ljust(9, "0"))
 
 
 def _decode(text: str) -> str:
     return unquote_plus(text, errors="surrogateescape") if "%" in text or "+" in text else text
 
 
+def _elsewhere(key: str) -> ValueError:
+    return ValueError(f"{key[:200]!r} is not below the prefix")
+
+
 def _below(key: str, root_prefix: str) -> str:
     if not key.startswith(root_prefix):
-        raise ValueError(f"{key[:200]!r} is not below the prefix")
+        raise _elsewhere(key)
     return key[len(root_prefix) :]
 
 
@@ -77,26 +89,32 @@ def parse_listing(body: bytes, root_prefix: str = "") -> ListPage:
     root = _parse(body)
     if root.tag != "ListBucketResult":
         raise StoreIntegrityError(f"expected a listing, the server sent {root.tag}")
-    decode = _decode if _text(root, "EncodingType") == "url" else _same
+    encoded = _text(root, "EncodingType") == "url"
+    decode = _decode if encoded else _same
     objects: list[ObjectInfo] = []
     prefixes: list[str] = []
     times: dict[str, int] = {}
+    start = len(root_prefix)
     try:
         for element in root:
-            if element.tag == "Contents":
-                fields = {child.tag: child.text or "" for child in element}
-                key = _below(decode(fields["Key"]), root_prefix)
-                if not key:
-                    continue
-                objects.append(
-                    ObjectInfo(
-                        key,
-                        int(fields["Size"]),
-                        normal_etag(fields.get("ETag", "")),
-                        _time_ns(fields["LastModified"], times),
+            tag = element.tag
+            if tag == "Contents":
+                fields = {child.tag: child.text for child in element}
+                key = fields["Key"] or ""
+                if encoded and ("%" in key or "+" in key):
+                    key = unquote_plus(key, errors="surrogateescape")
+                if not key.startswith(root_prefix):
+                    raise _elsewhere(key)
+                if len(key) > start:
+                    objects.append(
+                        ObjectInfo(
+                            key[start:],
+                            int(fields["Size"] or ""),
+                            normal_etag(fields.get("ETag") or ""),
+                            _time_ns(fields["LastModified"] or "", times),
+                        )
                     )
-                )
-            elif element.tag == "CommonPrefixes":
+            elif tag == "CommonPrefixes":
                 prefixes.append(_below(decode(_text(element, "Prefix")), root_prefix))
     except (KeyError, ValueError) as error:
         raise StoreIntegrityError(f"malformed entry in a listing: {error!r}") from error
