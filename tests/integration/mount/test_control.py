@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from csi_slayer.cli.control import NoWorker, ask
-from csi_slayer.node import registry
+from csi_slayer.cli.control import NoWorker
 from tests.support.mounts import TestMount, wait_for
 
 pytestmark = pytest.mark.integration
@@ -50,9 +49,7 @@ def clients(mount: TestMount) -> Iterator[list[socket.socket]]:
 
 
 def _status(mount: TestMount) -> dict[str, Any]:
-    entry = registry.find(str(mount.root))
-    assert entry is not None
-    return next(iter(ask(entry, "status")))
+    return mount.ask_status()
 
 
 def _answers(mount: TestMount) -> bool:

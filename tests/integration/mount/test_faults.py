@@ -65,7 +65,7 @@ class Faulty:
     def get(self, key: str) -> bytes:
         return self.server.admin.get(self.bucket, key)
 
-    def keys(self) -> list[str]:
+    def listing(self) -> list[str]:
         return self.server.admin.keys(self.bucket)
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ READ_FAULTS: dict[str, Fault] = {
     "wrong_range": Header("Content-Range", "bytes 10-20/30"),
     "lost": LoseAnswer(),
 }
-SMALL, LARGE = content(100_000), content(20 << 20)
+SMALL, LARGE = content(100_000), content(11 << 20)
 
 
 def test_reads_that_fail_twice_are_repeated(faulty_each: Faulty) -> None:
@@ -201,11 +201,12 @@ def test_writes_that_fail_twice_are_repeated(faulty_each: Faulty) -> None:
                 key.removeprefix(f"{place}/"): faulty_each.get(key)
                 for key in faulty_each.server.admin.keys(faulty_each.bucket, f"{place}/")
             }
+            found.pop("", None)  # an object that says that there is a directory
             assert found == AFTER[name], place
-    status = mount.status()
+    status = mount.ask_status()
     assert status["counters"]["conflicts"] == 0
     assert status["failing"] == []
-    assert not [key for key in faulty_each.keys() if key.startswith(".slayerfs")]
+    assert not [key for key in faulty_each.listing() if key.startswith(".slayerfs")]
     mount.umount()
     assert faulty_each.server.admin.uploads(faulty_each.bucket) == []
 
@@ -237,8 +238,8 @@ def test_a_bad_day(faulty_each: Faulty, durability: str) -> None:
             assert path.read_bytes() == wanted[name]
     faulty_each.proxy.heal()
     mount.wait_idle()
-    found = {key: faulty_each.get(key) for key in faulty_each.keys() if not key.endswith("/")}
+    found = {key: faulty_each.get(key) for key in faulty_each.listing() if not key.endswith("/")}
     assert sorted(found) == sorted(wanted)
     assert found == wanted
     assert sorted(os.listdir(mount.root / "d")) == sorted(name[2:] for name in wanted)
-    assert mount.status()["counters"]["conflicts"] == 0
+    assert mount.ask_status()["counters"]["conflicts"] == 0
