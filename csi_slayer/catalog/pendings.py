@@ -55,7 +55,8 @@ class Pendings(Reads):
 
     async def pending(self, key: str) -> Pending | None:
         row = self._db.one(
-            "SELECT key, expect, since_ns, attempts, error, token, doubt FROM pending WHERE key = ?",
+            "SELECT key, expect, since_ns, attempts, error, token, doubt FROM pending "
+            "WHERE key = ?",
             (key,),
         )
         return None if row is None else Pending._make(row)

@@ -152,10 +152,6 @@ class OverlayFile:
         blocks = range(offset // BLOCK, (offset + length - 1) // BLOCK + 1)
         return all(self._state(block) != DIRTY for block in blocks)
 
-    def dirty_blocks(self) -> bytes:
-        """A snapshot of the map, to be given to :meth:`cleaned` after an upload."""
-        return bytes(self._map[_HEADER_SIZE:])
-
     def rebase(self, base: CleanFile, *, unchanged: bool) -> CleanFile:
         """The object is now the merged content, as version ``base``; returns the old base.
 

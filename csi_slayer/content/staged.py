@@ -8,7 +8,6 @@ import time
 from csi_slayer.content.ranges import FileRange, ReadResult
 from csi_slayer.errors import CacheFull, FsError
 
-
 TICK = 20_000_000
 """Nanoseconds: more than any kernel's clock tick."""
 

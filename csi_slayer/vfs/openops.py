@@ -190,10 +190,9 @@ class OpenOps(NameOps):
         if req.resent:
             handle = self.handles.by_request(req.unique)
             ino = await self.done_before(req)
-            if handle is not None and ino is not None:
-                return self.entry(await self.catalog.get(ino)), self._answer(handle, OpenFlags.NONE)
-            if handle is not None:
-                self.handles.remove(handle.fh)  # written down, but the name was not made
+            if handle is not None:  # ``ino`` is None where the name was there: this was an open
+                found = await self.catalog.get(handle.ino)
+                return self.entry(found), self._answer(handle, OpenFlags.NONE)
             if ino is not None:
                 return self.entry(await self.catalog.get(ino)), await self.open(req, ino, flags)
         self.check_writable()

@@ -91,7 +91,7 @@ async def check(path: Path, content: bytes, todo: list[tuple[str, Any, Any]]) ->
             file = open_overlay(path, base)
         else:
             base = FakeClean(bytes(model))
-            assert file.rebase(base) is not base  # type: ignore[arg-type]
+            assert file.rebase(base, unchanged=True) is not base  # type: ignore[arg-type]
         assert file.size == len(model)
         for start in range(0, len(model), SMALL_BLOCK):
             length = min(SMALL_BLOCK, len(model) - start)

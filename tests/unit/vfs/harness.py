@@ -24,6 +24,9 @@ from tests.unit.vfs.memory_store import Bucket, MemoryStore
 
 T = TypeVar("T")
 
+DRAIN = 2.0
+"""Seconds, of which it needs milliseconds: its pauses take no time here."""
+
 
 class NoEvents:
     """Counts conflicts, of which there must be none."""
@@ -116,7 +119,7 @@ class Volume:
 
     def stop(self) -> None:
         """An orderly end: uploads, then closes."""
-        left = self.run(self.fs.drain(20.0))
+        left = self.run(self.fs.drain(DRAIN))
         assert left == 0, f"{left} keys left: {self.run(self.catalog.pendings('', 99))}"
         self.run(self.fs.close())
         self._closed()

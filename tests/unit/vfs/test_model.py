@@ -26,6 +26,9 @@ from csi_slayer.vfs.types import Entry, Opened, OpenFlags, Request, SetAttr
 from tests.unit.vfs.harness import Volume
 
 NOREPLACE, EXCHANGE = 1, 2
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+"""Nothing here is to outlive the machine: what fsync would cost is saved."""
+
 SIZES = [0, 1, 5_000, 140_000, 300_000]
 """Below and above the largest size that is kept as one small segment, and several blocks."""
 
@@ -81,7 +84,7 @@ class Machine(RuleBasedStateMachine):
         part: int,
         attributes: bool,
     ) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="slayer-vfs-model-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="slayer-vfs-model-", dir=MEMORY))
         self.volume = Volume(
             self.directory,
             passthrough=passthrough,
