@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import stat
 from collections.abc import Callable, Sequence
 from typing import Final, cast
@@ -11,23 +10,19 @@ from typing import Final, cast
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, RequestContext
 
-from csi_slayer.errors import FsError
 from csi_slayer.fuse.protocol import Opcode
 from csi_slayer.fuse.pyfuse3_engine import values
-from csi_slayer.fuse.pyfuse3_engine.requests import Requests, served
+from csi_slayer.fuse.pyfuse3_engine.listing import list_names
+from csi_slayer.fuse.pyfuse3_engine.requests import Requests, drop_lookups, served
 from csi_slayer.fuse.reading import FileReader
 from csi_slayer.fuse.stats import Stats
 from csi_slayer.vfs.operations import Operations
-from csi_slayer.vfs.types import DirItem, FileRange, Opened, Request
+from csi_slayer.vfs.types import FileRange, Opened
 
 LARGEST_READ: Final = 1 << 20
 """Bytes of the largest READ: libfuse's buffers hold no more."""
 
-NAMES_AT_ONCE: Final = 32
-"""Names asked of the file system at a time; how many the kernel's buffer holds is not known."""
-
 _ROOT: Final = 1
-_DOTS: Final = (b".", b"..")
 
 
 class Adapter(Requests, pyfuse3.Operations):
@@ -67,7 +62,7 @@ class Adapter(Requests, pyfuse3.Operations):
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for ino, count in inode_list:
-            self.drop_lookups(self._ops, ino, count)
+            drop_lookups(self._ops, ino, count)
 
     @served(Opcode.SYMLINK)
     async def symlink(
@@ -218,41 +213,7 @@ class Adapter(Requests, pyfuse3.Operations):
     @served(Opcode.READDIRPLUS)
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         req = self.request()
-        ino, handle = self._open[fh]
-        cookie = start_id
-        while items := await self._ops.readdir(req, ino, handle, cookie, NAMES_AT_ONCE, plus=True):
-            for sent, item in enumerate(items):
-                if not await self._reply(req, ino, item, token):
-                    self._forget_unseen(items[sent + 1 :])
-                    return
-            cookie = items[-1].cookie
-
-    async def _reply(
-        self, req: Request, ino: int, item: DirItem, token: pyfuse3.ReaddirToken
-    ) -> bool:
-        """Add a name to the listing; False if it is full. The kernel counts a lookup of each."""
-        name, entry = pyfuse3.FileNameT(item.name), item.entry
-        if name in _DOTS:
-            return pyfuse3.readdir_reply(token, name, values.dot(item.ino, item.mode), item.cookie)
-        if entry is None:
-            # libfuse cannot send a name without attributes.
-            try:
-                entry = await self._ops.lookup(req, ino, name)
-            except FsError as error:
-                if error.errno != errno.ENOENT:
-                    raise
-                return True  # it is gone again
-        if entry.attr is None:
-            return True
-        if pyfuse3.readdir_reply(token, name, values.entry(entry), item.cookie):
-            return True
-        self.drop_lookups(self._ops, entry.attr.ino, 1)
-        return False
-
-    def _forget_unseen(self, items: Sequence[DirItem]) -> None:
-        for item in items:
-            if item.entry is not None and item.entry.attr is not None:
-                self.drop_lookups(self._ops, item.ino, 1)
+        await list_names(self._ops, req, *self._open[fh], start_id, token)
 
     @served(Opcode.RELEASEDIR)
     async def releasedir(self, fh: int) -> None:

@@ -37,12 +37,13 @@ class Requests:
             return Request(self._unique, 0, 0, 0)
         return Request(self._unique, context.uid, context.gid, context.pid)
 
-    def drop_lookups(self, ops: Operations, ino: int, count: int) -> None:
-        """Tell a file system that the kernel has ``count`` lookups of an inode less."""
-        try:
-            ops.forget(ino, count)
-        except Exception as error:
-            log_failure(Opcode.FORGET, error)
+
+def drop_lookups(ops: Operations, ino: int, count: int) -> None:
+    """Tell a file system that the kernel has ``count`` lookups of an inode less."""
+    try:
+        ops.forget(ino, count)
+    except Exception as error:
+        log_failure(Opcode.FORGET, error)
 
 
 def served(

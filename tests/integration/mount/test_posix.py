@@ -47,6 +47,15 @@ def test_objects_that_were_there_are_files(place: Place) -> None:
     assert sorted(os.listdir(place.root / "d")) == ["e"]
 
 
+def test_empty_objects_are_listed(place: Place) -> None:
+    """What an empty object is, only its metadata says."""
+    for number in range(50):
+        (place.objects / f"{number}").write_bytes(b"")
+    with os.scandir(place.root) as entries:
+        found = {entry.name: (entry.is_file(), entry.stat().st_size) for entry in entries}
+    assert found == {f"{number}": (True, 0) for number in range(50)}
+
+
 def test_append(place: Place) -> None:
     for text in ("one\n", "two\n", "three\n"):
         with (place.root / "log").open("a") as file:
