@@ -107,7 +107,10 @@ def decode_xattrs(metadata: Mapping[str, str]) -> dict[bytes, bytes]:
 
 
 def _integer(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdigit() else None
+    """A number of 32 bits, which all that are kept as decimals are."""
+    if text is None or not (text.isascii() and text.isdigit() and len(text) <= 10):
+        return None
+    return int(text) if int(text) < 2**32 else None
 
 
 def _nanoseconds(text: str | None) -> int | None:

@@ -132,7 +132,7 @@ def test_parts_sent_ahead_are_sent_again_only_if_they_changed(tmp_path: Path) ->
         async with bench(tmp_path) as it:
             it.write(0, os.urandom(3 * PART + 1000))
             await it.uploader.send_ahead(7, "key", it.file, {})
-            assert it.sent == [1, 2]  # the last full part may still be written to
+            assert sorted(it.sent) == [1, 2]  # the last full part may still be written to
             assert [key for _, key in await it.catalog.uploads()] == ["key"]
             it.write(PART + 5, b"changed after it was sent")
             assert await it.send() == os.pread(it.file.fd, 4 * PART, 0)
