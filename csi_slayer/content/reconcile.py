@@ -35,6 +35,9 @@ PASS_PAUSE = 0.01
 DELETE_PAUSE = 2.0
 """Seconds before deletions that failed are tried again."""
 
+WRITEBACK_REST = 1.0
+"""Seconds for which policy writeback leaves a changed key alone before it uploads."""
+
 LOOKS = 32
 """Times that a key whose names keep moving is looked at in one attempt."""
 
@@ -56,7 +59,7 @@ class Reconciler:
         self._not_before: dict[str, tuple[float, int]] = {}
         self._slots = asyncio.Semaphore(options.upload_concurrency)
         self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
+        self._draining = False
         self._loop_task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -113,9 +116,13 @@ class Reconciler:
         """Wait until nothing is pending or the time is over; returns how many keys are left."""
         deadline = time.monotonic() + seconds
         self._not_before.clear()
-        while (left := await self._catalog.pending_count()) and time.monotonic() < deadline:
-            self._wake.set()
-            await asyncio.sleep(0.05)
+        self._draining = True
+        try:
+            while (left := await self._catalog.pending_count()) and time.monotonic() < deadline:
+                self._wake.set()
+                await asyncio.sleep(0.05)
+        finally:
+            self._draining = False
         return left
 
     def _begin(self, key: str, *, forced: bool) -> asyncio.Task[None]:
@@ -248,7 +255,7 @@ class Reconciler:
             after = rows[-1].key
             deletes: list[Pending] = []
             for row in rows:
-                due = self._not_before.get(row.key, (0.0, 0))[0] - now
+                due = max(self._not_before.get(row.key, (0.0, 0))[0] - now, self._rest(row))
                 if row.key in self._active:
                     if self._noted.get(row.key, row.since_ns) != row.since_ns:
                         self._again.add(row.key)
@@ -267,6 +274,13 @@ class Reconciler:
             await self._delete_many(deletes)
             await asyncio.sleep(0)
         return soonest
+
+    def _rest(self, row: Pending) -> float:
+        """Seconds that a key is left alone for: with policy writeback what was just written may
+        be written again or removed, and uploads would compete with whoever is writing now."""
+        if self._options.durability != "writeback" or self._draining:
+            return 0.0
+        return WRITEBACK_REST - (time.time_ns() - row.since_ns) / 1e9
 
     async def _must_wait(self, row: Pending) -> bool:
         inode = await self._catalog.resolve(row.key)

@@ -103,7 +103,8 @@ class Capabilities:
 
     @classmethod
     def without(cls, names: Iterable[str]) -> Self:
-        """Everything but ``names``; ``all`` stands for each. Raises ConfigError."""
+        """Everything but ``names``; ``all`` stands for each that the oldest kernel we support may
+        lack (not for ``BASELINE``). Raises ConfigError."""
         off = set(names)
         unknown = off - ALL - {EVERYTHING}
         for name in sorted(unknown):
@@ -111,13 +112,16 @@ class Capabilities:
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"unknown kernel capability {name!r}{hint}")
         if EVERYTHING in off:
-            off = set(ALL)
+            off |= ALL - BASELINE
         return cls(**dict.fromkeys(off - {EVERYTHING}, False))
 
     def names(self) -> tuple[str, ...]:
         """The names of those that are on, sorted."""
         return tuple(sorted(name for name in ALL if getattr(self, name)))
 
+
+BASELINE: Final = frozenset({"async_read", "big_writes", "max_pages"})
+"""What every kernel since 4.20 has, the oldest that ``csi-slayer doctor`` accepts."""
 
 ALL: Final = frozenset(field.name for field in fields(Capabilities))
 

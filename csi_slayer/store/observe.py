@@ -17,6 +17,9 @@ class RequestObserver(Protocol):
         self, op: str, status: int | None, seconds: float, sent: int, received: int
     ) -> None: ...
 
+    def on_retry(self) -> None:
+        """A request is about to be sent again."""
+
 
 class NoObserver:
     """For stores that nobody watches."""
@@ -24,4 +27,7 @@ class NoObserver:
     def on_request(
         self, op: str, status: int | None, seconds: float, sent: int, received: int
     ) -> None:
+        """Forget it."""
+
+    def on_retry(self) -> None:
         """Forget it."""

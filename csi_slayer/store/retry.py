@@ -64,6 +64,8 @@ class RetryPolicy:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     jitter: Callable[[], float] = random.random
+    retried: Callable[[], None] | None = None
+    """Told of each attempt after the first."""
 
     async def run(self, attempt: Callable[[], Awaitable[T]], what: str) -> T:
         """Call ``attempt`` until it succeeds or fails for good; ``what`` begins the message.
@@ -88,6 +90,8 @@ class RetryPolicy:
                     raise failure.outcome(
                         f"{what}: {failure} (gave up after {tries} in {elapsed:.1f} s)"
                     ) from failure
+            if self.retried is not None:
+                self.retried()
             await self.sleep(pause)
 
     def _pause(self, failures: int, failure: Transient) -> float:

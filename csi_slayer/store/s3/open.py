@@ -38,7 +38,7 @@ async def open_s3(url: str, options: StoreOptions) -> S3Store:
     if region is None:
         region = await asyncio.to_thread(find_region, options)
     address = locate(bucket, prefix, endpoint, region, options.path_style)
-    policy = RetryPolicy(deadline=options.retry_deadline)
+    policy = RetryPolicy(deadline=options.retry_deadline, retried=options.observer.on_retry)
     credentials, who = None, "anonymous"
     if not options.anonymous:
         sts = await asyncio.to_thread(_sts, options, region)
