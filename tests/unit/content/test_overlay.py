@@ -61,6 +61,8 @@ steps = st.lists(
         st.tuples(st.just("bring"), offsets, st.integers(1, 60)),
         st.tuples(st.just("reopen"), st.none(), st.none()),
         st.tuples(st.just("uploaded"), st.none(), st.none()),
+        st.tuples(st.just("sent"), st.none(), st.none()),
+        st.tuples(st.just("answered"), st.none(), st.none()),
     ),
     max_size=30,
 )
@@ -70,6 +72,7 @@ async def check(path: Path, content: bytes, todo: list[tuple[str, Any, Any]]) ->
     model = bytearray(content)
     base = FakeClean(content)
     file = open_overlay(path, base)
+    sent: bytes | None = None
     for name, offset, value in todo:
         if name == "write":
             if offset > len(model):
@@ -89,7 +92,14 @@ async def check(path: Path, content: bytes, todo: list[tuple[str, Any, Any]]) ->
             await file.close()
             base = FakeClean(base.content)
             file = open_overlay(path, base)
+        elif name == "sent":  # an upload begins; its answer comes when more was written
+            sent = bytes(model)
+        elif name == "answered":
+            if sent is not None:
+                base, sent = FakeClean(sent), None
+                file.rebase(base, unchanged=False)  # type: ignore[arg-type]
         else:
+            sent = None
             base = FakeClean(bytes(model))
             assert file.rebase(base, unchanged=True) is not base  # type: ignore[arg-type]
         assert file.size == len(model)
