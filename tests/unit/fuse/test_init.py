@@ -79,8 +79,9 @@ def test_a_kernel_too_old_is_refused(minor: int) -> None:
 def test_everything_off() -> None:
     state, out = init(wanted=Capabilities.without({"all"}), zero_upcall=True)
     assert state.capabilities == tuple(sorted(BASELINE))
-    assert state.flags == InitFlag.INIT_EXT
-    assert out[6] == state.max_write == 4096
+    baseline = InitFlag.ASYNC_READ | InitFlag.BIG_WRITES | InitFlag.MAX_PAGES
+    assert state.flags == InitFlag.INIT_EXT | baseline
+    assert out[6] == state.max_write == 1 << 20
     assert not state.zero_open
     assert not state.zero_opendir
 
