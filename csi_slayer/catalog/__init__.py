@@ -1,4 +1,4 @@
-"""The inode table of a volume: home 1, SQLite on the node (see DESIGN: one table, several homes).
+"""The inode table of a volume: kept in SQLite on the node.
 
 The VFS and the content layer know this class only. Its methods are coroutines, so that a home
 across a network can have the same interface; SQLite's answer without suspending.

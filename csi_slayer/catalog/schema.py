@@ -16,7 +16,7 @@ that died had written. ``doubt`` is 1 if an upload to the key may have happened 
 by comparing, not replayed from a log, so repeated changes of a key collapse and every step can
 be repeated after a crash.
 
-``completed`` has the answers of requests that must not be done twice (see KERNEL facts: a resent
+``completed`` has the answers of requests that must not be done twice (FUSE_NOTIFY_RESEND: a resent
 request carries the same unique id).
 """
 
