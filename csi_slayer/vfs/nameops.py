@@ -115,14 +115,19 @@ class NameOps(Base):
     async def link(self, req: Request, ino: int, new_parent: int, new_name: bytes) -> Entry:
         raise FsError(errno.EPERM, "an object has one key: no hard links in the objects layout")
 
-    async def unlink(self, req: Request, parent: int, name: bytes) -> None:
-        if await self.done_before(req) is not None:
-            return
+    async def _to_remove(self, parent: int, name: bytes) -> tuple[str, Inode]:
+        """A name as text and what it stands for. Raises EROFS, ENOENT."""
         self.check_writable()
         text = names.decode(name)
         _directory, inode = await self.find_child(parent, text)
         if inode is None:
             raise FsError(errno.ENOENT)
+        return text, inode
+
+    async def unlink(self, req: Request, parent: int, name: bytes) -> None:
+        if await self.done_before(req) is not None:
+            return
+        text, inode = await self._to_remove(parent, name)
         if inode.is_dir:
             raise FsError(errno.EISDIR)
         await self._remove(req, parent, text, inode)
@@ -137,11 +142,7 @@ class NameOps(Base):
     async def rmdir(self, req: Request, parent: int, name: bytes) -> None:
         if await self.done_before(req) is not None:
             return
-        self.check_writable()
-        text = names.decode(name)
-        _directory, inode = await self.find_child(parent, text)
-        if inode is None:
-            raise FsError(errno.ENOENT)
+        text, inode = await self._to_remove(parent, name)
         await self._check_empty(inode)
         await self._remove(req, parent, text, inode)
 
