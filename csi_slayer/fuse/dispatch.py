@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from time import perf_counter
+from typing import Any
 
 from csi_slayer.fuse import protocol as p
 from csi_slayer.fuse import requests
@@ -22,8 +23,10 @@ from csi_slayer.fuse.init import SessionState
 from csi_slayer.fuse.interrupts import Interrupts
 from csi_slayer.fuse.protocol import Opcode
 from csi_slayer.fuse.reading import FileReader
-from csi_slayer.fuse.stats import Stats
+from csi_slayer.fuse.stats import Stats, name_of
 from csi_slayer.fuse.task import RequestTask
+from csi_slayer.observability.logging import REQUEST
+from csi_slayer.observability.tracing import Tracer
 from csi_slayer.vfs.operations import Operations
 from csi_slayer.vfs.types import Request
 
@@ -48,6 +51,16 @@ class Running(RequestTask):
         self.prepared = False
         self.started = 0.0
         self.buffer: Buffer | None = None
+
+    def get_name(self) -> str:
+        """What log lines of the request are marked with."""
+        return f"{REQUEST}{self.unique & ~_RESEND}"
+
+
+async def _traced(tracer: Tracer, name: str, unique: int, work: Coroutine[Any, Any, Any]) -> Any:
+    """A handler within a span; what it waits for in the store becomes its child."""
+    with tracer.span(f"fuse.{name}", {"request": unique}):
+        return await work
 
 
 def handlers(state: SessionState) -> list[Handler | None]:
@@ -81,7 +94,9 @@ class Dispatcher:
         state: SessionState,
         stats: Stats,
         loop: asyncio.AbstractEventLoop,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer if tracer is not None and tracer.enabled else None
         self._ops = ops
         self._channel = channel
         self._loop = loop
@@ -120,7 +135,10 @@ class Dispatcher:
         request = Request(unique & ~_RESEND, uid, gid, pid, unique >= _RESEND)
         task = self._spare
         task.unique, task.opcode, task.pid, task.started = unique, opcode, pid, started
-        if task.start(handler(self._served, request, ino, body), self._context.copy()):
+        work = handler(self._served, request, ino, body)
+        if self._tracer is not None:
+            work = _traced(self._tracer, name_of(opcode), request.unique, work)
+        if task.start(work, self._context.copy()):
             self._answer(task)
             return False
         self._spare = Running(self._loop, self._finished)

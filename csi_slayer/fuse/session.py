@@ -21,6 +21,7 @@ from csi_slayer.fuse.notify import Notifier, resend
 from csi_slayer.fuse.passthrough import Backing
 from csi_slayer.fuse.protocol import Opcode
 from csi_slayer.fuse.stats import Observer, Stats
+from csi_slayer.observability.tracing import NullTracer, Tracer
 from csi_slayer.vfs.operations import Operations
 
 log = structlog.get_logger(__name__)
@@ -32,12 +33,14 @@ _HEADER_ROOM: Final = p.PAGE
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """``readahead`` is in bytes. ``observer`` is told of each request."""
+    """``readahead`` is in bytes. ``observer`` is told of each request, ``tracer`` makes
+    a span of it."""
 
     capabilities: Capabilities = field(default_factory=Capabilities)
     allow_other: bool = True
     readahead: int = 512 << 10
     observer: Observer | None = None
+    tracer: Tracer = field(default_factory=NullTracer)
 
 
 class Session:
@@ -58,7 +61,7 @@ class Session:
         self._channel = Channel(
             fd, state.max_write + _HEADER_ROOM, loop, splice="splice" in state.capabilities
         )
-        self._dispatcher = Dispatcher(ops, self._channel, state, self.stats, loop)
+        self._dispatcher = Dispatcher(ops, self._channel, state, self.stats, loop, options.tracer)
         self._backing = Backing(fd, "passthrough" in state.capabilities)
         self._notifier = Notifier(fd, expire_only="expire_only" in state.capabilities)
         self._ended: asyncio.Future[bool] = loop.create_future()

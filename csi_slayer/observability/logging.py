@@ -7,6 +7,7 @@ appear on every line that is logged below.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections.abc import Iterator, MutableMapping
@@ -41,6 +42,23 @@ def log_context(**values: object) -> Iterator[None]:
     """Bind values (``volume=``, ``request=``) to every line logged in this block and its tasks."""
     with bound_contextvars(**values):
         yield
+
+
+REQUEST = "request-"
+"""Tasks whose name begins so serve the kernel's request of that number."""
+
+
+def _add_request(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Mark a line with the request during which it is logged, for nothing while none is."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # in a thread
+        return event
+    if task is not None and (name := task.get_name()).startswith(REQUEST):
+        event.setdefault("request", int(name.removeprefix(REQUEST)))
+    return event
 
 
 def _mask(_logger: object, _method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
@@ -78,6 +96,7 @@ def _formatter(style: Literal["json", "text"]) -> logging.Formatter:
 
 _COMMON: list[Processor] = [
     merge_contextvars,
+    _add_request,
     structlog.stdlib.add_logger_name,
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),

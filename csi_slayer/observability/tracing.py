@@ -6,6 +6,7 @@ every call with one shared object: a disabled span costs a method call.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -32,6 +33,9 @@ class Tracer(Protocol):
     def span(
         self, name: str, attributes: Mapping[str, AttributeValue] | None = None
     ) -> AbstractContextManager[Span]: ...
+
+    def record(self, name: str, seconds: float, attributes: Mapping[str, AttributeValue]) -> None:
+        """A span of work that has just ended after ``seconds``."""
 
     def close(self) -> None:
         """Send what is pending; takes a few seconds at most."""
@@ -67,6 +71,9 @@ class NullTracer:
         self, name: str, attributes: Mapping[str, AttributeValue] | None = None
     ) -> AbstractContextManager[Span]:
         return _NULL_SPAN
+
+    def record(self, name: str, seconds: float, attributes: Mapping[str, AttributeValue]) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -109,6 +116,10 @@ class OtelTracer:
         self, name: str, attributes: Mapping[str, AttributeValue] | None = None
     ) -> AbstractContextManager[Span]:
         return _OtelSpan(self._tracer.start_as_current_span(name, attributes=attributes))
+
+    def record(self, name: str, seconds: float, attributes: Mapping[str, AttributeValue]) -> None:
+        started = time.time_ns() - int(seconds * 1e9)
+        self._tracer.start_span(name, start_time=started, attributes=attributes).end()
 
     def close(self) -> None:
         self._provider.shutdown()

@@ -1,8 +1,9 @@
-"""What the layers report, as metrics."""
+"""What the layers report, as metrics and spans."""
 
 from __future__ import annotations
 
 from csi_slayer.observability.metrics import Metrics, OperationMeter, RequestMeter
+from csi_slayer.observability.tracing import NullTracer, Tracer
 
 
 class Events:
@@ -10,6 +11,7 @@ class Events:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self.tracer: Tracer = NullTracer()
         self._operations: dict[str, OperationMeter] = {}
         self._requests: dict[str, RequestMeter] = {}
 
@@ -41,6 +43,13 @@ class Events:
             self._metrics.store_sent_bytes.add(sent)
         if received:
             self._metrics.store_received_bytes.add(received)
+        if self.tracer.enabled:
+            self.tracer.record(f"s3.{op}", seconds, {
+                "http.response.status_code": status or 0, "sent": sent, "received": received,
+            })  # fmt: skip
+
+    def on_retry(self) -> None:
+        self._metrics.store_retries.add()
 
     def observe(self, op: str, seconds: float) -> None:
         """A kernel request was answered."""

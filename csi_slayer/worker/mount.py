@@ -22,6 +22,7 @@ from csi_slayer.fuse.init import Capabilities, SessionState
 from csi_slayer.fuse.session import Session, SessionOptions
 from csi_slayer.observability.metrics import Metrics
 from csi_slayer.observability.serve import MetricsServer, serve_metrics
+from csi_slayer.observability.tracing import make_tracer
 from csi_slayer.store.open import open_store
 from csi_slayer.vfs.filesystem import FileSystem
 from csi_slayer.worker import spec as specs
@@ -64,6 +65,8 @@ class Mount:
         Raises SlayerError with one clear line.
         """
         config, spec = self.config, self.spec
+        self.events.tracer = tracer = make_tracer(config.tracing, volume=spec.volume)
+        self._stack.push_async_callback(asyncio.to_thread, tracer.close)
         store = await open_store(config.store.url, specs.store_options(config, self.events))
         self._stack.push_async_callback(store.close)
         if check:
@@ -111,6 +114,7 @@ class Mount:
             capabilities=Capabilities.without(self.config.fuse.disable),
             allow_other=self.config.fuse.allow_other,
             observer=self.events,
+            tracer=self.events.tracer,
         )
         native = self.config.fuse.engine == "native"
         engine = Session.mount if native else pyfuse3_engine.mount
@@ -133,7 +137,10 @@ class Mount:
     async def resume(self, fd: int, state: dict[str, Any]) -> Session:
         """Take over the kernel connection of a worker that died."""
         self.session = session = Session.resume(
-            fd, SessionState.from_json(state), self.fs, SessionOptions(observer=self.events)
+            fd,
+            SessionState.from_json(state),
+            self.fs,
+            SessionOptions(observer=self.events, tracer=self.events.tracer),
         )
         await self._serve_extras(taken_over=True)
         return session

@@ -26,12 +26,16 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, int | None, int, int]] = []
+        self.retries = 0
 
     def on_request(
         self, op: str, status: int | None, seconds: float, sent: int, received: int
     ) -> None:
         assert seconds >= 0
         self.calls.append((op, status, sent, received))
+
+    def on_retry(self) -> None:
+        self.retries += 1
 
 
 def test_objects_too_large_for_one_copy(
