@@ -47,6 +47,8 @@ _LIMITS = (
     ("parts of one file sent at once", "content.upload", "PARTS_AT_ONCE", _COUNT),
     ("parts of one upload; larger files get larger parts", "content.upload", "MAX_PARTS", _COUNT),
     ("pause between looks at growing files", "content.growth", "PERIOD", _SECONDS),
+    ("rest that policy writeback leaves a changed file before it uploads", "content.reconcile",
+     "WRITEBACK_REST", _SECONDS),
     ("longest pause before a failed upload is tried again; it is never given up",
      "content.reconcile", "BACKOFF_MAX", _SECONDS),
     ("looks at a key whose names keep moving, per attempt", "content.reconcile", "LOOKS", _COUNT),
