@@ -82,7 +82,9 @@ class Supervisor:
             if status == UNMOUNTED:
                 return 0
             if not self._mounted:
-                raise CannotStart(f"the worker ended with status {status} before it mounted")
+                raise CannotStart(
+                    f"the worker ended with status {status} before it mounted: see its log"
+                )
             self.restarts += 1
             if time.monotonic() - worker.born > YOUNG:
                 self._pause = BACKOFF_FIRST

@@ -132,7 +132,8 @@ class TestMount:
         """
         entry = registry.find(str(self.root))
         assert entry is not None, f"{self.root} is not registered"
-        return next(iter(ask(entry, "status")))
+        (answer,) = ask(entry, "status")
+        return answer
 
     def _is_idle(self) -> bool:
         try:
