@@ -52,7 +52,8 @@ def _wanted(path: Path | None) -> list[registry.Mounted]:
 def _one(entry: registry.Mounted) -> dict[str, Any]:
     base = {"volume": entry.volume, "url": entry.url, "mountpoint": entry.mountpoint}
     try:
-        return list(control.ask(entry, "status", timeout=3.0))[0]
+        (answer,) = control.ask(entry, "status", timeout=3.0)
+        return answer
     except SlayerError as error:
         return {**base, "error": str(error)}
 
