@@ -46,7 +46,7 @@ def volume(
 @pytest.fixture
 def place(volume: TestMount, request: pytest.FixtureRequest) -> Path:
     """A directory of the volume for one test."""
-    path = volume.root / request.node.originalname
+    path = volume.root / str(request.node.originalname)
     path.mkdir(exist_ok=True)
     return path
 

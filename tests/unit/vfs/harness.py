@@ -135,11 +135,13 @@ class Volume:
         self.store.dead = True
         self.catalog.close()
         self.fs.handles.close()
-        tasks = asyncio.all_tasks(self.loop)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            self.loop.run_until_complete(asyncio.wait(tasks, timeout=5))
+        for _ in range(20):  # cleaning up begins new waits for the store that never answers
+            tasks = asyncio.all_tasks(self.loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                self.loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+        assert not asyncio.all_tasks(self.loop)
 
         async def close_files() -> None:
             for record in self.fs.opened:

@@ -1,0 +1,152 @@
+"""What readers and writers see when others change the bucket."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.integration.mount.conftest import MakeMount
+from tests.integration.mount.s3volumes import s3_volume
+from tests.support.faultproxy import FaultProxy
+from tests.support.mounts import wait_for
+from tests.support.servers import S3Server
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+MIB = 1 << 20
+
+
+def test_external_changes_are_seen_after_the_ttl(make_mount: MakeMount, objects: Path) -> None:
+    (objects / "d").mkdir()
+    (objects / "d/changed").write_bytes(b"old")
+    (objects / "d/removed").write_bytes(b"old")
+    root = make_mount(options=["volume.metadata_ttl=1s"]).mount().root
+    assert (root / "d/changed").read_bytes() == b"old"
+    assert sorted(os.listdir(root / "d")) == ["changed", "removed"]
+    (objects / "d/changed").write_bytes(b"new content")
+    (objects / "d/removed").unlink()
+    (objects / "d/added").write_bytes(b"added")
+    (objects / "d/sub").mkdir()
+    wait_for(lambda: sorted(os.listdir(root / "d")) == ["added", "changed", "sub"])
+    wait_for(lambda: (root / "d/changed").read_bytes() == b"new content")
+    assert (root / "d/changed").stat().st_size == len(b"new content")
+    assert (root / "d/added").read_bytes() == b"added"
+    assert not (root / "d/removed").exists()
+
+
+def test_close_to_open_sees_changes_at_once(make_mount: MakeMount, objects: Path) -> None:
+    (objects / "f").write_bytes(b"0" * 100)
+    options = ["volume.metadata_ttl=1h", "volume.close_to_open=true"]
+    root = make_mount(options=options).mount().root
+    for round_ in range(1, 6):
+        with (root / "f").open("rb") as file:
+            assert file.read() == str(round_ - 1).encode() * 100
+        (objects / "f").write_bytes(str(round_).encode() * 100)
+
+
+def test_a_reader_of_a_changed_object_gets_estale(make_mount: MakeMount, objects: Path) -> None:
+    """One open never mixes two versions; the next one has the new."""
+    old, new = os.urandom(48 * MIB), os.urandom(48 * MIB)
+    (objects / "f").write_bytes(old)
+    options = ["volume.metadata_ttl=1s", "volume.prefetch=false"]
+    root = make_mount(options=options).mount().root
+    with (root / "f").open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        assert os.pread(file.fileno(), 4096, 0) == old[:4096]
+        (objects / "f.tmp").write_bytes(new)
+        (objects / "f.tmp").rename(objects / "f")
+        with pytest.raises(OSError) as caught:
+            read_backwards(file.fileno(), old)
+        assert caught.value.errno == errno.ESTALE
+        with (root / "f").open("rb") as again:
+            assert again.read() == new
+
+
+def read_backwards(fd: int, expected: bytes) -> None:
+    """Pieces from the end, where nothing was fetched ahead; what had been may still be read."""
+    for place in range(len(expected) - MIB, 8 * MIB, -MIB):
+        assert os.pread(fd, 4096, place) == expected[place : place + 4096]
+
+
+@pytest.mark.parametrize("shared_cache", [True, False])
+def test_two_writers_of_one_key(
+    make_mount: MakeMount, objects: Path, tmp_path: Path, shared_cache: bool
+) -> None:
+    """One gets the error at close; both contents exist."""
+    (objects / "f").write_bytes(b"base")
+    caches = [tmp_path / "cache", tmp_path / ("cache" if shared_cache else "cache2")]
+    mounts = [
+        make_mount(name=f"m{i}", cache=cache, options=["volume.metadata_ttl=1h"]).mount()
+        for i, cache in enumerate(caches)
+    ]
+    for mount in mounts:
+        assert (mount.root / "f").read_bytes() == b"base"
+    (mounts[0].root / "f").write_bytes(b"first writer")
+    with pytest.raises(OSError) as caught:
+        (mounts[1].root / "f").write_bytes(b"second writer")
+    assert caught.value.errno == errno.ESTALE
+    assert (objects / "f").read_bytes() == b"first writer"
+    wait_for(lambda: mounts[1].status()["counters"]["conflicts"] == 1, what="a counted conflict")
+    kept = [p for p in (caches[1] / "conflicts").rglob("*") if p.is_file() and not p.suffix]
+    assert [path.read_bytes() for path in kept] == [b"second writer"]
+    assert '"conflict"' in mounts[1].log
+    wait_for(lambda: (mounts[1].root / "f").read_bytes() == b"first writer")
+    (mounts[1].root / "f").write_bytes(b"third")
+    assert (objects / "f").read_bytes() == b"third"
+
+
+def test_two_creators_of_one_key(make_mount: MakeMount, objects: Path, tmp_path: Path) -> None:
+    mounts = [
+        make_mount(name=f"m{i}", cache=tmp_path / f"c{i}", options=["volume.metadata_ttl=1h"])
+        for i in range(2)
+    ]
+    for mount in mounts:
+        assert os.listdir(mount.mount().root) == []
+    first, second = ((mount.root / "new").open("wb", buffering=0) for mount in mounts)
+    first.write(b"first")
+    second.write(b"second")
+    first.close()
+    with pytest.raises(OSError) as caught:
+        second.close()
+    assert caught.value.errno == errno.ESTALE
+    assert (objects / "new").read_bytes() == b"first"
+    wait_for(lambda: any(p.read_bytes() == b"second" for p in kept_files(tmp_path / "c1")))
+
+
+def kept_files(cache: Path) -> list[Path]:
+    return [path for path in (cache / "conflicts").rglob("*") if path.is_file()]
+
+
+def test_workers_of_one_node_share_the_cache(
+    versitygw: S3Server, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """What one has read the other reads without asking the store for bytes; so after a remount."""
+    bucket = versitygw.create_bucket()
+    data = {f"f{number}": os.urandom(number * 50_000) for number in range(1, 12)}
+    data["large"] = os.urandom(20 * MIB)
+    for key, body in data.items():
+        versitygw.admin.put(bucket, key, body)
+    with FaultProxy(versitygw.endpoint) as proxy:
+        volumes = []
+        for name in ("m1", "m2"):
+            volume = s3_volume(
+                versitygw, bucket, tmp_path, endpoint=proxy.endpoint, name=name,
+                cache=tmp_path / "cache",
+            )  # fmt: skip
+            request.addfinalizer(volume.close)
+            volumes.append(volume.mount())
+        first, second = volumes
+        assert {key: (first.root / key).read_bytes() for key in data} == data
+        assert proxy.count("GetObject") > 0
+        proxy.reset_counts()
+        assert {key: (second.root / key).read_bytes() for key in data} == data
+        assert proxy.count("GetObject") == 0
+        second.umount()
+        second.mount()
+        assert {key: (second.root / key).read_bytes() for key in data} == data
+        assert proxy.count("GetObject") == 0
+        first.umount()
+        second.umount()
