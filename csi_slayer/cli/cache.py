@@ -32,7 +32,12 @@ def usage(
     cache_dir: Directory = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Show how much the cache holds."""
+    """Show how much the cache holds.
+
+    \b
+    [bold]Example[/bold]
+      csi-slayer cache usage --cache-dir /var/cache/slayerfs
+    """
     with failing():
         cache = _open(cache_dir)
         found = cache.usage()
@@ -40,8 +45,8 @@ def usage(
     if as_json:
         print(json.dumps(found._asdict()))
         return
-    console.print(f"{size(found.used)} in use, {found.segments} segments")
-    console.print(f"{size(found.staged)} of it staged: written, and not yet a segment")
+    console.print(f"{size(found.used)} cached in {found.segments} segments")
+    console.print(f"{size(found.staged)} staged besides: written, and perhaps not yet in the store")
     console.print(f"{size(found.free)} free on the file system")
 
 
@@ -65,6 +70,10 @@ def verify(cache_dir: Directory = None) -> None:
     """Check every cached block against its checksum; bad ones are dropped and fetched again.
 
     Ends with status 2 if there were any.
+
+    \b
+    [bold]Example[/bold]
+      csi-slayer cache verify
     """
     columns = (SpinnerColumn(), TextColumn("{task.completed} segments checked"))
     with failing(), Progress(*columns, console=console) as progress:

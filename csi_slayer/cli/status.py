@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +16,7 @@ from csi_slayer.node import registry
 
 def status(
     path: Annotated[
-        Path | None, typer.Argument(help="Only the volume mounted there; else all.")
+        str | None, typer.Argument(help="Only the volume mounted there; else all.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list, for programs.")] = False,
 ) -> None:
@@ -40,10 +39,10 @@ def status(
         _show(volume)
 
 
-def _wanted(path: Path | None) -> list[registry.Mounted]:
+def _wanted(path: str | None) -> list[registry.Mounted]:
     if path is None:
         return list(registry.mounts())
-    found = control.mount_of(str(path))
+    found = control.mount_of(path)
     if found is None:
         fail(f"{path} is not in a mounted volume")
     return [found[0]]
