@@ -15,6 +15,7 @@ from csi_slayer.vfs.attrops import AttrOps
 from csi_slayer.vfs.dirops import DirOps
 from csi_slayer.vfs.fileops import FileOps
 from csi_slayer.vfs.options import VfsEvents, VfsOptions
+from csi_slayer.vfs.types import Request
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +49,12 @@ class FileSystem(FileOps, DirOps, AttrOps):
             self.handles.clear()
             await self.catalog.forget_completed()
         await self.content.start()
+
+    async def let_go(self) -> None:
+        """The kernel connection is gone, and with it every open file: a lazy unmount, or one
+        that overtakes the RELEASE of a file just closed, brings no RELEASE any more."""
+        for handle in self.handles:
+            await self.release(Request(0, 0, 0, 0), handle.ino, handle.fh)
 
     async def drain(self, seconds: float) -> int:
         """Upload what is pending; returns how many keys are left when the time is over."""

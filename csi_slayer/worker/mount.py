@@ -171,6 +171,7 @@ class Mount:
         """Until the volume is unmounted; then upload what is pending."""
         if self.session is not None:
             await self.session.run()
+        await self.fs.let_go()
         left = await self.fs.catalog.pending_count()
         if left:
             log.info("unmounted, uploading what is pending", keys=left)
