@@ -350,12 +350,13 @@ class Changes(Pendings):
         return in_place
 
     async def relocated(self, inode: Inode, key: str, etag: str) -> None:
-        """The content of an inode was copied aside, to the object ``key``."""
+        """The content of an inode was copied aside, to the object ``key``, which is pending."""
         with self._db.transaction():
             if self._db.one("SELECT 1 FROM inodes WHERE ino = ?", (inode.ino,)) is None:
-                self._pend(key, etag)  # closed meanwhile: nobody needs the copy
+                self._found_out(key, etag)  # closed meanwhile: nobody needs the copy
             else:
                 self._update(inode.ino, {"origin": key, "etag": etag})
+                self._db.execute("DELETE FROM pending WHERE key = ?", (key,))
 
     async def setxattr(self, ino: int, name: bytes, value: bytes, request: int | None) -> None:
         with self._db.transaction():

@@ -102,8 +102,10 @@ class Pendings(Reads):
             self._db.execute("UPDATE pending SET doubt = 1 WHERE doubt = 0")
 
     async def copy_begins(self, key: str) -> None:
-        """A copy to ``key`` is about to be asked for."""
+        """A copy to ``key`` is about to be asked for; it is pending from now on if it was not."""
         with self._db.transaction():
+            if not self._is_pending(key):
+                self._pend(key, "")
             self._db.execute("UPDATE pending SET doubt = 2 WHERE key = ?", (key,))
 
     async def settled(self, row: Pending, found: str | None) -> None:

@@ -64,6 +64,8 @@ class Objects:
         self.retire: Callable[[int], object] = lambda ino: None
         self.moved: Callable[[int, str, str], object] = lambda ino, old, new: None
         """Told that a copy in the store gave the same bytes of an inode another etag."""
+        self.moving: set[str] = set()
+        """Temporary keys that are being copied to, for the reconciler to leave alone."""
         self.clones: dict[int, tuple[Source, int]] = {}
         """Staged files that are whole copies of an object, with the mtime when they were."""
 
@@ -308,8 +310,14 @@ class Objects:
         """Copy an inode's object to a temporary key, so that its present key can be used."""
         assert inode.origin is not None
         key = f"{SCRATCH}/moving/{uuid.uuid4().hex}"
-        info = await self._store.copy(inode.origin, key, source_etag=inode.etag)
-        await self._catalog.relocated(inode, key, info.etag)
+        self.moving.add(key)
+        try:
+            # Pending: should this worker die, the next one deletes the copy.
+            await self._catalog.copy_begins(key)
+            info = await self._store.copy(inode.origin, key, source_etag=inode.etag)
+            await self._catalog.relocated(inode, key, info.etag)
+        finally:
+            self.moving.discard(key)
         self._tell_reader(inode.ino, key, info.etag)
 
     async def put_marker(self, inode: Inode, row: Pending) -> None:

@@ -256,6 +256,8 @@ class Reconciler:
             deletes: list[Pending] = []
             for row in rows:
                 due = max(self._not_before.get(row.key, (0.0, 0))[0] - now, self._rest(row))
+                if row.key in self._objects.moving:
+                    continue
                 if row.key in self._active:
                     if self._noted.get(row.key, row.since_ns) != row.since_ns:
                         self._again.add(row.key)
