@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from csi_slayer.catalog.schema import PRAGMAS, STATEMENTS, VERSION, WAL_LARGE, WAL_SMALL
-from csi_slayer.errors import CatalogError
+from csi_slayer.errors import CacheFull, CatalogError, SlayerError
 
 Row = tuple[Any, ...]
+
+RESERVE = 1 << 20
+"""Bytes of the database and of the WAL that are kept for work while the disk is full."""
 
 
 class Database:
     """A catalog file. Used from one thread (the worker's event loop).
 
-    Raises :class:`CatalogError` for whatever SQLite refuses; a database of another schema version
+    Raises :class:`CatalogError` for whatever SQLite refuses, CacheFull (ENOSPC) where it finds no
+    room on the disk; a database of another schema version
     or a damaged one is refused at opening with a message that says what to do.
     """
 
@@ -40,6 +44,7 @@ class Database:
                     f"{path} has schema version {version}, this program needs {VERSION}: "
                     "unmount with the program that wrote it, then remove the file"
                 )
+            self._reserve()
         except sqlite3.Error as error:
             raise CatalogError(f"cannot open the catalog {path}: {error}") from error
         self.execute = self._connection.execute
@@ -51,6 +56,30 @@ class Database:
             self._connection.execute(statement)
         self._connection.execute(f"PRAGMA user_version={VERSION}")
         self._connection.execute("COMMIT")
+
+    def _reserve(self) -> None:
+        """Write as much as RESERVE and take it back: what it leaves in the database are free
+        pages, and a WAL whose blocks the next transactions overwrite. With them names can be
+        learned, and files be removed, while somebody has filled the disk."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute("CREATE TABLE reserve(room)")
+            self._connection.execute("INSERT INTO reserve VALUES (zeroblob(?))", (RESERVE,))
+            self._connection.execute("DROP TABLE reserve")
+            self._connection.execute("COMMIT")
+            self._connection.execute("PRAGMA wal_checkpoint(RESTART)")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def _translated(self, error: sqlite3.Error, what: str) -> SlayerError:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            # The WAL may have used up its blocks: let the next transaction begin it anew.
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            return CacheFull(f"{what}: the disk of the catalog is full")
+        return CatalogError(f"{what}: {error}")
 
     def one(self, sql: str, args: Sequence[object] = ()) -> Row | None:
         """The first row, or None."""
@@ -82,21 +111,23 @@ class Database:
             try:
                 yield
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # a full disk has rolled it back already
+                    self._connection.execute("ROLLBACK")
                 self.rolled_back()
                 raise
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            raise CatalogError(f"catalog change failed: {error}") from error
+                self.rolled_back()
+            raise self._translated(error, "catalog change failed") from error
 
     def alone(self, change: Callable[[], None]) -> None:
         """A change of one statement, which is a transaction by itself."""
         try:
             change()
         except sqlite3.Error as error:
-            raise CatalogError(f"catalog change failed: {error}") from error
+            raise self._translated(error, "catalog change failed") from error
 
     def checkpoint(self) -> None:
         """Fold the WAL back if it has grown. Blocks on fsync: call it from a thread, often.

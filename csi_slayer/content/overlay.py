@@ -46,7 +46,7 @@ class OverlayFile:
         if os.fstat(self._map_fd).st_size < _HEADER_SIZE:
             with os_errors():
                 os.pwrite(self._map_fd, _HEADER.pack(_MAGIC, BLOCK, base.size), 0)
-                os.ftruncate(self._map_fd, _HEADER_SIZE + _GROW)
+                os.posix_fallocate(self._map_fd, 0, _HEADER_SIZE + _GROW)
                 os.ftruncate(fd, base.size)
         self._map = mmap.mmap(self._map_fd, 0)
         magic, block, self._limit = _HEADER.unpack_from(self._map)
@@ -67,7 +67,10 @@ class OverlayFile:
     def _mark(self, block: int, state: int) -> None:
         at = _HEADER_SIZE + block
         if at >= len(self._map):
-            self._map.resize((at // _GROW + 1) * _GROW + _HEADER_SIZE)
+            size = (at // _GROW + 1) * _GROW + _HEADER_SIZE
+            with os_errors():  # blocks first: on a full disk, writing to a hole would kill us
+                os.posix_fallocate(self._map_fd, 0, size)
+            self._map.resize(size)
         self._map[at] = state
 
     def _from_base(self, block: int) -> bool:

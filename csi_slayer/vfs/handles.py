@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from csi_slayer.content.opened import IoMode
+from csi_slayer.content.staged import os_errors
 
 _SLOT = struct.Struct("<QQQQIIiI")  # request, handle, inode, version, flags, mode, backing, used
 _SIZE = 64
@@ -48,10 +49,8 @@ class HandleTable:
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        size = os.fstat(self._fd).st_size
-        if size < _FIRST * _SIZE:
-            size = _FIRST * _SIZE
-            os.ftruncate(self._fd, size)
+        size = max(os.fstat(self._fd).st_size, _FIRST * _SIZE)
+        self._allocate(size)
         self._map = mmap.mmap(self._fd, size)
         self._handles: dict[int, Handle] = {}
         self._free: list[int] = []
@@ -119,8 +118,17 @@ class HandleTable:
         for fh in list(self._handles):
             self.remove(fh)
 
+    def _allocate(self, size: int) -> None:
+        """Have the blocks before the memory is written to: on a full disk that would kill us.
+
+        Raises CacheFull.
+        """
+        with os_errors():
+            os.posix_fallocate(self._fd, 0, size)
+
     def _grow(self) -> None:
         old = len(self._map) // _SIZE
+        self._allocate(2 * old * _SIZE)
         self._map.resize(2 * old * _SIZE)
         self._free.extend(range(2 * old - 1, old - 1, -1))
 
