@@ -12,6 +12,7 @@ from csi_slayer.catalog import Inode
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.opened import File, OpenInode
 from csi_slayer.content.overlay import OverlayFile
+from csi_slayer.content.ranges import as_bytes
 from csi_slayer.content.staged import StagedFile, copy_range, os_errors
 from csi_slayer.errors import CacheFull, FsError
 from csi_slayer.vfs.base import version_of
@@ -36,6 +37,8 @@ class FileOps(OpenOps):
     _unopened: OrderedDict[int, OpenInode]
 
     async def read(self, req: Request, ino: int, fh: int, offset: int, size: int) -> ReadResult:
+        if self.handles.get(fh) is None:
+            return await self._read_unopened(ino, offset, size)
         file = await self._file(ino, fh)
         try:
             return await file.read(offset, size)
@@ -44,12 +47,25 @@ class FileOps(OpenOps):
                 self.spawn(self.refresh.revalidate(inode))  # for the next open
             raise
 
+    async def _read_unopened(self, ino: int, offset: int, size: int) -> ReadResult:
+        record = await self._without_open(ino)
+        try:
+            assert record.file is not None
+            result = await record.file.read(offset, size)
+            # Put out of the table meanwhile, its file is closed before the engine can read it.
+            return result if record.users > 1 else as_bytes(result)
+        finally:
+            await self._drop(record)
+
     async def _file(self, ino: int, fh: int) -> File:
         """What a handle reads from."""
         record = self.opened.get(ino)
         handle = self.handles.get(fh)
         if handle is None or record is None:
-            return await self._without_open(ino)
+            record = await self._without_open(ino)
+            await self._drop(record)
+            assert record.file is not None  # the table of files read without an open has it
+            return record.file
         for file in (record.file, record.newer):
             if file is None:
                 continue
@@ -59,28 +75,40 @@ class FileOps(OpenOps):
                 return file
         raise FsError(errno.ESTALE, "the version that was opened is gone")
 
-    async def _without_open(self, ino: int) -> File:
-        """Zero-upcall volumes: the kernel does not tell what it opens and closes."""
-        record = self._unopened.pop(ino, None)
+    async def _without_open(self, ino: int) -> OpenInode:
+        """Zero-upcall volumes: the kernel does not tell what it opens and closes.
+
+        The record, with one user that the caller has to drop.
+        """
         inode = await self.catalog.get(ino)
-        if record is not None and isinstance(record.file, CleanFile):
-            if record.file.source.etag != inode.etag:
-                self.opened.drop(record)
-                await record.file.close()
-                record = None
-        if record is None:
-            if not inode.is_file or inode.etag is None:
-                raise FsError(errno.EBADF)
-            record = self.opened.use(ino)
-            if record.file is None:
-                record.file = await self.content.open_clean(inode)
-                await self._ready(record.file, inode)
-        self._unopened[ino] = record
+        record = self.opened.use(ino)
+        try:
+            async with record.lock:
+                await self._present(record, inode)
+        except BaseException:
+            await self._drop(record)
+            raise
+        if ino in self._unopened:
+            self._unopened.move_to_end(ino)
+        else:
+            self._unopened[ino] = self.opened.use(ino)
         while len(self._unopened) > UNOPENED_KEPT:
             _ino, oldest = self._unopened.popitem(last=False)
             await self._drop(oldest)
-        assert record.file is not None
-        return record.file
+        return record
+
+    async def _present(self, record: OpenInode, inode: Inode) -> None:
+        """Have ``record.file`` be the present version, unless somebody is reading another."""
+        file = record.file
+        alone = record.users <= (2 if record.ino in self._unopened else 1)
+        if isinstance(file, CleanFile) and file.source.etag != inode.etag and alone:
+            record.file = None
+            await file.close()
+        if record.file is None:
+            if not inode.is_file or inode.etag is None:
+                raise FsError(errno.EBADF)
+            record.file = await self.content.open_clean(inode)
+            await self._ready(record.file, inode)
 
     async def write(self, req: Request, ino: int, fh: int, offset: int, data: memoryview) -> int:
         file = self._writable_file(ino)
