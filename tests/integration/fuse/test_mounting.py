@@ -17,6 +17,7 @@ from csi_slayer.fuse import session as sessions
 from csi_slayer.fuse.session import Session
 from tests.integration.fuse.serve import serving
 from tests.support.memfs import Behaviour, MemFs
+from tests.support.mounts import wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -69,7 +70,8 @@ def test_the_mount_point_may_be_reached_by_a_symlink(tmp_path: Path) -> None:
 def test_readahead_is_raised(tmp_path: Path, engine: str) -> None:
     with serving(tmp_path, Behaviour(), engine=engine) as server:
         bdi = Path(f"/sys/class/bdi/0:{server.connection}/read_ahead_kb")
-        assert bdi.read_text() == "512\n"
+        # Where libfuse answers INIT, it is set just after that.
+        wait_for(lambda: bdi.read_text() == "512\n", what="the new readahead")
 
 
 def fails_to_mount(mountpoint: Path, store: Path) -> BaseException:
