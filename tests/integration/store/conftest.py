@@ -12,8 +12,8 @@ import pytest
 import uvloop
 
 from csi_slayer.store.base import ObjectStore
-from csi_slayer.store.open import open_store
-from csi_slayer.store.options import CredentialOptions, StoreOptions
+from csi_slayer.store.options import StoreOptions
+from tests.integration.store.stores import close_all, open_store, options_for
 from tests.support.servers import S3Server
 
 T = TypeVar("T")
@@ -21,21 +21,12 @@ T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
 
 
-def options_for(server: S3Server, **changes: Any) -> StoreOptions:
-    """Options that reach ``server``."""
-    given: dict[str, Any] = {
-        "endpoint": server.endpoint,
-        "region": server.region,
-        "credentials": CredentialOptions(server.access_key, server.secret_key),
-    }
-    return StoreOptions(**(given | changes))
-
-
 @pytest.fixture
 def run() -> Iterator[Run[Any]]:
     """Runs coroutines, all on the same loop."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         yield runner.run
+        runner.run(close_all())
 
 
 @pytest.fixture(params=["local", "versitygw", "minio"])

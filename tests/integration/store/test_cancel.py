@@ -12,10 +12,10 @@ import pytest
 
 from csi_slayer.errors import ObjectNotFound, StoreUnavailable
 from csi_slayer.store.base import ABSENT, ObjectStore
-from csi_slayer.store.open import open_store
-from tests.integration.store.conftest import Run, options_for
+from tests.integration.store.conftest import Run
 from tests.integration.store.proxies import ResettableProxy
 from tests.integration.store.sinks import MemorySink
+from tests.integration.store.stores import open_store, options_for
 from tests.support.faults import Blackhole, Delay, LoseAnswer
 from tests.support.servers import S3Server
 

@@ -8,8 +8,8 @@ import pytest
 
 from csi_slayer.errors import ObjectNotFound, StoreError, StoreUnsupported
 from csi_slayer.store.base import ObjectStore
-from csi_slayer.store.open import open_store
-from tests.integration.store.conftest import Run, options_for
+from tests.integration.store.conftest import Run
+from tests.integration.store.stores import open_store, options_for
 from tests.support.servers import S3Server
 
 pytestmark = pytest.mark.integration

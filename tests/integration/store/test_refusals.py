@@ -15,11 +15,11 @@ from csi_slayer.errors import (
     StoreError,
     StoreUnavailable,
 )
-from csi_slayer.store.open import open_store
 from csi_slayer.store.options import CredentialOptions, StoreOptions
-from tests.integration.store.conftest import Run, options_for
+from tests.integration.store.conftest import Run
 from tests.integration.store.proxies import ResettableProxy
 from tests.integration.store.sinks import MemorySink
+from tests.integration.store.stores import open_store, options_for
 from tests.support.certs import make_certificate
 from tests.support.faults import Blackhole
 from tests.support.servers import S3Server, free_port

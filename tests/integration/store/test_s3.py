@@ -10,9 +10,9 @@ import pytest
 
 from csi_slayer.errors import PreconditionFailed
 from csi_slayer.store.options import CredentialOptions
-from csi_slayer.store.s3.open import open_s3
-from tests.integration.store.conftest import Run, options_for
+from tests.integration.store.conftest import Run
 from tests.integration.store.sinks import MemorySink
+from tests.integration.store.stores import open_s3, options_for
 from tests.support.servers import S3Server
 
 pytestmark = pytest.mark.integration
