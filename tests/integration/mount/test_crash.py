@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.integration.mount.conftest import MakeMount
+from tests.integration.mount.s3volumes import s3_volume
 from tests.support.load import big_file
 from tests.support.mounts import TestMount
+from tests.support.servers import S3Server
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -70,3 +72,25 @@ def test_nobody_notices_a_killed_worker(
     }
     assert found == files
     assert [path for path in (objects / ".slayerfs").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("durability", ["close", "writeback"])
+def test_nobody_notices_over_s3(
+    versitygw: S3Server, tmp_path: Path, request: pytest.FixtureRequest, durability: str
+) -> None:
+    bucket = versitygw.create_bucket()
+    versitygw.admin.put(bucket, "big", big_file())
+    options = [f"volume.durability={durability}"]
+    mount = s3_volume(versitygw, bucket, tmp_path, options=options)
+    request.addfinalizer(mount.close)
+    files, kills = run_load_and_kill(mount.mount(), 101)
+    assert kills > 3
+    mount.wait_idle()
+    assert '"conflict"' not in mount.log
+    mount.umount()
+    found = {
+        key: hashlib.sha256(versitygw.admin.get(bucket, key)).hexdigest()
+        for key in versitygw.admin.keys(bucket)
+        if not key.endswith("/")
+    }
+    assert found == files
