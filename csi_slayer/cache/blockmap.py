@@ -112,6 +112,10 @@ class BlockMap:
     def stamp(self, value: int) -> None:
         self.words[_STAMP] = value
 
+    def digest(self) -> int:
+        """A number that another state of the map hardly has."""
+        return xxhash.xxh3_64_intdigest(self._memory)
+
     def get(self, block: int) -> int:
         """The block's checksum; 0 if it is absent."""
         return self.words[_HEADER_WORDS + block]

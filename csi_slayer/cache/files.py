@@ -106,7 +106,7 @@ def make_segment(shared: Shared, key: SegmentKey, size: int) -> OpenSegment:
         os.unlink(temporary)
         if not named:
             os.unlink(path)
-        return OpenSegment(shared, key.hex, fd, header, os.fstat(fd), blocks)
+        return OpenSegment(shared, key.hex, fd, header, os.fstat(fd), blocks, fresh=True)
 
 
 def write_whole(layout: Layout, key: SegmentKey, data: bytes | memoryview) -> tuple[int, Header]:

@@ -21,6 +21,9 @@ from csi_slayer.cache.oserrors import translated
 from csi_slayer.cache.shared import Shared
 from csi_slayer.errors import CacheError
 
+PARTS_KEPT = 4096
+"""Closed partial segments that need not be verified again if nobody changed them."""
+
 
 class OpenSegment:
     """See the module. ``header`` and ``stat`` are of the open file ``fd``, which it owns; ``map``
@@ -39,6 +42,8 @@ class OpenSegment:
         header: Header,
         stat: os.stat_result,
         blocks: BlockMap | None,
+        *,
+        fresh: bool = False,
     ) -> None:
         self.name = name
         self.fd = fd
@@ -49,8 +54,16 @@ class OpenSegment:
         self.blocks = blocks
         self._cursor = 0
         generation = header.generation if blocks is None else blocks.generation
-        stamp = header.stamp if blocks is None else blocks.stamp or stat.st_mtime_ns
-        self.trusted = generation == boot_generation() and stamp == stat.st_mtime_ns
+        stamp = header.stamp if blocks is None else blocks.stamp
+        if blocks is not None and stamp == 0:
+            # In part: nothing says whether map and data are as somebody left them, but for what
+            # this process remembers.
+            left = shared.parts.pop(name, None)
+            same = fresh or left == (blocks.digest(), stat.st_mtime_ns)
+            known = same or blocks.count() == 0
+        else:
+            known = stamp == stat.st_mtime_ns
+        self.trusted = known and generation == boot_generation()
         self._complete = blocks is None and self.trusted
         self.checked = bytearray(0 if self.trusted else block_count(self.size))
 
@@ -74,10 +87,20 @@ class OpenSegment:
             self.refs -= 1
             if self.refs:
                 return
+            self._remember()
             self.forget()
         self.discard_map()
         os.close(self.fd)
         self.fd = -1
+
+    def _remember(self) -> None:
+        """Let the next opening here trust what is as it was left. ``shared.lock`` is held."""
+        blocks, parts = self.blocks, self.shared.parts
+        if blocks is None or blocks.stamp or not self.trusted:
+            return
+        while len(parts) >= PARTS_KEPT:
+            del parts[next(iter(parts))]
+        parts[self.name] = (blocks.digest(), os.fstat(self.fd).st_mtime_ns)
 
     def forget(self) -> None:
         """Let the next opening of this name look at the disk again. ``shared.lock`` is held."""

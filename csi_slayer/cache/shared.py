@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class Shared:
     """``opened``: the segments that are open, by name. ``lock`` guards it and the reference counts
-    of what is in it; it is held for microseconds."""
+    of what is in it; it is held for microseconds. ``parts``: state of map and data file of partial
+    segments when they were last closed here, good until then."""
 
     layout: Layout
     ledger: Ledger
@@ -26,3 +27,4 @@ class Shared:
     events: CacheEvents
     lock: threading.Lock = field(default_factory=threading.Lock)
     opened: dict[str, OpenSegment] = field(default_factory=dict)
+    parts: dict[str, tuple[int, int]] = field(default_factory=dict)

@@ -264,3 +264,29 @@ def test_verify_all_leaves_open_segments_usable(cache: Cache) -> None:
     assert segment.complete
     assert os.pread(segment.fd, SIZE, 0) == content("object", SIZE)
     segment.close()
+
+
+def test_a_part_is_verified_by_who_did_not_leave_it(cache: Cache) -> None:
+    """Map or data of a partial segment changed while it was closed: what is wrong is absent."""
+    size = 10 * BLOCK
+    segment = cache.create(key_of("part"), size)
+    for block in (0, 1, 2):
+        data = content("part", size)[block * BLOCK : (block + 1) * BLOCK]
+        segment.write_block(block * BLOCK, data)
+    segment.close()
+    again = cache.find(key_of("part"), size)
+    assert again is not None
+    assert not again.needs_verify  # nobody touched it
+    again.close()
+    (path,) = cache.shared.layout.segments.glob("*/*.map")
+    with path.open("r+b") as file:
+        file.seek(-8, 2)
+        file.write(b"\xa5" * 8)  # "the last block is present"
+    damaged = cache.find(key_of("part"), size)
+    assert damaged is not None
+    assert damaged.needs_verify
+    assert not damaged.present(9 * BLOCK, BLOCK)
+    assert damaged.verify() == 1
+    assert damaged.missing(0, size) == [(3 * BLOCK, 7 * BLOCK)]
+    assert cache.events.corrupt_blocks.value == 1
+    damaged.close()
