@@ -337,6 +337,8 @@ class Changes(Pendings):
         """
         with self._db.transaction():
             in_place = self.path_now(ino) == row.key
+            if in_place or not copied:
+                self._leave(ino, row.key)
             if in_place:
                 values |= {"etag": etag, "origin": None, "checked_ns": time.time_ns()}
                 self._update(ino, values)
@@ -348,6 +350,12 @@ class Changes(Pendings):
                 self._pend(row.key, etag)
                 self._found_out(row.key, etag)
         return in_place
+
+    def _leave(self, ino: int, key: str) -> None:
+        """The inode's content is at ``key`` now: a copy of it that was made aside may go."""
+        old = self._db.one("SELECT origin, etag FROM inodes WHERE ino = ?", (ino,))
+        if old is not None and old[0] not in (None, key) and not self._is_pending(old[0]):
+            self._pend(old[0], old[1])
 
     async def relocated(self, inode: Inode, key: str, etag: str) -> None:
         """The content of an inode was copied aside, to the object ``key``, which is pending."""

@@ -192,6 +192,8 @@ class Reconciler:
                     await self._objects.delete_many([row])
                 elif not await self._objects.put_content(inode, row):
                     continue
+                elif inode.origin is not None:
+                    self._wake.set()  # what it was copied from may have to go
                 return
             if not await self._unblock(row.key, blocker, owned=inode is not None):
                 return

@@ -106,11 +106,11 @@ class Volume:
         return self.loop.run_until_complete(call)
 
     def turn(self, count: int) -> None:
-        """Let background work go on for some turns of the loop."""
+        """Let background work go on for some turns of the loop and its timers."""
 
         async def turns() -> None:
             for _ in range(count):
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.002)
 
         self.run(turns())
 

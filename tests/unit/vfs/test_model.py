@@ -133,6 +133,16 @@ class Machine(RuleBasedStateMachine):
             return None
         return self.ino(path.rpartition("/")[0]), name.encode()
 
+    def some_file(self, number: int) -> tuple[str, Node] | None:
+        """One of the files there are."""
+        found = sorted(self.files().items(), key=lambda item: item[0])
+        return found[number % len(found)] if found else None
+
+    def some_path(self, number: int, otherwise: str) -> str:
+        """One of the names there are, or rather seldom another."""
+        found = sorted(self.paths())
+        return found[number % len(found)] if found and number < 9 else otherwise
+
     def fresh_bytes(self, size: int) -> bytes:
         self.fill = self.fill % 255 + 1
         return bytes([self.fill]) * size
@@ -182,11 +192,12 @@ class Machine(RuleBasedStateMachine):
         if size:
             self.write_to(handle, 0, size)
 
-    @rule(path=places, flags=st.sampled_from([os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC]))
-    def open_file(self, path: str, flags: int) -> None:
-        node = self.node(path)
-        if node is None or node.is_dir or len(self.open) > 6:
+    @rule(number=which, flags=st.sampled_from([os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC]))
+    def open_file(self, number: int, flags: int) -> None:
+        found = self.some_file(number)
+        if found is None or len(self.open) > 6:
             return
+        path, node = found
         ino = self.ino(path)
         opened = self.volume.run(self.volume.fs.open(self.volume.request(), ino, flags))
         if flags & os.O_TRUNC:
@@ -213,11 +224,10 @@ class Machine(RuleBasedStateMachine):
             got = self.volume.read(handle.ino, handle.opened, offset, 1 << 20)
             assert got == handle.node.data[offset:]
 
-    @rule(path=places)
-    def read_path(self, path: str) -> None:
-        node = self.node(path)
-        if node is not None and not node.is_dir:
-            self.check_file(path, node)
+    @rule(number=which)
+    def read_path(self, number: int) -> None:
+        if found := self.some_file(number):
+            self.check_file(*found)
 
     def check_file(self, path: str, node: Node) -> None:
         fs, ino = self.volume.fs, self.ino(path)
@@ -229,11 +239,12 @@ class Machine(RuleBasedStateMachine):
         assert self.volume.read(ino, opened, 0, 1 << 20) == node.data
         self.volume.run(fs.release(self.volume.request(), ino, opened.fh))
 
-    @rule(path=places, size=sizes)
-    def truncate(self, path: str, size: int) -> None:
-        node = self.node(path)
-        if node is None or node.is_dir:
+    @rule(number=which, size=sizes)
+    def truncate(self, number: int, size: int) -> None:
+        found = self.some_file(number)
+        if found is None:
             return
+        path, node = found
         changes = SetAttr(size=size)
         call = self.volume.fs.setattr(self.volume.request(), self.ino(path), changes)
         attr, _ttl = self.volume.run(call)
@@ -241,11 +252,12 @@ class Machine(RuleBasedStateMachine):
         node.data[:] = node.data[:size] + bytes(max(0, size - len(node.data)))
         node.mtime_ns = None
 
-    @rule(path=places, seconds=st.integers(1, 3))
-    def set_mtime(self, path: str, seconds: int) -> None:
-        node = self.node(path)
-        if node is None or node.is_dir:
+    @rule(number=which, seconds=st.integers(1, 3))
+    def set_mtime(self, number: int, seconds: int) -> None:
+        found = self.some_file(number)
+        if found is None:
             return
+        path, node = found
         node.mtime_ns = 10**18 + seconds
         changes = SetAttr(mtime_ns=node.mtime_ns)
         self.volume.run(self.volume.fs.setattr(self.volume.request(), self.ino(path), changes))
@@ -327,8 +339,9 @@ class Machine(RuleBasedStateMachine):
             self.once(call, again)
             above.names[name] = Node({})
 
-    @rule(path=anything, again=rarely)
-    def remove(self, path: str, again: bool) -> None:
+    @rule(number=which, other=anything, again=rarely)
+    def remove(self, number: int, other: str, again: bool) -> None:
+        path = self.some_path(number, other)
         place = self.parent(path)
         node = self.node(path)
         if place is None:
@@ -348,12 +361,14 @@ class Machine(RuleBasedStateMachine):
         del above.names[name]
 
     @rule(
-        source=anything,
+        number=which,
+        other=anything,
         to=anything,
-        flags=st.sampled_from([0, 0, NOREPLACE, EXCHANGE]),
+        flags=st.sampled_from([0, 0, 0, NOREPLACE, EXCHANGE]),
         again=rarely,
     )
-    def rename(self, source: str, to: str, flags: int, again: bool) -> None:
+    def rename(self, number: int, other: str, to: str, flags: int, again: bool) -> None:
+        source = self.some_path(number, other)
         target = to
         old, new = self.parent(source), self.parent(target)
         if old is None or new is None:
@@ -373,10 +388,10 @@ class Machine(RuleBasedStateMachine):
         assert above is not None and above.names is not None
         assert new_above is not None and new_above.names is not None
         moved = above.names.pop(name)
-        other = new_above.names.get(new_name)
+        displaced = new_above.names.get(new_name)
         new_above.names[new_name] = moved
-        if flags == EXCHANGE and other is not None:
-            above.names[name] = other
+        if flags == EXCHANGE and displaced is not None:
+            above.names[name] = displaced
 
     def may_rename(self, source: str, target: str, flags: int) -> bool:
         node, other = self.node(source), self.node(target)
@@ -415,12 +430,16 @@ class Machine(RuleBasedStateMachine):
             found += [i.name.decode() for i in items if i.name not in (b".", b"..")]
 
     def files(self) -> dict[str, Node]:
+        return {path: node for path, node in self.paths().items() if not node.is_dir}
+
+    def paths(self) -> dict[str, Node]:
         found: dict[str, Node] = {}
         stack = [("", self.root)]
         while stack:
             path, node = stack.pop()
-            if node.names is None:
+            if path:
                 found[path] = node
+            if node.names is None:
                 continue
             stack += [(f"{path}/{name}".lstrip("/"), child) for name, child in node.names.items()]
         return found

@@ -1,0 +1,79 @@
+"""Names that move faster than the store follows, and workers that die on the way."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from csi_slayer.catalog import ROOT
+from tests.unit.vfs.harness import Volume
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Volume:
+    return Volume(tmp_path, passthrough=False, ttl=3600)
+
+
+def put(volume: Volume, name: bytes, data: bytes) -> None:
+    fs = volume.fs
+    entry, opened = volume.run(fs.create(volume.request(), ROOT, name, 0o644, os.O_RDWR))
+    assert entry.attr is not None
+    volume.write(entry.attr.ino, opened, 0, data)
+    volume.run(fs.flush(volume.request(), entry.attr.ino, opened.fh))
+    volume.run(fs.release(volume.request(), entry.attr.ino, opened.fh))
+
+
+def rename(volume: Volume, old: bytes, new: bytes) -> None:
+    volume.run(volume.fs.rename(volume.request(), ROOT, old, ROOT, new, 0))
+
+
+def test_a_name_is_used_again_before_its_rename_was_carried_out(volume: Volume) -> None:
+    put(volume, b"a", b"one")
+    rename(volume, b"a", b"b")
+    put(volume, b"a", b"two")
+    assert volume.objects()["a"] == b"two"
+    volume.stop()
+    assert volume.objects() == {"a": b"two", "b": b"one"}
+
+
+def test_two_names_are_swapped_by_renames(volume: Volume) -> None:
+    put(volume, b"a", b"one")
+    put(volume, b"b", b"two")
+    rename(volume, b"a", b"t")
+    rename(volume, b"b", b"a")
+    rename(volume, b"t", b"b")
+    volume.stop()
+    assert volume.objects() == {"a": b"two", "b": b"one"}
+
+
+def test_a_copy_that_nobody_noted_is_deleted(volume: Volume) -> None:
+    """The worker died between the copy of a rename and its note; then the file moved on."""
+    put(volume, b"a", b"one")
+    rename(volume, b"a", b"b")
+    volume.store.dies_in = 1
+    volume.turn(50)
+    assert volume.objects() == {"a": b"one", "b": b"one"}
+    volume.die()
+    volume.start(taken_over=True)
+    rename(volume, b"b", b"c")
+    volume.stop()
+    assert volume.objects() == {"c": b"one"}
+    assert volume.events.conflicts == 0
+
+
+def test_an_upload_that_nobody_noted_is_deleted(volume: Volume) -> None:
+    fs = volume.fs
+    entry, opened = volume.run(fs.create(volume.request(), ROOT, b"a", 0o644, os.O_RDWR))
+    assert entry.attr is not None
+    volume.write(entry.attr.ino, opened, 0, b"one")
+    volume.run(fs.release(volume.request(), entry.attr.ino, opened.fh))
+    volume.store.dies_in = 1
+    volume.turn(50)
+    assert volume.objects() == {"a": b"one"}
+    volume.die()
+    volume.start(taken_over=True)
+    volume.run(volume.fs.unlink(volume.request(), ROOT, b"a"))
+    volume.stop()
+    assert volume.objects() == {}
