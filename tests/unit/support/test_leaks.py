@@ -32,7 +32,9 @@ def test_a_child_left_running_fails_the_test_and_is_ended(pytester: pytest.Pytes
         import os, subprocess, pytest
         keep = []
         def test_leaves_a_child():
-            keep.append(subprocess.Popen(["sleep", "60"]))
+            command = ["sh", "-c", "echo ready; sleep 60; exit"]
+            keep.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+            keep[0].stdout.readline()  # by now it is that program
         def test_after_it_is_gone():
             with pytest.raises(ProcessLookupError):
                 os.kill(keep[0].pid, 0)
