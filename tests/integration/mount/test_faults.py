@@ -208,7 +208,10 @@ def test_writes_that_fail_twice_are_repeated(faulty_each: Faulty) -> None:
     assert status["failing"] == []
     assert not [key for key in faulty_each.listing() if key.startswith(".slayerfs")]
     mount.umount()
-    assert faulty_each.server.admin.uploads(faulty_each.bucket) == []
+    # An upload whose very beginning was never answered has an id that nobody knows: the bucket's
+    # lifecycle rule ends it (docs/semantics.md). No other may be left.
+    unknown = {"begin-lost/large", "begin-cut/large"}
+    assert set(faulty_each.server.admin.uploads(faulty_each.bucket)) <= unknown
 
 
 @pytest.mark.parametrize("durability", ["close", "writeback"])
