@@ -150,6 +150,8 @@ class Base:
         a symlink, a fifo or a socket."""
         if inode.flags & Mark.ATTRS_KNOWN or inode.etag is None or inode.is_dir:
             return False
+        if inode.stage is not None:
+            return False  # opened for writing here: a regular file, whatever its size by now
         return self.options.posix or inode.size == 0
 
     async def with_metadata(self, inode: Inode) -> Inode:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import os
@@ -14,7 +15,7 @@ from csi_slayer.content.opened import File, OpenInode
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.ranges import as_bytes
 from csi_slayer.content.staged import StagedFile, copy_range, os_errors
-from csi_slayer.errors import CacheFull, FsError
+from csi_slayer.errors import CacheFull, FsError, SlayerError
 from csi_slayer.vfs.base import version_of
 from csi_slayer.vfs.openops import OpenOps
 from csi_slayer.vfs.types import ReadResult, Request
@@ -44,7 +45,9 @@ class FileOps(OpenOps):
             return await file.read(offset, size)
         except FsError as error:
             if error.errno == errno.ESTALE and (inode := await self.catalog.find(ino)):
-                self.spawn(self.refresh.revalidate(inode))  # for the next open
+                # Before the answer: an open that follows it must know the new version.
+                with contextlib.suppress(SlayerError):
+                    await self.refresh.revalidate(inode)
             raise
 
     async def _read_unopened(self, ino: int, offset: int, size: int) -> ReadResult:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.mount.test_faults import Faulty, content
 from tests.support.faults import Blackhole
-from tests.support.mounts import TestMount
+from tests.support.mounts import TestMount, wait_for
 from tests.support.servers import S3Server
 
 pytestmark = pytest.mark.integration
@@ -147,6 +147,16 @@ def test_writing_with_policy_writeback(faulty: Faulty) -> None:
     assert {key: faulty.get(key) for key in faulty.listing()} == wanted
 
 
+def mounted(faulty: Faulty) -> TestMount | None:
+    """The volume mounted, None while its last worker still has it."""
+    try:
+        return faulty.mount("volume.durability=writeback")
+    except AssertionError as error:
+        if "last uploads" in str(error):
+            return None
+        raise
+
+
 def test_an_unmount_keeps_what_could_not_be_sent(faulty: Faulty) -> None:
     """Unmounted and mounted again: what was staged is sent by the next mount."""
     mount = faulty.mount("volume.durability=writeback")
@@ -156,7 +166,8 @@ def test_an_unmount_keeps_what_could_not_be_sent(faulty: Faulty) -> None:
     mount.umount("--force", "--timeout", "1")
     assert not mount.mounted
     come_back(faulty)
-    again = faulty.mount("volume.durability=writeback")
+    # The old worker may be at its last attempts still; it holds the volume until it ends.
+    again = wait_for(lambda: mounted(faulty), 60, "the volume to be free")
     again.wait_idle()
     assert faulty.get("file") == b"content"
     assert (again.root / "file").read_bytes() == b"content"
