@@ -46,10 +46,6 @@ class Pendings(Reads):
         """We know for certain what is at a key that stays pending."""
         self._db.execute("UPDATE pending SET expect = ?, doubt = 0 WHERE key = ?", (found, key))
 
-    async def pend(self, key: str, expect: str | None) -> None:
-        with self._db.transaction():
-            self._pend(key, expect)
-
     def _is_pending(self, key: str) -> bool:
         return self._db.one("SELECT 1 FROM pending WHERE key = ?", (key,)) is not None
 

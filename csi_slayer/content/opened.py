@@ -106,6 +106,3 @@ class OpenInodes:
     def is_writing(self, ino: int) -> bool:
         record = self._inodes.get(ino)
         return record is not None and record.writers > 0
-
-    def is_open(self, ino: int) -> bool:
-        return ino in self._inodes

@@ -15,7 +15,7 @@ from csi_slayer.content.content import Content
 from csi_slayer.errors import FsError, ObjectNotFound
 from csi_slayer.vfs.handles import HandleTable
 from csi_slayer.vfs.options import VfsEvents, VfsOptions
-from csi_slayer.vfs.refresh import SECOND, Refresher
+from csi_slayer.vfs.refresh import Refresher
 from csi_slayer.vfs.types import Attr, Entry, Kernel, Request
 
 CHANGED_KEPT = 65536
@@ -195,4 +195,4 @@ class Base:
         self.content.spawn(coroutine)
 
 
-__all__ = ["SECOND", "Base", "version_of"]
+__all__ = ["Base", "version_of"]
