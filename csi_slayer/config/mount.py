@@ -45,5 +45,6 @@ class MountConfig(Section):
 
     def secrets(self) -> list[str]:
         """The values that must never be written anywhere (for the log's masking)."""
-        values = (self.store.secret_access_key, self.store.session_token)
+        store = self.store
+        values = (store.secret_access_key, store.session_token, store.web_identity_token)
         return [value.get_secret_value() for value in values if value is not None]

@@ -26,10 +26,9 @@ REVEAL_SECRETS: Final = "reveal_secrets"
 _BUCKET = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 
 
-class StoreConfig(Section):
-    """The bucket (or local directory), the way there and the identity."""
+class Connection(Section):
+    """The way to an S3 service and the identity there."""
 
-    url: str = Field(description="s3://bucket[/prefix], or file:///directory for a local store")
     endpoint: str | None = Field(
         default=None, description="http(s) URL of the S3 service; none: AWS, by region"
     )
@@ -60,6 +59,14 @@ class StoreConfig(Section):
     web_identity_token_file: Path | None = Field(
         default=None, description="file with the token that is exchanged for the role"
     )
+    web_identity_token: SecretStr | None = Field(
+        default=None,
+        description="the token itself; whoever gives it brings a new one before it ends",
+    )
+    sts_endpoint: str | None = Field(
+        default=None,
+        description="http(s) URL of the service that exchanges tokens and roles; none: AWS's",
+    )
     anonymous: bool = Field(default=False, description="send unsigned requests (public buckets)")
     request_timeout: Duration = Field(
         default=30.0, gt=0, description="longest silence of the server within one request"
@@ -77,26 +84,7 @@ class StoreConfig(Section):
         default=64, ge=1, le=1024, description="most connections to the store at a time"
     )
 
-    @field_validator("url")
-    @classmethod
-    def _check_url(cls, value: str) -> str:
-        scheme, separator, rest = value.partition("://")
-        if not separator or scheme not in ("s3", "file"):
-            raise ValueError("expected s3://bucket/prefix or file:///directory")
-        if scheme == "file":
-            if not rest.startswith("/"):
-                raise ValueError("expected an absolute directory: file:///directory")
-            return value
-        bucket = rest.partition("/")[0]
-        if "@" in bucket:
-            raise ValueError("credentials do not belong in the URL: use access_key_id and profile")
-        if not bucket:
-            raise ValueError("the bucket is missing: expected s3://bucket/prefix")
-        if not _BUCKET.fullmatch(bucket):
-            raise ValueError("a bucket's name has letters, digits, dots, hyphens and underscores")
-        return value
-
-    @field_validator("endpoint")
+    @field_validator("endpoint", "sts_endpoint")
     @classmethod
     def _check_endpoint(cls, value: str | None) -> str | None:
         if value is None:
@@ -121,17 +109,44 @@ class StoreConfig(Section):
             raise ValueError("session_token needs access_key_id and secret_access_key")
         if self.web_identity_token_file is not None and self.role_arn is None:
             raise ValueError("web_identity_token_file needs role_arn")
+        if self.web_identity_token is not None and self.web_identity_token_file is not None:
+            raise ValueError("web_identity_token excludes web_identity_token_file")
         explicit = (self.access_key_id, self.profile, self.role_arn)
         if self.anonymous and any(value is not None for value in explicit):
             raise ValueError("anonymous excludes access_key_id, profile and role_arn")
         return self
 
-    @field_serializer("secret_access_key", "session_token", when_used="json")
+    @field_serializer("secret_access_key", "session_token", "web_identity_token", when_used="json")
     def _serialize_secret(self, value: SecretStr | None, info: SerializationInfo) -> str | None:
         if value is None:
             return None
         reveal = info.context is not None and info.context.get(REVEAL_SECRETS) is True
         return value.get_secret_value() if reveal else str(value)
+
+
+class StoreConfig(Connection):
+    """The bucket (or local directory), the way there and the identity."""
+
+    url: str = Field(description="s3://bucket[/prefix], or file:///directory for a local store")
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        scheme, separator, rest = value.partition("://")
+        if not separator or scheme not in ("s3", "file"):
+            raise ValueError("expected s3://bucket/prefix or file:///directory")
+        if scheme == "file":
+            if not rest.startswith("/"):
+                raise ValueError("expected an absolute directory: file:///directory")
+            return value
+        bucket = rest.partition("/")[0]
+        if "@" in bucket:
+            raise ValueError("credentials do not belong in the URL: use access_key_id and profile")
+        if not bucket:
+            raise ValueError("the bucket is missing: expected s3://bucket/prefix")
+        if not _BUCKET.fullmatch(bucket):
+            raise ValueError("a bucket's name has letters, digits, dots, hyphens and underscores")
+        return value
 
     @property
     def scheme(self) -> str:

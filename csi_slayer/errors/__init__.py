@@ -15,9 +15,16 @@
     │   ├── StoreIntegrityError      EIO           DATA_LOSS    truncated body, wrong length or etag
     │   └── StoreUnsupported         EOPNOTSUPP    UNIMPLEMENTED
     ├── CatalogError                 EIO           INTERNAL     SQLite says no
-    └── CacheError                   EIO           INTERNAL
-        ├── CacheFull                ENOSPC        RESOURCE_EXHAUSTED
-        └── CacheCorrupt             EIO           DATA_LOSS    a block's checksum differs
+    ├── CacheError                   EIO           INTERNAL
+    │   ├── CacheFull                ENOSPC        RESOURCE_EXHAUSTED
+    │   └── CacheCorrupt             EIO           DATA_LOSS    a block's checksum differs
+    └── VolumeError                  EIO           INTERNAL     of volumes as a whole, not of files
+        ├── VolumeNotFound           ENOENT        NOT_FOUND
+        ├── VolumeConflict           EEXIST        ALREADY_EXISTS   the same name, but different
+        ├── VolumeBusy               EBUSY         ABORTED      something is under way: ask again
+        ├── VolumeInUse              EBUSY         FAILED_PRECONDITION
+        ├── CapacityOutOfRange       EINVAL        OUT_OF_RANGE
+        └── MountFailed              EIO           INTERNAL     the worker did not mount, and why
 
 Every foreign exception is translated in exactly one place (store, catalog, or at the OS call).
 Only ``fuse`` turns ``errno`` into a reply, and only ``csi`` turns ``grpc_code`` into a status.
@@ -118,3 +125,46 @@ class CacheCorrupt(CacheError):
     """Cached bytes differ from their checksum; the block has been dropped."""
 
     grpc_code = "DATA_LOSS"
+
+
+class VolumeError(SlayerError):
+    """Provisioning or publishing a volume failed."""
+
+
+class VolumeNotFound(VolumeError):
+    errno = _errno.ENOENT
+    grpc_code = "NOT_FOUND"
+
+
+class VolumeConflict(VolumeError):
+    """Something of this name exists and is not what was asked for."""
+
+    errno = _errno.EEXIST
+    grpc_code = "ALREADY_EXISTS"
+
+
+class VolumeBusy(VolumeError):
+    """An operation on the volume is under way; the same call again joins it or succeeds."""
+
+    errno = _errno.EBUSY
+    grpc_code = "ABORTED"
+
+
+class VolumeInUse(VolumeError):
+    """The volume's state does not allow this now; the message says what has to happen first."""
+
+    errno = _errno.EBUSY
+    grpc_code = "FAILED_PRECONDITION"
+
+
+class CapacityOutOfRange(VolumeError):
+    errno = _errno.EINVAL
+    grpc_code = "OUT_OF_RANGE"
+
+
+class MountFailed(VolumeError):
+    """The worker said why; ``code`` is the gRPC code of its reason."""
+
+    def __init__(self, message: str, code: str = "INTERNAL") -> None:
+        super().__init__(message)
+        self.grpc_code = code

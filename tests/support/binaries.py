@@ -1,6 +1,7 @@
-"""The S3 servers that the tests run against: versions, where they are cached, how they are built.
+"""Go programs of the tests: versions, where they are cached, how they are built.
 
-Standard library only: the set-up runs this before anything else is installed.
+S3 servers, csi-sanity, and the Kubernetes that `make e2e` runs on. Standard library only: the
+set-up runs this before anything else is installed.
 """
 
 from __future__ import annotations
@@ -18,14 +19,24 @@ from pathlib import Path
 # The oldest Go that builds all of them.
 GO_MINIMUM = (1, 26)
 
+KUBERNETES = "v1.36.3"
+# What Kubernetes publishes from its staging directory has the same minor and patch, but major 0.
+STAGING = KUBERNETES.replace("v1.", "v0.")
+
 
 @dataclass(frozen=True, slots=True)
-class ServerBinary:
-    """A Go program, by the package that `go install` takes."""
+class GoProgram:
+    """A Go program, by the package that `go install` takes.
+
+    ``module``: that of a program whose go.mod replaces modules, which `go install` refuses: it is
+    built in a module of our own with Kubernetes' staging modules replaced by published ones.
+    """
 
     name: str
     package: str
     version: str
+    module: str | None = None
+    flags: str = "-s -w"
 
     @property
     def path(self) -> Path:
@@ -33,9 +44,55 @@ class ServerBinary:
         return cache_directory() / f"{self.name}-{self.version}"
 
 
-VERSITYGW = ServerBinary("versitygw", "github.com/versity/versitygw/cmd/versitygw", "v1.8.0")
-MINIO = ServerBinary("minio", "github.com/minio/minio", "v0.0.0-20260212201848-7aac2a2c5b7c")
-SERVERS = (VERSITYGW, MINIO)
+def _kubernetes(name: str) -> GoProgram:
+    return GoProgram(
+        name,
+        f"k8s.io/kubernetes/cmd/{name}",
+        KUBERNETES,
+        module="k8s.io/kubernetes",
+        # The servers refuse a development build's version in what they negotiate.
+        flags=f"-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES}",
+    )
+
+
+def _sidecar(name: str, repository: str, version: str) -> GoProgram:
+    module = f"github.com/kubernetes-csi/{repository}"
+    return GoProgram(name, f"{module}/cmd/{name}", version, module=module)
+
+
+def _containerd(name: str) -> GoProgram:
+    return GoProgram(name, f"github.com/containerd/containerd/v2/cmd/{name}", "v2.4.2")
+
+
+VERSITYGW = GoProgram("versitygw", "github.com/versity/versitygw/cmd/versitygw", "v1.8.0")
+MINIO = GoProgram("minio", "github.com/minio/minio", "v0.0.0-20260212201848-7aac2a2c5b7c")
+CSI_SANITY = GoProgram(
+    "csi-sanity", "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity", "v5.6.0"
+)
+APISERVER = _kubernetes("kube-apiserver")
+CONTROLLER_MANAGER = _kubernetes("kube-controller-manager")
+SCHEDULER = _kubernetes("kube-scheduler")
+KUBELET = _kubernetes("kubelet")
+KUBE_PROXY = _kubernetes("kube-proxy")
+KUBECTL = _kubernetes("kubectl")
+CONTAINERD = _containerd("containerd")
+CONTAINERD_SHIM = _containerd("containerd-shim-runc-v2")
+CTR = _containerd("ctr")
+CSI_PROVISIONER = _sidecar("csi-provisioner", "external-provisioner/v6", "v6.4.0")
+CSI_SNAPSHOTTER = _sidecar("csi-snapshotter", "external-snapshotter/v8", "v8.7.0")
+SNAPSHOT_CONTROLLER = _sidecar("snapshot-controller", "external-snapshotter/v8", "v8.7.0")
+CSI_RESIZER = GoProgram(
+    "csi-resizer", "github.com/kubernetes-csi/external-resizer/v2/cmd/csi-resizer", "v2.3.0"
+)
+HELM = GoProgram("helm", "helm.sh/helm/v4/cmd/helm", "v4.3.1")
+
+TEST_PROGRAMS = (VERSITYGW, MINIO, CSI_SANITY)
+CLUSTER_PROGRAMS = (
+    APISERVER, CONTROLLER_MANAGER, SCHEDULER, KUBELET, KUBE_PROXY, KUBECTL,
+    CONTAINERD, CONTAINERD_SHIM, CTR,
+    CSI_PROVISIONER, CSI_SNAPSHOTTER, SNAPSHOT_CONTROLLER, CSI_RESIZER, HELM,
+)  # fmt: skip
+PROGRAMS = (*TEST_PROGRAMS, *CLUSTER_PROGRAMS)
 
 
 def cache_directory() -> Path:
@@ -62,22 +119,56 @@ def find_go() -> str | None:
     return None
 
 
-def build(server: ServerBinary, go: str, say: Callable[[str], None] = print) -> None:
+def module_directory(go: str, module: str, version: str) -> Path:
+    """A module's sources, downloaded if need be. Raises CalledProcessError."""
+    answer = subprocess.run(
+        [go, "mod", "download", "-json", f"{module}@{version}"],
+        cwd=tempfile.gettempdir(),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    match = re.search(r'"Dir": "([^"]+)"', answer.stdout)
+    if match is None:
+        raise RuntimeError(f"go has not downloaded {module}@{version}")
+    return Path(match[1])
+
+
+def staging_modules(go_mod: str) -> list[str]:
+    """The modules that Kubernetes' go.mod takes from its own staging directory."""
+    return re.findall(r"^\s*(?:replace )?(k8s\.io/\S+) => \./staging/", go_mod, re.MULTILINE)
+
+
+def go_mod_of(program: GoProgram, staging: list[str]) -> str:
+    """The go.mod of the module that ``program`` is built in."""
+    replaced = "".join(f"\t{name} => {name} {STAGING}\n" for name in staging)
+    go = ".".join(map(str, GO_MINIMUM))
+    return (
+        f"module build\n\ngo {go}.0\n\nrequire {program.module} {program.version}\n\n"
+        f"replace (\n{replaced})\n"
+    )
+
+
+def build(program: GoProgram, go: str, say: Callable[[str], None] = print) -> None:
     """Build into the cache; a build that fails or is interrupted leaves nothing there.
 
     Raises CalledProcessError, after the build's own output.
     """
-    server.path.parent.mkdir(parents=True, exist_ok=True)
-    say(f"building {server.name} {server.version} (minutes, once per machine)")
-    with tempfile.TemporaryDirectory(dir=server.path.parent, prefix=".build-") as directory:
+    program.path.parent.mkdir(parents=True, exist_ok=True)
+    say(f"building {program.name} {program.version} (minutes, once per machine)")
+    with tempfile.TemporaryDirectory(dir=program.path.parent, prefix=".build-") as directory:
         environment = os.environ | {
             "GOBIN": directory,
             "GOFLAGS": "-buildvcs=false -trimpath",
             "CGO_ENABLED": "0",
         }
-        subprocess.run(
-            [go, "install", "-ldflags=-s -w", f"{server.package}@{server.version}"],
-            env=environment,
-            check=True,
-        )
-        os.replace(Path(directory) / server.name, server.path)
+        command = [go, "install", f"-ldflags={program.flags}"]
+        if program.module is None:
+            command.append(f"{program.package}@{program.version}")
+        else:
+            kubernetes = module_directory(go, "k8s.io/kubernetes", KUBERNETES)
+            staging = staging_modules((kubernetes / "go.mod").read_text())
+            (Path(directory) / "go.mod").write_text(go_mod_of(program, staging))
+            command += ["-mod=mod", program.package]
+        subprocess.run(command, cwd=directory, env=environment, check=True)
+        os.replace(Path(directory) / program.name, program.path)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tests.support.binaries import MINIO, VERSITYGW, ServerBinary
+from tests.support.binaries import MINIO, VERSITYGW, GoProgram
 from tests.support.s3admin import S3Admin
 
 ServerName = Literal["versitygw", "minio"]
@@ -141,7 +141,7 @@ class S3Server:
         live_pids.discard(process.pid)
 
 
-def _binary(binary: ServerBinary) -> str:
+def _binary(binary: GoProgram) -> str:
     if not binary.path.exists():
         raise RuntimeError(f"{binary.path} is missing: run `make setup`")
     return str(binary.path)

@@ -1,0 +1,71 @@
+"""What the bucket itself knows of a volume or snapshot: one small JSON object each."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from csi_slayer.volumes.ids import Kind, ObjectId
+
+Nanoseconds = Annotated[int, Field(ge=0)]
+
+
+class State(StrEnum):
+    """``creating``: content is being copied into it. ``deleting``: content is being deleted, and
+    nothing but deletion is possible."""
+
+    CREATING = "creating"
+    READY = "ready"
+    DELETING = "deleting"
+
+
+class _Record(BaseModel):
+    # A later version may add fields; an earlier one must not lose a volume over them.
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    version: Literal[1] = 1
+    csi_name: str
+    """The name that CreateVolume or CreateSnapshot was called with."""
+    created_ns: Nanoseconds = Field(default_factory=time.time_ns)
+    state: State = State.READY
+
+
+class VolumeRecord(_Record):
+    """``prefix`` ends in a slash; it is empty for a volume with a ``bucket`` of its own."""
+
+    bucket: str
+    prefix: str
+    own_bucket: bool = False
+    capacity_bytes: int = 0
+    """0: unlimited."""
+    parameters: dict[str, str] = Field(default_factory=dict)
+    """As CreateVolume was given them, without the mutable ones."""
+    mutable: dict[str, str] = Field(default_factory=dict)
+    """Parameters that ControllerModifyVolume may change, as they are now."""
+    source: str | None = None
+    """Id of the snapshot or volume that it was made from."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """``claim``, ``namespace`` and ``pv`` where the provisioner said them."""
+
+
+class SnapshotRecord(_Record):
+    """A copy of a volume's objects as they were between ``created_ns`` and ``finished_ns``."""
+
+    source: str
+    """Id of the volume."""
+    size_bytes: int = 0
+    objects: int = 0
+    finished_ns: Nanoseconds = 0
+    """0 until all is copied."""
+    parameters: dict[str, str] = Field(default_factory=dict)
+
+
+def volume_id(home: str, name: str, endpoint: str | None) -> ObjectId:
+    return ObjectId(Kind.VOLUME, home, name, endpoint)
+
+
+def snapshot_id(home: str, name: str, endpoint: str | None) -> ObjectId:
+    return ObjectId(Kind.SNAPSHOT, home, name, endpoint)
