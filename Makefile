@@ -20,12 +20,12 @@ CODE := csi_slayer tests bench scripts
 PYTEST_ARGS ?=
 
 .PHONY: help setup test test-fast lint format docs demo bench clean
-.PHONY: packages-run packages-test packages-bench s3-servers
+.PHONY: packages-run packages-test packages-bench go-programs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: packages-test $(VENV)/.test s3-servers ## packages, virtual environment, S3 servers of the tests
+setup: packages-test $(VENV)/.test go-programs ## packages, virtual environment, Go programs of the tests
 
 test: setup lint ## lint, types, layers and all tests
 	@echo "==> all tests"
@@ -55,20 +55,20 @@ docs: $(VENV)/.test ## write the parts of docs/ that are made from the code
 demo: packages-run $(VENV)/.run ## see it work: mount, crash, recover, unmount
 	@$(BIN)/python scripts/demo
 
-bench: packages-bench $(VENV)/.test $(VENV)/.bench s3-servers ## measure against rclone, s3fs and the local disk
+bench: packages-bench $(VENV)/.test $(VENV)/.bench go-programs ## measure against rclone, s3fs and the local disk
 	@echo "==> benchmarks"
 	$(BIN)/python -m bench
 
-clean: ## remove what the targets made here (not the machine-wide cache of S3 servers)
+clean: ## remove what the targets made here (not the machine-wide cache of built programs)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 	find . -path ./.git -prune -o -name __pycache__ -type d -print0 | xargs -0 -r rm -rf
 
 packages-run packages-test packages-bench: packages-%:
 	@scripts/install-packages $(PACKAGES_$(shell echo $* | tr a-z A-Z))
 
-s3-servers: $(VENV)/.test
-	@echo "==> S3 servers"
-	@$(BIN)/python scripts/install-s3-servers
+go-programs: $(VENV)/.test
+	@echo "==> Go programs of the tests"
+	@$(BIN)/python scripts/install-go-programs test
 
 # A stamp each for what is installed into the environment; they go away with it.
 $(VENV)/bin/python:
