@@ -37,7 +37,7 @@ class Authentication(StrEnum):
 
     AUTO = "auto"
     DRIVER = "driver"
-    SECRET = "secret"  # noqa: S105 - the name of a kind, not a password
+    SECRET = "secret"
     POD = "pod"
 
 
