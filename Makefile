@@ -16,7 +16,7 @@ PACKAGES_TEST := $(PACKAGES_RUN) python3-dev gcc libc6-dev make pkg-config libfu
 	git rsync sqlite3 fio openssl
 PACKAGES_BENCH := $(PACKAGES_TEST) s3fs
 
-CODE := csi_slayer tests bench scripts
+CODE := csi_slayer tests bench scripts hatch_build.py
 PYTEST_ARGS ?=
 
 .PHONY: help setup test test-fast lint format docs demo bench clean
@@ -70,6 +70,9 @@ go-programs: $(VENV)/.test
 	@echo "==> Go programs of the tests"
 	@$(BIN)/python scripts/install-go-programs test
 
+# What the package is built from besides its modules: an editable install compiles the protos.
+BUILT_FROM := pyproject.toml hatch_build.py $(wildcard protos/*.proto)
+
 # A stamp each for what is installed into the environment; they go away with it.
 $(VENV)/bin/python:
 	@echo "==> virtual environment in $(VENV)"
@@ -77,17 +80,17 @@ $(VENV)/bin/python:
 		|| { echo "Python >= 3.11 is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.run: $(BUILT_FROM) | $(VENV)/bin/python
 	@echo "==> dependencies"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e .
 	@touch $@
 
-$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.test: $(BUILT_FROM) | $(VENV)/bin/python
 	@echo "==> dependencies of the tests"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test,otel,pyfuse3]'
 	@touch $@ $(VENV)/.run
 
-$(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.bench: $(BUILT_FROM) | $(VENV)/bin/python
 	@echo "==> dependencies of the benchmarks"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'
 	@touch $@

@@ -58,7 +58,9 @@ def module_name(root: Path, path: Path) -> str:
 
 
 def modules(root: Path) -> dict[str, Path]:
-    return {module_name(root, path): path for path in sorted((root / PACKAGE).rglob("*.py"))}
+    """What people wrote: not what the build makes from protos/."""
+    paths = sorted((root / PACKAGE).rglob("*.py"))
+    return {module_name(root, path): path for path in paths if not path.stem.endswith("_pb2")}
 
 
 def imports(module: str, path: Path, known: Iterable[str]) -> Iterator[Import]:

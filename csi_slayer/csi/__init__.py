@@ -1,0 +1,1 @@
+"""The gRPC services that the kubelet and the Kubernetes sidecars call; no policy of their own."""

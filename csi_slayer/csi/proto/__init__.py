@@ -1,0 +1,1 @@
+"""Messages and services of protos/; the modules here are made by the build (hatch_build.py)."""
