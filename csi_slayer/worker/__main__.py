@@ -21,6 +21,7 @@ from csi_slayer.errors import SlayerError
 from csi_slayer.observability import configure_logging, get_logger, log_context, register_secrets
 from csi_slayer.worker import channel
 from csi_slayer.worker.channel import FAILED, UNMOUNTED
+from csi_slayer.worker.link import Link
 from csi_slayer.worker.mount import Mount
 from csi_slayer.worker.spec import WorkerSpec
 
@@ -28,64 +29,86 @@ log = get_logger(__name__)
 
 
 async def serve(
-    supervisor: socket.socket, message: dict[str, Any], fds: list[int], config: MountConfig
+    end: socket.socket, message: dict[str, Any], fds: list[int], config: MountConfig
 ) -> int:
     spec = WorkerSpec.from_message(message["spec"])
-    session_state = message.get("session")
     mount = Mount(spec, config, int(message.get("restarts", 0)))
-    with log_context(volume=spec.volume):
+    link = Link(end, bound=bool(message.get("bound")))
+    with log_context(**{"volume": spec.volume, **spec.labels}):
         try:
             try:
-                await mount.open(check=session_state is None)
-                if session_state is None:
-                    await _mount(mount, supervisor)
-                elif fds:
-                    await mount.resume(fds[0], session_state)
-                    log.info("worker took over", restarts=mount.restarts)
-                elif mount.is_mounted():
-                    await _mount(mount, supervisor)
-                else:
-                    await mount.finish()
-                    log.info("unmounted while no worker served it")
+                await _start(mount, link, message.get("session"), fds)
             except SlayerError as error:
                 log.error("cannot start", error=str(error))
-                channel.send(supervisor, {"error": str(error)})
+                link.say({"error": str(error), "code": error.grpc_code})
                 return FAILED
-            channel.send(supervisor, {"ready": 1})
+            link.send({"ready": 1})
             gc.collect()
             gc.freeze()
-            await mount.serve()
+            left = await mount.serve()
         finally:
             await mount.close()
+            link.close()
+    link.say({"ended": left})
     return UNMOUNTED
 
 
-async def _mount(mount: Mount, supervisor: socket.socket) -> None:
+async def _start(mount: Mount, link: Link, session: dict[str, Any] | None, fds: list[int]) -> None:
+    """``session`` and ``fds`` as in the first message."""
+    await mount.open(check=session is None)
+    if session is None:
+        await _mount(mount, link)
+    elif session.get("unmounted"):
+        await mount.finish()
+        log.info("uploading what an unmounted volume left")
+    elif fds:
+        await mount.resume(fds[0], session)
+        log.info("worker took over", restarts=mount.restarts)
+    elif mount.is_mounted():
+        await _mount(mount, link)
+    else:
+        await mount.finish()
+        log.info("unmounted while no worker served it")
+
+
+async def _mount(mount: Mount, link: Link) -> None:
     if mount.restarts:
         # From here on that nothing is mounted does not mean that somebody unmounted it.
-        channel.send(supervisor, {"session": None})
+        link.send({"session": None})
         await mount.clear_away()
     session = await mount.mount()
     fds = () if session.fd is None else (session.fd,)
-    channel.send(supervisor, {"session": session.state.to_json()}, fds)
+    link.send({"session": session.state.to_json()}, fds)
     log.info("mounted", mountpoint=mount.spec.mountpoint)
 
 
-def main() -> int:
+def run_worker(end: socket.socket) -> int:
+    """Serve one volume until its end; returns the status to exit with.
+
+    ``end`` is connected to the supervisor, and no other copy of it is open anywhere. The process
+    is this worker's alone from here on: logging, signals and garbage collection are set up for it.
+    """
     for number in (signal.SIGINT, signal.SIGHUP):
         # A terminal sends them to all of its processes; what they mean is the supervisor's to say.
         signal.signal(number, signal.SIG_IGN)
-    supervisor = socket.socket(fileno=int(sys.argv[1]))
-    os.set_inheritable(supervisor.fileno(), False)
-    received = channel.receive(supervisor)
+    received = channel.receive(end)
     if received is None:
         return FAILED
     message, fds = received
     config = MountConfig.from_spec(message["spec"]["config"].encode())
     register_secrets(config.secrets())
-    configure_logging(config.log)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(supervisor, message, fds, config))
+    writer = configure_logging(config.log)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(serve(end, message, fds, config))
+    finally:
+        writer.close()
+
+
+def main() -> int:
+    end = socket.socket(fileno=int(sys.argv[1]))
+    os.set_inheritable(end.fileno(), False)
+    return run_worker(end)
 
 
 if __name__ == "__main__":

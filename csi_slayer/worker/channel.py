@@ -2,6 +2,16 @@
 
 One message is one SOCK_SEQPACKET datagram: a JSON object of at most 192 KiB, with at most four
 descriptors beside it. Standard library only: the supervisor stays small.
+
+To the worker, first: ``{"spec": WorkerSpec, "session": ..., "restarts": n, "bound": bool}``.
+``session`` is null for a new mount; what an earlier worker sent, with the /dev/fuse descriptor, to
+take its mount over; ``{"unmounted": true}`` for no mount at all: upload what is pending, then end.
+``bound``: end at once, as if killed, when the supervisor is gone.
+
+From the worker: ``{"session": {...}}`` with the descriptor once mounted (without one if the engine
+cannot hand over); ``{"session": null}`` before it unmounts what a dead worker left; ``{"ready":
+1}`` once it serves; ``{"error": text, "code": name of a gRPC status}`` if it cannot start;
+``{"ended": n}`` just before it ends because the volume is unmounted, n keys being left to upload.
 """
 
 from __future__ import annotations
@@ -16,6 +26,12 @@ UNMOUNTED = 0
 
 FAILED = 3
 """Exit status of a worker that could not start and has said why."""
+
+ABANDONED = 4
+"""Exit status of a bound worker whose supervisor is gone."""
+
+UNREAD = 16
+"""Messages that wait for a worker that is still starting; more are lost."""
 
 LIMIT = 192 << 10
 """Bytes of one message; the default socket buffer of Linux holds it."""
@@ -36,9 +52,12 @@ def send(end: socket.socket, message: dict[str, Any], fds: tuple[int, ...] = ())
     socket.send_fds(end, [data], list(fds))
 
 
-def receive(end: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """The next message and its descriptors; None if the other end is gone."""
-    data, fds, _flags, _address = socket.recv_fds(end, LIMIT, _FDS)
+def receive(end: socket.socket, flags: int = 0) -> tuple[dict[str, Any], list[int]] | None:
+    """The next message and its descriptors; None if the other end is gone.
+
+    ``flags`` are those of recv(2). Raises OSError, ValueError for what is no message.
+    """
+    data, fds, _flags, _address = socket.recv_fds(end, LIMIT, _FDS, flags)
     for fd in fds:
         os.set_inheritable(fd, False)  # recv_fds of Python 3.11 drops MSG_CMSG_CLOEXEC
     if not data:

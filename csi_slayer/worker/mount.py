@@ -75,9 +75,10 @@ class Mount:
             config.cache.directory, config.cache.capacity, min_free=config.cache.min_free
         )
         self._stack.callback(self.cache.close)
-        governor = Governor(self.cache)
-        governor.start()
-        self._stack.push_async_callback(asyncio.to_thread, governor.close)
+        if spec.governs:
+            governor = Governor(self.cache)
+            governor.start()
+            self._stack.push_async_callback(asyncio.to_thread, governor.close)
         state = specs.state_directory(config, spec.volume)
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         wanted = config.volume
@@ -167,8 +168,9 @@ class Mount:
         """A quota needs the sum of all sizes: read the whole tree once."""
         await self.fs.refresh.ensure_tree(await self.fs.directory(1))
 
-    async def serve(self) -> None:
-        """Until the volume is unmounted; then upload what is pending."""
+    async def serve(self) -> int:
+        """Until the volume is unmounted; then upload what is pending. Returns how many keys are
+        left to the next mount, when :data:`DRAIN` is over."""
         if self.session is not None:
             await self.session.run()
         await self.fs.let_go()
@@ -178,6 +180,7 @@ class Mount:
             left = await self.fs.drain(DRAIN)
         if left:
             log.error("uploads left for the next mount", keys=left)
+        return left
 
     async def close(self) -> None:
         if self.session is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,19 @@ from csi_slayer.vfs.options import VfsOptions
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """``config`` is MountConfig.to_spec(): it holds secrets and goes through a socket only."""
+    """``config`` is MountConfig.to_spec(): it holds secrets and goes through a socket only.
+
+    ``labels`` are on each metric and log line; a ``volume`` among them replaces the id there.
+    ``governs``: whether this process may keep the cache within its capacity; False where another
+    process of the machine does that for all workers (:mod:`csi_slayer.cache.governor`).
+    """
 
     volume: str
     mountpoint: str
     control: str
     config: str
+    labels: dict[str, str] = field(default_factory=dict)
+    governs: bool = True
 
     def to_message(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,0 +1,32 @@
+"""Places for workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.worker.workers import Place
+
+MakePlace = Callable[..., Place]
+
+
+@pytest.fixture
+def make_place(tmp_path: Path) -> Iterator[MakePlace]:
+    """Make a place by configuration keys and ``labels``; all are cleared after the test."""
+    made: list[Place] = []
+
+    def make(
+        values: dict[str, object] | None = None, labels: dict[str, str] | None = None
+    ) -> Place:
+        base = tmp_path / f"place{len(made)}"
+        base.mkdir()
+        (base / "objects").mkdir()
+        place = Place(base, {"store.url": f"file://{base}/objects", **(values or {})}, labels or {})
+        made.append(place)
+        return place
+
+    yield make
+    for place in made:
+        place.clear()
