@@ -1,10 +1,12 @@
-"""What a mount is told: models, units and the loader of configuration files.
+"""What mounts and the driver are told: models, units and the loader of configuration files.
 
-``load_config(path, overrides)`` is the entry point; everything it rejects is a ``ConfigError``.
+``load_config`` (of a mount) and ``load_driver_config`` (of the driver's processes) are the entry
+points; everything they reject is a ``ConfigError``.
 """
 
 from csi_slayer.config.describe import FieldDescription, describe_fields
-from csi_slayer.config.loader import load_config
+from csi_slayer.config.driver import DriverConfig
+from csi_slayer.config.loader import load_config, load_driver_config
 from csi_slayer.config.mount import MountConfig
 from csi_slayer.config.node import (
     CacheConfig,
@@ -19,6 +21,7 @@ from csi_slayer.config.volume import Durability, VolumeConfig
 
 __all__ = [
     "CacheConfig",
+    "DriverConfig",
     "Durability",
     "FieldDescription",
     "FuseConfig",
@@ -31,6 +34,7 @@ __all__ = [
     "describe_fields",
     "format_size",
     "load_config",
+    "load_driver_config",
     "parse_duration",
     "parse_mode",
     "parse_size",

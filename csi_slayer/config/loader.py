@@ -6,14 +6,18 @@ import re
 import tomllib
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from csi_slayer.config.base import Section
+from csi_slayer.config.driver import DriverConfig
 from csi_slayer.config.mount import MountConfig
 from csi_slayer.config.problems import explain
 from csi_slayer.errors import ConfigError
+
+Model = TypeVar("Model", bound=Section)
 
 _LARGEST_FILE = 1 << 20
 _OPTION = "option"
@@ -122,13 +126,22 @@ def _has(tree: object, path: tuple[str | int, ...]) -> bool:
 def load_config(
     path: Path | None = None, overrides: Mapping[str, object] | None = None
 ) -> MountConfig:
-    """Defaults, then the file at ``path``, then ``overrides``.
+    """What a mount is told: defaults, then the file at ``path``, then ``overrides``.
 
     ``overrides`` maps dotted keys to values; None means "not given".
 
     Raises ConfigError that lists every problem with its key and where it was set; it never
     contains a value.
     """
+    return _load(MountConfig, path, overrides)
+
+
+def load_driver_config(path: Path) -> DriverConfig:
+    """What the driver's processes are told. Raises ConfigError as :func:`load_config` does."""
+    return _load(DriverConfig, path, None)
+
+
+def _load(model: type[Model], path: Path | None, overrides: Mapping[str, object] | None) -> Model:
     from_file = read_config_file(path) if path is not None else {}
     from_options = _nest(overrides or {})
     merged = _merge({k: v for k, v in from_file.items() if v is not None}, from_options)
@@ -140,6 +153,6 @@ def load_config(
         return str(path)
 
     try:
-        return MountConfig.model_validate(merged)
+        return model.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(explain(MountConfig, error, source)) from None
+        raise ConfigError(explain(model, error, source)) from None

@@ -1,6 +1,7 @@
-"""The metrics endpoint: a small HTTP/1.1 responder on the worker's own event loop.
+"""The metrics endpoint: a small HTTP/1.1 responder on the process's own event loop.
 
-``GET /metrics`` answers the samples, ``GET /healthz`` that the loop runs; nothing else is served.
+``GET /metrics`` answers the samples, ``GET /healthz`` that the loop runs, ``GET /readyz`` what the
+process says of itself; nothing else is served.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import os
 import socket
 import stat
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -21,12 +23,16 @@ _MOST_CONNECTIONS: Final = 8
 _LARGEST_HEAD: Final = 8192
 _TIMEOUT: Final = 10.0
 
+Readiness = Callable[[], Awaitable[str | None]]
+"""What keeps a process from doing its work, or None."""
+
 
 class MetricsServer:
     """Serves a registry until :meth:`close`. Made by :func:`serve_metrics`."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, ready: Readiness | None = None) -> None:
         self._registry = registry
+        self._ready = ready
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._socket_path: str | None = None
@@ -92,6 +98,10 @@ class MetricsServer:
             return _message("405 Method Not Allowed", b"only GET\n")
         if path == b"/healthz":
             status, body, kind = "200 OK", b"ok\n", "text/plain"
+        elif path == b"/readyz":
+            problem = await self._ready() if self._ready is not None else None
+            status = "200 OK" if problem is None else "503 Service Unavailable"
+            body, kind = f"{problem or 'ok'}\n".encode(), "text/plain"
         elif path == b"/metrics":
             # A scrape takes milliseconds: in a thread, so that no kernel request waits for it.
             body = await asyncio.to_thread(generate_latest, self._registry)
@@ -116,7 +126,7 @@ def _private_socket(path: str) -> socket.socket:
 
     Not by asyncio: given a path, it silently takes a living server's place.
     """
-    _remove_stale_socket(path)
+    remove_stale_socket(path)
     listener = socket.socket(socket.AF_UNIX)
     try:
         listener.bind(path)
@@ -127,7 +137,7 @@ def _private_socket(path: str) -> socket.socket:
     return listener
 
 
-def _remove_stale_socket(path: str) -> None:
+def remove_stale_socket(path: str) -> None:
     """Remove a socket that a dead process left; anything else at ``path`` stays."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
@@ -144,12 +154,14 @@ def _remove_stale_socket(path: str) -> None:
             return
 
 
-async def serve_metrics(registry: CollectorRegistry, listen: str) -> MetricsServer:
+async def serve_metrics(
+    registry: CollectorRegistry, listen: str, ready: Readiness | None = None
+) -> MetricsServer:
     """Start serving at ``host:port`` or ``unix:/path``; the caller closes the answer.
 
     Raises ConfigError where nothing can listen there.
     """
-    server = MetricsServer(registry)
+    server = MetricsServer(registry, ready)
     try:
         await server.start(listen)
     except OSError as error:
