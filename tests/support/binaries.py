@@ -44,6 +44,21 @@ class GoProgram:
         return cache_directory() / f"{self.name}-{self.version}"
 
 
+@dataclass(frozen=True, slots=True)
+class ModuleFiles:
+    """Files that a Go module has besides its code; ``pattern`` as for Path.glob."""
+
+    name: str
+    module: str
+    version: str
+    pattern: str
+
+    @property
+    def path(self) -> Path:
+        """The directory where copies of them are, or will be."""
+        return cache_directory() / f"{self.name}-{self.version}"
+
+
 def _kubernetes(name: str) -> GoProgram:
     return GoProgram(
         name,
@@ -83,6 +98,12 @@ CSI_SNAPSHOTTER = _sidecar("csi-snapshotter", "external-snapshotter/v8", "v8.7.0
 SNAPSHOT_CONTROLLER = _sidecar("snapshot-controller", "external-snapshotter/v8", "v8.7.0")
 CSI_RESIZER = GoProgram(
     "csi-resizer", "github.com/kubernetes-csi/external-resizer/v2/cmd/csi-resizer", "v2.3.0"
+)
+SNAPSHOT_CRDS = ModuleFiles(
+    "snapshot-crds",
+    "github.com/kubernetes-csi/external-snapshotter/client/v8",
+    "v8.6.0",
+    "config/crd/snapshot.storage.*.yaml",
 )
 HELM = GoProgram("helm", "helm.sh/helm/v4/cmd/helm", "v4.3.1")
 
@@ -132,6 +153,18 @@ def module_directory(go: str, module: str, version: str) -> Path:
     if match is None:
         raise RuntimeError(f"go has not downloaded {module}@{version}")
     return Path(match[1])
+
+
+def fetch(files: ModuleFiles, go: str) -> None:
+    """Copy into the cache. Raises CalledProcessError."""
+    source = module_directory(go, files.module, files.version)
+    files.path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=files.path.parent, prefix=".fetch-") as directory:
+        copies = Path(directory) / files.name
+        copies.mkdir()
+        for file in sorted(source.glob(files.pattern)):
+            (copies / file.name).write_bytes(file.read_bytes())
+        copies.rename(files.path)
 
 
 def staging_modules(go_mod: str) -> list[str]:

@@ -147,7 +147,8 @@ def _binary(binary: GoProgram) -> str:
     return str(binary.path)
 
 
-def _supports_xattrs(directory: Path) -> bool:
+def supports_xattrs(directory: Path) -> bool:
+    """Whether files there can have the attributes that versitygw keeps its metadata in."""
     try:
         os.setxattr(directory, "user.slayerfs-test", b"1")
         os.removexattr(directory, "user.slayerfs-test")
@@ -160,7 +161,7 @@ def _versitygw(directory: Path, port: int) -> S3Server:
     data = directory / "data"
     data.mkdir()
     command = [_binary(VERSITYGW), "--port", f"127.0.0.1:{port}", "--keep-alive", "posix"]
-    if not _supports_xattrs(data):
+    if not supports_xattrs(data):
         (directory / "metadata").mkdir()
         command += ["--sidecar", str(directory / "metadata")]
     access, secret = "versityaccess", uuid.uuid4().hex

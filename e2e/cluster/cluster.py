@@ -1,0 +1,258 @@
+"""Bringing the cluster up and down."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from e2e.cluster import components, config, loading, pki, s3
+from e2e.cluster.components import system_program
+from e2e.cluster.host import Host, mounts_below, run
+from e2e.cluster.processes import ClusterError, Service, Services
+from e2e.cluster.settings import NODE, Settings
+from tests.support import binaries
+
+_NODE_TIMEOUT = 60.0
+_CNI_PLUGINS = ("/usr/lib/cni", "/opt/cni/bin")
+_SHOWN = "all,pvc,pv,csidrivers,csinodes,volumesnapshots,leases"
+_LONGEST_STATE = 40
+"""Bytes of the state directory's path: sockets of the kubelet and the driver are deep below it."""
+
+_PROGRAMS: dict[str, Callable[[Settings], Service]] = {
+    **components.COMPONENTS,
+    "versitygw": s3.versitygw,
+    "minio": s3.minio,
+}
+
+
+def say(text: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+class Cluster:
+    """A cluster that is up, by its state directory."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.services = Services(settings.pids, settings.logs)
+
+    @classmethod
+    def load(cls, root: Path) -> Cluster:
+        """Raises ClusterError: there is none."""
+        try:
+            return cls(Settings.load(root.resolve()))
+        except FileNotFoundError:
+            raise ClusterError(
+                f"no cluster in {root}: python -m e2e.cluster up --state {root}"
+            ) from None
+
+    def kubectl(self, *arguments: str) -> str:
+        """Raises ClusterError with what kubectl said."""
+        kubeconfig = f"--kubeconfig={self.settings.kubeconfig}"
+        return run(f"{self.settings.bin}/kubectl", kubeconfig, *arguments)
+
+    def start(self, name: str) -> None:
+        """A service that was stopped, and wait until it is ready."""
+        service = self._service(name)
+        self.services.start(service)
+        self.services.wait(service)
+
+    def stop(self, name: str) -> None:
+        """One service; its state stays."""
+        self._service(name)
+        self.services.stop(name)
+
+    def status(self) -> dict[str, bool]:
+        """Which services run."""
+        return {name: self.services.find(name) is not None for name in _PROGRAMS}
+
+    def _service(self, name: str) -> Service:
+        if name not in _PROGRAMS:
+            raise ClusterError(f"no service {name}; there are: {', '.join(_PROGRAMS)}")
+        return _PROGRAMS[name](self.settings)
+
+
+def up(root: Path) -> Cluster:
+    """A fresh cluster, or the one that is up already. Raises ClusterError; see its logs then."""
+    if os.geteuid() != 0:
+        raise ClusterError("a cluster needs root: sudo")
+    root = root.resolve()
+    if len(os.fsencode(root)) > _LONGEST_STATE:
+        raise ClusterError(f"{root}: longer than {_LONGEST_STATE} bytes, and sockets are below it")
+    if (root / "env.json").exists():
+        cluster = Cluster.load(root)
+        if all(cluster.status().values()):
+            say(f"the cluster in {root} is up already")
+            return cluster
+    if root.exists():
+        say("an earlier cluster is not in order: removing it")
+        down(root)
+    return _up(root)
+
+
+def _up(root: Path) -> Cluster:
+    began = time.monotonic()
+    # First what may be missing: nothing has been changed then.
+    tools = ("etcd", "runc", "ip", "iptables", "openssl", "busybox", "mmdebstrap", "mount")
+    runc = {name: system_program(name) for name in tools}["runc"]
+    plugins = [place for place in _CNI_PLUGINS if Path(place, "bridge").exists()]
+    if not plugins:
+        raise ClusterError("no CNI plugins: scripts/install-packages containernetworking-plugins")
+    root.mkdir(mode=0o700, parents=True)
+    (root / "logs").mkdir()
+    settings = Settings.fresh(root)
+    settings.save()
+    cluster = Cluster(settings)
+    say(f"state in {root}")
+    components.link_programs(settings)
+    Host(settings).prepare()
+    settings.config.mkdir()
+    pki.make(settings, NODE)
+    config.write_all(settings, runc, plugins[0])
+    say("etcd, containerd, API server")
+    for name in ("etcd", "containerd", "apiserver"):
+        cluster.services.start(_PROGRAMS[name](settings))
+    cluster.services.wait(_PROGRAMS["containerd"](settings))
+    say("images of pods and sidecars")
+    loading.load_basics(settings)
+    cluster.services.wait(_PROGRAMS["apiserver"](settings))
+    say("controller manager, scheduler, kubelet, proxy, S3 servers")
+    _apply_objects(cluster)
+    rest = [name for name in _PROGRAMS if cluster.services.find(name) is None]
+    for name in rest:
+        cluster.services.start(_PROGRAMS[name](settings))
+    say("the driver's image, from this checkout")
+    loading.load_driver(settings)
+    for name in rest:
+        cluster.services.wait(_PROGRAMS[name](settings))
+    say("waiting for the node")
+    cluster.kubectl("wait", "--for=condition=Ready", f"node/{NODE}", f"--timeout={_NODE_TIMEOUT}s")
+    _write_environment(cluster)
+    say(f"up after {time.monotonic() - began:.0f} s: export KUBECONFIG={settings.kubeconfig}")
+    return cluster
+
+
+def _apply_objects(cluster: Cluster) -> None:
+    """Custom resources of snapshots, and leave for MinIO to read the keys of token signatures."""
+    path = cluster.settings.config / "discovery.json"
+    path.write_text(json.dumps(_DISCOVERY_BY_ANYBODY))
+    crds = binaries.SNAPSHOT_CRDS.path
+    cluster.kubectl("apply", "--server-side", "-f", str(path), "-f", str(crds))
+
+
+_DISCOVERY_BY_ANYBODY = {
+    "apiVersion": "rbac.authorization.k8s.io/v1",
+    "kind": "ClusterRoleBinding",
+    "metadata": {"name": "service-account-issuer-discovery-by-anybody"},
+    "roleRef": {
+        "apiGroup": "rbac.authorization.k8s.io",
+        "kind": "ClusterRole",
+        "name": "system:service-account-issuer-discovery",
+    },
+    "subjects": [
+        {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "Group",
+            "name": "system:unauthenticated",
+        }
+    ],
+}
+
+
+def _write_environment(cluster: Cluster) -> None:
+    """``env.json``, what the tests need to know; the S3 keys are in a file of mode 0600."""
+    settings = cluster.settings
+    credentials = settings.root / "s3-credentials"
+    credentials.touch(mode=0o600)
+    credentials.write_text(
+        f"[default]\naws_access_key_id = {settings.s3_access}\n"
+        f"aws_secret_access_key = {settings.s3_secret}\n"
+    )
+    values = {
+        "kubeconfig": str(settings.kubeconfig),
+        "state": str(settings.root),
+        "node": NODE,
+        "kubelet_directory": str(settings.kubelet),
+        "logs": str(settings.logs),
+        "programs": {name: str(settings.bin / name) for name in ("kubectl", "helm", "ctr")},
+        "s3": {
+            "versitygw": settings.s3_endpoint("versitygw"),
+            "minio": settings.s3_endpoint("minio"),
+            "region": "us-east-1",
+            "credentials_file": str(credentials),
+            "minio_role_arn": s3.minio_role(cluster.services.log("minio").read_text()),
+            "minio_audience": s3.AUDIENCE,
+        },
+        "images": {
+            "driver": loading.DRIVER_IMAGE,
+            "busybox": loading.BUSYBOX_IMAGE,
+            "python": loading.PYTHON_IMAGE,
+            **{program.name: loading.sidecar_image(program) for program in loading.SIDECARS},
+        },
+        "kubernetes": binaries.KUBERNETES,
+    }
+    partial = settings.root / "env.json.partial"
+    partial.write_text(json.dumps(values, indent=1) + "\n")
+    partial.rename(settings.root / "env.json")
+
+
+def down(root: Path, keep_logs: Path | None = None) -> None:
+    """End everything and remove the state directory; no error if there is no cluster.
+
+    ``keep_logs``: a directory that gets the components' and pods' logs. Raises ClusterError:
+    something does not end, and the state directory stays.
+    """
+    root = root.resolve()
+    try:
+        cluster = Cluster.load(root)
+    except ClusterError:
+        if root.exists() and any(root.iterdir()):
+            raise ClusterError(f"{root} is not a cluster's: it is left as it is") from None
+        return
+    if keep_logs is not None:
+        _keep_logs(cluster, keep_logs)
+    say("ending the cluster")
+    # The kubelet first, so that nothing is started again; what the others know is not needed.
+    names = cluster.services.names()
+    for name in ("kubelet", *reversed(names)):
+        cluster.services.stop(name)
+    Host(cluster.settings).undo()
+    left = mounts_below(root, Path("/proc/self/mountinfo").read_text())
+    if left:
+        raise ClusterError(f"still mounted: {left[0]}")
+    shutil.rmtree(root)
+    say("nothing is left of it")
+
+
+def _keep_logs(cluster: Cluster, place: Path) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    for name, source in (
+        ("components", cluster.settings.logs),
+        ("pods", cluster.settings.root / "pods"),
+    ):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copytree(source, place / name, dirs_exist_ok=True)
+    commands = {
+        "events.txt": ("get", "events", "-A", "--sort-by=.lastTimestamp"),
+        "objects.txt": (
+            "get",
+            "all,pvc,pv,csidrivers,csinodes,volumesnapshots",
+            "-A",
+            "-o",
+            "wide",
+        ),
+        "pods.txt": ("describe", "pods", "-A"),
+    }
+    for name, command in commands.items():
+        try:
+            text = cluster.kubectl("--request-timeout=10s", *command)
+        except ClusterError as error:
+            text = f"{error}\n"
+        (place / name).write_text(text)
+    say(f"logs are in {place}")
