@@ -8,8 +8,11 @@ import typer
 
 from csi_slayer import __version__
 from csi_slayer.cli.cache import cache_app
+from csi_slayer.cli.controller import controller
 from csi_slayer.cli.doctor import doctor
+from csi_slayer.cli.keeper import keeper
 from csi_slayer.cli.mount import mount
+from csi_slayer.cli.node import node
 from csi_slayer.cli.status import status
 from csi_slayer.cli.umount import umount
 from csi_slayer.cli.warm import warm
@@ -45,3 +48,6 @@ app.command()(status)
 app.command()(warm)
 app.add_typer(cache_app)
 app.command()(doctor)
+app.command(rich_help_panel="Kubernetes")(node)
+app.command(rich_help_panel="Kubernetes")(keeper)
+app.command(rich_help_panel="Kubernetes")(controller)

@@ -1,0 +1,28 @@
+"""What the commands of the driver's processes have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import uvloop
+
+from csi_slayer.config import DriverConfig, load_driver_config
+from csi_slayer.csi.processes import until_told
+from csi_slayer.observability import configure_logging
+
+
+def serve(path: Path, process: Callable[[DriverConfig], AbstractAsyncContextManager[None]]) -> None:
+    """Run a process of the driver with the configuration at ``path`` until it is told to end.
+
+    Raises SlayerError where it cannot start.
+    """
+    config = load_driver_config(path)
+    writer = configure_logging(config.log)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(until_told(process(config)))
+    finally:
+        writer.close()

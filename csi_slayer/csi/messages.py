@@ -1,0 +1,105 @@
+"""From records of volumes and snapshots to CSI's messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from csi_slayer.csi.fields import BadRequest
+from csi_slayer.csi.proto import csi_pb2
+from csi_slayer.errors import CapacityOutOfRange
+from csi_slayer.volumes.ids import ObjectId
+from csi_slayer.volumes.records import SnapshotRecord, State, VolumeRecord
+
+LABEL_KEYS: Final[Mapping[str, str]] = {
+    "csi.storage.k8s.io/pvc/name": "claim",
+    "csi.storage.k8s.io/pvc/namespace": "namespace",
+    "csi.storage.k8s.io/pv/name": "pv",
+}
+"""What the provisioner adds to the parameters (``--extra-create-metadata``), and its label."""
+
+SNAPSHOT_KEYS: Final = frozenset(
+    (
+        "csi.storage.k8s.io/volumesnapshot/name",
+        "csi.storage.k8s.io/volumesnapshot/namespace",
+        "csi.storage.k8s.io/volumesnapshotcontent/name",
+    )
+)
+"""The same of the snapshotter; nothing here needs them."""
+
+
+def split_labels(parameters: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Parameters of the class, and labels from what the provisioner added."""
+    labels = {LABEL_KEYS[key]: value for key, value in parameters.items() if key in LABEL_KEYS}
+    return {key: value for key, value in parameters.items() if key not in LABEL_KEYS}, labels
+
+
+def capacity_of(wanted: csi_pb2.CapacityRange) -> tuple[int, int]:
+    """Required bytes and limit, 0 for an open end.
+
+    Raises BadRequest for negative numbers, CapacityOutOfRange for a limit below what is required.
+    """
+    required, limit = wanted.required_bytes, wanted.limit_bytes
+    if required < 0 or limit < 0:
+        raise BadRequest("capacity_range: expected bytes, 0 or more")
+    if limit and required > limit:
+        raise CapacityOutOfRange(
+            f"capacity_range: {required} bytes are required, but {limit} are the limit"
+        )
+    return required, limit
+
+
+def volume_context(record: VolumeRecord) -> dict[str, str]:
+    """What a node is told of the volume with every call."""
+    context = record.parameters | {
+        "bucket": record.bucket,
+        "prefix": record.prefix,
+        "capacityBytes": str(record.capacity_bytes),
+    }
+    for key, label in LABEL_KEYS.items():
+        if label in record.labels:
+            context[key] = record.labels[label]
+    return context
+
+
+def volume_message(id: ObjectId, record: VolumeRecord) -> csi_pb2.Volume:
+    return csi_pb2.Volume(
+        volume_id=str(id),
+        capacity_bytes=record.capacity_bytes,
+        volume_context=volume_context(record),
+        content_source=_source(record.source),
+    )
+
+
+def _source(id: str | None) -> csi_pb2.VolumeContentSource | None:
+    if id is None:
+        return None
+    source = csi_pb2.VolumeContentSource()
+    if id.startswith("snap"):
+        source.snapshot.snapshot_id = id
+    else:
+        source.volume.volume_id = id
+    return source
+
+
+def record_condition(record: VolumeRecord) -> csi_pb2.VolumeCondition:
+    """What the record alone tells, for lists: nothing is asked of the bucket."""
+    if record.state is State.DELETING:
+        return csi_pb2.VolumeCondition(abnormal=True, message="the volume is being deleted")
+    if record.state is State.CREATING:
+        return csi_pb2.VolumeCondition(message="content is being copied into the volume")
+    return csi_pb2.VolumeCondition(message="the volume is there")
+
+
+def snapshot_message(id: ObjectId, record: SnapshotRecord) -> csi_pb2.Snapshot:
+    created = Timestamp()
+    created.FromNanoseconds(record.created_ns)
+    return csi_pb2.Snapshot(
+        snapshot_id=str(id),
+        source_volume_id=record.source,
+        size_bytes=record.size_bytes,
+        creation_time=created,
+        ready_to_use=record.state is State.READY,
+    )

@@ -1,0 +1,149 @@
+"""The Node service: from the kubelet's calls to what the node's volumes are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from csi_slayer.config.driver import DriverConfig
+from csi_slayer.csi.capabilities import check_all, use_of
+from csi_slayer.csi.messages import capacity_of
+from csi_slayer.csi.proto import csi_pb2
+from csi_slayer.csi.rpc import rpc
+from csi_slayer.node.requests import Pod, PublishRequest, VolumeStats
+from csi_slayer.node.service import NodeVolumes
+from csi_slayer.volumes.provisioner import Provisioner
+from csi_slayer.volumes.resolve import resolve
+
+_RPC = csi_pb2.NodeServiceCapability.RPC
+
+CAPABILITIES: Final = (
+    _RPC.GET_VOLUME_STATS,
+    _RPC.EXPAND_VOLUME,
+    _RPC.VOLUME_CONDITION,
+    _RPC.SINGLE_NODE_MULTI_WRITER,
+    _RPC.VOLUME_MOUNT_GROUP,
+)
+
+EPHEMERAL: Final = "csi.storage.k8s.io/ephemeral"
+_POD: Final = "csi.storage.k8s.io/pod."
+
+
+def pod_of(context: Mapping[str, str]) -> Pod | None:
+    """The pod that the kubelet speaks of, if it does (``podInfoOnMount``)."""
+    name = context.get(_POD + "name")
+    if name is None:
+        return None
+    return Pod(
+        name=name,
+        namespace=context.get(_POD + "namespace", ""),
+        uid=context.get(_POD + "uid", ""),
+        service_account=context.get("csi.storage.k8s.io/serviceAccount.name", ""),
+    )
+
+
+def usages(stats: VolumeStats) -> list[csi_pb2.VolumeUsage]:
+    """Bytes and inodes; without a capacity there is no total and nothing known as available."""
+    Usage = csi_pb2.VolumeUsage
+    total = stats.capacity_bytes or 0
+    return [
+        Usage(
+            unit=Usage.BYTES,
+            used=stats.used_bytes,
+            total=total,
+            available=max(0, total - stats.used_bytes),
+        ),
+        Usage(unit=Usage.INODES, used=stats.used_inodes),
+    ]
+
+
+class Node:
+    """Implements ``csi.v1.Node``. ``provisioner`` removes what inline ephemeral volumes held."""
+
+    def __init__(
+        self, config: DriverConfig, volumes: NodeVolumes, provisioner: Provisioner
+    ) -> None:
+        self._config = config
+        self._volumes = volumes
+        self._provisioner = provisioner
+
+    @rpc(quiet=True)
+    async def NodeGetCapabilities(
+        self, request: csi_pb2.NodeGetCapabilitiesRequest
+    ) -> csi_pb2.NodeGetCapabilitiesResponse:
+        answer = csi_pb2.NodeGetCapabilitiesResponse()
+        for capability in CAPABILITIES:
+            answer.capabilities.add(rpc=_RPC(type=capability))
+        return answer
+
+    @rpc(quiet=True)
+    async def NodeGetInfo(self, request: csi_pb2.NodeGetInfoRequest) -> csi_pb2.NodeGetInfoResponse:
+        node = self._config.node
+        answer = csi_pb2.NodeGetInfoResponse(
+            node_id=node.name, max_volumes_per_node=node.max_volumes
+        )
+        if node.topology:
+            answer.accessible_topology.segments.update(node.topology)
+        return answer
+
+    @rpc("volume_id", "target_path", "volume_capability", one_at_a_time="volume_id")
+    async def NodePublishVolume(
+        self, request: csi_pb2.NodePublishVolumeRequest
+    ) -> csi_pb2.NodePublishVolumeResponse:
+        use = use_of(request.volume_capability)
+        resolved = await resolve(
+            self._config,
+            request.volume_id,
+            dict(request.volume_context),
+            use.flags,
+            dict(request.secrets),
+            read_only_volume=use.read_only,
+            mount_group=use.mount_group,
+            ephemeral=request.volume_context.get(EPHEMERAL) == "true",
+        )
+        await self._volumes.publish(
+            PublishRequest(
+                volume_id=request.volume_id,
+                target=request.target_path,
+                identity=resolved.identity,
+                config=resolved.config,
+                read_only=request.readonly,
+                flags=resolved.flags,
+                exclusive=use.exclusive,
+                labels=resolved.labels,
+                pod=pod_of(request.volume_context),
+            )
+        )
+        return csi_pb2.NodePublishVolumeResponse()
+
+    @rpc("volume_id", "target_path", one_at_a_time="volume_id")
+    async def NodeUnpublishVolume(
+        self, request: csi_pb2.NodeUnpublishVolumeRequest
+    ) -> csi_pb2.NodeUnpublishVolumeResponse:
+        for id in await self._volumes.unpublish(request.volume_id, request.target_path):
+            await self._provisioner.delete_ephemeral(id)
+        return csi_pb2.NodeUnpublishVolumeResponse()
+
+    @rpc("volume_id", "volume_path", quiet=True)
+    async def NodeGetVolumeStats(
+        self, request: csi_pb2.NodeGetVolumeStatsRequest
+    ) -> csi_pb2.NodeGetVolumeStatsResponse:
+        stats = await self._volumes.stats(request.volume_id, request.volume_path)
+        condition = stats.condition
+        return csi_pb2.NodeGetVolumeStatsResponse(
+            usage=usages(stats),
+            volume_condition=csi_pb2.VolumeCondition(
+                abnormal=condition.abnormal, message=condition.message
+            ),
+        )
+
+    @rpc("volume_id", "volume_path", one_at_a_time="volume_id")
+    async def NodeExpandVolume(
+        self, request: csi_pb2.NodeExpandVolumeRequest
+    ) -> csi_pb2.NodeExpandVolumeResponse:
+        if request.HasField("volume_capability"):
+            check_all([request.volume_capability])
+        required, limit = capacity_of(request.capacity_range)
+        capacity = required or limit
+        await self._volumes.expand(request.volume_id, request.volume_path, capacity)
+        return csi_pb2.NodeExpandVolumeResponse(capacity_bytes=capacity)
