@@ -105,6 +105,12 @@ SNAPSHOT_CRDS = ModuleFiles(
     "v8.6.0",
     "config/crd/snapshot.storage.*.yaml",
 )
+CSI_PROTO = ModuleFiles(
+    "csi-proto", "github.com/container-storage-interface/spec", "v1.12.0", "csi.proto"
+)
+REGISTRATION_PROTO = ModuleFiles(
+    "registration-proto", "k8s.io/kubelet", STAGING, "pkg/apis/pluginregistration/v1/api.proto"
+)
 HELM = GoProgram("helm", "helm.sh/helm/v4/cmd/helm", "v4.3.1")
 
 TEST_PROGRAMS = (VERSITYGW, MINIO, CSI_SANITY)
@@ -114,6 +120,8 @@ CLUSTER_PROGRAMS = (
     CSI_PROVISIONER, CSI_SNAPSHOTTER, SNAPSHOT_CONTROLLER, CSI_RESIZER, HELM,
 )  # fmt: skip
 PROGRAMS = (*TEST_PROGRAMS, *CLUSTER_PROGRAMS)
+TEST_FILES = (CSI_PROTO, REGISTRATION_PROTO)
+CLUSTER_FILES = (SNAPSHOT_CRDS,)
 
 
 def cache_directory() -> Path:
