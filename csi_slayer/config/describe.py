@@ -52,6 +52,8 @@ def _type_name(annotation: Any) -> str:
         return "secret"
     if get_origin(annotation) is tuple:
         return "list of texts"
+    if get_origin(annotation) is dict:
+        return "map of texts"
     if annotation in _NAMES:
         return _NAMES[annotation]
     if hasattr(annotation, "__metadata__"):
@@ -67,6 +69,8 @@ def _default(field: FieldInfo, type_name: str) -> str:
     value = field.default
     if field.is_required():
         return ""
+    if field.default_factory is dict:
+        return "{}"
     if value is None:
         return "none"
     if type_name == "size":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from csi_slayer.config import describe_fields
 from csi_slayer.fuse.init import Capabilities
 from csi_slayer.observability.instruments import LATENCY_BOUNDS
 from csi_slayer.observability.metrics import Metrics
+from tests.support import chart, cluster_reference
 from tests.support.limits import limits
+from tests.support.tables import table
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -41,16 +43,6 @@ def commands() -> Iterator[tuple[str, Any]]:
     return walk("csi-slayer", typer.main.get_command(app))
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(cell(text) for text in line) + " |\n" for line in lines)
-
-
-def cell(text: str) -> str:
-    """Text for a cell of a table."""
-    return " ".join(text.split()).replace("|", "\\|")
-
-
 def configuration() -> str:
     """A table for each section of the configuration."""
     parts: dict[str, list[list[str]]] = {}
@@ -59,7 +51,7 @@ def configuration() -> str:
         default = "(required)" if field.required else f"`{field.default}`"
         parts.setdefault(section, []).append([f"`{key}`", field.type, default, field.description])
     return "\n".join(
-        f"### {section}\n\n" + _table(["key", "type", "default", "meaning"], rows)
+        f"### {section}\n\n" + table(["key", "type", "default", "meaning"], rows)
         for section, rows in parts.items()
     )
 
@@ -72,7 +64,7 @@ def usage() -> str:
             continue
         rows = [_parameter(parameter) for parameter in command.params]
         summary = (command.help or "").split("\n\n")[0]
-        texts.append(f"### {name}\n\n{summary}\n\n" + _table(["argument", "meaning"], rows))
+        texts.append(f"### {name}\n\n{summary}\n\n" + table(["argument", "meaning"], rows))
     return "\n".join(texts)
 
 
@@ -102,7 +94,7 @@ def metrics() -> str:
             rows.append([f"`{name}`", family.type, labels, family.documentation])
     bounds = ", ".join(f"{bound:g}" for bound in LATENCY_BOUNDS)
     return (
-        _table(["metric", "type", "labels", "meaning"], rows)
+        table(["metric", "type", "labels", "meaning"], rows)
         + f"\nBuckets of the histograms, seconds: {bounds}.\n"
     )
 
@@ -115,12 +107,12 @@ def capabilities() -> str:
         [f"`{name}`", text]
         for name, text in _DOCUMENTED.findall(Path(module).read_text(encoding="utf-8"))
     ]
-    return _table(["capability", "what it is"], rows)
+    return table(["capability", "what it is"], rows)
 
 
 def limit_table() -> str:
     """Bounds of queues, caches, retries and waits, with the values the code has."""
-    return _table(["what", "limit"], [[text, value] for text, value in limits()])
+    return table(["what", "limit"], [[text, value] for text, value in limits()])
 
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -129,6 +121,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "metrics": metrics,
     "capabilities": capabilities,
     "limits": limit_table,
+    "parameters": cluster_reference.parameters,
+    "driver_configuration": cluster_reference.driver_configuration,
+    "values": cluster_reference.values,
 }
 
 
@@ -147,6 +142,7 @@ def documents() -> list[Path]:
 
 
 def main() -> int:
+    chart.main()
     for path in documents():
         before = path.read_text(encoding="utf-8")
         after = renewed(before)
