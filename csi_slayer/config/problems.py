@@ -27,7 +27,7 @@ def known_keys(model: type[BaseModel], parent: str = "") -> list[str]:
     """Dotted names of all keys of a model, sections included."""
     keys = []
     for name, field in model.model_fields.items():
-        dotted = f"{parent}{name}"
+        dotted = f"{parent}{field.alias or name}"
         keys.append(dotted)
         section = section_of(field)
         if section is not None:

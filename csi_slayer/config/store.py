@@ -26,6 +26,21 @@ REVEAL_SECRETS: Final = "reveal_secrets"
 _BUCKET = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 
 
+def check_endpoint(value: str) -> str:
+    """The URL of a service without a slash at its end. Raises ValueError if it is none."""
+    try:
+        parts = urlsplit(value)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname)
+        _ = parts.port  # raises if it is not a number in range
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError("expected an http:// or https:// URL with a host name")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("expected just scheme, host and port")
+    return value.rstrip("/")
+
+
 class Connection(Section):
     """The way to an S3 service and the identity there."""
 
@@ -87,19 +102,7 @@ class Connection(Section):
     @field_validator("endpoint", "sts_endpoint")
     @classmethod
     def _check_endpoint(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        try:
-            parts = urlsplit(value)
-            valid = parts.scheme in ("http", "https") and bool(parts.hostname)
-            _ = parts.port  # raises if it is not a number in range
-        except ValueError:
-            valid = False
-        if not valid:
-            raise ValueError("expected an http:// or https:// URL with a host name")
-        if parts.username is not None or parts.query or parts.fragment:
-            raise ValueError("expected just scheme, host and port")
-        return value.rstrip("/")
+        return None if value is None else check_endpoint(value)
 
     @model_validator(mode="after")
     def _check_identity(self) -> Self:

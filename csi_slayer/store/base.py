@@ -185,6 +185,12 @@ class ObjectStore(Protocol):
     ) -> ObjectInfo:
         """Server-side copy of any size; ``metadata`` None keeps the source's, else replaces it."""
 
+    async def copy_from(
+        self, origin: ObjectStore, source: str, target: str, *, source_etag: str | None = None
+    ) -> ObjectInfo:
+        """The same from another bucket or prefix of the same service, which this store's identity
+        must be allowed to read; the metadata stays."""
+
     async def delete(self, key: str) -> None:
         """Delete; an absent key is no error."""
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from csi_slayer.config import Durability
+from csi_slayer.config.store import check_endpoint
 from csi_slayer.config.units import Duration, Mode, Size
+from csi_slayer.errors import ConfigError
+from csi_slayer.volumes.ids import normal_prefix, valid_bucket
 
 
 def _boolean(value: object) -> object:
@@ -22,7 +25,23 @@ def _boolean(value: object) -> object:
     raise ValueError("expected true or false")
 
 
+def _bucket(value: str) -> str:
+    if not valid_bucket(value):
+        raise ValueError("expected 3 to 63 letters, digits, dots and hyphens")
+    return value
+
+
+def _prefix(value: str) -> str:
+    try:
+        return normal_prefix(value)
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix("prefix: ")) from None
+
+
 Boolean = Annotated[bool, BeforeValidator(_boolean)]
+Bucket = Annotated[str, AfterValidator(_bucket)]
+Prefix = Annotated[str, AfterValidator(_prefix)]
+Endpoint = Annotated[str, AfterValidator(check_endpoint)]
 
 
 class Provisioning(StrEnum):
@@ -58,15 +77,15 @@ class VolumeParameters(BaseModel):
         populate_by_name=False,
     )
 
-    bucket: str | None = _field(None, "bucket of the volume, or that new volumes are put into")
-    prefix: str | None = _field(
+    bucket: Bucket | None = _field(None, "bucket of the volume, or that new volumes are put into")
+    prefix: Prefix | None = _field(
         None,
         "of an existing volume: prefix of its keys; of new ones: what their prefixes begin with",
     )
     provisioning: Provisioning | None = _field(
         None, "new volumes: prefix in the bucket (default), or a bucket of its own"
     )
-    endpoint: str | None = _field(None, "http(s) URL of the S3 service")
+    endpoint: Endpoint | None = _field(None, "http(s) URL of the S3 service")
     region: str | None = _field(None, "S3 region")
     path_style: Boolean | None = _field(None, "bucket in the path instead of the host name")
     authentication: Authentication | None = _field(
@@ -75,7 +94,7 @@ class VolumeParameters(BaseModel):
         " auto (default): secret where one is given, else pod where roleArn is, else driver",
     )
     role_arn: str | None = _field(None, "role that the identity assumes")
-    sts_endpoint: str | None = _field(
+    sts_endpoint: Endpoint | None = _field(
         None, "http(s) URL of the service that exchanges tokens; default: the endpoint, or AWS's"
     )
     audience: str | None = _field(
@@ -101,7 +120,9 @@ class VolumeParameters(BaseModel):
     zero_upcall: Boolean | None = _field(
         None, "read-only volumes: open files without asking the worker; false: passthrough"
     )
-    part_size: Size | None = _field(None, "size of the parts of a multipart upload")
+    part_size: Annotated[Size, Field(ge=5 * 2**20, le=5 * 2**30)] | None = _field(
+        None, "size of the parts of a multipart upload"
+    )
     hydrate_max: Size | None = _field(
         None, "largest existing object that is fetched whole when opened for writing"
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from csi_slayer.volumes.ids import Kind, ObjectId
+from csi_slayer.volumes.ids import Kind, ObjectId, base_digest
 
 Nanoseconds = Annotated[int, Field(ge=0)]
 
@@ -22,6 +22,16 @@ class State(StrEnum):
     DELETING = "deleting"
 
 
+class Lease(BaseModel):
+    """``beat`` grows with each renewal, so that others see by the record's etag that the owner
+    lives. No clock is compared."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    owner: str
+    beat: int = 0
+
+
 class _Record(BaseModel):
     # A later version may add fields; an earlier one must not lose a volume over them.
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -31,6 +41,8 @@ class _Record(BaseModel):
     """The name that CreateVolume or CreateSnapshot was called with."""
     created_ns: Nanoseconds = Field(default_factory=time.time_ns)
     state: State = State.READY
+    lease: Lease | None = None
+    """Who copies or deletes content at present; see :mod:`csi_slayer.volumes.lease`."""
 
 
 class VolumeRecord(_Record):
@@ -39,6 +51,9 @@ class VolumeRecord(_Record):
     bucket: str
     prefix: str
     own_bucket: bool = False
+    """Whether ``bucket`` is the volume's alone and goes with it."""
+    bucket_made: bool = False
+    """With ``own_bucket``: whether the bucket is known to have been made (or found empty) by us."""
     capacity_bytes: int = 0
     """0: unlimited."""
     parameters: dict[str, str] = Field(default_factory=dict)
@@ -58,14 +73,25 @@ class SnapshotRecord(_Record):
     """Id of the volume."""
     size_bytes: int = 0
     objects: int = 0
+    capacity_bytes: int = 0
+    """The volume's capacity; 0: unlimited."""
     finished_ns: Nanoseconds = 0
     """0 until all is copied."""
     parameters: dict[str, str] = Field(default_factory=dict)
 
 
-def volume_id(home: str, name: str, endpoint: str | None) -> ObjectId:
-    return ObjectId(Kind.VOLUME, home, name, endpoint)
+def prefix_base(prefix: str, name: str) -> str | None:
+    """What comes before ``name/`` in a volume's prefix; None if it does not end like that."""
+    tail = f"{name}/"
+    if not prefix.endswith(tail):
+        return None
+    base = prefix[: -len(tail)]
+    return base if not base or base.endswith("/") else None
 
 
-def snapshot_id(home: str, name: str, endpoint: str | None) -> ObjectId:
-    return ObjectId(Kind.SNAPSHOT, home, name, endpoint)
+def id_of(home: ObjectId, record: VolumeRecord) -> ObjectId:
+    """The full id of a volume whose record was found under ``home`` (without a base)."""
+    base = "" if record.own_bucket else prefix_base(record.prefix, home.name)
+    return ObjectId(
+        Kind.VOLUME, home.bucket, home.name, home.endpoint, home.region, base_digest(base or "")
+    )

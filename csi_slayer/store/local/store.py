@@ -6,7 +6,15 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from csi_slayer.errors import ObjectNotFound, StoreError, StoreUnsupported
-from csi_slayer.store.base import ANY, Condition, ListPage, ObjectInfo, PendingUpload, RangeSink
+from csi_slayer.store.base import (
+    ANY,
+    Condition,
+    ListPage,
+    ObjectInfo,
+    ObjectStore,
+    PendingUpload,
+    RangeSink,
+)
 from csi_slayer.store.local import reads, uploads, writes
 from csi_slayer.store.local.drafts import Draft
 from csi_slayer.store.local.listing import Listings
@@ -231,11 +239,31 @@ class LocalStore:
         metadata: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         """Copy one version of ``source``, sharing its blocks where the file system can."""
-        origin, place = _readable(source), place_of(target)
+        return await self._copy(self, source, target, source_etag, metadata)
+
+    async def copy_from(
+        self, origin: ObjectStore, source: str, target: str, *, source_etag: str | None = None
+    ) -> ObjectInfo:
+        """Copy from another directory."""
+        if not isinstance(origin, LocalStore):
+            raise StoreUnsupported("a copy is possible only within one machine's directories")
+        return await self._copy(origin, source, target, source_etag, None)
+
+    async def _copy(
+        self,
+        origin: LocalStore,
+        source: str,
+        target: str,
+        source_etag: str | None,
+        metadata: Mapping[str, str] | None,
+    ) -> ObjectInfo:
+        found, place = _readable(source), place_of(target)
         return await self._threads.run(
             "CopyObject",
             target,
-            lambda stop: writes.copy(self._tree, origin, place, source_etag, metadata, stop.check),
+            lambda stop: writes.copy(
+                origin._tree, found, self._tree, place, source_etag, metadata, stop.check
+            ),
         )
 
     async def delete(self, key: str) -> None:

@@ -63,25 +63,26 @@ def _same_marker(tree: Tree, place: Place, extra: Extra) -> bool:
 
 
 def copy(
-    tree: Tree,
+    origin: Tree,
     source: Place,
+    tree: Tree,
     target: Place,
     source_etag: str | None,
     metadata: Mapping[str, str] | None,
     proceed: Callable[[], None],
 ) -> ObjectInfo:
-    """Copy one version of the source."""
+    """Copy one version of the source, which may be in another directory."""
     if source.marker or target.marker:
-        info = head(tree, source)
+        info = head(origin, source)
         _check_source(info, source_etag)
         extra = make_extra(info.metadata if metadata is None else metadata)
         if target.marker:
             return _mark(tree, target, info.size, Condition(), extra)
         with Draft(tree, proceed) as draft:
             return draft.publish(target, Condition(), extra)
-    fd = open_file(tree, source)
+    fd = open_file(origin, source)
     try:
-        info = file_info(tree, source.key, fd)
+        info = file_info(origin, source.key, fd)
         _check_source(info, source_etag)
         extra = make_extra(info.metadata if metadata is None else metadata)
         with Draft(tree, proceed) as draft:

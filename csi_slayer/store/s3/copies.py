@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from datetime import datetime
 
-from csi_slayer.errors import PreconditionFailed, StoreIntegrityError
-from csi_slayer.store.base import ObjectInfo
+from csi_slayer.errors import PreconditionFailed, StoreIntegrityError, StoreUnsupported
+from csi_slayer.store.base import ObjectInfo, ObjectStore
 from csi_slayer.store.s3.answer import Answer
 from csi_slayer.store.s3.engine import Engine
 from csi_slayer.store.s3.headers import (
@@ -65,24 +65,43 @@ class Copies:
         Content type and the like are kept even where the metadata is replaced. Raises
         PreconditionFailed if the source is another version, or becomes one meanwhile.
         """
-        answer = await self._engine.call(S3Request("HeadObject", "HEAD", source), _same)
+        return await self._copy(self._engine, source, target, source_etag, metadata)
+
+    async def copy_from(
+        self, origin: ObjectStore, source: str, target: str, *, source_etag: str | None = None
+    ) -> ObjectInfo:
+        """Copy from another bucket or prefix of the same service, with this store's identity."""
+        if not isinstance(origin, Copies) or origin._engine.endpoint != self._engine.endpoint:
+            raise StoreUnsupported("a copy is possible only within one S3 service")
+        return await self._copy(origin._engine, source, target, source_etag, None)
+
+    async def _copy(
+        self,
+        origin: Engine,
+        source: str,
+        target: str,
+        source_etag: str | None,
+        metadata: Mapping[str, str] | None,
+    ) -> ObjectInfo:
+        answer = await origin.call(S3Request("HeadObject", "HEAD", source), _same)
         info = object_info(source, answer.headers, content_length(answer.headers))
         if source_etag is not None and info.etag != normal_etag(source_etag):
             raise PreconditionFailed(f"copy of {source!r}: the object is another version")
         kept = [(name, answer.headers[name]) for name in _KEPT_HEADERS if name in answer.headers]
         if info.size > self._largest:
-            return await self._copy_parts(info, target, kept, metadata)
-        return await self._copy_whole(info, target, kept, metadata)
+            return await self._copy_parts(origin, info, target, kept, metadata)
+        return await self._copy_whole(origin, info, target, kept, metadata)
 
     async def _copy_whole(
         self,
+        origin: Engine,
         source: ObjectInfo,
         target: str,
         kept: list[tuple[str, str]],
         metadata: Mapping[str, str] | None,
     ) -> ObjectInfo:
         headers = [
-            ("x-amz-copy-source", self._engine.address.copy_source(source.key)),
+            ("x-amz-copy-source", origin.address.copy_source(source.key)),
             ("x-amz-copy-source-if-match", source.etag),
         ]
         if metadata is None:
@@ -100,6 +119,7 @@ class Copies:
 
     async def _copy_parts(
         self,
+        origin: Engine,
         source: ObjectInfo,
         target: str,
         kept: list[tuple[str, str]],
@@ -112,14 +132,14 @@ class Copies:
 
         async def one(number: int, offset: int) -> tuple[int, str]:
             async with turns:
-                etag = await self._uploads.upload_part_copy(
+                etag = await self._uploads.copy_part(
                     target,
                     upload_id,
                     number,
-                    source=source.key,
-                    source_etag=source.etag,
-                    offset=offset,
-                    length=min(size, source.size - offset),
+                    origin.address.copy_source(source.key),
+                    source.etag,
+                    offset,
+                    min(size, source.size - offset),
                 )
             return number, etag
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from csi_slayer.store.s3.bucket import BucketAdmin
 from csi_slayer.store.s3.copies import Copies
 from csi_slayer.store.s3.engine import Engine
 from csi_slayer.store.s3.reads import Reads
@@ -12,7 +13,7 @@ from csi_slayer.store.write_token import LostWrites
 _SMALLEST_PART = 5 << 20
 
 
-class S3Store(Reads, Writes, Uploads, Copies):
+class S3Store(Reads, Writes, Uploads, Copies, BucketAdmin):
     """A bucket and prefix; see the interface. Opened by :func:`open_s3`."""
 
     def __init__(self, engine: Engine, identity: str, check_deadline: float) -> None:
@@ -21,6 +22,7 @@ class S3Store(Reads, Writes, Uploads, Copies):
         Writes.__init__(self, engine, lost)
         Uploads.__init__(self, engine, lost)
         Copies.__init__(self, engine, self)
+        BucketAdmin.__init__(self, engine)
         self._identity = identity
 
     @property

@@ -102,8 +102,22 @@ class Uploads:
         length: int,
     ) -> str:
         """Make a part of another object's range, in the store; its etag."""
+        path = self._engine.address.copy_source(source)
+        return await self.copy_part(key, upload_id, number, path, source_etag, offset, length)
+
+    async def copy_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        source_path: str,
+        source_etag: str,
+        offset: int,
+        length: int,
+    ) -> str:
+        """The same from any bucket of the service: ``source_path`` is a copy source's."""
         headers = [
-            ("x-amz-copy-source", self._engine.address.copy_source(source)),
+            ("x-amz-copy-source", source_path),
             ("x-amz-copy-source-if-match", source_etag),
             ("x-amz-copy-source-range", f"bytes={offset}-{offset + length - 1}"),
         ]

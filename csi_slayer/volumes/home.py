@@ -1,0 +1,116 @@
+"""The records in a home bucket: read, written under conditions, listed.
+
+Every change is a conditional write, so that two controllers at once never undo each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from pydantic import ValidationError
+
+from csi_slayer.errors import ObjectNotFound, VolumeError, VolumeNotFound
+from csi_slayer.store.base import ABSENT, Condition, ObjectStore
+from csi_slayer.volumes.ids import RECORD_SUFFIX, Kind, ObjectId, record_prefix, valid_name
+from csi_slayer.volumes.records import SnapshotRecord, VolumeRecord
+
+R = TypeVar("R", VolumeRecord, SnapshotRecord)
+
+LARGEST_RECORD = 1 << 20
+"""Bytes; ours have a few hundred."""
+
+# Records of a page that are read at a time.
+_READS = 16
+_LARGEST_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[R]):
+    """A record as it is in the bucket; ``etag`` is its version."""
+
+    record: R
+    etag: str
+
+
+class Home(Generic[R]):
+    """Records of one kind in one bucket. ``where``: an id of it, for endpoint and region."""
+
+    def __init__(self, store: ObjectStore, kind: Kind, model: type[R]) -> None:
+        self._store = store
+        self._kind = kind
+        self._model = model
+
+    async def read(self, found: ObjectId) -> Found[R]:
+        """The record of an id. Raises VolumeNotFound, VolumeError if it cannot be understood."""
+        try:
+            info, body = await self._store.get(
+                found.record_key, offset=0, length=LARGEST_RECORD + 1
+            )
+        except ObjectNotFound:
+            what = "snapshot" if self._kind is Kind.SNAPSHOT else "volume"
+            raise VolumeNotFound(f"there is no {what} {found}") from None
+        try:
+            if len(body) > LARGEST_RECORD:
+                raise ValueError
+            return Found(self._model.model_validate_json(body), info.etag)
+        except (ValidationError, ValueError):
+            raise VolumeError(
+                f"the record {found.record_key} in bucket {found.bucket!r} is damaged, or of a"
+                " later version of the driver: mend it from a backup, or remove it with what"
+                " belongs to it"
+            ) from None
+
+    async def create(self, new: ObjectId, record: R) -> Found[R]:
+        """Raises PreconditionFailed if there is one already."""
+        return await self._write(new, record, ABSENT)
+
+    async def replace(self, found: ObjectId, old: Found[R], record: R) -> Found[R]:
+        """Raises PreconditionFailed if somebody changed or removed it since it was read."""
+        return await self._write(found, record, Condition(if_match=old.etag))
+
+    async def remove(self, found: ObjectId) -> None:
+        await self._store.delete(found.record_key)
+
+    async def _write(self, where: ObjectId, record: R, condition: Condition) -> Found[R]:
+        body = record.model_dump_json(exclude_defaults=True).encode()
+        info = await self._store.put(where.record_key, body, condition=condition)
+        return Found(record, info.etag)
+
+    async def page(
+        self, where: ObjectId, after: str, limit: int
+    ) -> tuple[list[tuple[ObjectId, R]], str]:
+        """Records in the order of their names, behind the one named ``after`` (empty: from the
+        start), and the name to go on after (empty: that was all).
+
+        ``where`` is any id of this bucket. Records that cannot be read are left out, so that one
+        damaged record does not hide the others.
+        """
+        prefix = record_prefix(self._kind)
+        limit = min(limit, _LARGEST_PAGE) if limit > 0 else _LARGEST_PAGE
+        start = f"{prefix}{after}{RECORD_SUFFIX}" if after else None
+        names: list[str] = []
+        token: str | None = None
+        while True:
+            listed = await self._store.list_page(prefix, token=token, start_after=start)
+            keys = [info.key.removeprefix(prefix) for info in listed.objects]
+            stems = [key.removesuffix(RECORD_SUFFIX) for key in keys if key.endswith(RECORD_SUFFIX)]
+            names += [stem for stem in stems if valid_name(stem) and stem > after]
+            token = listed.token
+            if token is None or len(names) > limit:
+                break
+        chosen = names[:limit]
+        turns = asyncio.Semaphore(_READS)
+        ids = [replace(where, kind=self._kind, name=name, base=None) for name in chosen]
+
+        async def one(found: ObjectId) -> tuple[ObjectId, R] | None:
+            async with turns:
+                try:
+                    return found, (await self.read(found)).record
+                except VolumeError:
+                    return None  # gone since it was listed, or damaged
+
+        read = await asyncio.gather(*(one(found) for found in ids))
+        following = chosen[-1] if chosen and len(names) > limit else ""
+        return [item for item in read if item is not None], following

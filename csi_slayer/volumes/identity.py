@@ -1,0 +1,265 @@
+"""Whose identity a volume is made, read and written with.
+
+A *secret* of the volume (``csi.storage.k8s.io/provisioner-secret-name``, ``nodePublishSecretRef``
+and the like) holds a key pair and may name endpoint, region and role; the *pod*'s service account
+token is exchanged for a role; else it is the *driver*'s own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from pydantic import SecretStr
+
+from csi_slayer.config.driver import DriverStore
+from csi_slayer.config.store import check_endpoint
+from csi_slayer.errors import AccessDenied, ConfigError
+from csi_slayer.volumes.parameters import Authentication, VolumeParameters
+
+TOKENS = "csi.storage.k8s.io/serviceAccount.tokens"
+"""Where the kubelet puts tokens: in the volume context or, newer ones, among the secrets."""
+
+_SERVICE_ACCOUNT = "csi.storage.k8s.io/serviceAccount.name"
+_NAMESPACE = "csi.storage.k8s.io/pod.namespace"
+
+# Fields of Connection that are the identity; the rest is the way to the service.
+IDENTITY_FIELDS = (
+    "profile",
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    "role_arn",
+    "web_identity_token_file",
+    "anonymous",
+)
+
+_SPELLINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "access_key_id": "access_key_id",
+        "accessKeyID": "access_key_id",
+        "accessKeyId": "access_key_id",
+        "AWS_ACCESS_KEY_ID": "access_key_id",
+        "secret_access_key": "secret_access_key",
+        "secretAccessKey": "secret_access_key",
+        "AWS_SECRET_ACCESS_KEY": "secret_access_key",
+        "session_token": "session_token",
+        "sessionToken": "session_token",
+        "AWS_SESSION_TOKEN": "session_token",
+        "endpoint": "endpoint",
+        "region": "region",
+        "role_arn": "role_arn",
+        "roleArn": "role_arn",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A Kubernetes Secret's values. Its repr shows none that is secret."""
+
+    access_key_id: str
+    secret_access_key: SecretStr
+    session_token: SecretStr | None = None
+    endpoint: str | None = None
+    region: str | None = None
+    role_arn: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """``name``: stable text without a secret; volume and name together have one worker.
+    ``kind``: SECRET, POD or DRIVER. ``fields``: of StoreConfig. ``secret``: where one was given."""
+
+    kind: Authentication
+    name: str
+    fields: Mapping[str, object]
+    secret: Secret | None = None
+
+    def __repr__(self) -> str:
+        return f"Identity({self.name!r})"
+
+
+def parse_secret(values: Mapping[str, str]) -> Secret | None:
+    """A secret's values; None if there are none. Raises ConfigError, which shows no value."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if key == TOKENS:
+            continue
+        field = _SPELLINGS.get(key)
+        if field is None:
+            close = difflib.get_close_matches(key, list(_SPELLINGS), n=1, cutoff=0.4)
+            nearest = close[0] if close else "access_key_id"
+            raise ConfigError(f"secret: {key!r}: unknown key; did you mean {nearest}?")
+        # A trailing newline is what `echo` and editors leave in a Secret's file.
+        text = value.strip()
+        if found.get(field, text) != text:
+            raise ConfigError(f"secret: {field} is given twice, with different values")
+        if text:
+            found[field] = text
+    if not found:
+        return None
+    for field in ("access_key_id", "secret_access_key"):
+        if field not in found:
+            raise ConfigError(f"secret: {field} is missing")
+    if "endpoint" in found:
+        try:
+            check_endpoint(found["endpoint"])
+        except ValueError as error:
+            raise ConfigError(f"secret: endpoint: {error}") from None
+    token = found.get("session_token")
+    return Secret(
+        access_key_id=found["access_key_id"],
+        secret_access_key=SecretStr(found["secret_access_key"]),
+        session_token=SecretStr(token) if token else None,
+        endpoint=found.get("endpoint"),
+        region=found.get("region"),
+        role_arn=found.get("role_arn"),
+    )
+
+
+async def provisioning_identity(
+    driver: DriverStore, parameters: VolumeParameters, secrets: Mapping[str, str]
+) -> Identity:
+    """Who makes, copies and deletes: the secret where one is given, else the driver (there is no
+    pod yet). Raises ConfigError, AccessDenied."""
+    secret = parse_secret(secrets)
+    wanted = parameters.authentication or Authentication.AUTO
+    if wanted is Authentication.SECRET and secret is None:
+        raise ConfigError(
+            "authentication is secret, but no secret came with the call: name it in the storage"
+            " class as csi.storage.k8s.io/provisioner-secret-name and -namespace"
+        )
+    if secret is not None and wanted in (Authentication.AUTO, Authentication.SECRET):
+        return _by_secret(secret, parameters)
+    # A role in the class is the pod's unless it says `driver`.
+    role = parameters.role_arn if wanted is Authentication.DRIVER else None
+    return await driver_identity(driver, role)
+
+
+async def publishing_identity(
+    driver: DriverStore,
+    parameters: VolumeParameters,
+    secrets: Mapping[str, str],
+    kubernetes: Mapping[str, str],
+) -> Identity:
+    """Who reads and writes for a pod. ``kubernetes``: what the kubelet added to the context.
+
+    Raises ConfigError where what was asked for did not come, AccessDenied where the driver's own
+    secret cannot be read.
+    """
+    secret = parse_secret(secrets)
+    wanted = parameters.authentication or Authentication.AUTO
+    if wanted is Authentication.AUTO:
+        if secret is not None:
+            wanted = Authentication.SECRET
+        elif parameters.role_arn is not None:
+            wanted = Authentication.POD
+        else:
+            wanted = Authentication.DRIVER
+    if wanted is Authentication.SECRET:
+        if secret is None:
+            raise ConfigError(
+                "authentication is secret, but no secret came with the call: name it as"
+                " nodePublishSecretRef, or in the storage class as"
+                " csi.storage.k8s.io/node-publish-secret-name and -namespace"
+            )
+        return _by_secret(secret, parameters)
+    if wanted is Authentication.POD:
+        return _by_pod(parameters, {**kubernetes, **_tokens(secrets)})
+    return await driver_identity(driver, parameters.role_arn)
+
+
+def _tokens(secrets: Mapping[str, str]) -> dict[str, str]:
+    return {TOKENS: secrets[TOKENS]} if TOKENS in secrets else {}
+
+
+def _by_secret(secret: Secret, parameters: VolumeParameters) -> Identity:
+    role = parameters.role_arn or secret.role_arn
+    name = f"key:{secret.access_key_id}" + (f":{role}" if role else "")
+    fields = {
+        "access_key_id": secret.access_key_id,
+        "secret_access_key": secret.secret_access_key,
+        "session_token": secret.session_token,
+        "role_arn": role,
+    }
+    return Identity(Authentication.SECRET, name, fields, secret)
+
+
+def _by_pod(parameters: VolumeParameters, kubernetes: Mapping[str, str]) -> Identity:
+    token = _choose_token(kubernetes.get(TOKENS, ""), parameters.audience)
+    who = f"{kubernetes.get(_NAMESPACE, '')}/{kubernetes.get(_SERVICE_ACCOUNT, '')}"
+    if who.startswith("/") or who.endswith("/"):
+        raise ConfigError(
+            "authentication is pod, but the kubelet did not say which pod:"
+            " the CSIDriver object needs podInfoOnMount: true"
+        )
+    role = parameters.role_arn
+    fields = {"web_identity_token": token, "role_arn": role}
+    return Identity(Authentication.POD, f"pod:{who}:{role or ''}", fields)
+
+
+def _choose_token(text: str, audience: str | None) -> SecretStr:
+    """The token for ``audience``, or the only one there is."""
+    if not text:
+        raise ConfigError(
+            "authentication is pod, but no service account token came with the call:"
+            " the CSIDriver object needs tokenRequests"
+        )
+    try:
+        tokens = {str(key): str(value["token"]) for key, value in json.loads(text).items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ConfigError(f"{TOKENS}: not the JSON object that a kubelet sends") from None
+    names = ", ".join(sorted(repr(name) for name in tokens))
+    if audience is None:
+        if len(tokens) != 1:
+            raise ConfigError(f"the driver requests several tokens: set audience to one of {names}")
+        return SecretStr(next(iter(tokens.values())))
+    if audience not in tokens:
+        raise ConfigError(
+            f"audience: the driver requests no token for it, only for {names}: add it to"
+            " tokenRequests of the CSIDriver object"
+        )
+    return SecretStr(tokens[audience])
+
+
+async def driver_identity(driver: DriverStore, role_arn: str | None = None) -> Identity:
+    """The driver's own; ``role_arn``: a role that it assumes instead of its configured one."""
+    fields: dict[str, object] = {name: getattr(driver, name) for name in IDENTITY_FIELDS}
+    if driver.secret_directory is not None:
+        fields.update(await asyncio.to_thread(_read_directory, driver.secret_directory))
+    if role_arn is not None:
+        fields["role_arn"] = role_arn
+    return Identity(Authentication.DRIVER, "driver" + (f":{role_arn}" if role_arn else ""), fields)
+
+
+def _read_directory(directory: Path) -> dict[str, object]:
+    """A mounted Secret. Its files change together, by one symlink: read below one of its targets,
+    so that a key id and the secret of another never meet."""
+    try:
+        current = directory / "..data"
+        place = current.resolve(strict=True) if current.is_symlink() else directory
+        values = {
+            name: (place / name).read_text().strip()
+            for name in ("access_key_id", "secret_access_key")
+        }
+        token = place / "session_token"
+        values["session_token"] = token.read_text().strip() if token.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise AccessDenied(
+            f"the driver's credentials in {directory}: {reason}: it needs the files"
+            " access_key_id and secret_access_key"
+        ) from None
+    if not values["access_key_id"] or not values["secret_access_key"]:
+        raise AccessDenied(f"the driver's credentials in {directory}: a file is empty")
+    return {
+        "access_key_id": values["access_key_id"],
+        "secret_access_key": SecretStr(values["secret_access_key"]),
+        "session_token": SecretStr(values["session_token"]) if values["session_token"] else None,
+    }
