@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Container
 from typing import Any, NamedTuple
 
-from csi_slayer.catalog.inode import INSERT, Inode, Mark, Pending
+from csi_slayer.catalog.inode import Inode, Mark, Pending
 from csi_slayer.catalog.pendings import Pendings
 from csi_slayer.catalog.schema import ROOT
 
@@ -77,17 +77,11 @@ class Changes(Pendings):
             self._db.execute("DELETE FROM completed")
 
     def _touch(self, ino: int, now: int) -> None:
-        self._db.execute(
-            "UPDATE inodes SET mtime_ns = ?, ctime_ns = ? WHERE ino = ?", (now, now, ino)
-        )
+        self._rows.set(ino, {"mtime_ns": now, "ctime_ns": now})
 
     def _key(self, parent: int, name: str, *, directory: bool = False) -> str:
         key = f"{self._directory_path(parent)}{name}"
         return key + "/" if directory else key
-
-    def _insert(self, row: Inode, name: str) -> None:
-        self._db.execute(INSERT, row)
-        self._db.execute("INSERT INTO dentries VALUES (?,?,?)", (row.parent, name, row.ino))
 
     async def make(
         self,
@@ -132,7 +126,7 @@ class Changes(Pendings):
                     now,
                     now if directory else 0,
                 )
-                self._insert(inode, name)
+                self._rows.add(inode, name)
                 self._pend(self._key(parent, name, directory=directory), "")
                 self._touch(parent, now)
                 self._complete(request, inode.ino)
@@ -149,16 +143,14 @@ class Changes(Pendings):
         in_place = inode.etag is not None and inode.origin is None
         self._pend(key, inode.etag if in_place else ("" if not inode.is_dir else None))
         if keep:
-            self._db.execute(
-                "UPDATE inodes SET nlink = 0, origin = ?, ctime_ns = ? WHERE ino = ?",
-                (key if in_place else inode.origin, time.time_ns(), inode.ino),
-            )
+            origin = key if in_place else inode.origin
+            self._rows.set(inode.ino, {"nlink": 0, "origin": origin, "ctime_ns": time.time_ns()})
         else:
             self._drop(inode.ino)
         self.used_bytes -= inode.size
 
     def _drop(self, ino: int) -> None:
-        self._db.execute("DELETE FROM inodes WHERE ino = ?", (ino,))
+        self._rows.drop(ino)
         self._db.execute("DELETE FROM xattrs WHERE ino = ?", (ino,))
 
     async def drop_orphan(self, ino: int) -> None:
@@ -185,7 +177,7 @@ class Changes(Pendings):
         now = time.time_ns()
         with self._db.transaction():
             key = self._key(parent, name, directory=inode.is_dir)
-            self._db.execute("DELETE FROM dentries WHERE parent = ? AND name = ?", (parent, name))
+            self._rows.unname(parent, name)
             self._displace(inode, key, keep=keep)
             self._keep_directory(parent)
             self._touch(parent, now)
@@ -196,16 +188,14 @@ class Changes(Pendings):
         """A directory that lost its last name gets a marker object, or the store would lose it."""
         if ino == ROOT:
             return
-        row = self._db.one("SELECT flags FROM inodes WHERE ino = ?", (ino,))
-        if row is None or row[0] & Mark.MARKER:
+        inode = self._rows.find(ino)
+        if inode is None or inode.flags & Mark.MARKER:
             return
         if self._db.one("SELECT 1 FROM dentries WHERE parent = ? LIMIT 1", (ino,)) is not None:
             return
         path = self.path_now(ino)
         if path is not None:
-            self._db.execute(
-                "UPDATE inodes SET flags = flags | ? WHERE ino = ?", (int(Mark.MARKER), ino)
-            )
+            self._rows.set(ino, {"flags": inode.flags | Mark.MARKER})
             self._pend(path + "/", "")
 
     def _moved(self, inode: Inode, old: str, new: str) -> None:
@@ -221,7 +211,7 @@ class Changes(Pendings):
         origin = old if in_place else inode.origin
         if origin == new:
             origin = None
-        self._db.execute("UPDATE inodes SET origin = ? WHERE ino = ?", (origin, inode.ino))
+        self._rows.set(inode.ino, {"origin": origin})
 
     def _moved_tree(self, top: Inode, old: str, new: str) -> None:
         """As :meth:`_moved` for a directory and all below it."""
@@ -235,18 +225,15 @@ class Changes(Pendings):
                 "WHERE d.parent = ?",
                 (parent,),
             ):
-                row = self._db.one("SELECT * FROM inodes WHERE ino = ?", (ino,))
-                assert row is not None
-                self._moved(Inode._make(row), f"{old_path}/{name}", f"{new_path}/{name}")
+                inode = self._rows.find(ino)
+                assert inode is not None
+                self._moved(inode, f"{old_path}/{name}", f"{new_path}/{name}")
                 if stat.S_ISDIR(mode):
                     stack.append((ino, f"{old_path}/{name}", f"{new_path}/{name}"))
 
     def _place(self, ino: int, parent: int, name: str) -> None:
-        self._db.execute("INSERT INTO dentries VALUES (?,?,?)", (parent, name, ino))
-        self._db.execute(
-            "UPDATE inodes SET parent = ?, ctime_ns = ? WHERE ino = ?",
-            (parent, time.time_ns(), ino),
-        )
+        self._rows.name(parent, name, ino)
+        self._rows.set(ino, {"parent": parent, "ctime_ns": time.time_ns()})
 
     async def rename(
         self,
@@ -264,11 +251,9 @@ class Changes(Pendings):
         now = time.time_ns()
         with self._db.transaction():
             old, new = self._key(parent, name), self._key(new_parent, new_name)
-            self._db.execute("DELETE FROM dentries WHERE parent = ? AND name = ?", (parent, name))
+            self._rows.unname(parent, name)
             if displaced is not None:
-                self._db.execute(
-                    "DELETE FROM dentries WHERE parent = ? AND name = ?", (new_parent, new_name)
-                )
+                self._rows.unname(new_parent, new_name)
                 key = new + "/" if displaced.is_dir else new
                 self._displace(displaced, key, keep=keep_displaced)
             self._place(inode.ino, new_parent, new_name)
@@ -294,10 +279,8 @@ class Changes(Pendings):
         """Swap two names atomically (RENAME_EXCHANGE)."""
         with self._db.transaction():
             old, new = self._key(parent, name), self._key(new_parent, new_name)
-            self._db.execute("DELETE FROM dentries WHERE parent = ? AND name = ?", (parent, name))
-            self._db.execute(
-                "DELETE FROM dentries WHERE parent = ? AND name = ?", (new_parent, new_name)
-            )
+            self._rows.unname(parent, name)
+            self._rows.unname(new_parent, new_name)
             self._place(first.ino, new_parent, new_name)
             self._place(second.ino, parent, name)
             for inode, source, target in ((first, old, new), (second, new, old)):
@@ -314,11 +297,10 @@ class Changes(Pendings):
 
     def _update(self, ino: int, values: dict[str, Any]) -> None:
         if "size" in values:
-            row = self._db.one("SELECT size, nlink FROM inodes WHERE ino = ?", (ino,))
-            if row is not None and row[1] > 0:
-                self.used_bytes += values["size"] - row[0]
-        columns = ",".join(f"{name} = ?" for name in values)
-        self._db.execute(f"UPDATE inodes SET {columns} WHERE ino = ?", (*values.values(), ino))
+            inode = self._rows.find(ino)
+            if inode is not None and inode.nlink > 0:
+                self.used_bytes += values["size"] - inode.size
+        self._rows.set(ino, values)
 
     async def dirty(self, ino: int, key: str, expect: str | None, **values: Any) -> None:
         """The staged bytes (or attributes) of ``ino`` are newer than the object at ``key``."""
@@ -353,14 +335,16 @@ class Changes(Pendings):
 
     def _leave(self, ino: int, key: str) -> None:
         """The inode's content is at ``key`` now: a copy of it that was made aside may go."""
-        old = self._db.one("SELECT origin, etag FROM inodes WHERE ino = ?", (ino,))
-        if old is not None and old[0] not in (None, key) and not self._is_pending(old[0]):
-            self._pend(old[0], old[1])
+        old = self._rows.find(ino)
+        if old is None or old.origin is None or old.origin == key:
+            return
+        if not self._is_pending(old.origin):
+            self._pend(old.origin, old.etag)
 
     async def relocated(self, inode: Inode, key: str, etag: str) -> None:
         """The content of an inode was copied aside, to the object ``key``, which is pending."""
         with self._db.transaction():
-            if self._db.one("SELECT 1 FROM inodes WHERE ino = ?", (inode.ino,)) is None:
+            if self._rows.find(inode.ino) is None:
                 self._found_out(key, etag)  # closed meanwhile: nobody needs the copy
             else:
                 self._update(inode.ino, {"origin": key, "etag": etag})
@@ -385,12 +369,12 @@ class Changes(Pendings):
             self._db.executemany(
                 "INSERT INTO xattrs VALUES (?,?,?)", [(ino, k, v) for k, v in values.items()]
             )
-            self._db.execute(
-                "UPDATE inodes SET flags = flags | ? WHERE ino = ?", (int(Mark.XATTRS), ino)
-            )
+            inode = self._rows.find(ino)
+            if inode is not None:
+                self._rows.set(ino, {"flags": inode.flags | Mark.XATTRS})
 
     def _changed_attrs(self, ino: int) -> None:
-        self._db.execute(
-            "UPDATE inodes SET ctime_ns = ?, flags = flags | ? WHERE ino = ?",
-            (time.time_ns(), int(Mark.ATTRS_DIRTY | Mark.ATTRS_KNOWN | Mark.XATTRS), ino),
-        )
+        inode = self._rows.find(ino)
+        if inode is not None:
+            flags = inode.flags | Mark.ATTRS_DIRTY | Mark.ATTRS_KNOWN | Mark.XATTRS
+            self._rows.set(ino, {"ctime_ns": time.time_ns(), "flags": flags})

@@ -119,7 +119,7 @@ class Database:
         except sqlite3.Error as error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-                self.rolled_back()
+            self.rolled_back()
             raise self._translated(error, "catalog change failed") from error
 
     def alone(self, change: Callable[[], None]) -> None:

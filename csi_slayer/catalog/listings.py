@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from csi_slayer.catalog.changes import Changes
-from csi_slayer.catalog.inode import INSERT, Defaults, Inode, Listed, Mark
+from csi_slayer.catalog.inode import Defaults, Inode, Listed, Mark
 
 
 class Listings(Changes):
@@ -53,9 +53,8 @@ class Listings(Changes):
                             names.append((parent, item.name, inode.ino))
                     else:
                         seen.append((since_ns, row[0]))
-                self._db.executemany(INSERT, inserts)
-                self._db.executemany("INSERT INTO dentries VALUES (?,?,?)", names)
-                self._db.executemany("UPDATE inodes SET checked_ns = ? WHERE ino = ?", seen)
+                self._rows.add_many(inserts, names)
+                self._rows.set_checked(seen)
         except BaseException:
             self._rolled_back()
             raise
@@ -136,9 +135,8 @@ class Listings(Changes):
 
     def _replace(self, row: Any, item: Listed, since_ns: int, defaults: Defaults) -> Inode:
         """Another object has this name: same kind keeps its inode, else the old one goes."""
-        inode_row = self._db.one("SELECT * FROM inodes WHERE ino = ?", (row[0],))
-        assert inode_row is not None
-        old = Inode._make(inode_row)
+        old = self._rows.find(row[0])
+        assert old is not None
         if stat.S_ISDIR(old.mode) != stat.S_ISDIR(item.mode):
             self._vanish(old)
             return old
@@ -164,13 +162,13 @@ class Listings(Changes):
         if inode.is_dir:
             self._paths_changed()
             for (ino,) in self._db.all("SELECT ino FROM dentries WHERE parent = ?", (inode.ino,)):
-                row = self._db.one("SELECT * FROM inodes WHERE ino = ?", (ino,))
-                if row is not None:
-                    self._vanish(Inode._make(row))
-        self._db.execute(
-            "DELETE FROM dentries WHERE parent = ? AND ino = ?", (inode.parent, inode.ino)
-        )
-        self._db.execute("UPDATE inodes SET nlink = 0 WHERE ino = ?", (inode.ino,))
+                below = self._rows.find(ino)
+                if below is not None:
+                    self._vanish(below)
+        name = self.name_of(inode.ino, inode.parent)
+        if name is not None:
+            self._rows.unname(inode.parent, name)
+        self._rows.set(inode.ino, {"nlink": 0})
         self.used_bytes -= inode.size
 
     async def sweep(self, parent: int, since_ns: int, *, large: bool) -> list[tuple[str, Inode]]:
@@ -194,15 +192,11 @@ class Listings(Changes):
                 if not self._has_changes(base + name, inode):
                     self._vanish(inode)
                     gone.append((name, inode))
-            self._db.execute(
-                "UPDATE inodes SET listed_ns = ?, flags = (flags & ~?) | ? WHERE ino = ?",
-                (
-                    since_ns,
-                    int(Mark.LARGE),
-                    int(Mark.LISTED | (Mark.LARGE if large else Mark.NONE)),
-                    parent,
-                ),
-            )
+            directory = self._rows.find(parent)
+            if directory is not None:
+                marks = Mark.LISTED | (Mark.LARGE if large else Mark.NONE)
+                flags = directory.flags & ~Mark.LARGE | marks
+                self._rows.set(parent, {"listed_ns": since_ns, "flags": flags})
         return gone
 
     def _has_changes(self, key: str, inode: Inode) -> bool:
@@ -230,14 +224,9 @@ class Listings(Changes):
 
     async def vanished(self, parent: int, name: str) -> Inode | None:
         """One name is gone from the store: forget it unless it is changed here."""
-        row = self._db.one(
-            "SELECT i.* FROM dentries d JOIN inodes i ON i.ino = d.ino "
-            "WHERE d.parent = ? AND d.name = ?",
-            (parent, name),
-        )
-        if row is None:
+        inode = self._rows.child(parent, name)
+        if inode is None:
             return None
-        inode = Inode._make(row)
         path = self.path_now(parent)
         key = f"{path}/{name}" if path else name
         if self._has_changes(key, inode):

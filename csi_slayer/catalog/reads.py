@@ -7,15 +7,17 @@ from collections.abc import Iterator
 
 from csi_slayer.catalog.database import Database
 from csi_slayer.catalog.inode import SELECT, Inode
+from csi_slayer.catalog.rows import ROWS_KEPT, Rows
 from csi_slayer.catalog.schema import ROOT
 from csi_slayer.errors import FsError
 
-_CHILD = SELECT + "JOIN dentries d ON d.ino = i.ino WHERE d.parent = ? AND d.name = ?"
-_GET = SELECT + "WHERE i.ino = ?"
 _CHILDREN = (
     SELECT.replace("SELECT ", "SELECT d.name,", 1)
     + "JOIN dentries d ON d.ino = i.ino WHERE d.parent = ? AND d.ino > ? ORDER BY d.ino LIMIT ?"
 )
+
+LISTED_KEPT = ROWS_KEPT // 8
+"""Rows of one look at a directory that are remembered; of more, none."""
 
 PATHS_KEPT = 4096
 """Directories whose paths are remembered."""
@@ -26,40 +28,47 @@ class Reads:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._rows = Rows(database)
         # Paths of directories, both ways: what every look at a file's key needs. Emptied
         # whenever a directory is moved or removed.
         self._paths: dict[int, str] = {}
         self._inos: dict[str, int] = {}
-        database.rolled_back = self._paths_changed
+        database.rolled_back = self._forget
+
+    def _forget(self) -> None:
+        """A transaction was rolled back: what was remembered may not be true."""
+        self._rows.forget()
+        self._paths_changed()
 
     async def get(self, ino: int) -> Inode:
         """Raises FsError(ESTALE) for an inode that is gone."""
-        row = self._db.one(_GET, (ino,))
-        if row is None:
+        inode = self._rows.find(ino)
+        if inode is None:
             raise FsError(errno.ESTALE)
-        return Inode._make(row)
+        return inode
 
     async def find(self, ino: int) -> Inode | None:
-        row = self._db.one(_GET, (ino,))
-        return None if row is None else Inode._make(row)
+        return self._rows.find(ino)
 
     async def child(self, parent: int, name: str) -> Inode | None:
-        row = self._db.one(_CHILD, (parent, name))
-        return None if row is None else Inode._make(row)
+        return self._rows.child(parent, name)
 
     async def children(self, parent: int, after: int, limit: int) -> list[tuple[str, Inode]]:
         """Names in inode order, of inodes greater than ``after``."""
-        return [
+        found = [
             (row[0], Inode._make(row[1:]))
             for row in self._db.all(_CHILDREN, (parent, after, limit))
         ]
+        if len(found) <= LISTED_KEPT:
+            self._rows.remember_listed(found)
+        return found
 
     async def is_empty(self, ino: int) -> bool:
         return self._db.one("SELECT 1 FROM dentries WHERE parent = ? LIMIT 1", (ino,)) is None
 
     def name_of(self, ino: int, parent: int) -> str | None:
-        row = self._db.one("SELECT name FROM dentries WHERE parent = ? AND ino = ?", (parent, ino))
-        return None if row is None else str(row[0])
+        place = self._rows.place(ino)
+        return place[1] if place is not None and place[0] == parent else None
 
     async def path(self, ino: int) -> str | None:
         """The inode's path below the root without slashes at the ends, None if it has none
@@ -70,15 +79,11 @@ class Reads:
         """As :meth:`path`, for use inside transactions."""
         if ino == ROOT:
             return ""
-        row = self._db.one(
-            "SELECT d.parent, d.name FROM inodes i "
-            "JOIN dentries d ON d.parent = i.parent AND d.ino = i.ino WHERE i.ino = ?",
-            (ino,),
-        )
-        if row is None:
+        place = self._rows.place(ino)
+        if place is None:
             return None
-        base = self._directory_path(row[0])
-        return None if base is None else base + str(row[1])
+        base = self._directory_path(place[0])
+        return None if base is None else base + place[1]
 
     def _directory_path(self, ino: int) -> str | None:
         """A directory's path with a slash at its end; '' for the root."""
@@ -105,7 +110,7 @@ class Reads:
             return await self.find(ROOT)
         base, _slash, name = key.rstrip("/").rpartition("/")
         parent = self._directory(base + "/" if base else "")
-        inode = None if parent is None else await self.child(parent, name)
+        inode = None if parent is None else self._rows.child(parent, name)
         return inode if inode is not None and inode.is_dir == key.endswith("/") else None
 
     def _directory(self, path: str) -> int | None:
@@ -117,11 +122,11 @@ class Reads:
             return ino
         base, _slash, name = path[:-1].rpartition("/")
         parent = self._directory(base + "/" if base else "")
-        row = None if parent is None else self._db.one(_CHILD, (parent, name))
-        if row is None or not Inode._make(row).is_dir:
+        inode = None if parent is None else self._rows.child(parent, name)
+        if inode is None or not inode.is_dir:
             return None
-        self._directory_path(row[0])
-        return int(row[0])
+        self._directory_path(inode.ino)
+        return inode.ino
 
     async def by_origin(self, key: str) -> list[Inode]:
         """Inodes whose content still is in the object ``key`` though it is not their path."""
