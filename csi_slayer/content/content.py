@@ -341,7 +341,7 @@ class Content:
                 if (
                     key is None
                     or not queued
-                    or self.options.exact_sizes
+                    or self.options.live.quota is not None
                     or self.reconciler.is_active(key)
                 ):
                     await self.note_dirty(inode)

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 Durability = Literal["close", "fsync", "writeback"]
 
 SCRATCH = ".slayerfs"
 """Name at the volume's root under which temporary objects live; never shown in listings."""
+
+
+@dataclass(slots=True)
+class Live:
+    """What may be changed while a volume is in use: one object for content and VFS, read at each
+    use and copied nowhere. Times in seconds, sizes in bytes.
+
+    ``metadata_ttl``: how long names and attributes are believed without asking the store.
+    ``close_to_open``: ask at every open of a file. ``quota``: None for no limit.
+    """
+
+    durability: Durability = "close"
+    metadata_ttl: float = 10.0
+    negative_ttl: float = 1.0
+    close_to_open: bool = False
+    quota: int | None = None
+    prefetch: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,20 +35,17 @@ class ContentOptions:
     ``part_size``: of multipart uploads. ``hydrate_max``: existing objects up to this size are
     fetched whole when opened for writing. ``segment_max``: bytes of a file in one segment.
     ``write_timeout``: how long close or fsync waits for a store that is away before EIO (the
-    bytes stay queued). ``posix``: write attributes through to the objects. ``exact_sizes``: the
-    catalog learns a file's size at its close, not at its upload (a volume with a quota).
+    bytes stay queued). ``posix``: write attributes through to the objects.
     """
 
     volume: str
     tenant: str
-    durability: Durability = "close"
+    live: Live = field(default_factory=Live)
     part_size: int = 16 << 20
     hydrate_max: int = 64 << 20
     segment_max: int = 16 << 30
     write_timeout: float = 120.0
     posix: bool = False
-    exact_sizes: bool = False
-    prefetch: bool = True
     readahead_transfers: int = 6
     upload_concurrency: int = 16
 

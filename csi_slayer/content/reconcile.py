@@ -282,7 +282,7 @@ class Reconciler:
     def _rest(self, row: Pending) -> float:
         """Seconds that a key is left alone for: with policy writeback what was just written may
         be written again or removed, and uploads would compete with whoever is writing now."""
-        if self._options.durability != "writeback" or self._draining:
+        if self._options.live.durability != "writeback" or self._draining:
             return 0.0
         return WRITEBACK_REST - (time.time_ns() - row.since_ns) / 1e9
 

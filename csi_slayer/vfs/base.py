@@ -40,6 +40,7 @@ class Base:
     ) -> None:
         self.catalog = catalog
         self.options = options
+        self.live = options.live
         self.events = events
         self.content = make_content(self._content_changed)
         self.opened = self.content.opened
@@ -48,7 +49,7 @@ class Base:
         self.refresh = Refresher(
             self.content.store,
             catalog,
-            options.metadata_ttl,
+            options.live,
             self._content_changed,
             self._name_gone,
             events.hidden_keys,
@@ -132,7 +133,7 @@ class Base:
     def ttl(self, inode: Inode) -> float:
         """Seconds for which the kernel may believe the attributes."""
         if self.is_local(inode) or inode.ino == ROOT:
-            return self.options.metadata_ttl
+            return self.live.metadata_ttl
         return self.refresh.remaining(inode.checked_ns)
 
     def entry(self, inode: Inode, parent: Inode | None = None) -> Entry:
@@ -143,7 +144,7 @@ class Base:
 
     @property
     def negative(self) -> Entry:
-        return Entry(None, self.options.negative_ttl, 0.0)
+        return Entry(None, self.live.negative_ttl, 0.0)
 
     def needs_metadata(self, inode: Inode) -> bool:
         """Whether only the object's metadata can tell what the inode is: an empty object may be
@@ -179,7 +180,7 @@ class Base:
 
     def check_quota(self, growth: int) -> None:
         """Raises ENOSPC if ``growth`` more bytes do not fit the volume's quota."""
-        quota = self.options.quota
+        quota = self.live.quota
         if quota is not None and growth > 0 and self.catalog.used_bytes + growth > quota:
             raise FsError(errno.ENOSPC, "the volume's quota is used up")
 

@@ -87,7 +87,7 @@ class DirOps(Base):
     async def fsyncdir(self, req: Request, ino: int, fh: int, datasync: bool) -> None:
         """Return when the store has what was made, renamed and removed directly in here; with
         policy writeback, when the journal of it survives a power loss."""
-        if self.options.durability == "writeback":
+        if self.live.durability == "writeback":
             await self.catalog.synced()
             return
         path = await self.catalog.path(ino)
@@ -104,7 +104,7 @@ class DirOps(Base):
             await self.content.reconciler.settle(path + "/")
 
     async def statfs(self, req: Request, ino: int) -> StatFs:
-        size = self.options.quota or NOMINAL_BYTES
+        size = self.live.quota or NOMINAL_BYTES
         free = max(0, size - self.catalog.used_bytes)
         files = 1 << 40
         return StatFs(

@@ -115,7 +115,7 @@ class FileOps(OpenOps):
 
     async def write(self, req: Request, ino: int, fh: int, offset: int, data: memoryview) -> int:
         file = self._writable_file(ino)
-        if self.options.quota is not None:
+        if self.live.quota is not None:
             inode = await self.catalog.get(ino)
             end = offset + len(data)
             if end > inode.size:
@@ -133,7 +133,7 @@ class FileOps(OpenOps):
 
     async def flush(self, req: Request, ino: int, fh: int) -> None:
         handle = self.handles.get(fh)
-        if handle is None or not handle.writable or self.options.durability != "close":
+        if handle is None or not handle.writable or self.live.durability != "close":
             return
         await self.content.sync(ino)
 
@@ -145,7 +145,7 @@ class FileOps(OpenOps):
     async def fsync(self, req: Request, ino: int, fh: int, datasync: bool) -> None:
         if self.options.read_only:
             return
-        if self.options.durability == "writeback":
+        if self.live.durability == "writeback":
             await self._note(ino)
             await self.content.stored_locally(ino)
         else:

@@ -62,7 +62,7 @@ class OpenOps(NameOps):
     async def _fresh(self, inode: Inode) -> Inode:
         if self.is_local(inode) or not inode.is_file:
             return inode
-        if self.options.close_to_open:
+        if self.live.close_to_open:
             stale = True
         elif self.refresh.is_fresh(inode.checked_ns):
             stale = False
@@ -70,7 +70,7 @@ class OpenOps(NameOps):
             parent = await self.catalog.find(inode.parent)
             stale = parent is None or not self.refresh.is_fresh(parent.listed_ns)
         if stale:
-            await self.refresh.revalidate(inode, known=not self.options.close_to_open)
+            await self.refresh.revalidate(inode, known=not self.live.close_to_open)
             inode = await self.catalog.get(inode.ino)
         return await self.with_metadata(inode) if self.needs_metadata(inode) else inode
 
@@ -125,7 +125,7 @@ class OpenOps(NameOps):
 
     async def _prefetch(self, inode: Inode) -> None:
         """If somebody walks the directory, have its next small files fetched."""
-        if not self.options.prefetch:
+        if not self.live.prefetch:
             return
         after, count = self._scan.opened(inode.parent, inode.ino)
         if count:
@@ -169,7 +169,7 @@ class OpenOps(NameOps):
         return IoMode.PASSTHROUGH
 
     def _may_write_past_us(self, flags: int) -> bool:
-        quota = self.options.quota
+        quota = self.live.quota
         if quota is None or flags & os.O_ACCMODE == os.O_RDONLY:
             return True
         return quota - self.catalog.used_bytes >= max(QUOTA_SLACK, quota // 10)
@@ -180,7 +180,7 @@ class OpenOps(NameOps):
             flags = OpenFlags.PASSTHROUGH  # the kernel refuses KEEP_CACHE beside it
         elif handle.mode == IoMode.DIRECT:
             flags = OpenFlags.DIRECT_IO
-        if not handle.writable or self.options.durability != "close":
+        if not handle.writable or self.live.durability != "close":
             flags |= OpenFlags.NOFLUSH
         return Opened(handle.fh, flags, handle.backing_id)
 

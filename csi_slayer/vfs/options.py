@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from csi_slayer.content.options import ContentEvents
+from csi_slayer.content.options import ContentEvents, Live
 
 
 @dataclass(frozen=True, slots=True)
 class VfsOptions:
-    """Times in seconds, sizes in bytes.
-
-    ``metadata_ttl``: how long names and attributes are believed without asking the store.
-    ``close_to_open``: ask at every open of a file. ``quota``: None for no limit.
-    ``posix``: attributes are read from each object's metadata at its first lookup.
-    """
+    """``posix``: attributes are read from each object's metadata at its first lookup. ``live`` is
+    the content layer's too."""
 
     read_only: bool = False
     zero_upcall: bool = False
-    durability: str = "close"
-    metadata_ttl: float = 10.0
-    negative_ttl: float = 1.0
-    close_to_open: bool = False
-    quota: int | None = None
     posix: bool = False
-    prefetch: bool = True
+    live: Live = field(default_factory=Live)
 
 
 class VfsEvents(ContentEvents, Protocol):

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import structlog
 
 from csi_slayer.catalog import Catalog, Inode, Listed, Mark
+from csi_slayer.content.options import Live
 from csi_slayer.errors import ObjectNotFound
 from csi_slayer.store.base import ObjectInfo, ObjectStore
 from csi_slayer.vfs import names
@@ -77,7 +78,7 @@ class Refresher:
         self,
         store: ObjectStore,
         catalog: Catalog,
-        ttl: float,
+        live: Live,
         changed: Callable[[int], None],
         gone: Callable[[int, str, Inode], None],
         hidden: Callable[[int], None],
@@ -86,7 +87,7 @@ class Refresher:
         self._patience = Patience(io_timeout)
         self._store = store
         self._catalog = catalog
-        self._ttl_ns = int(ttl * SECOND)
+        self._live = live
         self._changed = changed
         self._gone = gone
         self._hidden = hidden
@@ -97,11 +98,11 @@ class Refresher:
 
     def is_fresh(self, then_ns: int) -> bool:
         """Whether knowledge of that time is still believed."""
-        return time.time_ns() - then_ns < self._ttl_ns
+        return time.time_ns() - then_ns < self._live.metadata_ttl * SECOND
 
     def remaining(self, then_ns: int) -> float:
         """Seconds that knowledge of that time will still be believed."""
-        return max(0.0, (then_ns + self._ttl_ns - time.time_ns()) / SECOND)
+        return max(0.0, self._live.metadata_ttl - (time.time_ns() - then_ns) / SECOND)
 
     def running(self, ino: int) -> Listing | None:
         return self._listings.get(ino)

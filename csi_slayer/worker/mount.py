@@ -52,6 +52,7 @@ class Mount:
         self.config = config
         self.restarts = restarts
         self.started = time.time()
+        self.live = specs.live_options(config)
         self.metrics = Metrics(spec.volume)
         self.events = Events(self.metrics)
         self.session: Session | Pyfuse3Session | None = None
@@ -85,11 +86,11 @@ class Mount:
         defaults = Defaults(wanted.uid, wanted.gid, wanted.file_mode, wanted.dir_mode)
         catalog = Catalog(state / "catalog.db", defaults)
         self._stack.callback(catalog.close)
-        options = specs.content_options(config, spec.volume, store.identity)
+        options = specs.content_options(config, spec.volume, store.identity, self.live)
         self.fs = FileSystem(
             catalog,
             lambda changed: Content(store, self.cache, catalog, options, self.events, changed),
-            specs.vfs_options(config),
+            specs.vfs_options(config, self.live),
             self.events,
             state / "handles",
         )

@@ -9,7 +9,7 @@ from typing import Any
 import xxhash
 
 from csi_slayer.config import MountConfig
-from csi_slayer.content.options import ContentOptions
+from csi_slayer.content.options import ContentOptions, Live
 from csi_slayer.errors import ConfigError
 from csi_slayer.store.options import CredentialOptions, StoreOptions
 from csi_slayer.vfs.options import VfsOptions
@@ -84,33 +84,39 @@ def store_options(config: MountConfig, observer: Any) -> StoreOptions:
     )
 
 
-def content_options(config: MountConfig, volume: str, tenant: str) -> ContentOptions:
+def live_options(config: MountConfig) -> Live:
     wanted = config.volume
-    return ContentOptions(
-        volume=volume,
-        tenant=tenant,
-        durability=wanted.durability.value,
-        part_size=wanted.part_size,
-        hydrate_max=wanted.hydrate_max,
-        segment_max=config.cache.segment_max,
-        write_timeout=wanted.io_timeout,
-        posix=wanted.attributes == "posix",
-        exact_sizes=wanted.quota is not None,
-        prefetch=wanted.prefetch,
-        readahead_transfers=max(2, config.store.transfer_threads),
-    )
-
-
-def vfs_options(config: MountConfig) -> VfsOptions:
-    wanted = config.volume
-    return VfsOptions(
-        read_only=wanted.read_only,
-        zero_upcall=wanted.zero_upcall and wanted.read_only,
+    return Live(
         durability=wanted.durability.value,
         metadata_ttl=wanted.metadata_ttl,
         negative_ttl=wanted.negative_ttl,
         close_to_open=wanted.close_to_open,
         quota=wanted.quota,
-        posix=wanted.attributes == "posix",
         prefetch=wanted.prefetch,
+    )
+
+
+def content_options(config: MountConfig, volume: str, tenant: str, live: Live) -> ContentOptions:
+    wanted = config.volume
+    return ContentOptions(
+        volume=volume,
+        tenant=tenant,
+        live=live,
+        part_size=wanted.part_size,
+        hydrate_max=wanted.hydrate_max,
+        segment_max=config.cache.segment_max,
+        write_timeout=wanted.io_timeout,
+        posix=wanted.attributes == "posix",
+        readahead_transfers=max(2, config.store.transfer_threads),
+    )
+
+
+def vfs_options(config: MountConfig, live: Live) -> VfsOptions:
+    wanted = config.volume
+    return VfsOptions(
+        read_only=wanted.read_only,
+        # A kernel that opens files by itself asks nobody for their version.
+        zero_upcall=wanted.zero_upcall and wanted.read_only and not wanted.close_to_open,
+        posix=wanted.attributes == "posix",
+        live=live,
     )

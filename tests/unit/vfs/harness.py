@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from csi_slayer.cache import Cache
 from csi_slayer.catalog import Catalog, Defaults
 from csi_slayer.content.content import Content
-from csi_slayer.content.options import ContentOptions
+from csi_slayer.content.options import ContentOptions, Live
 from csi_slayer.content.ranges import as_bytes
 from csi_slayer.vfs.filesystem import FileSystem
 from csi_slayer.vfs.options import VfsOptions
@@ -75,9 +75,10 @@ class Volume:
         self.bucket = Bucket()
         self.kernel = FakeKernel(passthrough)
         self.events = NoEvents()
-        durability = content.get("durability", "close")
-        self.content = ContentOptions("v", "t", **content)
-        self.vfs = VfsOptions(metadata_ttl=ttl, negative_ttl=0, durability=durability)
+        durability = content.pop("durability", "close")
+        self.live = Live(metadata_ttl=ttl, negative_ttl=0, durability=durability)
+        self.content = ContentOptions("v", "t", live=self.live, **content)
+        self.vfs = VfsOptions(live=self.live)
         self._uniques = itertools.count(2, 2)
         self.start(taken_over=False)
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from csi_slayer.config import load_config
+from csi_slayer.content.options import Live
 from csi_slayer.errors import ConfigError
 from csi_slayer.observability.metrics import Metrics
 from csi_slayer.worker.events import Events
 from csi_slayer.worker.spec import (
     WorkerSpec,
     content_options,
+    live_options,
     state_directory,
     store_options,
     vfs_options,
@@ -45,11 +47,15 @@ def test_a_volume_is_known_again_by_its_place() -> None:
 
 
 def test_only_read_only_volumes_do_without_upcalls() -> None:
-    assert not vfs_options(load_config(None, BASE)).zero_upcall
-    assert vfs_options(load_config(None, {**BASE, "volume.read_only": True})).zero_upcall
+    config = load_config(None, BASE)
+    assert not vfs_options(config, live_options(config)).zero_upcall
+    config = load_config(None, {**BASE, "volume.read_only": True})
+    assert vfs_options(config, live_options(config)).zero_upcall
+    config = load_config(None, {**BASE, "volume.read_only": True, "volume.close_to_open": True})
+    assert not vfs_options(config, live_options(config)).zero_upcall
 
 
 def test_no_wait_of_the_store_is_longer_than_that_of_a_reader() -> None:
     config = load_config(None, {**BASE, "volume.io_timeout": 7, "store.retry_deadline": 60})
     assert store_options(config, Events(Metrics())).retry_deadline == 7
-    assert content_options(config, "v", "t").write_timeout == 7
+    assert content_options(config, "v", "t", Live()).write_timeout == 7
