@@ -30,6 +30,7 @@ _LIMITS: Final[Mapping[str, int]] = {
     "staging_target_path": 4095,
     "volume_path": 4095,
     "node_id": 256,
+    "error": LARGEST_MAP,  # of RegistrationStatus, which is not of CSI
     "mount_flags": LARGEST_MAP,  # a limit on all of them together
 }
 _IDS: Final = ("volume_id", "snapshot_id", "source_volume_id", "name")

@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn, Protocol, TypeVar
 import grpc
 import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from csi_slayer.csi.fields import check
@@ -94,19 +94,18 @@ class Calls:
 
     def handler(self, service: object, descriptor: ServiceDescriptor) -> grpc.GenericRpcHandler:
         """What a server needs to serve ``service`` as the service that ``descriptor`` tells of."""
-        handlers = {}
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         for method in descriptor.methods:
-            request, response = GetMessageClass(method.input_type), method.output_type
+            response = GetMessageClass(method.output_type)
             handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-                self._behaviour(service, method),
-                request_deserializer=request.FromString,
-                response_serializer=GetMessageClass(response).SerializeToString,
+                self._behaviour(service, method), response_serializer=response.SerializeToString
             )
         return grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
 
     def _behaviour(
         self, service: object, method: MethodDescriptor
-    ) -> Callable[[Message, _Context], Awaitable[Message]]:
+    ) -> Callable[[bytes, _Context], Awaitable[Message]]:
+        message = GetMessageClass(method.input_type)
         implementation = getattr(service, method.name, None)
         rules: _Rules = getattr(implementation, _RULES, _Rules())
 
@@ -124,7 +123,13 @@ class Calls:
                 answer = await implementation(request)
                 return answer
 
-        async def serve(request: Message, context: _Context) -> Message:
+        async def serve(raw: bytes, context: _Context) -> Message:
+            try:
+                request = message.FromString(raw)
+            except DecodeError:
+                await context.abort(
+                    grpc.StatusCode.INVALID_ARGUMENT, f"not a {message.DESCRIPTOR.full_name}"
+                )
             call = _Call(method.name, request, rules.quiet, self._observer)
             with log_context(call=call.id):
                 try:

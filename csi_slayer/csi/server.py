@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -28,8 +26,8 @@ class Server:
 
     def __init__(self, path: Path, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         self.path = path
-        self._server = grpc.aio.server(maximum_concurrent_rpcs=MOST_CALLS)
-        self._server.add_generic_rpc_handlers(tuple(handlers))
+        self._handlers = tuple(handlers)
+        self._server: grpc.aio.Server | None = None
         self._inode: int | None = None
 
     async def start(self) -> None:
@@ -37,34 +35,35 @@ class Server:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             remove_stale_socket(str(self.path))
-            if self.path.exists():
-                raise ConfigError(
-                    f"{self.path} is in use: end the process that serves it, or remove the file"
-                )
-            mask = os.umask(0o177)
-            try:
-                self._server.add_insecure_port(f"unix:{self.path}")
-            finally:
-                os.umask(mask)
-            self._inode = self.path.lstat().st_ino
-            await self._server.start()
+            in_use = self.path.exists()
         except OSError as error:
             raise ConfigError(f"cannot listen on {self.path}: {error.strerror}") from error
-        except RuntimeError as error:  # gRPC's, with its reasons in its own log
+        if in_use:
+            raise ConfigError(
+                f"{self.path} is in use: end the process that serves it, or remove the file"
+            )
+        self._server = server = grpc.aio.server(maximum_concurrent_rpcs=MOST_CALLS)
+        server.add_generic_rpc_handlers(self._handlers)
+        mask = os.umask(0o177)
+        try:
+            server.add_insecure_port(f"unix:{self.path}")
+            self._inode = self.path.lstat().st_ino
+        except (OSError, RuntimeError) as error:  # gRPC tells its reasons to its own log alone
+            await server.stop(None)
             raise ConfigError(f"cannot listen on {self.path}: gRPC could not bind it") from error
+        finally:
+            os.umask(mask)
+        await server.start()
 
     def lost(self) -> bool:
         """Whether somebody removed or replaced the socket's file."""
         try:
-            found = self.path.lstat()
+            return self.path.lstat().st_ino != self._inode
         except OSError:
             return True
-        return found.st_ino != self._inode or not stat.S_ISSOCK(found.st_mode)
 
     async def close(self, grace: float = GRACE) -> None:
-        """Take no more calls, and wait at most ``grace`` seconds for those under way."""
-        mine = self._inode is not None and not self.lost()
-        await self._server.stop(grace)
-        if mine:
-            with contextlib.suppress(FileNotFoundError):
-                self.path.unlink()
+        """Take no more calls, and wait at most ``grace`` seconds for those under way. What is at
+        the path then is removed (by gRPC): a successor starts afterwards."""
+        if self._server is not None:
+            await self._server.stop(grace)

@@ -1,0 +1,116 @@
+"""The socket: whose it is, who may connect, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from csi_slayer.csi.proto import csi_pb2
+from csi_slayer.csi.rpc import Calls, rpc
+from csi_slayer.csi.server import Server
+from csi_slayer.errors import ConfigError
+from tests.support.csi import connected
+from tests.unit.csi.serving import Counted, Serving, serve
+
+
+class Empty:
+    pass
+
+
+def test_only_the_owner_may_connect(tmp_path: Path) -> None:
+    async def check(it: Serving) -> None:
+        assert (tmp_path / "csi.sock").stat().st_mode & 0o777 == 0o600
+        assert os.umask(0o022) == 0o022
+
+    mask = os.umask(0o022)
+    try:
+        serve(tmp_path, {"Controller": Empty()}, check)
+    finally:
+        os.umask(mask)
+
+
+def test_directory_is_made_and_a_dead_servers_socket_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "csi.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+
+    async def check(it: Serving) -> None:
+        assert (await it.refused("ListVolumes"))[0] == "UNIMPLEMENTED"
+
+    serve(tmp_path, {"Controller": Empty()}, check)
+    serve(tmp_path / "a" / "b", {"Controller": Empty()}, check)
+
+
+def test_a_living_servers_socket_stays(tmp_path: Path) -> None:
+    async def check(it: Serving) -> None:
+        with pytest.raises(ConfigError, match="is in use"):
+            await Server(tmp_path / "csi.sock", []).start()
+        assert (await it.refused("ListVolumes"))[0] == "UNIMPLEMENTED"
+
+    serve(tmp_path, {"Controller": Empty()}, check)
+
+
+def test_a_file_that_is_no_socket_stays(tmp_path: Path) -> None:
+    path = tmp_path / "csi.sock"
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match=r"csi\.sock is in use"):
+        asyncio.run(Server(path, []).start())
+    assert path.read_text() == "mine"
+
+
+def test_where_nothing_can_listen_the_error_names_the_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot listen on .*/file/csi\.sock"):
+        asyncio.run(Server(tmp_path / "file" / "csi.sock", []).start())
+
+
+def test_calls_under_way_may_end(tmp_path: Path) -> None:
+    class Slow:
+        def __init__(self) -> None:
+            self.entered, self.go_on = asyncio.Event(), asyncio.Event()
+
+        @rpc()
+        async def ListVolumes(
+            self, request: csi_pb2.ListVolumesRequest
+        ) -> csi_pb2.ListVolumesResponse:
+            self.entered.set()
+            await self.go_on.wait()
+            return csi_pb2.ListVolumesResponse(next_token="t")
+
+    async def run() -> None:
+        service = Slow()
+        handler = Calls(Counted()).handler(
+            service, csi_pb2.DESCRIPTOR.services_by_name["Controller"]
+        )
+        server = Server(tmp_path / "csi.sock", [handler])
+        await server.start()
+        async with asyncio.timeout(20), connected(server.path) as client:
+            call = asyncio.ensure_future(client("ListVolumes"))
+            await service.entered.wait()
+            closing = asyncio.create_task(server.close(15))
+            await asyncio.sleep(0)
+            service.go_on.set()
+            assert (await call).next_token == "t"
+            await closing
+
+    asyncio.run(run())
+
+
+def test_a_lost_socket_is_noticed(tmp_path: Path) -> None:
+    async def run() -> None:
+        path = tmp_path / "csi.sock"
+        server = Server(path, [])
+        await server.start()
+        assert not server.lost()
+        path.unlink()
+        assert server.lost()
+        path.touch()
+        assert server.lost()
+        path.unlink()
+        await server.close(0)
+
+    asyncio.run(run())
