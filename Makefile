@@ -15,12 +15,14 @@ PACKAGES_RUN := python3-venv ca-certificates fuse3
 PACKAGES_TEST := $(PACKAGES_RUN) python3-dev gcc libc6-dev make pkg-config libfuse3-dev \
 	git rsync sqlite3 fio openssl
 PACKAGES_BENCH := $(PACKAGES_TEST) s3fs
+PACKAGES_E2E := $(PACKAGES_RUN) etcd-server runc containernetworking-plugins busybox-static \
+	iproute2 iptables openssl mmdebstrap
 
-CODE := csi_slayer tests bench scripts hatch_build.py
+CODE := csi_slayer tests bench scripts e2e hatch_build.py
 PYTEST_ARGS ?=
 
-.PHONY: help setup test test-fast lint format docs demo bench clean
-.PHONY: packages-run packages-test packages-bench go-programs
+.PHONY: help setup test test-fast lint format docs e2e e2e-kind demo bench clean
+.PHONY: packages-run packages-test packages-bench packages-e2e go-programs cluster-programs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +54,13 @@ format: $(VENV)/.test ## format the code and mend what ruff can
 docs: $(VENV)/.test ## write the parts of docs/ that are made from the code
 	@$(BIN)/python -m tests.support.reference
 
+e2e: packages-e2e $(VENV)/.test cluster-programs ## on a real Kubernetes without Docker: up, all end-to-end tests, down
+	@echo "==> end-to-end tests"
+	$(BIN)/python -m e2e -- $(PYTEST_ARGS)
+
+e2e-kind: $(VENV)/.test ## the same on kind; needs docker, kind, kubectl and helm
+	$(BIN)/python -m e2e --kind -- $(PYTEST_ARGS)
+
 demo: packages-run $(VENV)/.run ## see it work: mount, crash, recover, unmount
 	@$(BIN)/python scripts/demo
 
@@ -63,12 +72,16 @@ clean: ## remove what the targets made here (not the machine-wide cache of built
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 	find . -path ./.git -prune -o -name __pycache__ -type d -print0 | xargs -0 -r rm -rf
 
-packages-run packages-test packages-bench: packages-%:
+packages-run packages-test packages-bench packages-e2e: packages-%:
 	@scripts/install-packages $(PACKAGES_$(shell echo $* | tr a-z A-Z))
 
 go-programs: $(VENV)/.test
 	@echo "==> Go programs of the tests"
 	@$(BIN)/python scripts/install-go-programs test
+
+cluster-programs: go-programs
+	@echo "==> Go programs of the cluster"
+	@$(BIN)/python scripts/install-go-programs cluster
 
 # What the package is built from besides its modules: an editable install compiles the protos.
 BUILT_FROM := pyproject.toml hatch_build.py $(wildcard protos/*.proto)

@@ -2,5 +2,5 @@
 
 Its programs are built from source (scripts/install-go-programs) or come with Debian. Everything it
 writes is below one state directory; what it changes on the machine is written down there and undone
-by ``down``. Needs root, and Python's standard library alone.
+by ``down``. Needs root, and a Python environment with what the tests need.
 """

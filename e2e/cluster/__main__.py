@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from e2e.cluster import loading
 from e2e.cluster.cluster import Cluster, down, up
 from e2e.cluster.processes import ClusterError
 from e2e.cluster.settings import DEFAULT_STATE
+from e2e.environment import DRIVER_IMAGE, Environment
+from e2e.install import install
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,8 +30,9 @@ def _parser() -> argparse.ArgumentParser:
     command("status", "which services run")
     for name, text in (("start", "start a service"), ("stop", "end a service")):
         command(name, text).add_argument("service")
+    command("install", "install the chart by helm, or upgrade it, and wait until it is ready")
     driver = command("load-driver", "build the driver's image from this checkout and load it")
-    driver.add_argument("names", nargs="*", help=f"default: {loading.DRIVER_IMAGE}")
+    driver.add_argument("names", nargs="*", help=f"default: {DRIVER_IMAGE}")
     image = command("load-image", "load a root file system as an image")
     image.add_argument("name")
     image.add_argument("directory", type=Path)
@@ -50,13 +54,15 @@ def main(arguments: list[str]) -> int:
             for name, running in cluster.status().items():
                 print(f"{name:20} {'running' if running else 'not running'}")
             return 0 if all(cluster.status().values()) else 1
-        if options.command == "load-driver":
+        if options.command == "install":
+            install(Environment.load(options.state))
+        elif options.command == "load-driver":
             loading.load_driver(cluster.settings, *options.names)
         elif options.command == "load-image":
             loading.load_directory(cluster.settings, options.name, options.directory)
         else:
             getattr(cluster, options.command)(options.service)
-    except ClusterError as error:
+    except (ClusterError, subprocess.CalledProcessError) as error:
         print(f"e2e.cluster: {error}", file=sys.stderr)
         return 1
     return 0

@@ -6,16 +6,19 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from e2e.cluster import components, config, loading, pki, s3
-from e2e.cluster.components import system_program
+from e2e.cluster.components import environment, system_program
 from e2e.cluster.host import Host, mounts_below, run
 from e2e.cluster.processes import ClusterError, Service, Services
 from e2e.cluster.settings import NODE, Settings
+from e2e.environment import BUSYBOX_IMAGE, DRIVER_IMAGE, PYTHON_IMAGE, Environment
+from e2e.roles import DISCOVERY_BY_ANYBODY, minio_role
 from tests.support import binaries
 
 _NODE_TIMEOUT = 60.0
@@ -54,8 +57,8 @@ class Cluster:
 
     def kubectl(self, *arguments: str) -> str:
         """Raises ClusterError with what kubectl said."""
-        kubeconfig = f"--kubeconfig={self.settings.kubeconfig}"
-        return run(f"{self.settings.bin}/kubectl", kubeconfig, *arguments)
+        command = (f"{self.settings.bin}/kubectl", f"--kubeconfig={self.settings.kubeconfig}")
+        return run(*command, *arguments, environment=environment(self.settings))
 
     def start(self, name: str) -> None:
         """A service that was stopped, and wait until it is ready."""
@@ -133,7 +136,7 @@ def _up(root: Path) -> Cluster:
         cluster.services.wait(_PROGRAMS[name](settings))
     say("waiting for the node")
     cluster.kubectl("wait", "--for=condition=Ready", f"node/{NODE}", f"--timeout={_NODE_TIMEOUT}s")
-    _write_environment(cluster)
+    _environment(cluster).save(settings.s3_access, settings.s3_secret)
     say(f"up after {time.monotonic() - began:.0f} s: export KUBECONFIG={settings.kubeconfig}")
     return cluster
 
@@ -141,65 +144,27 @@ def _up(root: Path) -> Cluster:
 def _apply_objects(cluster: Cluster) -> None:
     """Custom resources of snapshots, and leave for MinIO to read the keys of token signatures."""
     path = cluster.settings.config / "discovery.json"
-    path.write_text(json.dumps(_DISCOVERY_BY_ANYBODY))
+    path.write_text(json.dumps(DISCOVERY_BY_ANYBODY))
     crds = binaries.SNAPSHOT_CRDS.path
     cluster.kubectl("apply", "--server-side", "-f", str(path), "-f", str(crds))
 
 
-_DISCOVERY_BY_ANYBODY = {
-    "apiVersion": "rbac.authorization.k8s.io/v1",
-    "kind": "ClusterRoleBinding",
-    "metadata": {"name": "service-account-issuer-discovery-by-anybody"},
-    "roleRef": {
-        "apiGroup": "rbac.authorization.k8s.io",
-        "kind": "ClusterRole",
-        "name": "system:service-account-issuer-discovery",
-    },
-    "subjects": [
-        {
-            "apiGroup": "rbac.authorization.k8s.io",
-            "kind": "Group",
-            "name": "system:unauthenticated",
-        }
-    ],
-}
-
-
-def _write_environment(cluster: Cluster) -> None:
-    """``env.json``, what the tests need to know; the S3 keys are in a file of mode 0600."""
+def _environment(cluster: Cluster) -> Environment:
     settings = cluster.settings
-    credentials = settings.root / "s3-credentials"
-    credentials.touch(mode=0o600)
-    credentials.write_text(
-        f"[default]\naws_access_key_id = {settings.s3_access}\n"
-        f"aws_secret_access_key = {settings.s3_secret}\n"
+    sidecars = {program.name: loading.sidecar_image(program) for program in loading.SIDECARS}
+    return Environment(
+        state=settings.root,
+        kubeconfig=settings.kubeconfig,
+        node=NODE,
+        kubelet_directory=settings.kubelet,
+        cache_directory=settings.root / "cache",
+        programs={name: str(settings.bin / name) for name in ("kubectl", "helm", "ctr")},
+        s3={name: settings.s3_endpoint(name) for name in ("versitygw", "minio")},
+        credentials=settings.root / "s3-credentials",
+        minio_role=minio_role(cluster.services.log("minio").read_text()),
+        images=sidecars
+        | {"driver": DRIVER_IMAGE, "busybox": BUSYBOX_IMAGE, "python": PYTHON_IMAGE},
     )
-    values = {
-        "kubeconfig": str(settings.kubeconfig),
-        "state": str(settings.root),
-        "node": NODE,
-        "kubelet_directory": str(settings.kubelet),
-        "logs": str(settings.logs),
-        "programs": {name: str(settings.bin / name) for name in ("kubectl", "helm", "ctr")},
-        "s3": {
-            "versitygw": settings.s3_endpoint("versitygw"),
-            "minio": settings.s3_endpoint("minio"),
-            "region": "us-east-1",
-            "credentials_file": str(credentials),
-            "minio_role_arn": s3.minio_role(cluster.services.log("minio").read_text()),
-            "minio_audience": s3.AUDIENCE,
-        },
-        "images": {
-            "driver": loading.DRIVER_IMAGE,
-            "busybox": loading.BUSYBOX_IMAGE,
-            "python": loading.PYTHON_IMAGE,
-            **{program.name: loading.sidecar_image(program) for program in loading.SIDECARS},
-        },
-        "kubernetes": binaries.KUBERNETES,
-    }
-    partial = settings.root / "env.json.partial"
-    partial.write_text(json.dumps(values, indent=1) + "\n")
-    partial.rename(settings.root / "env.json")
 
 
 def down(root: Path, keep_logs: Path | None = None) -> None:
@@ -218,11 +183,16 @@ def down(root: Path, keep_logs: Path | None = None) -> None:
     if keep_logs is not None:
         _keep_logs(cluster, keep_logs)
     say("ending the cluster")
-    # The kubelet first, so that nothing is started again; what the others know is not needed.
+    host = Host(cluster.settings)
     names = cluster.services.names()
-    for name in ("kubelet", *reversed(names)):
+    # All at once, the kubelet first, so that nothing is started again. It may wait for an answer
+    # of a FUSE mount, which only the end of the pods brings about.
+    for name in ("kubelet", *names):
+        cluster.services.send(name, signal.SIGTERM)
+    host.end_pods()
+    for name in names:
         cluster.services.stop(name)
-    Host(cluster.settings).undo()
+    host.undo()
     left = mounts_below(root, Path("/proc/self/mountinfo").read_text())
     if left:
         raise ClusterError(f"still mounted: {left[0]}")
@@ -232,21 +202,13 @@ def down(root: Path, keep_logs: Path | None = None) -> None:
 
 def _keep_logs(cluster: Cluster, place: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
-    for name, source in (
-        ("components", cluster.settings.logs),
-        ("pods", cluster.settings.root / "pods"),
-    ):
+    sources = {"components": cluster.settings.logs, "pods": cluster.settings.root / "pods"}
+    for name, source in sources.items():
         with contextlib.suppress(FileNotFoundError):
             shutil.copytree(source, place / name, dirs_exist_ok=True)
     commands = {
         "events.txt": ("get", "events", "-A", "--sort-by=.lastTimestamp"),
-        "objects.txt": (
-            "get",
-            "all,pvc,pv,csidrivers,csinodes,volumesnapshots",
-            "-A",
-            "-o",
-            "wide",
-        ),
+        "objects.txt": ("get", _SHOWN, "-A", "-o", "wide"),
         "pods.txt": ("describe", "pods", "-A"),
     }
     for name, command in commands.items():

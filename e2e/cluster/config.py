@@ -49,7 +49,8 @@ root = {quoted(root / "containerd" / "root")}
 state = {quoted(root / "containerd" / "state")}
 disabled_plugins = [
   "io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt",
-  "io.containerd.tracing.processor.v1.otlp", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs",
+  "io.containerd.tracing.processor.v1.otlp",
+  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs",
   "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.blockfile",
   "io.containerd.snapshotter.v1.erofs",
 ]

@@ -13,8 +13,9 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from e2e.cluster.processes import ClusterError, Process
 from e2e.cluster.settings import BRIDGE, GATEWAY, GATEWAY_PREFIX, Settings
@@ -54,11 +55,22 @@ _RULES = (("-i", BRIDGE), ("-o", BRIDGE))
 """Forwarding that a machine with Docker would refuse."""
 
 
-def run(*command: str, check: bool = True) -> str:
-    """A command of the system. Raises ClusterError with what it said."""
+def run(
+    *command: str,
+    check: bool = True,
+    environment: Mapping[str, str] | None = None,
+    timeout: float = _COMMAND_TIMEOUT,
+) -> str:
+    """A command's output. Raises ClusterError with what it said when it failed."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env=environment,
+            stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ClusterError(f"{' '.join(command)}: {error}") from error
@@ -81,6 +93,17 @@ def _unescape(field: str) -> str:
     return field
 
 
+def _chains() -> list[tuple[str, str, str]]:
+    """Kubernetes' chains in the firewall: program, table, chain."""
+    return [
+        (program, table, line.split()[1])
+        for program in ("iptables", "ip6tables")
+        for table in ("filter", "nat", "mangle")
+        for line in run(program, "-w", "-t", table, "-S", check=False).splitlines()
+        if line.startswith("-N KUBE-")
+    ]
+
+
 class Host:
     """The machine, as far as one cluster changes it."""
 
@@ -96,7 +119,9 @@ class Host:
             with contextlib.suppress(FileNotFoundError):
                 parameters[name] = Path("/proc/sys", name).read_text().strip()
         missing = [place for place in _FIXED_PLACES if not os.path.lexists(place)]
-        self._notes.write_text(json.dumps({"parameters": parameters, "missing": missing}))
+        chains = [list(chain) for chain in _chains()]
+        notes = {"parameters": parameters, "missing": missing, "chains": chains}
+        self._notes.write_text(json.dumps(notes))
         for name, value in _PARAMETERS.items():
             if value is not None and name in parameters:
                 Path("/proc/sys", name).write_text(value)
@@ -115,19 +140,23 @@ class Host:
         All processes of the cluster but those of pods have ended. Raises ClusterError: a process or
         mount cannot be got rid of.
         """
-        self._end_pods()
+        self.end_pods()
         self._remove_control_groups()
         if (self._bin / "kube-proxy").exists():
             run(f"{self._bin}/kube-proxy", "--cleanup", check=False)
         for rule in _RULES:
             run("iptables", "-w", "-D", "FORWARD", *rule, "-j", "ACCEPT", check=False)
+        self._remove_chains()
         run("ip", "link", "delete", BRIDGE, check=False)
         self._remove_shim_sockets()
         self._unmount()
         self._restore()
 
-    def _end_pods(self) -> None:
-        """Kill what runs in containers, and the shims, which are in no container's group."""
+    def end_pods(self) -> None:
+        """Kill what runs in containers, and the shims, which are in no container's group.
+
+        That also ends the servers of FUSE mounts, and with them what waits for their answers.
+        """
         deadline = time.monotonic() + _KILL_TIMEOUT
         while True:
             left = [*self._shims(), *self._in_control_groups()]
@@ -145,7 +174,7 @@ class Host:
         for directory in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 arguments = (directory / "cmdline").read_bytes().split(b"\0")
-                shim = arguments[0].endswith(b"containerd-shim-runc-v2")
+                shim = b"containerd-shim-runc-v2" in arguments[0]
                 process = Process.of(int(directory.name))
                 if shim and socket in arguments and process is not None:
                     yield process
@@ -174,6 +203,18 @@ class Host:
             with contextlib.suppress(FileNotFoundError, OSError):
                 group.rmdir()
 
+    def _remove_chains(self) -> None:
+        """Those which kube-proxy leaves because a kubelet might want them."""
+        noted = [tuple(chain) for chain in self._read_notes()["chains"]]
+        for program, table, chain in _chains():
+            if (program, table, chain) not in noted:
+                for line in run(program, "-w", "-t", table, "-S").splitlines():
+                    if line.startswith("-A ") and line.endswith(f" -j {chain}"):
+                        words = line.split()[1:]
+                        run(program, "-w", "-t", table, "-D", *words, check=False)
+                run(program, "-w", "-t", table, "-F", chain, check=False)
+                run(program, "-w", "-t", table, "-X", chain, check=False)
+
     def _remove_shim_sockets(self) -> None:
         # At a fixed place, named in a file of each container.
         tasks = self._root / "containerd" / "state" / "io.containerd.runtime.v2.task"
@@ -192,11 +233,15 @@ class Host:
                 run("umount", "-l", point, check=False)
         raise ClusterError(f"still mounted: {points[0]}")
 
-    def _restore(self) -> None:
+    def _read_notes(self) -> dict[str, Any]:
         try:
-            notes = json.loads(self._notes.read_text())
-        except FileNotFoundError:
-            return
+            notes: dict[str, Any] = json.loads(self._notes.read_text())
+        except FileNotFoundError:  # `up` failed before anything was changed
+            return {"parameters": {}, "missing": [], "chains": [list(c) for c in _chains()]}
+        return notes
+
+    def _restore(self) -> None:
+        notes = self._read_notes()
         for name, value in notes["parameters"].items():
             with contextlib.suppress(OSError):
                 path = Path("/proc/sys", name)

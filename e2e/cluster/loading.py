@@ -11,11 +11,9 @@ from e2e.cluster.config import PAUSE_IMAGE
 from e2e.cluster.host import run
 from e2e.cluster.images import Image
 from e2e.cluster.settings import Settings
+from e2e.environment import BUSYBOX_IMAGE, DRIVER_IMAGE, PYTHON_IMAGE
 from tests.support import binaries
 
-DRIVER_IMAGE = "localhost/slayerfs/csi-slayer:e2e"
-BUSYBOX_IMAGE = "localhost/busybox:e2e"
-PYTHON_IMAGE = "localhost/python:e2e"
 SIDECARS = (binaries.CSI_PROVISIONER, binaries.CSI_RESIZER, binaries.CSI_SNAPSHOTTER)
 
 # As in the Dockerfile.

@@ -52,12 +52,16 @@ class Process:
         """Whether it ended in time."""
         deadline = time.monotonic() + timeout
         while self.alive():
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self.pid, os.WNOHANG)
             if time.monotonic() > deadline:
                 return False
             time.sleep(_POLL)
+        self.reap()
         return True
+
+    def reap(self) -> None:
+        """Take its exit status, if it is a child of this very command and has ended."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,10 @@ class Services:
         except FileNotFoundError:
             return None
         process = Process(values["pid"], values["start_time"])
-        return process if process.alive() else None
+        if process.alive():
+            return process
+        process.reap()
+        return None
 
     def names(self) -> list[str]:
         """Services that were started and not ended, in the order of their start."""
@@ -129,6 +136,12 @@ class Services:
                 what = "ended" if gone else f"is not ready after {timeout:.0f} s"
                 raise ClusterError(f"{service.name} {what}; its log:\n{self.tail(service.name)}")
             time.sleep(_POLL)
+
+    def send(self, name: str, number: int) -> None:
+        """No error if it does not run."""
+        process = self.find(name)
+        if process is not None:
+            process.signal(number)
 
     def stop(self, name: str, number: int = signal.SIGTERM, timeout: float = STOP_TIMEOUT) -> None:
         """End it, by force if it does not end in time; no error if it does not run."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import urllib.error
 import urllib.request
 
 from e2e.cluster.components import environment
-from e2e.cluster.processes import ClusterError, Service
+from e2e.cluster.processes import Service
 from e2e.cluster.settings import GATEWAY, Settings
+from e2e.environment import AUDIENCE
 from tests.support.servers import supports_xattrs
-
-AUDIENCE = "sts.slayerfs.io"
-"""Audience of service-account tokens that MinIO's STS accepts."""
 
 
 def versitygw(settings: Settings) -> Service:
@@ -57,17 +54,6 @@ def minio(settings: Settings) -> Service:
     ]  # fmt: skip
     ready = settings.s3_endpoint("minio") + "/minio/health/ready"
     return Service("minio", command, environment(settings) | secrets, lambda: _answers(ready))
-
-
-def minio_role(log: str) -> str:
-    """The role that web identities assume, from MinIO's own words at its start.
-
-    Raises ClusterError: it has not understood its OpenID configuration.
-    """
-    found = re.findall(r"arn:minio:iam:\S*:\S*:role/\S+", log)
-    if not found:
-        raise ClusterError("MinIO names no role for web identities; see its log")
-    return str(found[-1])
 
 
 def _answers(url: str) -> bool:

@@ -1,0 +1,62 @@
+"""The cluster itself: pods run, have logs, take commands, reach the API server and S3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from e2e.environment import Environment
+from e2e.tests.kubernetes import Kubectl
+
+CONNECT = """
+import os, socket, sys
+addresses = [(os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"])]
+addresses += [argument.removeprefix("http://").split(":") for argument in sys.argv[1:]]
+for host, port in addresses:
+    socket.create_connection((host, int(port)), timeout=10).close()
+print("reached", len(addresses))
+"""
+
+
+def pod(name: str, image: str, *command: str) -> dict[str, Any]:
+    container = {
+        "name": "main",
+        "image": image,
+        "imagePullPolicy": "Never",
+        "command": list(command),
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {"containers": [container], "terminationGracePeriodSeconds": 1},
+    }
+
+
+def test_a_pod_runs_logs_and_takes_commands(
+    kubectl: Kubectl, namespace: str, environment: Environment
+) -> None:
+    image = environment.images["busybox"]
+    kubectl.apply(pod("shell", image, "sh", "-c", "echo hello; sleep 600"), namespace=namespace)
+    kubectl("wait", "-n", namespace, "--for=condition=Ready", "pod/shell", "--timeout=60s")
+    assert kubectl("logs", "-n", namespace, "shell") == "hello\n"
+    assert kubectl("exec", "-n", namespace, "shell", "--", "echo", "here") == "here\n"
+
+
+def test_pods_reach_the_api_server_by_its_service_and_the_s3_servers(
+    kubectl: Kubectl, namespace: str, environment: Environment
+) -> None:
+    servers = [environment.s3[name] for name in ("versitygw", "minio")]
+    image = environment.images["python"]
+    manifest = pod("client", image, "python3", "-c", CONNECT, *servers)
+    manifest["spec"]["restartPolicy"] = "Never"
+    kubectl.apply(manifest, namespace=namespace)
+    done = "--for=jsonpath={.status.phase}=Succeeded"
+    kubectl("wait", "-n", namespace, done, "pod/client", "--timeout=60s")
+    assert kubectl("logs", "-n", namespace, "client") == "reached 3\n"
+
+
+@pytest.mark.parametrize("kind", ["volumesnapshots.snapshot.storage.k8s.io"])
+def test_the_cluster_knows_snapshots(kubectl: Kubectl, kind: str) -> None:
+    assert kubectl("get", kind, "-A", "--ignore-not-found") == ""
