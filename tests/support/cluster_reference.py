@@ -9,6 +9,7 @@ import yaml
 
 from csi_slayer.config import describe_fields
 from csi_slayer.config.driver import DriverConfig
+from csi_slayer.csi.metrics import CallMetrics
 from csi_slayer.volumes.parameters import VolumeParameters
 from tests.support.chart import CHART, NOT_IN_A_POD, SET_BY_CHART
 from tests.support.tables import table
@@ -74,6 +75,31 @@ def values() -> str:
         long = len(shown) > _LONGEST_DEFAULT
         rows.append([f"`{path}`", "" if long else f"`{shown}`", comment])
     return table(["value", "default", "meaning"], rows)
+
+
+def alerts() -> str:
+    """The alerts of the chart."""
+    text = (CHART / "files" / "alerts.yaml").read_text(encoding="utf-8")
+    rows = [
+        [f"`{rule['alert']}`", rule["labels"]["severity"], rule["annotations"]["description"]]
+        for group in yaml.safe_load(text)["groups"]
+        for rule in group["rules"]
+    ]
+    # What stands for a value of the alert means nothing here.
+    return re.sub(r" ?\{\{.*?\}\}", "", table(["alert", "severity", "meaning"], rows))
+
+
+def driver_metrics() -> str:
+    """Families that the driver's processes serve beside those of each volume."""
+    calls = CallMetrics()
+    calls.called("/csi.v1.Node/NodePublishVolume", "OK", 0.1)
+    rows = []
+    for family in calls.registry.collect():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = sorted({key for sample in family.samples for key in sample.labels} - {"le"})
+        shown = ", ".join(f"`{label}`" for label in labels)
+        rows.append([f"`{name}`", family.type, shown, family.documentation])
+    return table(["metric", "type", "labels", "meaning"], rows)
 
 
 def commented(text: str) -> Iterator[tuple[str, str]]:

@@ -124,6 +124,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "parameters": cluster_reference.parameters,
     "driver_configuration": cluster_reference.driver_configuration,
     "values": cluster_reference.values,
+    "alerts": cluster_reference.alerts,
+    "driver_metrics": cluster_reference.driver_metrics,
 }
 
 
