@@ -54,11 +54,11 @@ format: $(VENV)/.test ## format the code and mend what ruff can
 docs: $(VENV)/.test ## write the parts of docs/ that are made from the code
 	@$(BIN)/python -m tests.support.reference
 
-e2e: packages-e2e $(VENV)/.test cluster-programs ## on a real Kubernetes without Docker: up, all end-to-end tests, down
+e2e: packages-e2e $(VENV)/.e2e cluster-programs ## on a real Kubernetes without Docker: up, all end-to-end tests, down
 	@echo "==> end-to-end tests"
 	$(BIN)/python -m e2e -- $(PYTEST_ARGS)
 
-e2e-kind: $(VENV)/.test ## the same on kind; needs docker, kind, kubectl and helm
+e2e-kind: $(VENV)/.e2e ## the same on kind; needs docker, kind, kubectl and helm
 	$(BIN)/python -m e2e --kind -- $(PYTEST_ARGS)
 
 demo: packages-run $(VENV)/.run ## see it work: mount, crash, recover, unmount
@@ -106,4 +106,9 @@ $(VENV)/.test: $(BUILT_FROM) | $(VENV)/bin/python
 $(VENV)/.bench: $(BUILT_FROM) | $(VENV)/bin/python
 	@echo "==> dependencies of the benchmarks"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'
+	@touch $@
+
+$(VENV)/.e2e: $(BUILT_FROM) | $(VENV)/.test
+	@echo "==> dependencies of the end-to-end tests"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test,e2e]'
 	@touch $@

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from e2e.cluster.settings import DEFAULT_STATE
 from e2e.environment import Environment
+from e2e.install import install
 from e2e.tests.kubernetes import Kubectl
+from e2e.tests.support.api import Api
+from e2e.tests.support.diagnosis import collect
+from e2e.tests.support.driver import Driver, run_directory
+from e2e.tests.support.space import Space
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +48,50 @@ def namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]
     kubectl("create", "namespace", name := f"test-{os.urandom(4).hex()}")
     yield name
     kubectl("delete", "namespace", name, "--timeout=90s", timeout=100)
+
+
+@pytest.fixture(scope="session")
+def api(environment: Environment) -> Api:
+    """The API server, as administrator."""
+    return Api(environment.kubeconfig)
+
+
+@pytest.fixture(scope="session")
+def driver(api: Api, environment: Environment) -> Iterator[Driver]:
+    """The driver, installed as a user would. At the end nothing may be left of the tests' volumes:
+    no worker and no object in S3."""
+    install(environment)
+    driver = Driver(api, run_directory(str(environment.kubelet_directory)))
+    yield driver
+    driver.wait_without_volumes()
+
+
+@pytest.fixture
+def space(
+    api: Api, environment: Environment, driver: Driver, request: pytest.FixtureRequest
+) -> Iterator[Space]:
+    """A namespace of the test's own. What is in it goes away while the next tests run."""
+    name = f"test-{os.urandom(4).hex()}"
+    api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    api.wait("ServiceAccount", "default", name, lambda seen: seen is not None, "made")
+    space = Space(name, api, environment)
+    request.node.stash[_SPACE] = space, time.monotonic()
+    yield space
+    api.delete("Namespace", name)
+    for kind, object_name in space.cluster_wide:
+        api.delete(kind, object_name)
+
+
+_SPACE = pytest.StashKey[tuple[Space, float]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Any:
+    """Of a failed test, what the cluster knows, while its pods are still there."""
+    report = yield
+    if report.failed and call.when == "call" and _SPACE in item.stash:
+        report.sections += collect(item.stash[_SPACE][0], item.name, item.stash[_SPACE][1])
+    return report
 
 
 def pytest_report_header() -> str:

@@ -1,0 +1,121 @@
+"""The driver's pods, and the workers in the node pod."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from e2e.install import NAMESPACE, RELEASE
+from e2e.tests.support.api import WAIT, Api, Object
+from e2e.tests.support.objects import DRIVER
+
+# Runs in the node pod, which has the driver's Python: asks every worker's control socket.
+_STATUS = """
+import glob, json, socket, sys
+for path in glob.glob(sys.argv[1] + "/run/*.sock"):
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        try:
+            client.connect(path)
+            client.sendall(b'{"op": "status"}\\n')
+            print(client.makefile().readline().strip())
+        except OSError as error:
+            print(path, error, file=sys.stderr)
+"""
+_KILL = "import os, sys; [os.kill(int(pid), 9) for pid in sys.argv[1:]]"
+_POLL = 0.5
+
+
+class Driver:
+    """``run_directory``: as the node pod sees it."""
+
+    def __init__(self, api: Api, run_directory: str) -> None:
+        self._api = api
+        self._run_directory = run_directory
+
+    def pods(self, component: str) -> list[Object]:
+        """``node``, ``keeper`` or ``controller``; those that end are left out."""
+        selector = f"app.kubernetes.io/name={RELEASE},app.kubernetes.io/component={component}"
+        found = self._api.list("Pod", NAMESPACE, selector)
+        return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
+
+    def delete_pods(self, component: str) -> None:
+        """Delete all of a component and wait until others are ready in their place."""
+        old = self.pods(component)
+        for pod in old:
+            self._api.delete("Pod", pod["metadata"]["name"], NAMESPACE)
+        for pod in old:
+            name = pod["metadata"]["name"]
+            self._api.wait("Pod", name, NAMESPACE, lambda seen: seen is None, "gone", 90)
+        self.wait_ready(component)
+
+    def wait_ready(self, component: str, timeout: float = 2 * WAIT) -> None:
+        """Until as many pods as wanted are up to date and ready."""
+        kind = "Deployment" if component == "controller" else "DaemonSet"
+
+        def complete(seen: Object | None) -> bool:
+            if seen is None:
+                return False
+            status = seen["status"]
+            current = status.get("observedGeneration") == seen["metadata"]["generation"]
+            if kind == "Deployment":
+                wanted = seen["spec"]["replicas"]
+                names = ("readyReplicas", "updatedReplicas", "replicas")
+            else:
+                wanted = status["desiredNumberScheduled"]
+                names = ("numberReady",)
+                if seen["spec"]["updateStrategy"]["type"] != "OnDelete":
+                    names = ("numberReady", "updatedNumberScheduled")
+            return current and all(status.get(name, 0) == wanted for name in names)
+
+        self._api.wait(
+            kind, f"{RELEASE}-{component}", NAMESPACE, complete, "complete and ready", timeout
+        )
+
+    def workers(self) -> list[dict[str, Any]]:
+        """The status of each worker that answers."""
+        out = self._python(_STATUS, self._run_directory)
+        return [json.loads(line) for line in out.splitlines() if line]
+
+    def worker(self, prefix: str, timeout: float = WAIT) -> dict[str, Any]:
+        """The status of the one whose URL ends with ``prefix``."""
+        end = time.monotonic() + timeout
+        while True:
+            found = [s for s in self.workers() if f"{s['url']}/".endswith(f"/{prefix}")]
+            if found:
+                return found[0]
+            assert time.monotonic() < end, f"no worker of {prefix}"
+            time.sleep(_POLL)
+
+    def wait_without_volumes(self, timeout: float = 2 * WAIT) -> None:
+        """Until no worker runs and no volume of the driver is left."""
+        end = time.monotonic() + timeout
+        while True:
+            volumes = [
+                volume["metadata"]["name"]
+                for volume in self._api.list("PersistentVolume")
+                if (volume["spec"].get("csi") or {}).get("driver") == DRIVER
+            ]
+            left = volumes, [status["url"] for status in self.workers()]
+            if left == ([], []):
+                return
+            assert time.monotonic() < end, f"left after the tests: {left}"
+            time.sleep(_POLL)
+
+    def kill_workers(self) -> list[int]:
+        """SIGKILL to each; their pids."""
+        pids = [int(status["pid"]) for status in self.workers()]
+        self._python(_KILL, *map(str, pids))
+        return pids
+
+    def _python(self, script: str, *arguments: str) -> str:
+        (pod,) = self.pods("node")
+        name = pod["metadata"]["name"]
+        return self._api.exec(
+            NAMESPACE, name, "/opt/slayerfs/bin/python", "-c", script, *arguments, container="node"
+        )
+
+
+def run_directory(kubelet_directory: str) -> str:
+    return f"{kubelet_directory}/plugins/{DRIVER}"
