@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,16 @@ MOUNTINFO: Final = Path("/proc/self/mountinfo")
 _MS_RDONLY: Final = 1
 _MS_NOSUID: Final = 2
 _MS_NODEV: Final = 4
+_MS_REMOUNT: Final = 32
+_MS_BIND: Final = 4096
+
+BIND_FLAGS: Final = {
+    "ro": _MS_RDONLY, "nosuid": _MS_NOSUID, "nodev": _MS_NODEV, "noexec": 8,
+    "noatime": 1024, "nodiratime": 2048, "relatime": 1 << 21, "strictatime": 1 << 24,
+    "nosymfollow": 256,
+}  # fmt: skip
+"""Options that each bind mount has of its own (mount(8)), as flags of mount(2)."""
+
 _MNT_DETACH: Final = 2
 _UMOUNT_NOFOLLOW: Final = 8
 
@@ -66,6 +76,20 @@ def mount(fd: int, mountpoint: str, fsname: str, *, read_only: bool, allow_other
     if entry is None:
         raise OSError(errno.ENOENT, "the new mount is gone again", mountpoint)
     return entry.connection
+
+
+def bind(source: str, target: str) -> None:
+    """Show what is mounted at ``source`` at ``target`` as well. Raises OSError."""
+    _mount(source, target, "none", _MS_BIND, "")
+
+
+def restrict(target: str, options: Collection[str]) -> None:
+    """Give one bind mount these options, keys of BIND_FLAGS, and no others; set-id bits and device
+    nodes never have an effect. Raises OSError."""
+    flags = _MS_REMOUNT | _MS_BIND | _MS_NOSUID | _MS_NODEV
+    for name in options:
+        flags |= BIND_FLAGS[name]
+    _mount("none", target, "none", flags, "")
 
 
 def _mount(source: str, target: str, fstype: str, flags: int, options: str) -> None:

@@ -1,0 +1,140 @@
+"""Showing a volume at a pod's target directory, and taking it away again.
+
+An unmounted directory is never shown as the volume: what is mounted at both ends is checked, by
+the connection's number in mountinfo, before and after. Nothing here touches a path inside a mount,
+and each component below the kubelet's directory is refused if it is a symbolic link.
+
+All of it may wait for the kernel: to be called in a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from csi_slayer.errors import ConfigError, MountFailed
+from csi_slayer.fuse import mount as mounts
+
+_STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+LAYERS = 16
+"""Mounts that are taken away from one target at most: it should have one."""
+
+
+class Binder:
+    """``kubelet``: the directory that all targets are in."""
+
+    def __init__(self, kubelet: Path) -> None:
+        self._given = str(kubelet)
+        # mountinfo shows where it really is.
+        self.root = os.path.realpath(kubelet)
+
+    def real(self, target: str) -> str:
+        """The target as mountinfo has it. Raises ConfigError if it is not below the kubelet's
+        directory, or not in its shortest form."""
+        inside = os.path.relpath(target, self._given)
+        normal = os.path.isabs(target) and os.path.normpath(target) == target
+        if not normal or inside.split("/")[0] in ("", ".", ".."):
+            raise ConfigError(f"target path: expected a path below {self._given}, without ..")
+        return os.path.join(self.root, inside)
+
+    def bind(
+        self, private: str, target: str, connection: int, options: Collection[str] = ()
+    ) -> None:
+        """Show the mount of ``connection`` at ``private`` at ``target``, which is made if it is
+        not there. Nothing to do if it is shown there. Raises MountFailed, ConfigError."""
+        if shown(target, connection):
+            return
+        if not shown(private, connection):
+            raise MountFailed(f"nothing is mounted at {private} any more: try again", "UNAVAILABLE")
+        self.clear(target)
+        try:
+            with self._directory(target, make=True) as fd:
+                # By descriptor: the path may be something else by now.
+                mounts.bind(private, f"/proc/self/fd/{fd}")
+            if not shown(target, connection):
+                raise MountFailed(f"{target} shows something else than the volume: try again")
+            mounts.restrict(target, options)
+        except OSError as error:
+            self._undo(target)
+            raise MountFailed(f"cannot mount at {target}: {error.strerror}") from error
+        except MountFailed:
+            self._undo(target)
+            raise
+
+    @staticmethod
+    def _undo(target: str) -> None:
+        if mounts.is_mounted(target):
+            with contextlib.suppress(OSError):
+                mounts.unmount(target, lazy=True)
+
+    def clear(self, target: str) -> None:
+        """Take away what is mounted at the target, if it is one of ours. Raises MountFailed."""
+        for _ in range(LAYERS):
+            entry = mounts.find(target)
+            if entry is None:
+                return
+            if entry.fstype != mounts.TYPE:
+                raise MountFailed(
+                    f"{target} has a {entry.fstype} mount that is not of this driver: unmount it"
+                )
+            unmount(target)
+        raise MountFailed(f"{target} has more than {LAYERS} mounts: unmount them")
+
+    def remove(self, target: str) -> None:
+        """Unbind, and remove the directory. No error if there is none. Raises MountFailed."""
+        self.clear(target)
+        parent, name = os.path.split(target)
+        try:
+            with self._directory(parent, make=False) as fd:
+                os.rmdir(name, dir_fd=fd)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise MountFailed(f"cannot remove {target}: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def _directory(self, path: str, *, make: bool) -> Iterator[int]:
+        """A descriptor of a directory below the root, reached without symbolic links."""
+        fd = os.open(self.root, _STEP)
+        try:
+            names = [name for name in os.path.relpath(path, self.root).split("/") if name != "."]
+            for position, name in enumerate(names):
+                if make and position == len(names) - 1:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(name, 0o750, dir_fd=fd)
+                try:
+                    below = os.open(name, _STEP, dir_fd=fd)
+                except OSError as error:
+                    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                        raise ConfigError(
+                            f"{path}: {name} is a symbolic link or no directory: refused"
+                        ) from None
+                    raise
+                os.close(fd)
+                fd = below
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def shown(path: str, connection: int) -> bool:
+    """Whether the topmost mount at the path is that of the connection."""
+    entry = mounts.find(path)
+    return entry is not None and entry.fstype == mounts.TYPE and entry.connection == connection
+
+
+def unmount(path: str) -> None:
+    """Unmount; from under whoever has files open there, if it must be. Raises MountFailed."""
+    for lazy in (False, True):
+        try:
+            mounts.unmount(path, lazy=lazy)
+            return
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT):
+                return  # nothing is mounted there any more
+            if error.errno != errno.EBUSY or lazy:
+                raise MountFailed(f"cannot unmount {path}: {error.strerror}") from error

@@ -1,0 +1,247 @@
+"""The node service's side of the keeper: what it holds for us, put there again when it comes back.
+
+Without a keeper everything works, but a restart of the node service then ends the mounts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from csi_slayer.node import keeper
+from csi_slayer.observability import get_logger
+
+log = get_logger(__name__)
+
+ANSWER_TIMEOUT = 5.0
+"""Seconds a keeper may take to answer before it counts as gone."""
+
+RETRY_FIRST, RETRY_MAX = 0.1, 5.0
+"""Pause between attempts to connect, seconds; doubled each time."""
+
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
+
+
+@dataclass(slots=True)
+class Held:
+    """What the keeper has, or is to have, of a volume. ``state`` has no secrets, ``spec`` may.
+    ``fuse_fd``: whoever has the object closes it."""
+
+    state: dict[str, Any]
+    spec: bytes
+    fuse_fd: int | None = None
+
+
+def seal(data: bytes) -> int:
+    """An anonymous file in memory with this content, which nobody can change."""
+    fd = os.memfd_create("slayer-spec", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def unseal(fd: int) -> bytes:
+    """What :func:`seal` was given."""
+    return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
+class Keeping:
+    """A connection to the keeper, made again whenever it breaks.
+
+    ``names`` and ``describe`` say what the keeper is to hold: they are asked when it is sent, and
+    all of it is sent again to a keeper that is new. What ``describe`` gives stays its owner's.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        names: Callable[[], Iterable[str]],
+        describe: Callable[[str], Held | None],
+    ) -> None:
+        self._path = str(path)
+        self._names = names
+        self._describe = describe
+        self._end: socket.socket | None = None
+        self._turn = asyncio.Lock()
+        self._broken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def connected(self) -> bool:
+        return self._end is not None
+
+    async def start(self) -> dict[str, Held]:
+        """Connect; returns what the keeper holds. Nothing where there is no keeper: it is looked
+        for from now on."""
+        held: dict[str, Held] = {}
+        if self._connect():
+            names = await self._ask({"op": "list"})
+            for name in names[0]["names"] if names is not None else ():
+                answer = await self._ask({"op": "get", "name": name})
+                if answer is not None:
+                    found = _understood(*answer)
+                    if found is None:
+                        log.error("keeper_holds_nonsense", name=name)
+                    else:
+                        held[name] = found
+        if self._end is None:
+            log.warning("keeper_absent", socket=self._path, meaning="mounts end with this process")
+            self._broken.set()
+        self._task = asyncio.create_task(self._stay_connected())
+        return held
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._disconnect()
+
+    async def put(self, name: str) -> bool:
+        """Hold what ``describe`` says of the name. False if there is no keeper."""
+        async with self._turn:
+            held = self._describe(name)
+            if held is None or self._end is None:
+                return False
+            spec_fd = seal(held.spec)
+            try:
+                fds = (spec_fd,) if held.fuse_fd is None else (spec_fd, held.fuse_fd)
+                request = {"op": "put", "name": name, "state": held.state}
+                return await self._exchange(self._end, request, fds) is not None
+            finally:
+                os.close(spec_fd)
+
+    async def drop(self, name: str) -> None:
+        await self._ask({"op": "drop", "name": name})
+
+    async def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]] | None:
+        """None if there is no keeper, or it refused."""
+        async with self._turn:
+            return None if self._end is None else await self._exchange(self._end, request)
+
+    async def _exchange(
+        self, end: socket.socket, request: dict[str, Any], fds: Sequence[int] = ()
+    ) -> tuple[dict[str, Any], list[int]] | None:
+        try:
+            socket.send_fds(end, [json.dumps(request).encode()], list(fds))
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                data, received = await _receive(end)
+            answer = json.loads(data)
+        except (OSError, TimeoutError, ValueError) as error:
+            log.warning("keeper_lost", error=str(error) or type(error).__name__)
+            self._disconnect()
+            return None
+        except asyncio.CancelledError:
+            self._disconnect()  # its answer would be taken for that of the next request
+            raise
+        if "error" in answer:
+            log.error("keeper_refused", op=request["op"], error=answer["error"])
+            return None
+        return answer, received
+
+    def _connect(self) -> bool:
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        end.setblocking(False)
+        try:
+            end.connect(self._path)
+        except OSError:
+            end.close()
+            return False
+        self._end = end
+        return True
+
+    def _disconnect(self) -> None:
+        self._broken.set()
+        if self._end is not None:
+            self._end.close()
+            self._end = None
+
+    async def _stay_connected(self) -> None:
+        pause = RETRY_FIRST
+        while True:
+            await self._broken_or_gone()
+            while not self._connect():
+                await asyncio.sleep(pause)
+                pause = min(RETRY_MAX, pause * 2)
+            self._broken.clear()
+            for name in list(self._names()):
+                await self.put(name)
+            if self._end is not None:
+                pause = RETRY_FIRST
+                log.info("keeper_connected")
+            else:
+                await asyncio.sleep(pause)
+
+    async def _broken_or_gone(self) -> None:
+        """Wait until a request failed, or the keeper closed its end."""
+        end = self._end
+        if end is None:
+            return
+        loop = asyncio.get_running_loop()
+        watched = os.dup(end.fileno())  # `_ask` waits on the other one
+        try:
+            loop.add_reader(watched, self._look, watched)
+            await self._broken.wait()
+        finally:
+            loop.remove_reader(watched)
+            os.close(watched)
+
+    def _look(self, watched: int) -> None:
+        """Something can be read: an answer, which is not ours to take, or the end."""
+        if self._turn.locked():
+            return
+        try:
+            with socket.socket(fileno=os.dup(watched)) as end:
+                data = end.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._disconnect()
+
+
+def _understood(answer: dict[str, Any], fds: list[int]) -> Held | None:
+    if not 1 <= len(fds) <= 2:
+        for fd in fds:
+            os.close(fd)
+        return None
+    try:
+        return Held(answer["state"], unseal(fds[0]), fds[1] if len(fds) > 1 else None)
+    finally:
+        os.close(fds[0])
+
+
+async def _receive(end: socket.socket) -> tuple[bytes, list[int]]:
+    """One message. Raises OSError, also at the end."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            data, fds, _flags, _address = socket.recv_fds(end, keeper.LIMIT, keeper.FDS)
+        except BlockingIOError:
+            ready = asyncio.Event()
+            loop.add_reader(end.fileno(), ready.set)
+            try:
+                await ready.wait()
+            finally:
+                loop.remove_reader(end.fileno())
+            continue
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        if not data:
+            raise ConnectionResetError("the keeper closed the connection")
+        return data, fds

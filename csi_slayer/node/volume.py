@@ -1,0 +1,334 @@
+"""One volume of one identity on this node: its worker, its private mount and where it is bound."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from csi_slayer.config import MountConfig
+from csi_slayer.errors import MountFailed, VolumeConflict
+from csi_slayer.fuse import mount as mounts
+from csi_slayer.node import binding, leftover, registry
+from csi_slayer.node.binding import Binder
+from csi_slayer.node.keeping import Held, Keeping
+from csi_slayer.node.launcher import Launcher
+from csi_slayer.node.lifecycle import Lifecycle
+from csi_slayer.node.lock import Busy, lock_volume
+from csi_slayer.node.records import Places, Record, Target, mark
+from csi_slayer.node.running import Running, State
+from csi_slayer.observability import log_context
+from csi_slayer.worker.spec import WorkerSpec
+
+log = structlog.get_logger(__name__)
+
+LOCK_TIMEOUT = 5.0
+"""Seconds for which a worker of an earlier node service may still have the volume's lock."""
+
+_LOCK_POLL = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What all volumes of the node share."""
+
+    places: Places
+    binder: Binder
+    launcher: Launcher
+    keeping: Keeping
+
+
+class Volume:
+    """Owns the worker of ``record.mount_id``. Calls must not overlap, but for :meth:`describe`.
+
+    ``gone`` is called once the worker has ended for good and what it had here is removed.
+    """
+
+    def __init__(
+        self, node: Node, record: Record, config: MountConfig, gone: Callable[[Volume], None]
+    ) -> None:
+        self.record = record
+        self.config = config
+        self.removed = asyncio.Event()
+        """Set once it is gone and nothing of it is left."""
+        self._node = node
+        self._gone = gone
+        self._lock = -1
+        self._saving = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
+        self.running: Running | None = None
+
+    @property
+    def id(self) -> str:
+        return self.record.mount_id
+
+    @property
+    def private(self) -> str:
+        """Where the worker mounts."""
+        return self._node.places.mountpoint(self.id)
+
+    @property
+    def control(self) -> str:
+        return self._node.places.control(self.id)
+
+    @property
+    def state(self) -> State:
+        return State.GONE if self.running is None else self.running.state
+
+    @property
+    def finishing(self) -> bool:
+        """Shown nowhere any more, while uploads may be under way."""
+        return not self.record.targets
+
+    # -- starting and ending --------------------------------------------------------------------
+
+    async def mount(self, timeout: float) -> None:
+        """A new worker, and its mount in the private directory. Raises MountFailed."""
+        await self._take_lock()
+        await asyncio.to_thread(self._make_way)
+        self._start(Lifecycle(self._spec(), bound=True))
+        assert self.running is not None
+        await self.running.serving(timeout)
+        connection = self.record.connection
+        if connection is None or not binding.shown(self.private, connection):
+            raise MountFailed("the volume was unmounted while it was being mounted: try again")
+
+    async def resume(self, session: dict[str, Any], fuse_fd: int | None, restarts: int) -> None:
+        """A new worker for a mount that there is, or, with ``{"unmounted": true}``, for what is
+        still to be uploaded. Raises MountFailed if somebody else has the volume."""
+        try:
+            await self._take_lock()
+        except MountFailed:
+            if fuse_fd is not None:
+                os.close(fuse_fd)
+            raise
+        self._start(
+            Lifecycle(self._spec(), bound=True, session=session, fuse_fd=fuse_fd, restarts=restarts)
+        )
+
+    async def finish(self, timeout: float) -> bool:
+        """Unmount, and wait until all is uploaded; False if that takes longer: it goes on then."""
+        assert self.running is not None
+        await asyncio.to_thread(binding.unmount, self.private)
+        if await self.running.gone(timeout):
+            await self.removed.wait()
+            return True
+        await asyncio.to_thread(self._abort)
+        self.running.unmounted()
+        await self.save()
+        return False
+
+    async def stop(self) -> None:
+        """End the worker as a crash would; mount, state and what the keeper holds stay."""
+        self._stopped = True
+        if self.running is not None:
+            await self.running.stop()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._free_lock()
+
+    async def discard(self) -> None:
+        """Stop, and leave nothing but what may not be lost: for a volume that did not mount."""
+        await self.stop()
+        await asyncio.to_thread(self._clear_away)
+        await self._remove()
+
+    # -- while it is mounted --------------------------------------------------------------------
+
+    async def bind(self, path: str, target: Target) -> None:
+        """Show it at the path as well. Raises MountFailed, ConfigError."""
+        assert self.record.connection is not None
+        await asyncio.to_thread(
+            self._node.binder.bind, self.private, path, self.record.connection, target.options
+        )
+        if self.record.targets.get(path) != target:
+            self.record.targets[path] = target
+            await self.save()
+
+    async def unbind(self, path: str) -> None:
+        """Show it there no more. Raises MountFailed."""
+        await asyncio.to_thread(self._node.binder.remove, path)
+        if self.record.targets.pop(path, None) is not None:
+            await self.save()
+
+    async def renew(self, wanted: MountConfig, timeout: float) -> None:
+        """Go on with the credentials and options of ``wanted``; what it says of the node itself is
+        not the volume's. Raises MountFailed; VolumeConflict if an option cannot be changed."""
+        config = self.config.model_copy(update={"store": wanted.store, "volume": wanted.volume})
+        if config == self.config:
+            return
+        assert self.running is not None
+        await self.running.serving(timeout)
+        try:
+            await self.running.update(config.to_spec().decode())
+        except MountFailed as error:
+            if error.grpc_code in ("FAILED_PRECONDITION", "ALREADY_EXISTS"):
+                raise VolumeConflict(
+                    f"the volume is in use on this node with other options: {error}"
+                ) from error
+            raise
+        self.config = config
+        self.record.config = public(config)
+        await self.save()
+
+    # -- what is kept of it ---------------------------------------------------------------------
+
+    def describe(self) -> Held | None:
+        """For the keeper."""
+        life = self.running.life if self.running is not None else None
+        if life is None or life.session is None:
+            return None
+        state = {
+            "record": self.record.to_json(),
+            "session": life.session,
+            "restarts": life.restarts,
+        }
+        return Held(state, self.config.to_spec(), life.fuse_fd)
+
+    async def save(self) -> None:
+        """Bring what is on the disk and in the keeper up to date."""
+        async with self._saving:
+            await asyncio.to_thread(self._node.places.write, self.record.copy())
+            await self._node.keeping.put(self.id)
+
+    def entry(self) -> registry.Mounted:
+        """For ``csi-slayer status``."""
+        return registry.Mounted(
+            volume=self.id,
+            url=self.config.store.url,
+            mountpoint=self.private,
+            supervisor=os.getpid(),
+            control=self.control,
+            state=str(self._node.places.state(self.id)),
+            cache=str(self._node.places.cache),
+        )
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _spec(self) -> dict[str, Any]:
+        return WorkerSpec(
+            volume=self.id,
+            mountpoint=self.private,
+            control=self.control,
+            config=self.config.to_spec().decode(),
+            labels={"volume": self.record.volume_id, **self.record.labels},
+            governs=False,
+        ).to_message()
+
+    def _start(self, life: Lifecycle) -> None:
+        self.running = Running(
+            life,
+            self._node.launcher,
+            (self._lock,),
+            on_start=self._on_start,
+            on_session=self._on_session,
+            on_gone=lambda: self._spawn(self._ended),
+        )
+        with log_context(volume=self.record.volume_id, mount=self.id):
+            self.running.start()
+
+    def _on_start(self, pid: int) -> None:
+        self.record.worker = mark(pid)
+        self._spawn(self.save)
+
+    def _on_session(self) -> None:
+        """A new connection; if it is not the first, what is bound shows a dead one."""
+        assert self.running is not None
+        session = self.running.life.session
+        if session is None:
+            return
+        self.record.connection = int(session["connection"])
+        self._spawn(self._bind_again if self.record.targets else self.save)
+
+    async def _bind_again(self) -> None:
+        for path, target in list(self.record.targets.items()):
+            try:
+                await self.bind(path, target)
+            except MountFailed as error:
+                log.error("not_bound_again", target=path, error=str(error))
+        await self.save()
+
+    async def _ended(self) -> None:
+        if self._stopped:
+            return
+        await self._remove()
+        self._gone(self)
+
+    async def _remove(self) -> None:
+        """Take away what is here, but for what is still to be uploaded."""
+        async with self._saving:
+            self._free_lock()
+            await asyncio.to_thread(self._remove_files)
+            await self._node.keeping.drop(self.id)
+        self.removed.set()
+
+    def _remove_files(self) -> None:
+        registry.remove(self.id)
+        places = self._node.places
+        if leftover.pending(places.state(self.id)) == 0:
+            leftover.remove_state(places, self.id)
+            places.forget(self.id)
+
+    def _make_way(self) -> None:
+        os.makedirs(self.private, mode=0o700, exist_ok=True)
+        self._clear_away()
+        os.makedirs(self.private, mode=0o700, exist_ok=True)
+        registry.write(self.entry())
+
+    def _clear_away(self) -> None:
+        """End and unmount whatever is mounted in the private directory."""
+        while (entry := mounts.find(self.private)) is not None:
+            log.warning("stale_mount", mountpoint=self.private)
+            mounts.abort(entry.connection)
+            mounts.unmount(self.private, lazy=True)
+
+    def _abort(self) -> None:
+        """End the connection where something outside, such as a mount namespace that got a copy of
+        the mount, would keep it for ever. What was written is staged, and is uploaded."""
+        life = self.running.life if self.running is not None else None
+        if life is None or life.fuse_fd is None or self.record.connection is None:
+            return
+        poll = select.poll()
+        poll.register(life.fuse_fd, 0)
+        if poll.poll(0):
+            return  # it has ended, and its number may be another's by now
+        log.warning("connection_aborted", connection=self.record.connection)
+        mounts.abort(self.record.connection)
+
+    async def _take_lock(self) -> None:
+        state = str(self._node.places.state(self.id))
+        try:
+            async with asyncio.timeout(LOCK_TIMEOUT):
+                while True:
+                    try:
+                        self._lock = lock_volume(state)
+                        return
+                    except Busy:
+                        await asyncio.sleep(_LOCK_POLL)
+        except TimeoutError:
+            raise MountFailed(
+                "another process still serves the volume on this node: try again", "ABORTED"
+            ) from None
+
+    def _free_lock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _spawn(self, body: Callable[[], Any]) -> None:
+        task = asyncio.create_task(body())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def public(config: MountConfig) -> dict[str, Any]:
+    """The configuration without its secrets."""
+    secrets = {"secret_access_key", "session_token", "web_identity_token"}
+    return config.model_dump(mode="json", exclude={"store": secrets})

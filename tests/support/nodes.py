@@ -1,0 +1,257 @@
+"""Node services and keepers for tests, and the volumes published on them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from csi_slayer.config import MountConfig
+from csi_slayer.fuse import mount as mounts
+from csi_slayer.node.records import mark
+from tests.support import servers
+from tests.support.mounts import wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Refused(Exception):
+    """The node service said no."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+class TestNode:
+    """One machine's node service, keeper and directories, all below ``base``."""
+
+    __test__ = False
+
+    def __init__(self, base: Path, *, package: Path = ROOT, **node: Any) -> None:
+        self.base = base
+        self.kubelet = base / "kubelet"
+        self.run = self.kubelet / "plugins/csi"
+        self.cache = base / "cache"
+        self.log = base / "node.log"
+        self.package = package
+        self.node = node
+        self.process: subprocess.Popen[str] | None = None
+        self.keeper: subprocess.Popen[bytes] | None = None
+        self._answers: dict[int, dict[str, Any]] = {}
+        self._arrived = threading.Condition()
+        self._calls = 0
+        self.kubelet.mkdir(exist_ok=True)
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "cache": {"directory": str(self.cache), "capacity": "2GiB", "min_free": 0},
+            "node": {
+                "name": "test-node",
+                "kubelet_directory": str(self.kubelet),
+                "run_directory": str(self.run),
+                "events": False,
+                **self.node,
+            },
+        }
+
+    # -- processes ------------------------------------------------------------------------------
+
+    def start_keeper(self) -> None:
+        program = ROOT / "csi_slayer/node/keeper.py"
+        path = self.run / "keeper.sock"
+        path.unlink(missing_ok=True)
+        self.keeper = subprocess.Popen([sys.executable, str(program), str(path)])
+        servers.live_pids.add(self.keeper.pid)
+        wait_for(path.exists, what="the keeper's socket")
+
+    def start(self) -> TestNode:
+        """The node service; returns when it has recovered what it found."""
+        with self.log.open("ab") as log:
+            self.process = process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.node", json.dumps(self.config())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=self.package,
+                env={**os.environ, "PYTHONPATH": str(self.package)},
+            )
+        servers.live_pids.add(process.pid)
+        self._answers.clear()
+        threading.Thread(target=self._read, args=(process,), daemon=True).start()
+        self._answer(0, 60)
+        return self
+
+    def kill(self) -> None:
+        """kill -9 of the node service alone."""
+        assert self.process is not None
+        self.process.kill()
+        self._reap()
+
+    def kill_keeper(self) -> None:
+        if self.keeper is not None:
+            self.keeper.kill()
+            self.keeper.wait()
+            self.keeper = None
+
+    def stop(self) -> None:
+        """End the node service in good order; mounts stay."""
+        assert self.process is not None and self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(30)
+        self._reap()
+
+    def _reap(self) -> None:
+        if self.process is not None:
+            self.process.wait()
+            for stream in (self.process.stdin, self.process.stdout):
+                if stream is not None:
+                    with contextlib.suppress(OSError):
+                        stream.close()
+            self.process = None
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with contextlib.suppress(ValueError):
+            for line in process.stdout:
+                said = json.loads(line)
+                with self._arrived:
+                    self._answers[said["id"]] = said
+                    self._arrived.notify_all()
+        with self._arrived:
+            self._arrived.notify_all()
+
+    # -- calls ----------------------------------------------------------------------------------
+
+    def begin(self, op: str, **values: Any) -> int:
+        """Send a call; :meth:`end` has its answer."""
+        assert self.process is not None and self.process.stdin is not None
+        with self._arrived:
+            self._calls += 1
+            number = self._calls
+        self.process.stdin.write(json.dumps({"id": number, "op": op, "values": values}) + "\n")
+        self.process.stdin.flush()
+        return number
+
+    def end(self, number: int, seconds: float = 90.0) -> Any:
+        said = self._answer(number, seconds)
+        if "error" in said:
+            raise Refused(said["code"], said["error"])
+        return said["ok"]
+
+    def call(self, op: str, **values: Any) -> Any:
+        return self.end(self.begin(op, **values))
+
+    def _answer(self, number: int, seconds: float) -> dict[str, Any]:
+        process = self.process
+        assert process is not None
+        with self._arrived:
+            done = self._arrived.wait_for(
+                lambda: number in self._answers or process.poll() is not None, seconds
+            )
+            if number not in self._answers:
+                reason = "it ended" if done else "no answer"
+                raise AssertionError(f"node service: {reason}\n{self.log.read_text()[-4000:]}")
+            return self._answers.pop(number)
+
+    def target(self, pod: str) -> Path:
+        path = self.kubelet / f"pods/{pod}/volumes/kubernetes.io~csi/pv/mount"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def request(
+        self,
+        volume: str,
+        pod: str,
+        url: str,
+        *,
+        store: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        fuse: Mapping[str, Any] | None = None,
+        identity: str = "driver",
+        **rest: Any,
+    ) -> dict[str, Any]:
+        """Values of a publish call. ``store``, ``options`` (of the volume) and ``fuse`` are
+        sections of its configuration."""
+        config = MountConfig.model_validate(
+            {
+                "store": {"url": url, **(store or {})},
+                "cache": self.config()["cache"],
+                "volume": dict(options or {}),
+                "fuse": dict(fuse or {}),
+            }
+        )
+        return {
+            "volume_id": volume,
+            "target": str(self.target(pod)),
+            "identity": identity,
+            "config": config.to_spec().decode(),
+            **rest,
+        }
+
+    def publish(self, volume: str, pod: str, url: str, **rest: Any) -> Path:
+        """Publish, and return the pod's path."""
+        self.call("publish", **self.request(volume, pod, url, **rest))
+        return self.target(pod)
+
+    def unpublish(self, volume: str, pod: str) -> list[str]:
+        return list(self.call("unpublish", volume_id=volume, target=str(self.target(pod))))
+
+    # -- what there is --------------------------------------------------------------------------
+
+    def mounts(self) -> list[str]:
+        """Mount points of this machine, without touching any."""
+        return [e.mountpoint for e in mounts.entries() if e.mountpoint.startswith(str(self.base))]
+
+    def records(self) -> list[dict[str, Any]]:
+        paths = sorted((self.run / "volumes").glob("*.json"))
+        return [json.loads(path.read_text()) for path in paths]
+
+    def workers(self) -> list[int]:
+        """Pids of the workers that the records name and that live."""
+        found = []
+        for record in self.records():
+            worker = record["worker"]
+            if worker and (now := mark(worker["pid"])) and now.started == worker["started"]:
+                found.append(worker["pid"])
+        return found
+
+    def kill_workers(self) -> int:
+        pids = self.workers()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return len(pids)
+
+    def close(self) -> None:
+        """End everything, whatever state it is in."""
+        if self.process is not None:
+            self.process.kill()
+            self._reap()
+        for entry in reversed(mounts.entries()):
+            if entry.mountpoint.startswith(str(self.base)):
+                with contextlib.suppress(OSError):
+                    mounts.abort(entry.connection)
+                    mounts.unmount(entry.mountpoint, lazy=True)
+        self.kill_workers()
+        self.kill_keeper()
+
+
+@contextlib.contextmanager
+def node_at(base: Path, *, keeper: bool = True, **rest: Any) -> Iterator[TestNode]:
+    node = TestNode(base, **rest)
+    node.run.mkdir(parents=True, exist_ok=True)
+    try:
+        if keeper:
+            node.start_keeper()
+        yield node.start()
+    finally:
+        node.close()
