@@ -69,7 +69,9 @@ class Connection(Section):
         default=None, description="session token of the explicit access key"
     )
     role_arn: str | None = Field(
-        default=None, description="role to assume, with the web identity token if one is given"
+        default=None,
+        description="role to assume, with the web identity token if one is given; a service"
+        " other than AWS's may know the role for a token",
     )
     web_identity_token_file: Path | None = Field(
         default=None, description="file with the token that is exchanged for the role"
@@ -110,13 +112,17 @@ class Connection(Section):
             raise ValueError("access_key_id and secret_access_key belong together")
         if self.session_token is not None and self.access_key_id is None:
             raise ValueError("session_token needs access_key_id and secret_access_key")
-        if self.web_identity_token_file is not None and self.role_arn is None:
-            raise ValueError("web_identity_token_file needs role_arn")
-        if self.web_identity_token is not None and self.web_identity_token_file is not None:
+        tokens = (self.web_identity_token, self.web_identity_token_file)
+        if tokens != (None, None) and self.role_arn is None and self.sts_endpoint is None:
+            raise ValueError(
+                "a web identity token needs role_arn, or the sts_endpoint of a service that knows"
+                " the token's role"
+            )
+        if None not in tokens:
             raise ValueError("web_identity_token excludes web_identity_token_file")
-        explicit = (self.access_key_id, self.profile, self.role_arn)
+        explicit = (self.access_key_id, self.profile, self.role_arn, *tokens)
         if self.anonymous and any(value is not None for value in explicit):
-            raise ValueError("anonymous excludes access_key_id, profile and role_arn")
+            raise ValueError("anonymous excludes access_key_id, profile, role_arn and tokens")
         return self
 
     @field_serializer("secret_access_key", "session_token", "web_identity_token", when_used="json")

@@ -24,3 +24,17 @@ async def open_store(url: str, options: StoreOptions) -> ObjectStore:
 
         return await open_local(url, options)
     raise ConfigError(f"{url!r} is no store: expected s3://bucket/prefix or file:///directory")
+
+
+async def renew_credentials(store: ObjectStore, options: StoreOptions) -> None:
+    """Have an open store go on with the credentials of ``options`` once the bucket accepts them.
+
+    Requests under way end with the old ones, which stay in force if the new ones are refused; the
+    store's identity keeps its name. A store that knows no credentials has nothing to do. Raises
+    AccessDenied and whatever else the store answers to the new ones.
+    """
+    from csi_slayer.store.s3.open import renew_s3
+    from csi_slayer.store.s3.store import S3Store
+
+    if isinstance(store, S3Store):
+        await renew_s3(store, options)

@@ -14,8 +14,9 @@ class CredentialOptions:
 
     ``access_key`` and ``secret_key`` (and ``session_token``): these, nothing else is looked at.
     ``profile``: this profile of the AWS configuration files. ``role_arn``: this role is assumed,
-    with the web identity token in ``token_file`` if given, else with the credentials of the other
-    fields or of the chain. ``sts_endpoint``: URL of the service that does it, if not AWS's.
+    with the web identity token (``token``, or read from ``token_file`` each time) if given, else
+    with the credentials of the other fields or of the chain. ``sts_endpoint``: URL of the service
+    that does it, if not AWS's; another one may exchange a token for a role that it knows itself.
     """
 
     access_key: str | None = None
@@ -23,14 +24,23 @@ class CredentialOptions:
     session_token: str | None = None
     profile: str | None = None
     role_arn: str | None = None
+    token: str | None = None
     token_file: str | None = None
     sts_endpoint: str | None = None
 
     def __post_init__(self) -> None:
         if (self.access_key is None) != (self.secret_key is None):
             raise ConfigError("access key and secret key belong together: one of them is missing")
-        if self.token_file is not None and self.role_arn is None:
-            raise ConfigError("a web identity token file needs the role_arn to assume")
+        if self.token is not None and self.token_file is not None:
+            raise ConfigError("a web identity token excludes a file with one: give one of them")
+        if self.has_token and self.role_arn is None and self.sts_endpoint is None:
+            raise ConfigError("a web identity token needs the role_arn to assume, or the "
+                              "sts_endpoint of a service that needs none")  # fmt: skip
+
+    @property
+    def has_token(self) -> bool:
+        """Whether a web identity token is exchanged for credentials."""
+        return self.token is not None or self.token_file is not None
 
     def __repr__(self) -> str:
         """Say nothing: reprs end up in logs."""

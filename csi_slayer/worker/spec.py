@@ -57,6 +57,7 @@ def store_options(config: MountConfig, observer: Any) -> StoreOptions:
     store = config.store
     secret = store.secret_access_key
     token = store.session_token
+    web_token = store.web_identity_token
     return StoreOptions(
         endpoint=store.endpoint,
         region=store.region,
@@ -69,9 +70,11 @@ def store_options(config: MountConfig, observer: Any) -> StoreOptions:
             session_token=token.get_secret_value() if token else None,
             profile=store.profile,
             role_arn=store.role_arn,
+            token=web_token.get_secret_value() if web_token else None,
             token_file=str(store.web_identity_token_file)
             if store.web_identity_token_file
             else None,
+            sts_endpoint=store.sts_endpoint,
         ),
         anonymous=store.anonymous,
         # One silent attempt must not outlast what a read may wait in all.

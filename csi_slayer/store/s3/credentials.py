@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from csi_slayer.errors import AccessDenied
 from csi_slayer.store.s3.keys import AccessKeys
 from csi_slayer.store.s3.sign import Signer
 from csi_slayer.store.s3.sources import CredentialSource
@@ -18,6 +19,8 @@ LEAST_LEFT = 30.0
 LEAST_BETWEEN_REFUSALS = 2.0
 # A renewal ahead of time that failed is not tried again at once.
 LEAST_BETWEEN_FAILURES = 10.0
+# For so long a refusal to give credentials is the answer to every request.
+REFUSAL_LASTS = 2.0
 
 
 class SignedBy:
@@ -51,6 +54,8 @@ class Credentials:
         self._ends = 0.0
         self._loaded_at = 0.0
         self._renewal: asyncio.Task[None] | None = None
+        self._refusal = ""
+        self._refused_at = 0.0
 
     @property
     def identity(self) -> str:
@@ -69,6 +74,8 @@ class Credentials:
             if now >= self._renew_at:
                 self._start_renewal()
             return self._current
+        if now < self._refused_at + REFUSAL_LASTS:
+            raise AccessDenied(self._refusal)
         await asyncio.shield(self._start_renewal())
         assert self._current is not None
         return self._current
@@ -96,7 +103,11 @@ class Credentials:
             self._renew_at = self._now() + LEAST_BETWEEN_FAILURES
 
     async def _renew(self) -> None:
-        keys = await asyncio.to_thread(self._source.load)
+        try:
+            keys = await asyncio.to_thread(self._source.load)
+        except AccessDenied as error:
+            self._refusal, self._refused_at = str(error), self._now()
+            raise
         now = self._now()
         self._loaded_at = now
         self._current = SignedBy(keys, self._region)

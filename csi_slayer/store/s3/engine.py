@@ -51,6 +51,19 @@ class Engine:
         self.policy = policy
         self._observer = observer
 
+    def signed_by(self, credentials: Credentials) -> Engine:
+        """The same connections for another identity. Not to be closed."""
+        return Engine(
+            self._writer, self.endpoint, credentials, self._pool, self._transfers, self.policy,
+            self._observer,
+        )  # fmt: skip
+
+    async def use(self, credentials: Credentials) -> None:
+        """Sign with these from the next attempt of any request on."""
+        old, self._credentials = self._credentials, credentials
+        if old is not None:
+            await old.close()
+
     async def call(
         self,
         request: S3Request,

@@ -41,10 +41,7 @@ async def open_s3(url: str, options: StoreOptions) -> S3Store:
     policy = RetryPolicy(deadline=options.retry_deadline, retried=options.observer.on_retry)
     credentials, who = None, "anonymous"
     if not options.anonymous:
-        sts = await asyncio.to_thread(_sts, options, region)
-        source = choose_source(options.credentials, sts)
-        credentials = Credentials(source, region)
-        await policy.run(credentials.current, "credentials")
+        credentials = await _load(options, region)
         who = credentials.identity
     tls = None
     if address.secure:
@@ -69,21 +66,36 @@ async def open_s3(url: str, options: StoreOptions) -> S3Store:
     digest = hashlib.sha256(who.encode()).hexdigest()[:24]
     scheme = "https" if address.secure else "http"
     identity = f"{scheme}://{address.host_header}{address.root}{prefix}#{digest}"
-    return S3Store(engine, identity, options.check_deadline)
+    return S3Store(engine, identity, options.check_deadline, region)
+
+
+async def renew_s3(store: S3Store, options: StoreOptions) -> None:
+    """Go on with the credentials of ``options`` once the bucket accepts them; until then, and if
+    it does not, with the old ones. Raises the StoreError that the new ones meet."""
+    await store.use(await _load(options, store.region))
+
+
+async def _load(options: StoreOptions, region: str) -> Credentials:
+    sts = await asyncio.to_thread(_sts, options, region)
+    credentials = Credentials(choose_source(options.credentials, sts), region)
+    policy = RetryPolicy(deadline=options.check_deadline, retried=options.observer.on_retry)
+    await policy.run(credentials.current, "credentials")
+    return credentials
 
 
 def find_region(options: StoreOptions) -> str:
     """The region of the environment or the profile; us-east-1 where there is none."""
-    given = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if given:
-        return given
-    if options.anonymous or options.credentials.access_key is not None:
-        return "us-east-1"
+    set_there = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if set_there:
+        return set_there
+    given = options.credentials
+    if options.anonymous or given.access_key is not None or given.has_token:
+        return "us-east-1"  # nothing else is looked at, and botocore is not small
     from botocore.exceptions import BotoCoreError
     from botocore.session import Session
 
     try:
-        found = Session(profile=options.credentials.profile).get_config_variable("region")
+        found = Session(profile=given.profile).get_config_variable("region")
     except BotoCoreError as error:
         raise ConfigError(f"AWS configuration: {error}") from error
     return str(found) if found else "us-east-1"
@@ -103,4 +115,5 @@ def _sts(options: StoreOptions, region: str) -> StsEndpoint:
 def _needs_sts(options: StoreOptions) -> bool:
     """Whether a role may be assumed: contexts with all authorities in them are not small."""
     by_environment = "AWS_WEB_IDENTITY_TOKEN_FILE" in os.environ
-    return options.credentials.role_arn is not None or by_environment
+    given = options.credentials
+    return given.role_arn is not None or given.has_token or by_environment

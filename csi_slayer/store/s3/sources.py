@@ -16,6 +16,7 @@ from csi_slayer.errors import AccessDenied
 from csi_slayer.store.options import CredentialOptions
 from csi_slayer.store.s3.keys import AccessKeys
 from csi_slayer.store.s3.sts import StsEndpoint, assume_with_keys, assume_with_token
+from csi_slayer.store.s3.tokens import GivenToken, TokenFile, TokenSource, subject
 
 # What tells apart two workloads whose credentials come from their surroundings.
 _CHAIN_VARIABLES = (
@@ -51,19 +52,22 @@ class GivenKeys:
 
 @dataclass(frozen=True, slots=True)
 class WebIdentity:
-    """A role that is assumed with a token from a file (Kubernetes service accounts)."""
+    """A token is exchanged (Kubernetes service accounts): for this role, or for the one that the
+    service knows for whom the token is about."""
 
     endpoint: StsEndpoint
-    role: str
-    token_file: str
+    role: str | None
+    token: TokenSource
     session: str
 
     def load(self) -> AccessKeys:
-        return assume_with_token(self.endpoint, self.role, self.token_file, self.session)
+        return assume_with_token(self.endpoint, self.role, self.token.read(), self.session)
 
     @property
     def identity(self) -> str:
-        return f"role:{self.role}"
+        if self.role is not None:
+            return f"role:{self.role}"
+        return f"token:{self.endpoint.url}:{subject(self.token.read())}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +138,10 @@ def choose_source(
 ) -> CredentialSource:
     """The source that the options and the environment ask for."""
     session = environment.get("AWS_ROLE_SESSION_NAME") or f"slayerfs-{socket.gethostname()}"[:64]
-    if options.role_arn is not None and options.token_file is not None:
-        return WebIdentity(sts, options.role_arn, options.token_file, session)
+    if options.token is not None:
+        return WebIdentity(sts, options.role_arn, GivenToken(options.token), session)
+    if options.token_file is not None:
+        return WebIdentity(sts, options.role_arn, TokenFile(options.token_file), session)
     source: CredentialSource
     token_file = environment.get("AWS_WEB_IDENTITY_TOKEN_FILE")
     role = environment.get("AWS_ROLE_ARN")
@@ -150,7 +156,7 @@ def choose_source(
         and not environment.get("AWS_PROFILE")
         and not environment.get("AWS_ACCESS_KEY_ID")
     ):
-        source = WebIdentity(sts, role, token_file, session)
+        source = WebIdentity(sts, role, TokenFile(token_file), session)
     else:
         source = ChainCredentials(options.profile)
     if options.role_arn is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from csi_slayer.store.s3.bucket import BucketAdmin
 from csi_slayer.store.s3.copies import Copies
+from csi_slayer.store.s3.credentials import Credentials
 from csi_slayer.store.s3.engine import Engine
 from csi_slayer.store.s3.reads import Reads
 from csi_slayer.store.s3.uploads import Uploads
@@ -16,7 +17,7 @@ _SMALLEST_PART = 5 << 20
 class S3Store(Reads, Writes, Uploads, Copies, BucketAdmin):
     """A bucket and prefix; see the interface. Opened by :func:`open_s3`."""
 
-    def __init__(self, engine: Engine, identity: str, check_deadline: float) -> None:
+    def __init__(self, engine: Engine, identity: str, check_deadline: float, region: str) -> None:
         lost = LostWrites()
         Reads.__init__(self, engine, check_deadline)
         Writes.__init__(self, engine, lost)
@@ -24,6 +25,7 @@ class S3Store(Reads, Writes, Uploads, Copies, BucketAdmin):
         Copies.__init__(self, engine, self)
         BucketAdmin.__init__(self, engine)
         self._identity = identity
+        self.region = region
 
     @property
     def identity(self) -> str:
@@ -34,6 +36,12 @@ class S3Store(Reads, Writes, Uploads, Copies, BucketAdmin):
     def part_minimum(self) -> int:
         """5 MiB."""
         return _SMALLEST_PART
+
+    async def use(self, credentials: Credentials) -> None:
+        """Sign with these from now on, if the bucket accepts them; what has been sent already ends
+        with the old ones. The identity's name stays. Raises what :meth:`check` raises."""
+        await Reads(self._engine.signed_by(credentials), self._check_deadline).check()
+        await self._engine.use(credentials)
 
     async def close(self) -> None:
         """Close connections and threads; operations under way fail."""

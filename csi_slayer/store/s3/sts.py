@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
-from pathlib import Path
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
@@ -20,9 +19,14 @@ from csi_slayer.errors import AccessDenied
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.keys import AccessKeys
 from csi_slayer.store.s3.sign import AmzClock, Signer, encode_query
+from csi_slayer.store.s3.tokens import ended_ago
 
 _API_VERSION = "2011-06-15"
 _MOST_ANSWER_BYTES = 1 << 20
+_LONGEST_MESSAGE = 200
+_TOKEN = "WebIdentityToken"
+_CHECK_ROLE = "role_arn and the role's trust policy"
+_CHECK_TOKEN = "role_arn, the role's trust policy, the token's audience and that it is not too old"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +38,10 @@ class StsEndpoint:
     timeout: float
     tls: ssl.SSLContext | None = field(default=None, repr=False)
 
-    def call(self, parameters: Sequence[tuple[str, str]], signed_by: AccessKeys | None) -> bytes:
-        """POST a query; returns the answer's XML.
+    def call(
+        self, parameters: Sequence[tuple[str, str]], signed_by: AccessKeys | None, check: str
+    ) -> bytes:
+        """POST a query; returns the answer's XML. ``check``: what to look at if it is refused.
 
         Raises Transient (unreachable, 5xx, throttled) or AccessDenied (refused).
         """
@@ -68,10 +74,12 @@ class StsEndpoint:
             raise Transient(f"no credentials from {self.url}: HTTP {response.status}")
         if response.status != 200:
             reason = _text(answer, "Code") or f"HTTP {response.status}"
-            raise AccessDenied(
-                f"{self.url} gave no credentials ({reason}): check role_arn, the role's trust "
-                "policy and the token"
-            )
+            if message := _text(answer, "Message"):
+                for name, value in parameters:
+                    if name == _TOKEN:  # should a service repeat what it was sent
+                        message = message.replace(value, "***")
+                reason += f": {message[:_LONGEST_MESSAGE]}"
+            raise AccessDenied(f"{self.url} gave no credentials ({reason}): check {check}")
         return answer
 
 
@@ -89,21 +97,21 @@ def _signature(
 
 
 def assume_with_token(
-    endpoint: StsEndpoint, role: str, token_file: str, session: str
+    endpoint: StsEndpoint, role: str | None, token: str, session: str
 ) -> AccessKeys:
-    """AssumeRoleWithWebIdentity; the token is read anew each time, for it is rotated."""
+    """AssumeRoleWithWebIdentity; AWS needs the role, other services may know one for the token."""
+    parameters = [("Action", "AssumeRoleWithWebIdentity"), (_TOKEN, token)]
+    if role is not None:
+        parameters += [("RoleArn", role), ("RoleSessionName", session)]
     try:
-        token = Path(token_file).read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not ASCII text"
-        raise AccessDenied(f"web identity token file {token_file}: {reason}") from None
-    parameters = [
-        ("Action", "AssumeRoleWithWebIdentity"),
-        ("RoleArn", role),
-        ("RoleSessionName", session),
-        ("WebIdentityToken", token),
-    ]
-    return _parse(endpoint.call(parameters, None))
+        return _parse(endpoint.call(parameters, None, _CHECK_TOKEN))
+    except AccessDenied as error:
+        ago = ended_ago(token)
+        if ago is not None:
+            raise AccessDenied(
+                f"the web identity token ended {ago:.0f} s ago: a new one is needed ({error})"
+            ) from None
+        raise
 
 
 def assume_with_keys(
@@ -111,7 +119,7 @@ def assume_with_keys(
 ) -> AccessKeys:
     """AssumeRole, signed by the identity that may assume the role."""
     parameters = [("Action", "AssumeRole"), ("RoleArn", role), ("RoleSessionName", session)]
-    return _parse(endpoint.call(parameters, source))
+    return _parse(endpoint.call(parameters, source, _CHECK_ROLE))
 
 
 def _text(answer: bytes, name: str) -> str:

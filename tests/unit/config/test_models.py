@@ -95,6 +95,9 @@ def test_bad_endpoints(endpoint: str) -> None:
         ({"secret_access_key": SECRET}, "belong together"),
         ({"session_token": SECRET}, "session_token needs"),
         ({"web_identity_token_file": "/t"}, "needs role_arn"),
+        ({"web_identity_token": SECRET}, "needs role_arn"),
+        ({"web_identity_token": SECRET, "web_identity_token_file": "/t", "role_arn": "r"}, "excl"),
+        ({"anonymous": True, "web_identity_token": SECRET, "sts_endpoint": "http://s"}, "excl"),
         ({"anonymous": True, "profile": "p"}, "anonymous excludes"),
     ],
 )
