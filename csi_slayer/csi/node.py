@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -10,10 +11,14 @@ from csi_slayer.csi.capabilities import check_all, use_of
 from csi_slayer.csi.messages import capacity_of
 from csi_slayer.csi.proto import csi_pb2
 from csi_slayer.csi.rpc import rpc
+from csi_slayer.errors import SlayerError
 from csi_slayer.node.requests import Pod, PublishRequest, VolumeStats
 from csi_slayer.node.service import NodeVolumes
+from csi_slayer.observability import get_logger
 from csi_slayer.volumes.provisioner import Provisioner
 from csi_slayer.volumes.resolve import resolve
+
+log = get_logger(__name__)
 
 _RPC = csi_pb2.NodeServiceCapability.RPC
 
@@ -24,6 +29,9 @@ CAPABILITIES: Final = (
     _RPC.SINGLE_NODE_MULTI_WRITER,
     _RPC.VOLUME_MOUNT_GROUP,
 )
+
+# As the kubelet names the inline volumes of pods; only these have content that ends with them.
+_INLINE: Final = re.compile("csi-[0-9a-f]{64}")
 
 EPHEMERAL: Final = "csi.storage.k8s.io/ephemeral"
 _POD: Final = "csi.storage.k8s.io/pod."
@@ -66,6 +74,7 @@ class Node:
         self._config = config
         self._volumes = volumes
         self._provisioner = provisioner
+        self._emptying: set[str] = set()
 
     @rpc(quiet=True)
     async def NodeGetCapabilities(
@@ -120,9 +129,23 @@ class Node:
     async def NodeUnpublishVolume(
         self, request: csi_pb2.NodeUnpublishVolumeRequest
     ) -> csi_pb2.NodeUnpublishVolumeResponse:
-        for id in await self._volumes.unpublish(request.volume_id, request.target_path):
-            await self._provisioner.delete_ephemeral(id)
+        gone = await self._volumes.unpublish(request.volume_id, request.target_path)
+        self._emptying.update(id for id in gone if _INLINE.fullmatch(id))
+        await self._empty(request.volume_id)
         return csi_pb2.NodeUnpublishVolumeResponse()
+
+    async def _empty(self, volume_id: str) -> None:
+        """Delete what inline volumes held that are gone from this node. Raises StoreError if that
+        of ``volume_id`` cannot be: the kubelet asks again. Others are tried at the next call."""
+        for id in sorted(self._emptying):
+            try:
+                await self._provisioner.delete_ephemeral(id)
+            except SlayerError as error:
+                if id == volume_id:
+                    raise
+                log.warning("an inline volume's content stays for now", volume=id, error=str(error))
+            else:
+                self._emptying.discard(id)
 
     @rpc("volume_id", "volume_path", quiet=True)
     async def NodeGetVolumeStats(
@@ -145,5 +168,8 @@ class Node:
             check_all([request.volume_capability])
         required, limit = capacity_of(request.capacity_range)
         capacity = required or limit
+        if not capacity:
+            stats = await self._volumes.stats(request.volume_id, request.volume_path)
+            return csi_pb2.NodeExpandVolumeResponse(capacity_bytes=stats.capacity_bytes or 0)
         await self._volumes.expand(request.volume_id, request.volume_path, capacity)
         return csi_pb2.NodeExpandVolumeResponse(capacity_bytes=capacity)

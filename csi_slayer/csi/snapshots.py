@@ -6,6 +6,7 @@ from csi_slayer.csi.fields import BadRequest
 from csi_slayer.csi.messages import SNAPSHOT_KEYS, snapshot_message
 from csi_slayer.csi.proto import csi_pb2
 from csi_slayer.csi.rpc import rpc
+from csi_slayer.errors import VolumeNotFound
 from csi_slayer.volumes.provisioner import Provisioner
 
 
@@ -33,6 +34,15 @@ class Snapshots:
     ) -> csi_pb2.DeleteSnapshotResponse:
         await self.provisioner.delete_snapshot(request.snapshot_id, dict(request.secrets))
         return csi_pb2.DeleteSnapshotResponse()
+
+    @rpc("snapshot_id", quiet=True)
+    async def GetSnapshot(self, request: csi_pb2.GetSnapshotRequest) -> csi_pb2.GetSnapshotResponse:
+        found, _ = await self.provisioner.list_snapshots(
+            "", 1, snapshot_id=request.snapshot_id, source=None, secrets=dict(request.secrets)
+        )
+        if not found:
+            raise VolumeNotFound("the snapshot does not exist: check its id")
+        return csi_pb2.GetSnapshotResponse(snapshot=snapshot_message(*found[0]))
 
     @rpc(quiet=True)
     async def ListSnapshots(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import weakref
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import structlog
 from csi_slayer.config.driver import DriverConfig
 from csi_slayer.errors import (
     ConfigError,
+    MountFailed,
     SlayerError,
     VolumeConflict,
     VolumeInUse,
@@ -117,6 +119,17 @@ class NodeVolumes:
             update={"volume": wanted.model_copy(update={"quota": capacity})}
         )
         await self._whole(volume_id, volume.renew(config, self._config.node.start_timeout))
+
+    async def probe(self) -> None:
+        """Raises MountFailed where no volume could be mounted now; a lost template is replaced."""
+        await self._node.launcher.start()
+        try:
+            os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+        except OSError as error:
+            raise MountFailed(
+                f"/dev/fuse cannot be opened ({error.strerror}): load the kernel module fuse, and"
+                " run the node service as root in a privileged container"
+            ) from error
 
     def published(self, volume_id: str) -> bool:
         return any(volume.record.targets for volume in self._of(volume_id))

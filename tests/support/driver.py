@@ -1,0 +1,145 @@
+"""The driver's processes as they run on a node, in a directory of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from tests.support import servers
+from tests.support.leaks import mount_points
+from tests.support.servers import S3Server
+
+START_TIMEOUT = 30.0
+END_TIMEOUT = 40.0
+
+Role = Literal["keeper", "node", "controller"]
+
+
+class Driver:
+    """``csi-slayer keeper``, ``node`` and ``controller`` with one configuration.
+
+    ``directory`` should be short: sockets are below it.
+    """
+
+    def __init__(self, directory: Path, **sections: Mapping[str, Any]) -> None:
+        self.directory = directory
+        self.kubelet = directory / "kubelet"
+        self.run = self.kubelet / "plugins" / "csi.slayerfs.io"
+        self.socket = self.run / "csi.sock"
+        self.controller_socket = directory / "ctl.sock"
+        self.keeper_socket = self.run / "keeper.sock"
+        self.log = directory / "driver.log"
+        self._config = directory / "driver.yaml"
+        self._processes: dict[Role, subprocess.Popen[bytes]] = {}
+        self.sections: dict[str, dict[str, Any]] = {
+            "node": {
+                "name": "node-1",
+                "kubelet_directory": str(self.kubelet),
+                "run_directory": str(self.run),
+                "events": False,
+            },
+            "controller": {"socket": str(self.controller_socket)},
+            "cache": {"directory": str(directory / "cache"), "capacity": "1GiB"},
+        }
+        for name, values in sections.items():
+            self.sections.setdefault(name, {}).update(values)
+        (self.kubelet / "plugins_registry").mkdir(parents=True)
+        (self.kubelet / "pods").mkdir()
+
+    def start(self, *roles: Role) -> None:
+        """Start them, and wait until each can be asked. Raises RuntimeError with the log's end."""
+        self._config.write_text(yaml.safe_dump(self.sections))
+        for role in roles:
+            self._start(role)
+
+    def _start(self, role: Role) -> None:
+        if role == "keeper":
+            arguments = ["keeper", "--socket", str(self.keeper_socket)]
+        else:
+            arguments = [role, "--config", str(self._config)]
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "csi_slayer.cli", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._processes[role] = process
+        servers.live_pids.add(process.pid)
+        sockets = {
+            "keeper": self.keeper_socket,
+            "node": self.socket,
+            "controller": self.controller_socket,
+        }
+        deadline = time.monotonic() + START_TIMEOUT
+        while not sockets[role].exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{role} did not start:\n{self.tail()}")
+            time.sleep(0.02)
+
+    def tail(self) -> str:
+        return self.log.read_text(errors="replace")[-4000:]
+
+    def pid(self, role: Role) -> int:
+        return self._processes[role].pid
+
+    def end(self, role: Role, how: signal.Signals = signal.SIGTERM) -> int:
+        """Its exit status. Raises TimeoutExpired if it does not end."""
+        process = self._processes.pop(role)
+        process.send_signal(how)
+        try:
+            return process.wait(END_TIMEOUT)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            servers.live_pids.discard(process.pid)
+
+    def close(self) -> None:
+        """End all of them in good order, and unmount what they have left."""
+        try:
+            for role in ("controller", "node", "keeper"):
+                if role in self._processes:
+                    self.end(role)
+        finally:
+            for point in sorted(mount_points(self.directory), reverse=True):
+                subprocess.run(["umount", "-l", str(point)], check=False, timeout=20)
+
+
+def s3_section(server: S3Server, bucket: str, secret_directory: Path) -> dict[str, Any]:
+    """The driver's store, with its identity as Kubernetes mounts a Secret."""
+    secret_directory.mkdir()
+    for name, value in (
+        ("access_key_id", server.access_key),
+        ("secret_access_key", server.secret_key),
+    ):
+        fd = os.open(secret_directory / name, os.O_WRONLY | os.O_CREAT, 0o600)
+        os.write(fd, value.encode())
+        os.close(fd)
+    return {
+        "endpoint": server.endpoint,
+        "region": server.region,
+        "bucket": bucket,
+        "secret_directory": str(secret_directory),
+    }
+
+
+@contextlib.contextmanager
+def driver(directory: Path, **sections: Mapping[str, Any]) -> Iterator[Driver]:
+    """All three processes, running inside the block."""
+    made = Driver(directory, **sections)
+    try:
+        made.start("keeper", "controller", "node")
+        yield made
+    finally:
+        made.close()
