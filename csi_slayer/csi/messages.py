@@ -10,15 +10,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from csi_slayer.csi.fields import BadRequest
 from csi_slayer.csi.proto import csi_pb2
 from csi_slayer.errors import CapacityOutOfRange
+from csi_slayer.volumes.context import LABELS, volume_context
 from csi_slayer.volumes.ids import ObjectId
 from csi_slayer.volumes.records import SnapshotRecord, State, VolumeRecord
-
-LABEL_KEYS: Final[Mapping[str, str]] = {
-    "csi.storage.k8s.io/pvc/name": "claim",
-    "csi.storage.k8s.io/pvc/namespace": "namespace",
-    "csi.storage.k8s.io/pv/name": "pv",
-}
-"""What the provisioner adds to the parameters (``--extra-create-metadata``), and its label."""
 
 SNAPSHOT_KEYS: Final = frozenset(
     (
@@ -27,13 +21,16 @@ SNAPSHOT_KEYS: Final = frozenset(
         "csi.storage.k8s.io/volumesnapshotcontent/name",
     )
 )
-"""The same of the snapshotter; nothing here needs them."""
+"""What the snapshotter adds to the parameters, if it is told to; nothing here needs them."""
+
+
+_LABEL_OF: Final = {key: label for label, key in LABELS.items()}
 
 
 def split_labels(parameters: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Parameters of the class, and labels from what the provisioner added."""
-    labels = {LABEL_KEYS[key]: value for key, value in parameters.items() if key in LABEL_KEYS}
-    return {key: value for key, value in parameters.items() if key not in LABEL_KEYS}, labels
+    labels = {_LABEL_OF[key]: value for key, value in parameters.items() if key in _LABEL_OF}
+    return {key: value for key, value in parameters.items() if key not in _LABEL_OF}, labels
 
 
 def capacity_of(wanted: csi_pb2.CapacityRange) -> tuple[int, int]:
@@ -49,19 +46,6 @@ def capacity_of(wanted: csi_pb2.CapacityRange) -> tuple[int, int]:
             f"capacity_range: {required} bytes are required, but {limit} are the limit"
         )
     return required, limit
-
-
-def volume_context(record: VolumeRecord) -> dict[str, str]:
-    """What a node is told of the volume with every call."""
-    context = record.parameters | {
-        "bucket": record.bucket,
-        "prefix": record.prefix,
-        "capacityBytes": str(record.capacity_bytes),
-    }
-    for key, label in LABEL_KEYS.items():
-        if label in record.labels:
-            context[key] = record.labels[label]
-    return context
 
 
 def volume_message(id: ObjectId, record: VolumeRecord) -> csi_pb2.Volume:

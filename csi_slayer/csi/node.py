@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Final
 
 from csi_slayer.config.driver import DriverConfig
@@ -12,11 +11,12 @@ from csi_slayer.csi.messages import capacity_of
 from csi_slayer.csi.proto import csi_pb2
 from csi_slayer.csi.rpc import rpc
 from csi_slayer.errors import SlayerError
-from csi_slayer.node.requests import Pod, PublishRequest, VolumeStats
+from csi_slayer.node.requests import PublishRequest, VolumeStats
 from csi_slayer.node.service import NodeVolumes
 from csi_slayer.observability import get_logger
 from csi_slayer.volumes.provisioner import Provisioner
 from csi_slayer.volumes.resolve import resolve
+from csi_slayer.volumes.stores import StorePool
 
 log = get_logger(__name__)
 
@@ -32,22 +32,6 @@ CAPABILITIES: Final = (
 
 # As the kubelet names the inline volumes of pods; only these have content that ends with them.
 _INLINE: Final = re.compile("csi-[0-9a-f]{64}")
-
-EPHEMERAL: Final = "csi.storage.k8s.io/ephemeral"
-_POD: Final = "csi.storage.k8s.io/pod."
-
-
-def pod_of(context: Mapping[str, str]) -> Pod | None:
-    """The pod that the kubelet speaks of, if it does (``podInfoOnMount``)."""
-    name = context.get(_POD + "name")
-    if name is None:
-        return None
-    return Pod(
-        name=name,
-        namespace=context.get(_POD + "namespace", ""),
-        uid=context.get(_POD + "uid", ""),
-        service_account=context.get("csi.storage.k8s.io/serviceAccount.name", ""),
-    )
 
 
 def usages(stats: VolumeStats) -> list[csi_pb2.VolumeUsage]:
@@ -66,14 +50,20 @@ def usages(stats: VolumeStats) -> list[csi_pb2.VolumeUsage]:
 
 
 class Node:
-    """Implements ``csi.v1.Node``. ``provisioner`` removes what inline ephemeral volumes held."""
+    """Implements ``csi.v1.Node``. ``provisioner`` removes what inline ephemeral volumes held;
+    ``stores``, which the caller closes, are those that volumes' records are read from."""
 
     def __init__(
-        self, config: DriverConfig, volumes: NodeVolumes, provisioner: Provisioner
+        self,
+        config: DriverConfig,
+        volumes: NodeVolumes,
+        provisioner: Provisioner,
+        stores: StorePool,
     ) -> None:
         self._config = config
         self._volumes = volumes
         self._provisioner = provisioner
+        self._stores = stores
         self._emptying: set[str] = set()
 
     @rpc(quiet=True)
@@ -108,7 +98,7 @@ class Node:
             dict(request.secrets),
             read_only_volume=use.read_only,
             mount_group=use.mount_group,
-            ephemeral=request.volume_context.get(EPHEMERAL) == "true",
+            stores=self._stores,
         )
         await self._volumes.publish(
             PublishRequest(
@@ -116,11 +106,11 @@ class Node:
                 target=request.target_path,
                 identity=resolved.identity,
                 config=resolved.config,
-                read_only=request.readonly,
+                read_only=request.readonly or "ro" in resolved.flags,
                 flags=resolved.flags,
                 exclusive=use.exclusive,
                 labels=resolved.labels,
-                pod=pod_of(request.volume_context),
+                pod=resolved.pod,
             )
         )
         return csi_pb2.NodePublishVolumeResponse()

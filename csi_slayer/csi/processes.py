@@ -21,6 +21,7 @@ from csi_slayer.node.service import NodeVolumes
 from csi_slayer.observability import get_logger
 from csi_slayer.observability.serve import Readiness, serve_metrics
 from csi_slayer.volumes.provisioner import Provisioner
+from csi_slayer.volumes.stores import StorePool
 
 log = get_logger(__name__)
 
@@ -83,6 +84,8 @@ async def node(config: DriverConfig) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         provisioner = Provisioner(config)
         stack.push_async_callback(_in_time, provisioner.close)
+        stores = StorePool()
+        stack.push_async_callback(_in_time, stores.close)
         volumes = NodeVolumes(config)
         probe = Probe(volumes.probe)
         started = False
@@ -100,7 +103,7 @@ async def node(config: DriverConfig) -> AsyncIterator[None]:
         metrics.registry.register(volumes)
         services = {
             "Identity": Identity(config, probe),
-            "Node": Node(config, volumes, provisioner),
+            "Node": Node(config, volumes, provisioner, stores),
         }
         handlers = [calls.handler(it, _SERVICES[name]) for name, it in services.items()]
         server = Server(config.node.socket, handlers)
