@@ -11,12 +11,12 @@ from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 
-from csi_slayer.errors import ObjectNotFound, VolumeError, VolumeNotFound
+from csi_slayer.errors import InvalidRange, ObjectNotFound, VolumeError, VolumeNotFound
 from csi_slayer.store.base import ABSENT, Condition, ObjectStore
 from csi_slayer.volumes.ids import RECORD_SUFFIX, Kind, ObjectId, record_prefix, valid_name
-from csi_slayer.volumes.records import SnapshotRecord, VolumeRecord
+from csi_slayer.volumes.records import Record
 
-R = TypeVar("R", VolumeRecord, SnapshotRecord)
+R = TypeVar("R", bound=Record)
 
 LARGEST_RECORD = 1 << 20
 """Bytes; ours have a few hundred."""
@@ -35,7 +35,7 @@ class Found(Generic[R]):
 
 
 class Home(Generic[R]):
-    """Records of one kind in one bucket. ``where``: an id of it, for endpoint and region."""
+    """Records of one kind in one bucket."""
 
     def __init__(self, store: ObjectStore, kind: Kind, model: type[R]) -> None:
         self._store = store
@@ -51,16 +51,21 @@ class Home(Generic[R]):
         except ObjectNotFound:
             what = "snapshot" if self._kind is Kind.SNAPSHOT else "volume"
             raise VolumeNotFound(f"there is no {what} {found}") from None
+        except InvalidRange:
+            raise self._damaged(found) from None  # it is empty
         try:
             if len(body) > LARGEST_RECORD:
                 raise ValueError
             return Found(self._model.model_validate_json(body), info.etag)
         except (ValidationError, ValueError):
-            raise VolumeError(
-                f"the record {found.record_key} in bucket {found.bucket!r} is damaged, or of a"
-                " later version of the driver: mend it from a backup, or remove it with what"
-                " belongs to it"
-            ) from None
+            raise self._damaged(found) from None
+
+    @staticmethod
+    def _damaged(found: ObjectId) -> VolumeError:
+        return VolumeError(
+            f"the record {found.record_key} in bucket {found.bucket!r} is damaged, or of a later"
+            " version of the driver: mend it, or remove it with what belongs to it"
+        )
 
     async def create(self, new: ObjectId, record: R) -> Found[R]:
         """Raises PreconditionFailed if there is one already."""
@@ -74,7 +79,7 @@ class Home(Generic[R]):
         await self._store.delete(found.record_key)
 
     async def _write(self, where: ObjectId, record: R, condition: Condition) -> Found[R]:
-        body = record.model_dump_json(exclude_defaults=True).encode()
+        body = record.model_dump_json().encode()
         info = await self._store.put(where.record_key, body, condition=condition)
         return Found(record, info.etag)
 

@@ -127,7 +127,11 @@ async def provisioning_identity(
     driver: DriverStore, parameters: VolumeParameters, secrets: Mapping[str, str]
 ) -> Identity:
     """Who makes, copies and deletes: the secret where one is given, else the driver (there is no
-    pod yet). Raises ConfigError, AccessDenied."""
+    pod yet).
+
+    Deletion knows no parameters, only the volume's id and the secret: so a role that is to make
+    volumes belongs into the secret, not the class. Raises ConfigError, AccessDenied.
+    """
     secret = parse_secret(secrets)
     wanted = parameters.authentication or Authentication.AUTO
     if wanted is Authentication.SECRET and secret is None:
@@ -136,10 +140,8 @@ async def provisioning_identity(
             " class as csi.storage.k8s.io/provisioner-secret-name and -namespace"
         )
     if secret is not None and wanted in (Authentication.AUTO, Authentication.SECRET):
-        return _by_secret(secret, parameters)
-    # A role in the class is the pod's unless it says `driver`.
-    role = parameters.role_arn if wanted is Authentication.DRIVER else None
-    return await driver_identity(driver, role)
+        return _by_secret(secret, None)
+    return await driver_identity(driver)
 
 
 async def publishing_identity(
@@ -169,7 +171,7 @@ async def publishing_identity(
                 " nodePublishSecretRef, or in the storage class as"
                 " csi.storage.k8s.io/node-publish-secret-name and -namespace"
             )
-        return _by_secret(secret, parameters)
+        return _by_secret(secret, parameters.role_arn)
     if wanted is Authentication.POD:
         return _by_pod(parameters, {**kubernetes, **_tokens(secrets)})
     return await driver_identity(driver, parameters.role_arn)
@@ -179,8 +181,8 @@ def _tokens(secrets: Mapping[str, str]) -> dict[str, str]:
     return {TOKENS: secrets[TOKENS]} if TOKENS in secrets else {}
 
 
-def _by_secret(secret: Secret, parameters: VolumeParameters) -> Identity:
-    role = parameters.role_arn or secret.role_arn
+def _by_secret(secret: Secret, role_arn: str | None) -> Identity:
+    role = role_arn or secret.role_arn
     name = f"key:{secret.access_key_id}" + (f":{role}" if role else "")
     fields = {
         "access_key_id": secret.access_key_id,

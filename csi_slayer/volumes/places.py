@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from csi_slayer.config import MountConfig, load_config
 from csi_slayer.config.driver import DriverConfig, DriverStore
 from csi_slayer.config.store import Connection
 from csi_slayer.errors import ConfigError
+from csi_slayer.store.base import ObjectStore
+from csi_slayer.store.buckets import create_bucket, delete_bucket
+from csi_slayer.store.observe import NoObserver
 from csi_slayer.volumes.identity import IDENTITY_FIELDS, Identity
 from csi_slayer.volumes.ids import ObjectId
 from csi_slayer.volumes.parameters import VolumeParameters
+from csi_slayer.volumes.stores import StorePool
+from csi_slayer.worker.spec import store_options
 
 # Of the driver's connection, what holds for any service that it talks to.
 _COMMON_FIELDS = tuple(
@@ -31,18 +37,15 @@ class Service:
     sts_endpoint: str | None = None
 
     @staticmethod
-    def of_class(driver: DriverStore, parameters: VolumeParameters) -> Service:
-        """What the parameters say; what equals the driver's own is left out."""
-        endpoint, region = parameters.endpoint, parameters.region
+    def of_parameters(parameters: VolumeParameters) -> Service:
+        """For a mount, which has all the parameters."""
         return Service(
-            endpoint=None if endpoint == driver.endpoint else endpoint,
-            region=None if region == driver.region else region,
-            path_style=parameters.path_style,
-            sts_endpoint=parameters.sts_endpoint,
+            parameters.endpoint, parameters.region, parameters.path_style, parameters.sts_endpoint
         )
 
     @staticmethod
     def of_id(found: ObjectId) -> Service:
+        """For provisioning, which at the volume's deletion has nothing but the id."""
         return Service(found.endpoint, found.region)
 
 
@@ -53,9 +56,7 @@ def url_of(driver: DriverStore, bucket: str, prefix: str) -> str:
     return f"s3://{bucket}/{prefix}"
 
 
-def store_fields(
-    driver: DriverStore, service: Service, identity: Identity
-) -> dict[str, object]:
+def store_fields(driver: DriverStore, service: Service, identity: Identity) -> dict[str, object]:
     """Fields of StoreConfig but ``url``. Raises ConfigError.
 
     Endpoint and region of the volume come first, then those in its secret, then the driver's.
@@ -67,9 +68,7 @@ def store_fields(
     endpoint = service.endpoint or (secret.endpoint if secret else None)
     fields["endpoint"] = endpoint or driver.endpoint
     fields["region"] = service.region or (secret.region if secret else None) or driver.region
-    fields["path_style"] = service.path_style
-    if service.path_style is None and endpoint in (None, driver.endpoint):
-        fields["path_style"] = driver.path_style
+    fields["path_style"] = driver.path_style if service.path_style is None else service.path_style
     if service.sts_endpoint is not None:
         fields["sts_endpoint"] = service.sts_endpoint
     fields.update(identity.fields)
@@ -94,3 +93,34 @@ def mount_config(
         "tracing": driver.tracing,
     }
     return load_config(None, overrides)
+
+
+class Access:
+    """The buckets of one service with one identity: what a call of the controller works with."""
+
+    def __init__(
+        self, driver: DriverConfig, pool: StorePool, service: Service, identity: Identity
+    ) -> None:
+        self._driver = driver
+        self._pool = pool
+        self._fields = store_fields(driver.store, service, identity)
+        self.local = driver.store.local is not None
+
+    def config(self, bucket: str, prefix: str = "") -> MountConfig:
+        """Raises ConfigError."""
+        return mount_config(self._driver, url_of(self._driver.store, bucket, prefix), self._fields)
+
+    def store(self, bucket: str, prefix: str = "") -> AbstractAsyncContextManager[ObjectStore]:
+        """The open store of a bucket's prefix; it cannot name anything outside of it."""
+        return self._pool.use(self.config(bucket, prefix))
+
+    async def make(self, bucket: str, prefix: str = "") -> bool:
+        """Make a bucket or, in a local store, a directory; False if it was there."""
+        config = self.config(bucket, prefix)
+        return await create_bucket(config.store.url, store_options(config, NoObserver()))
+
+    async def remove(self, bucket: str, prefix: str = "") -> None:
+        """Delete an empty bucket or, in a local store, a directory; it need not exist."""
+        config = self.config(bucket, prefix)
+        await self._pool.drop(config)
+        await delete_bucket(config.store.url, store_options(config, NoObserver()))

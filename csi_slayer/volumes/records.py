@@ -32,7 +32,7 @@ class Lease(BaseModel):
     beat: int = 0
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
     # A later version may add fields; an earlier one must not lose a volume over them.
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -45,7 +45,7 @@ class _Record(BaseModel):
     """Who copies or deletes content at present; see :mod:`csi_slayer.volumes.lease`."""
 
 
-class VolumeRecord(_Record):
+class VolumeRecord(Record):
     """``prefix`` ends in a slash; it is empty for a volume with a ``bucket`` of its own."""
 
     bucket: str
@@ -66,7 +66,7 @@ class VolumeRecord(_Record):
     """``claim``, ``namespace`` and ``pv`` where the provisioner said them."""
 
 
-class SnapshotRecord(_Record):
+class SnapshotRecord(Record):
     """A copy of a volume's objects as they were between ``created_ns`` and ``finished_ns``."""
 
     source: str

@@ -76,6 +76,16 @@ class StorePool:
             if entry.dropped and not entry.users:
                 self._close_later(entry)
 
+    async def drop(self, config: MountConfig) -> None:
+        """Close the store of ``config.store``, which is about to be removed, once it is unused."""
+        key = _key(config)
+        entry = self._entries.get(key)
+        if entry is not None:
+            self._forget(key, entry)
+            if not entry.users:
+                self._close_later(entry)
+                await asyncio.wait(self._closing)
+
     async def close(self) -> None:
         """Close all; operations under way fail."""
         for key, entry in list(self._entries.items()):

@@ -1,0 +1,208 @@
+"""CreateVolume: a record, and where they are wanted a bucket of its own and content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from csi_slayer.errors import (
+    ConfigError,
+    PreconditionFailed,
+    VolumeBusy,
+    VolumeConflict,
+    VolumeNotFound,
+)
+from csi_slayer.volumes import capacity, options
+from csi_slayer.volumes.home import Found, Home
+from csi_slayer.volumes.ids import Kind, ObjectId, safe_name
+from csi_slayer.volumes.jobs import Progress
+from csi_slayer.volumes.layout import Content, content_of, planned_content
+from csi_slayer.volumes.lease import Lease
+from csi_slayer.volumes.parameters import Provisioning, VolumeParameters
+from csi_slayer.volumes.places import Access
+from csi_slayer.volumes.records import State, VolumeRecord, id_of
+from csi_slayer.volumes.session import Session, volumes
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One CreateVolume, understood. ``volume``: its id; ``content``: where its objects will be."""
+
+    name: str
+    volume: ObjectId
+    content: Content
+    parameters: dict[str, str]
+    mutable: dict[str, str]
+    required: int
+    limit: int
+    source: str | None
+    labels: dict[str, str]
+
+
+def understand(
+    session: Session,
+    name: str,
+    parameters: Mapping[str, str],
+    mutable: Mapping[str, str],
+    required: int,
+    limit: int,
+    source: str | None,
+    labels: Mapping[str, str],
+) -> tuple[Wish, VolumeParameters]:
+    """Raises ConfigError, CapacityOutOfRange."""
+    given, _ = options.split(parameters)
+    merged = options.merge(session.defaults, options.parse(given, "parameters"))
+    options.parse_mutable(mutable, "mutable parameters")
+    capacity.check_range(required, limit)
+    driver = session.config.store
+    bucket = merged.bucket or driver.bucket
+    if bucket is None:
+        raise ConfigError(
+            "bucket: neither the storage class nor store.bucket of the driver's configuration says"
+            " in which bucket volumes are made: set one of them"
+        )
+    home = ObjectId(
+        Kind.VOLUME,
+        bucket,
+        safe_name(name),
+        None if merged.endpoint == driver.endpoint else merged.endpoint,
+        None if merged.region == driver.region else merged.region,
+    )
+    base = session.config.controller.claim_prefix if merged.prefix is None else merged.prefix
+    own = merged.provisioning is Provisioning.BUCKET
+    content = planned_content(home, base, own)
+    wish = Wish(
+        name=name,
+        volume=id_of(home, _placed(name, content)),
+        content=content,
+        parameters={key: text for key, text in given.items() if key not in options.MUTABLE},
+        mutable={key: text for key, text in given.items() if key in options.MUTABLE}
+        | dict(mutable),
+        required=required,
+        limit=limit,
+        source=source,
+        labels=dict(labels),
+    )
+    return wish, merged
+
+
+def _placed(name: str, content: Content) -> VolumeRecord:
+    return VolumeRecord(
+        csi_name=name, bucket=content.bucket, prefix=content.prefix, own_bucket=content.own
+    )
+
+
+class Creation:
+    """Makes one volume, as often as it is asked to."""
+
+    def __init__(self, session: Session, access: Access, wish: Wish) -> None:
+        self._session = session
+        self._access = access
+        self._wish = wish
+
+    async def run(self) -> tuple[ObjectId, VolumeRecord]:
+        """The volume, made now or before. Raises SlayerError."""
+        wish = self._wish
+        async with self._access.store(wish.volume.bucket) as store:
+            home = volumes(store)
+            try:
+                found = await home.read(wish.volume)
+            except VolumeNotFound:
+                found = await self._begin(home)
+            self._compare(found.record)
+            if found.record.state is State.READY:
+                return wish.volume, found.record
+        record = await self._session.jobs.join(
+            f"create {wish.volume}", f"volume {wish.volume} is being made", self._finish
+        )
+        return wish.volume, record
+
+    def _compare(self, record: VolumeRecord) -> None:
+        """Raises VolumeConflict if what exists is not what is wished, VolumeBusy if it is about to
+        vanish."""
+        wish = self._wish
+        if record.state is State.DELETING:
+            raise VolumeBusy(f"volume {wish.volume} is being deleted: ask again")
+        differing = [
+            what
+            for what, same in (
+                ("name", record.csi_name == wish.name),
+                ("capacity", capacity.fits(record.capacity_bytes, wish.required, wish.limit)),
+                ("parameters", record.parameters == wish.parameters),
+                ("source", record.source == wish.source),
+            )
+            if not same
+        ]
+        if differing:
+            raise VolumeConflict(
+                f"volume {wish.volume} exists with another {' and another '.join(differing)}:"
+                " delete it, or choose another name"
+            )
+        if content_of(wish.volume, record) != wish.content:
+            raise VolumeConflict(
+                f"volume {wish.volume} exists at another prefix: the driver's configuration was"
+                " changed; delete the volume, or set it back"
+            )
+
+    async def _begin(self, home: Home[VolumeRecord]) -> Found[VolumeRecord]:
+        """Write the record, or find that of somebody who was faster."""
+        wish = self._wish
+        chosen = capacity.choose(wish.required, wish.limit)
+        if not wish.content.own:
+            await self._claim_prefix()
+        later = wish.content.own or wish.source is not None
+        record = _placed(wish.name, wish.content).model_copy(
+            update={
+                "state": State.CREATING if later else State.READY,
+                "capacity_bytes": chosen,
+                "parameters": wish.parameters,
+                "mutable": wish.mutable,
+                "source": wish.source,
+                "labels": wish.labels,
+            }
+        )
+        try:
+            return await home.create(wish.volume, record)
+        except PreconditionFailed:
+            return await home.read(wish.volume)
+
+    async def _claim_prefix(self) -> None:
+        """Raises VolumeConflict if there are objects already: they are somebody's, and would be
+        deleted with the volume."""
+        content = self._wish.content
+        if self._access.local:
+            await self._access.make(content.bucket, content.prefix)
+        async with self._access.store(content.bucket, content.prefix) as store:
+            page = await store.list_page("", delimiter=False, limit=1)
+        if page.objects:
+            raise VolumeConflict(
+                f"bucket {content.bucket!r} has objects below {content.prefix!r} that belong to no"
+                " volume of this name: remove them, or choose another prefix or name"
+            )
+
+    async def _finish(self, progress: Progress) -> VolumeRecord:
+        """The part of making a volume that takes time; it goes on where an earlier one ended."""
+        wish = self._wish
+        async with self._access.store(wish.volume.bucket) as store:
+            home = volumes(store)
+            found = await home.read(wish.volume)
+            self._compare(found.record)
+            if found.record.state is State.READY:
+                return found.record
+            lease = self._session.lease(home, wish.volume)
+            await lease.take(found)
+            return await lease.run(lambda: self._fill(lease, progress))
+
+    async def _fill(self, lease: Lease[VolumeRecord], progress: Progress) -> VolumeRecord:
+        content = self._wish.content
+        if content.own and not lease.record.bucket_made:
+            await self._access.make(content.bucket)
+            async with self._access.store(content.bucket) as store:
+                page = await store.list_page("", delimiter=False, limit=1)
+            if page.objects:
+                raise VolumeConflict(
+                    f"bucket {content.bucket!r}, which the volume was to have for itself, exists"
+                    " and is not empty: remove it, or choose another name"
+                )
+            await lease.write(bucket_made=True)
+        return await lease.finish(state=State.READY)

@@ -1,0 +1,119 @@
+"""Copies and deletions that take longer than a call: they go on, and repeated calls join them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from csi_slayer.errors import SlayerError, VolumeBusy
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE = 8
+"""Jobs that run at a time; the others wait their turn."""
+
+MOST = 1000
+"""Jobs that are known at a time; further ones are refused until some have ended."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a job is, for the answer to a call that does not wait for its end."""
+
+    what: str
+    objects: int = 0
+    bytes: int = 0
+
+    def add(self, objects: int, size: int = 0) -> None:
+        self.objects += objects
+        self.bytes += size
+
+    def __str__(self) -> str:
+        size = f", {self.bytes} bytes" if self.bytes else ""
+        return f"{self.what}: {self.objects} objects{size} so far"
+
+
+@dataclass
+class _Job:
+    task: asyncio.Task[Any]
+    progress: Progress
+    waiting: int = 0
+
+
+class Jobs:
+    """The background jobs of a process, by a key that names what is done to what.
+
+    ``wait``: seconds for which a call waits.
+    """
+
+    def __init__(self, wait: float) -> None:
+        self._wait = wait
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._jobs: dict[str, _Job] = {}
+        self._closed = False
+
+    async def join(self, key: str, what: str, work: Callable[[Progress], Awaitable[T]]) -> T:
+        """The result of the job ``key``, begun with ``work`` if it does not run yet.
+
+        Raises what the job raises, or VolumeBusy with its progress if it goes on.
+        """
+        if self._closed:
+            raise VolumeBusy("the controller is about to end: ask again")
+        job = self._jobs.get(key)
+        if job is None:
+            if len(self._jobs) >= MOST:
+                raise VolumeBusy(f"{what}: {MOST} others are waiting: ask again later")
+            job = self._begin(key, what, work)
+        job.waiting += 1
+        try:
+            await asyncio.wait((job.task,), timeout=self._wait)
+            if not job.task.done():
+                raise VolumeBusy(f"{job.progress}; it goes on: ask again")
+            if job.task.cancelled():
+                raise VolumeBusy(f"{job.progress}; the controller ends: ask again")
+            result: T = job.task.result()
+            return result
+        finally:
+            job.waiting -= 1
+
+    def _begin(self, key: str, what: str, work: Callable[[Progress], Awaitable[T]]) -> _Job:
+        progress = Progress(what)
+
+        async def run() -> T:
+            async with self._turns:
+                return await work(progress)
+
+        job = _Job(asyncio.get_running_loop().create_task(run()), progress)
+        self._jobs[key] = job
+        job.task.add_done_callback(lambda _: self._ended(key, job))
+        return job
+
+    def _ended(self, key: str, job: _Job) -> None:
+        self._jobs.pop(key, None)
+        if job.task.cancelled():
+            return
+        error = job.task.exception()
+        if error is None:
+            log.info("a job is done", job=job.progress.what, objects=job.progress.objects)
+        elif not job.waiting:
+            # Whoever asks next begins it anew and gets the error, if it is still there.
+            reason = str(error) if isinstance(error, SlayerError) else repr(error)
+            log.warning(
+                "a job failed; a repeated call continues it",
+                job=job.progress.what,
+                reason=reason,
+            )
+
+    async def close(self) -> None:
+        """Cancel all and wait for their end; what they did stays, and is found in the buckets."""
+        self._closed = True
+        tasks = [job.task for job in self._jobs.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

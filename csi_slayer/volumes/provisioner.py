@@ -1,0 +1,199 @@
+"""What a CSI controller does with volumes and snapshots, without gRPC.
+
+Stateless: everything is in the buckets. Every method raises the SlayerError family only, and may
+be repeated at any time, by this process or another one.
+"""
+
+from __future__ import annotations
+
+import os
+from asyncio import to_thread
+from collections.abc import Mapping
+
+from csi_slayer.config.driver import DriverConfig
+from csi_slayer.errors import ConfigError, SlayerError, VolumeNotFound
+from csi_slayer.volumes import capacity, options, tokens
+from csi_slayer.volumes.creation import Creation, understand
+from csi_slayer.volumes.ids import Kind, ObjectId, ephemeral_prefix, parse
+from csi_slayer.volumes.layout import Content, content_of
+from csi_slayer.volumes.records import State, VolumeRecord, id_of
+from csi_slayer.volumes.removal import clear, remove_volume
+from csi_slayer.volumes.session import (
+    Secrets,
+    Session,
+    change,
+    parse_volume,
+    read_ready,
+    volumes,
+)
+
+
+class Provisioner:
+    """The volumes of a driver. Belongs to one event loop; ``close`` it in the end."""
+
+    def __init__(self, config: DriverConfig, session: Session | None = None) -> None:
+        self._session = session or Session.open(config)
+        self._config = config
+
+    async def close(self) -> None:
+        """End copies and deletions under way, which go on when they are asked for again."""
+        await self._session.close()
+
+    async def probe(self) -> None:
+        """Whether the driver's own bucket answers. Raises SlayerError with the reason."""
+        home = self._session.default_bucket()
+        if home is not None:
+            access = await self._session.driver_access()
+            async with access.store(home.bucket) as store:
+                await store.check()
+
+    async def create_volume(
+        self,
+        name: str,
+        parameters: Mapping[str, str],
+        mutable: Mapping[str, str],
+        secrets: Secrets,
+        *,
+        required_bytes: int,
+        limit_bytes: int,
+        source: str | None,
+        labels: Mapping[str, str],
+    ) -> tuple[ObjectId, VolumeRecord]:
+        """The volume of this name, made now or before.
+
+        ``source``: id of a snapshot or volume whose content it begins with. Raises ConfigError,
+        CapacityOutOfRange, VolumeConflict (same name, but different), VolumeNotFound (source),
+        VolumeBusy (it goes on: ask again), StoreError.
+        """
+        wish, merged = understand(
+            self._session, name, parameters, mutable, required_bytes, limit_bytes, source, labels
+        )
+        access = await self._session.access(wish.volume, secrets, merged)
+        return await Creation(self._session, access, wish).run()
+
+    async def delete_volume(self, volume_id: str, secrets: Secrets) -> None:
+        """Delete a volume and all its content. An id that is not this driver's, or of a volume
+        that is gone: nothing to do.
+
+        Raises VolumeBusy (it goes on: ask again), VolumeError if its record names what is not its
+        own, StoreError.
+        """
+        try:
+            volume = parse(volume_id, Kind.VOLUME)
+        except ConfigError:
+            return
+        access = await self._session.access(volume, secrets)
+        await self._session.jobs.join(
+            f"delete {volume}",
+            f"volume {volume} is being deleted",
+            lambda progress: remove_volume(self._session, access, volume, progress),
+        )
+
+    async def get_volume(self, volume_id: str, secrets: Secrets) -> tuple[ObjectId, VolumeRecord]:
+        """A volume that is ready. Raises VolumeNotFound, VolumeBusy, StoreError."""
+        volume = parse_volume(volume_id)
+        async with self._session.volume_home(volume, secrets) as home:
+            return volume, (await read_ready(home, volume)).record
+
+    async def list_volumes(
+        self, token: str, limit: int
+    ) -> tuple[list[tuple[ObjectId, VolumeRecord]], str]:
+        """Volumes with their record in the driver's own bucket, by name; and the token of the next
+        page, empty at the end. ``limit`` 0: as many as fit a page. Raises VolumeBusy for a token
+        that is none."""
+        after = tokens.read(Kind.VOLUME, token)
+        where = self._session.default_bucket()
+        if where is None:
+            return [], ""
+        access = await self._session.driver_access()
+        async with access.store(where.bucket) as store:
+            found, following = await volumes(store).page(where, after, limit)
+        ready = [
+            (id_of(volume, record), record)
+            for volume, record in found
+            if record.state is State.READY
+        ]
+        return ready, tokens.make(Kind.VOLUME, following)
+
+    async def capacity(self, parameters: Mapping[str, str]) -> int:
+        """Bytes that new volumes may have: of an S3 service a large number, of a local directory
+        what is free there. Raises ConfigError."""
+        options.parse(options.split(parameters)[0], "parameters")
+        local = self._config.store.local
+        if local is None:
+            return capacity.LARGEST
+        try:
+            state = await to_thread(os.statvfs, local)
+        except OSError as error:
+            raise ConfigError(f"store.local: {local}: {error.strerror}") from None
+        return state.f_bavail * state.f_frsize
+
+    async def expand(
+        self, volume_id: str, required_bytes: int, limit_bytes: int, secrets: Secrets
+    ) -> int:
+        """The capacity after growing; a volume that is large enough stays as it is.
+
+        Raises CapacityOutOfRange, ConfigError, VolumeNotFound, VolumeBusy, StoreError.
+        """
+        capacity.check_range(required_bytes, limit_bytes)
+        volume = parse_volume(volume_id)
+
+        def grow(record: VolumeRecord) -> VolumeRecord:
+            grown = capacity.grown(record.capacity_bytes, required_bytes, limit_bytes)
+            return record.model_copy(update={"capacity_bytes": grown})
+
+        async with self._session.volume_home(volume, secrets) as home:
+            record = await change(home, volume, grow)
+        # A volume without a limit has what is asked for, too.
+        return record.capacity_bytes or required_bytes
+
+    async def modify(self, volume_id: str, mutable: Mapping[str, str], secrets: Secrets) -> None:
+        """Change parameters that can be changed; those not named stay as they are. Nodes apply
+        them when the kubelet next publishes the volume.
+
+        Raises ConfigError, VolumeNotFound, VolumeBusy, StoreError.
+        """
+        options.parse_mutable(mutable, "mutable parameters")
+        volume = parse_volume(volume_id)
+
+        def update(record: VolumeRecord) -> VolumeRecord:
+            return record.model_copy(update={"mutable": {**record.mutable, **mutable}})
+
+        async with self._session.volume_home(volume, secrets) as home:
+            await change(home, volume, update)
+
+    async def condition(self, volume_id: str, secrets: Secrets) -> tuple[bool, str]:
+        """Whether something is wrong with a volume, and what. Raises VolumeNotFound."""
+        volume = parse_volume(volume_id)
+        try:
+            access = await self._session.access(volume, secrets)
+            async with access.store(volume.bucket) as store:
+                record = (await read_ready(volumes(store), volume)).record
+            content = content_of(volume, record)
+            async with access.store(content.bucket, content.prefix) as store:
+                await store.check()
+        except VolumeNotFound:
+            raise
+        except SlayerError as error:
+            return True, str(error)
+        return False, "bucket and record answer"
+
+    async def delete_ephemeral(self, volume_id: str) -> None:
+        """Delete the content of an inline volume that lived as long as its pod; nothing else of
+        any volume can be below the prefix that is derived from its id.
+
+        Raises VolumeBusy (it goes on: ask again), StoreError.
+        """
+        home = self._session.default_bucket()
+        if home is None:
+            return
+        access = await self._session.driver_access()
+        content = Content(home.bucket, ephemeral_prefix(volume_id), False)
+        what = f"ephemeral volume {volume_id} is being deleted"
+        await self._session.jobs.join(
+            f"delete ephemeral {volume_id}",
+            what,
+            lambda progress: clear(self._session, access, content, lambda: None, progress),
+        )
+        if access.local:
+            await access.remove(content.bucket, content.prefix)

@@ -1,0 +1,92 @@
+"""DeleteVolume and DeleteSnapshot: first the record says so, then content goes, then the record.
+
+Snapshots of a volume are copies: they stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from csi_slayer.errors import BucketNotFound, VolumeNotFound
+from csi_slayer.volumes.deletion import delete_content
+from csi_slayer.volumes.ids import ObjectId
+from csi_slayer.volumes.jobs import Progress
+from csi_slayer.volumes.layout import Content, content_of
+from csi_slayer.volumes.lease import Lease
+from csi_slayer.volumes.places import Access
+from csi_slayer.volumes.records import State, VolumeRecord
+from csi_slayer.volumes.session import Session, volumes
+
+log = structlog.get_logger(__name__)
+
+
+async def remove_volume(
+    session: Session, access: Access, volume: ObjectId, progress: Progress
+) -> None:
+    """Delete a volume with everything in it; one that is not there is no error."""
+    try:
+        async with access.store(volume.bucket) as store:
+            home = volumes(store)
+            found = await home.read(volume)
+            content = content_of(volume, found.record)
+            lease = session.lease(home, volume)
+            await lease.take(found, state=State.DELETING)
+            await lease.run(lambda: _clear_volume(session, access, content, lease, progress))
+    except VolumeNotFound:
+        return
+    except BucketNotFound as error:
+        log.warning("a volume's bucket is gone, and the volume with it", reason=str(error))
+
+
+async def _clear_volume(
+    session: Session,
+    access: Access,
+    content: Content,
+    lease: Lease[VolumeRecord],
+    progress: Progress,
+) -> None:
+    if not content.own or lease.record.bucket_made:
+        await clear(session, access, content, lease.check, progress)
+    if content.own:
+        await _remove_bucket(access, content, lease)
+    elif access.local:
+        lease.check()
+        await access.remove(content.bucket, content.prefix)
+    await lease.remove()
+
+
+async def clear(
+    session: Session,
+    access: Access,
+    content: Content,
+    check: Callable[[], None],
+    progress: Progress,
+) -> None:
+    """Delete all objects of a prefix or of an own bucket, which may be gone already."""
+    try:
+        async with access.store(content.bucket, content.prefix) as store:
+            await delete_content(store, progress, session.parallel, check)
+            if content.prefix:
+                # The object whose key is the prefix itself: some tools make one as a "directory".
+                await store.delete("")
+    except BucketNotFound:
+        if not content.own and not access.local:
+            raise
+
+
+async def _remove_bucket(access: Access, content: Content, lease: Lease[VolumeRecord]) -> None:
+    """Delete the bucket that was the volume's alone; one that we may not have made, and that is
+    not empty, stays."""
+    lease.check()
+    if not lease.record.bucket_made:
+        try:
+            async with access.store(content.bucket) as store:
+                page = await store.list_page("", delimiter=False, limit=1)
+        except BucketNotFound:
+            return
+        if page.objects:
+            log.warning("a bucket stays: it was not made for the volume", bucket=content.bucket)
+            return
+    await access.remove(content.bucket)
