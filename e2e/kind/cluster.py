@@ -115,7 +115,7 @@ def start_s3(state: Path, keys: tuple[str, str], run: Run) -> dict[str, str]:
         "versitygw": (
             7070,
             {"ROOT_ACCESS_KEY": keys[0], "ROOT_SECRET_KEY": keys[1]},
-            ["--tmpfs=/data"],
+            ["--volume=/data"],
             [VERSITYGW, "--port=:7070", "posix", "--sidecar=/tmp", "/data"],
         ),
         "minio": (

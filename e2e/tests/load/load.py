@@ -96,7 +96,7 @@ class Load:
     def going(self) -> bool:
         return not self.stop.is_set() and not self.failed.is_set()
 
-    def _expect(self, path: Path, content: bytes) -> None:
+    def _expect(self, path: Path, content: bytes | bytearray) -> None:
         with self.lock:
             name = str(path.relative_to(self.root))
             self.expected[name] = hashlib.sha256(content).hexdigest()

@@ -82,7 +82,7 @@ class Api:
             raise
         return found
 
-    def list(
+    def list_all(
         self, kind: str, namespace: str | None = None, selector: str | None = None
     ) -> list[Object]:
         answer = self._resource(kind).get(namespace=namespace, label_selector=selector)
@@ -150,7 +150,7 @@ class Api:
         """Those about one object."""
         return [
             event
-            for event in self.list("Event", namespace)
+            for event in self.list_all("Event", namespace)
             if event["involvedObject"].get("name") == name
         ]
 
@@ -171,6 +171,16 @@ class Api:
             pod, namespace, container=container, **options
         )
         return text
+
+    def follow(self, namespace: str, pod: str) -> Iterator[bytes]:
+        """The lines of a pod's log, from its beginning until it ends."""
+        response = self.core.read_namespaced_pod_log(
+            pod, namespace, follow=True, _preload_content=False
+        )
+        buffer = b""
+        for part in response.stream():
+            *lines, buffer = (buffer + part).split(b"\n")
+            yield from lines
 
     def exec(
         self,

@@ -6,7 +6,6 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from kubernetes.client.exceptions import ApiException
 
@@ -34,22 +33,22 @@ def _space(space: Space) -> Iterator[tuple[str, str]]:
     events = [
         f"{e.get('lastTimestamp') or e.get('eventTime')} {e['involvedObject'].get('kind')}"
         f"/{e['involvedObject'].get('name')} {e.get('reason')}: {e.get('message')}"
-        for e in space.api.list("Event", space.name)
+        for e in space.api.list_all("Event", space.name)
     ]
     yield "events", "\n".join(sorted(events))
     for kind in ("Pod", "PersistentVolumeClaim", "VolumeSnapshot"):
-        found = space.api.list(kind, space.name)
+        found = space.api.list_all(kind, space.name)
         if found:
             text = json.dumps([{i["metadata"]["name"]: i.get("status")} for i in found], indent=1)
             yield f"{kind.lower()}s", text
-    for pod in space.api.list("Pod", space.name):
+    for pod in space.api.list_all("Pod", space.name):
         name = pod["metadata"]["name"]
         if text := _log(space, space.name, name, None, None):
             yield f"log-{name}", text
 
 
 def _driver(space: Space, seconds: int) -> Iterator[tuple[str, str]]:
-    for pod in space.api.list("Pod", NAMESPACE):
+    for pod in space.api.list_all("Pod", NAMESPACE):
         name = pod["metadata"]["name"]
         for container in pod["spec"]["containers"]:
             if text := _log(space, NAMESPACE, name, container["name"], seconds):

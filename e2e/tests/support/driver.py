@@ -37,7 +37,7 @@ class Driver:
     def pods(self, component: str) -> list[Object]:
         """``node``, ``keeper`` or ``controller``; those that end are left out."""
         selector = f"app.kubernetes.io/name={RELEASE},app.kubernetes.io/component={component}"
-        found = self._api.list("Pod", NAMESPACE, selector)
+        found = self._api.list_all("Pod", NAMESPACE, selector)
         return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
 
     def delete_pods(self, component: str) -> None:
@@ -61,7 +61,7 @@ class Driver:
             current = status.get("observedGeneration") == seen["metadata"]["generation"]
             if kind == "Deployment":
                 wanted = seen["spec"]["replicas"]
-                names = ("readyReplicas", "updatedReplicas", "replicas")
+                names: tuple[str, ...] = ("readyReplicas", "updatedReplicas", "replicas")
             else:
                 wanted = status["desiredNumberScheduled"]
                 names = ("numberReady",)
@@ -94,7 +94,7 @@ class Driver:
         while True:
             volumes = [
                 volume["metadata"]["name"]
-                for volume in self._api.list("PersistentVolume")
+                for volume in self._api.list_all("PersistentVolume")
                 if (volume["spec"].get("csi") or {}).get("driver") == DRIVER
             ]
             left = volumes, [status["url"] for status in self.workers()]

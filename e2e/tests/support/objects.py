@@ -30,9 +30,13 @@ def of_claim(name: str, read_only: bool = False) -> Object:
     return {"persistentVolumeClaim": {"claimName": name, "readOnly": read_only}}
 
 
-def inline(secret: str | None = None, read_only: bool = False, **attributes: str) -> Object:
+def inline(
+    attributes: dict[str, str] | None = None, secret: str | None = None, read_only: bool = False
+) -> Object:
     """A volume of a pod that the driver makes for it alone."""
-    source: Object = {"driver": DRIVER, "readOnly": read_only, "volumeAttributes": attributes}
+    source: Object = {"driver": DRIVER, "readOnly": read_only}
+    if attributes:
+        source["volumeAttributes"] = attributes
     if secret is not None:
         source["nodePublishSecretRef"] = {"name": secret}
     return {"csi": source}
