@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from csi_slayer.errors import (
+    CapacityOutOfRange,
     ConfigError,
     PreconditionFailed,
     VolumeBusy,
@@ -13,11 +14,13 @@ from csi_slayer.errors import (
     VolumeNotFound,
 )
 from csi_slayer.volumes import capacity, options
+from csi_slayer.volumes.copying import copy_content
 from csi_slayer.volumes.home import Found, Home
 from csi_slayer.volumes.ids import Kind, ObjectId, safe_name
 from csi_slayer.volumes.jobs import Progress
 from csi_slayer.volumes.layout import Content, content_of, planned_content
 from csi_slayer.volumes.lease import Lease
+from csi_slayer.volumes.origin import Origin
 from csi_slayer.volumes.parameters import Provisioning, VolumeParameters
 from csi_slayer.volumes.places import Access
 from csi_slayer.volumes.records import State, VolumeRecord, id_of
@@ -99,6 +102,7 @@ class Creation:
         self._session = session
         self._access = access
         self._wish = wish
+        self._origin = None if wish.source is None else Origin(access, wish.volume, wish.source)
 
     async def run(self) -> tuple[ObjectId, VolumeRecord]:
         """The volume, made now or before. Raises SlayerError."""
@@ -147,7 +151,7 @@ class Creation:
     async def _begin(self, home: Home[VolumeRecord]) -> Found[VolumeRecord]:
         """Write the record, or find that of somebody who was faster."""
         wish = self._wish
-        chosen = capacity.choose(wish.required, wish.limit)
+        chosen = await self._choose_capacity()
         if not wish.content.own:
             await self._claim_prefix()
         later = wish.content.own or wish.source is not None
@@ -165,6 +169,39 @@ class Creation:
             return await home.create(wish.volume, record)
         except PreconditionFailed:
             return await home.read(wish.volume)
+
+    async def _choose_capacity(self) -> int:
+        """Raises CapacityOutOfRange also where the source would not fit."""
+        wish = self._wish
+        if self._origin is None:
+            return capacity.choose(wish.required, wish.limit)
+        source = await self._origin.read()
+        chosen = capacity.choose(wish.required, wish.limit, source.capacity)
+        if chosen and chosen < max(source.capacity, source.size):
+            raise CapacityOutOfRange(
+                f"capacity_range: the source has {max(source.capacity, source.size)} bytes:"
+                " the new volume needs as many"
+            )
+        return chosen
+
+    async def _copy(
+        self, origin: Origin, content: Content, lease: Lease[VolumeRecord], progress: Progress
+    ) -> None:
+        source = await origin.read()
+        async with (
+            self._access.store(source.bucket, source.prefix) as there,
+            self._access.store(content.bucket, content.prefix) as here,
+        ):
+            await copy_content(
+                there,
+                source.below,
+                here,
+                progress,
+                self._session.parallel,
+                lease.check,
+                frozen=source.frozen,
+            )
+        await origin.check_unchanged(source)
 
     async def _claim_prefix(self) -> None:
         """Raises VolumeConflict if there are objects already: they are somebody's, and would be
@@ -205,4 +242,6 @@ class Creation:
                     " and is not empty: remove it, or choose another name"
                 )
             await lease.write(bucket_made=True)
+        if self._origin is not None:
+            await self._copy(self._origin, content, lease, progress)
         return await lease.finish(state=State.READY)

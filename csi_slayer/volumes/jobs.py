@@ -22,6 +22,10 @@ MOST = 1000
 """Jobs that are known at a time; further ones are refused until some have ended."""
 
 
+class StillRunning(VolumeBusy):
+    """The job goes on; the message says how far it is."""
+
+
 @dataclass(slots=True)
 class Progress:
     """How far a job is, for the answer to a call that does not wait for its end."""
@@ -61,7 +65,7 @@ class Jobs:
     async def join(self, key: str, what: str, work: Callable[[Progress], Awaitable[T]]) -> T:
         """The result of the job ``key``, begun with ``work`` if it does not run yet.
 
-        Raises what the job raises, or VolumeBusy with its progress if it goes on.
+        Raises what the job raises, or StillRunning with its progress if it goes on.
         """
         if self._closed:
             raise VolumeBusy("the controller is about to end: ask again")
@@ -74,9 +78,9 @@ class Jobs:
         try:
             await asyncio.wait((job.task,), timeout=self._wait)
             if not job.task.done():
-                raise VolumeBusy(f"{job.progress}; it goes on: ask again")
+                raise StillRunning(f"{job.progress}; it goes on: ask again")
             if job.task.cancelled():
-                raise VolumeBusy(f"{job.progress}; the controller ends: ask again")
+                raise VolumeBusy(f"{job.progress}; it was ended: ask again")
             result: T = job.task.result()
             return result
         finally:
@@ -109,6 +113,13 @@ class Jobs:
                 job=job.progress.what,
                 reason=reason,
             )
+
+    async def stop(self, key: str) -> None:
+        """End a job of this process, if it runs: what it makes is about to be deleted."""
+        job = self._jobs.get(key)
+        if job is not None:
+            job.task.cancel()
+            await asyncio.gather(job.task, return_exceptions=True)
 
     async def close(self) -> None:
         """Cancel all and wait for their end; what they did stays, and is found in the buckets."""

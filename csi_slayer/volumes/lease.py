@@ -38,6 +38,7 @@ class Lease(Generic[R]):
         self._lock = asyncio.Lock()
         self._held: Found[R] | None = None
         self._renewed = 0.0
+        self._rest = 0.0
 
     @property
     def record(self) -> R:
@@ -53,10 +54,16 @@ class Lease(Generic[R]):
         """The record has been created as :meth:`marked` by this process just now."""
         self._hold(found)
 
-    async def take(self, found: Found[R], **changes: Any) -> None:
+    async def take(self, found: Found[R], *, preempt: bool = False, **changes: Any) -> None:
         """Write the record with ``changes`` and this owner. Waits as long as it takes to know that
-        an earlier owner is gone. Raises VolumeBusy if he is not, or another was faster."""
-        if found.record.lease is not None:
+        an earlier owner is gone. Raises VolumeBusy if he is not, or another was faster.
+
+        ``preempt``: take it from an owner who may be alive, and let :meth:`run` begin only when he
+        must have noticed.
+        """
+        if found.record.lease is not None and preempt:
+            self._rest = self._seconds
+        elif found.record.lease is not None:
             await self._watch(found)
         record = self.marked(_changed(found.record, **changes))
         started = time.monotonic()
@@ -119,7 +126,12 @@ class Lease(Generic[R]):
 
         However it ends, the lease is given up, so that nobody has to wait for it.
         """
-        working = asyncio.ensure_future(work())
+
+        async def begin() -> T:
+            await asyncio.sleep(self._rest)
+            return await work()
+
+        working = asyncio.get_running_loop().create_task(begin())
         renewing = asyncio.get_running_loop().create_task(self._renew())
         try:
             await asyncio.wait((working, renewing), return_when=asyncio.FIRST_COMPLETED)

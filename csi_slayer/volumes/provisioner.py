@@ -16,16 +16,19 @@ from csi_slayer.volumes import capacity, options, tokens
 from csi_slayer.volumes.creation import Creation, understand
 from csi_slayer.volumes.ids import Kind, ObjectId, ephemeral_prefix, parse
 from csi_slayer.volumes.layout import Content, content_of
-from csi_slayer.volumes.records import State, VolumeRecord, id_of
-from csi_slayer.volumes.removal import clear, remove_volume
+from csi_slayer.volumes.listing import filtered_page
+from csi_slayer.volumes.records import SnapshotRecord, State, VolumeRecord, id_of
+from csi_slayer.volumes.removal import clear, remove_snapshot, remove_volume
 from csi_slayer.volumes.session import (
     Secrets,
     Session,
     change,
     parse_volume,
     read_ready,
+    snapshots,
     volumes,
 )
+from csi_slayer.volumes.snapshots import SnapshotCreation, creation_key
 
 
 class Provisioner:
@@ -107,13 +110,11 @@ class Provisioner:
             return [], ""
         access = await self._session.driver_access()
         async with access.store(where.bucket) as store:
-            found, following = await volumes(store).page(where, after, limit)
-        ready = [
-            (id_of(volume, record), record)
-            for volume, record in found
-            if record.state is State.READY
-        ]
-        return ready, tokens.make(Kind.VOLUME, following)
+            found, following = await filtered_page(
+                volumes(store), where, after, limit, lambda record: record.state is State.READY
+            )
+        named = [(id_of(volume, record), record) for volume, record in found]
+        return named, tokens.make(Kind.VOLUME, following)
 
     async def capacity(self, parameters: Mapping[str, str]) -> int:
         """Bytes that new volumes may have: of an S3 service a large number, of a local directory
@@ -178,6 +179,75 @@ class Provisioner:
             return True, str(error)
         return False, "bucket and record answer"
 
+    async def create_snapshot(
+        self, name: str, source_volume_id: str, parameters: Mapping[str, str], secrets: Secrets
+    ) -> tuple[ObjectId, SnapshotRecord]:
+        """The snapshot of this name, made now or before; its state is CREATING while copies go on.
+
+        Raises ConfigError, VolumeConflict (same name, another volume), VolumeNotFound (source),
+        VolumeBusy, StoreError.
+        """
+        volume = parse_volume(source_volume_id)
+        access = await self._session.access(volume, secrets)
+        return await SnapshotCreation(self._session, access, volume, name).run(parameters)
+
+    async def delete_snapshot(self, snapshot_id: str, secrets: Secrets) -> None:
+        """Delete a snapshot; an id that is not this driver's, or of one that is gone: nothing to
+        do. Raises VolumeBusy (it goes on: ask again), StoreError."""
+        try:
+            snapshot = parse(snapshot_id, Kind.SNAPSHOT)
+        except ConfigError:
+            return
+        access = await self._session.access(snapshot, secrets)
+        await self._session.jobs.stop(creation_key(snapshot))
+        await self._session.jobs.join(
+            f"delete {snapshot}",
+            f"snapshot {snapshot} is being deleted",
+            lambda progress: remove_snapshot(self._session, access, snapshot, progress),
+        )
+
+    async def list_snapshots(
+        self,
+        token: str,
+        limit: int,
+        *,
+        snapshot_id: str | None,
+        source: str | None,
+        secrets: Secrets,
+    ) -> tuple[list[tuple[ObjectId, SnapshotRecord]], str]:
+        """Snapshots that are there or being made: one, those of a volume, or those with their
+        record in the driver's own bucket; and the token of the next page.
+
+        An id of nothing lists nothing. Raises VolumeBusy for a token that is none, StoreError.
+        """
+        after = tokens.read(Kind.SNAPSHOT, token)
+        if snapshot_id is not None:
+            return await self._one_snapshot(snapshot_id, source, secrets), ""
+        try:
+            where = parse(source, Kind.VOLUME) if source else self._session.default_bucket()
+        except ConfigError:
+            where = None
+        if where is None:
+            return [], ""
+        access = await self._session.access(where, secrets)
+        async with access.store(where.bucket) as store:
+            found, following = await filtered_page(
+                snapshots(store), where, after, limit, lambda record: _shown(record, source)
+            )
+        return found, tokens.make(Kind.SNAPSHOT, following)
+
+    async def _one_snapshot(
+        self, text: str, source: str | None, secrets: Secrets
+    ) -> list[tuple[ObjectId, SnapshotRecord]]:
+        try:
+            snapshot = parse(text, Kind.SNAPSHOT)
+            access = await self._session.access(snapshot, secrets)
+            async with access.store(snapshot.bucket) as store:
+                record = (await snapshots(store).read(snapshot)).record
+        except (VolumeNotFound, ConfigError):
+            return []
+        return [(snapshot, record)] if _shown(record, source) else []
+
     async def delete_ephemeral(self, volume_id: str) -> None:
         """Delete the content of an inline volume that lived as long as its pod; nothing else of
         any volume can be below the prefix that is derived from its id.
@@ -197,3 +267,7 @@ class Provisioner:
         )
         if access.local:
             await access.remove(content.bucket, content.prefix)
+
+
+def _shown(record: SnapshotRecord, source: str | None) -> bool:
+    return record.state is not State.DELETING and source in (None, record.source)

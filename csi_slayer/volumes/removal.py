@@ -17,7 +17,7 @@ from csi_slayer.volumes.layout import Content, content_of
 from csi_slayer.volumes.lease import Lease
 from csi_slayer.volumes.places import Access
 from csi_slayer.volumes.records import State, VolumeRecord
-from csi_slayer.volumes.session import Session, volumes
+from csi_slayer.volumes.session import Session, snapshots, volumes
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +32,8 @@ async def remove_volume(
             found = await home.read(volume)
             content = content_of(volume, found.record)
             lease = session.lease(home, volume)
-            await lease.take(found, state=State.DELETING)
+            making = found.record.state is State.CREATING
+            await lease.take(found, preempt=making, state=State.DELETING)
             await lease.run(lambda: _clear_volume(session, access, content, lease, progress))
     except VolumeNotFound:
         return
@@ -90,3 +91,30 @@ async def _remove_bucket(access: Access, content: Content, lease: Lease[VolumeRe
             log.warning("a bucket stays: it was not made for the volume", bucket=content.bucket)
             return
     await access.remove(content.bucket)
+
+
+async def remove_snapshot(
+    session: Session, access: Access, snapshot: ObjectId, progress: Progress
+) -> None:
+    """Delete a snapshot's copies, manifest and record; one that is not there is no error."""
+    content = Content(snapshot.bucket, snapshot.snapshot_prefix, False)
+    try:
+        async with access.store(snapshot.bucket) as store:
+            home = snapshots(store)
+            found = await home.read(snapshot)
+            lease = session.snapshot_lease(home, snapshot)
+            making = found.record.state is State.CREATING
+            await lease.take(found, preempt=making, state=State.DELETING)
+
+            async def work() -> None:
+                await clear(session, access, content, lease.check, progress)
+                if access.local:
+                    lease.check()
+                    await access.remove(content.bucket, content.prefix)
+                await lease.remove()
+
+            await lease.run(work)
+    except VolumeNotFound:
+        return
+    except BucketNotFound as error:
+        log.warning("a snapshot's bucket is gone, and the snapshot with it", reason=str(error))

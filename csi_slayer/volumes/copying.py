@@ -1,0 +1,114 @@
+"""Server-side copies of whole volumes and snapshots.
+
+What has been copied is what the target has: a copy that was interrupted goes on by comparing two
+listings. An object that changes while it is copied is copied as it is then; one that has vanished
+since it was listed is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from csi_slayer.errors import ObjectNotFound, PreconditionFailed, StoreIntegrityError, VolumeBusy
+from csi_slayer.store.base import ObjectInfo, ObjectStore
+from csi_slayer.volumes.bounded import for_each
+from csi_slayer.volumes.jobs import Progress
+
+# Of an object that changes again and again while it is copied.
+_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """``etag``: the version of the source that was copied."""
+
+    size: int
+    etag: str
+
+
+async def copy_object(
+    origin: ObjectStore, source: str, target_store: ObjectStore, target: str, etag: str
+) -> Copied | None:
+    """Copy the version ``etag``, or the one that is there instead; None if there is none any more.
+
+    Raises VolumeBusy for an object that never stays the same for as long as a copy takes.
+    """
+    for _ in range(_TRIES):
+        try:
+            made = await target_store.copy_from(origin, source, target, source_etag=etag)
+            return Copied(made.size, etag)
+        except PreconditionFailed:
+            try:
+                etag = (await origin.head(source)).etag
+            except ObjectNotFound:
+                return None
+        except ObjectNotFound:
+            return None
+    raise VolumeBusy(f"{source!r} changes faster than it can be copied: ask again")
+
+
+async def copy_content(
+    origin: ObjectStore,
+    below: str,
+    target: ObjectStore,
+    progress: Progress,
+    parallel: int,
+    check: Callable[[], None],
+    *,
+    frozen: bool,
+) -> None:
+    """Copy every object whose key begins with ``below`` to the key without it.
+
+    ``frozen``: nothing changes there, so that an object that is missing is an error.
+    ``check`` is called before each copy and raises when this process must not go on.
+    """
+
+    async def missing() -> AsyncIterator[ObjectInfo]:
+        fresh = not (await target.list_page("", delimiter=False, limit=1)).objects
+        after = ""
+        async for page in _pages(origin, below, check):
+            last = page[-1].key.removeprefix(below)
+            present = {} if fresh else await _sizes(target, after, last)
+            for info in page:
+                key = info.key.removeprefix(below)
+                if key and present.get(key) != info.size:
+                    yield info
+            after = last
+
+    async def one(info: ObjectInfo) -> None:
+        check()
+        key = info.key.removeprefix(below)
+        copied = await copy_object(origin, info.key, target, key, info.etag)
+        if copied is not None:
+            progress.add(1, copied.size)
+        elif frozen:
+            raise StoreIntegrityError(f"{info.key!r}, a part of the snapshot, has vanished")
+
+    await for_each(missing(), one, parallel)
+
+
+async def _pages(
+    store: ObjectStore, below: str, check: Callable[[], None]
+) -> AsyncIterator[list[ObjectInfo]]:
+    token: str | None = None
+    while True:
+        check()
+        page = await store.list_page(below, delimiter=False, token=token)
+        if page.objects:
+            yield list(page.objects)
+        token = page.token
+        if token is None:
+            return
+
+
+async def _sizes(store: ObjectStore, after: str, last: str) -> dict[str, int]:
+    """Sizes of the objects behind ``after``, up to and with ``last``."""
+    found: dict[str, int] = {}
+    token: str | None = None
+    while True:
+        page = await store.list_page("", delimiter=False, token=token, start_after=after or None)
+        found |= {info.key: info.size for info in page.objects}
+        token = page.token
+        if token is None or (page.objects and page.objects[-1].key >= last):
+            return found
