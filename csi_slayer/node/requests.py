@@ -8,16 +8,7 @@ from dataclasses import dataclass, field
 import xxhash
 
 from csi_slayer.config import MountConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Pod:
-    """The pod that a volume is published for, where the kubelet says it (podInfoOnMount)."""
-
-    name: str
-    namespace: str
-    uid: str
-    service_account: str = ""
+from csi_slayer.volumes.pods import Pod as Pod
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ from csi_slayer.errors import (
     VolumeInUse,
     VolumeNotFound,
 )
-from csi_slayer.node.requests import Pod
 from csi_slayer.store.buckets import create_bucket
 from csi_slayer.store.options import StoreOptions
 from csi_slayer.volumes import inline, mount_options, options
@@ -30,6 +29,7 @@ from csi_slayer.volumes.ids import Kind, ObjectId, ephemeral_prefix, parse
 from csi_slayer.volumes.layout import Content, content_of
 from csi_slayer.volumes.parameters import VolumeParameters
 from csi_slayer.volumes.places import Access, Service, mount_config, store_fields, url_of
+from csi_slayer.volumes.pods import Pod
 from csi_slayer.volumes.records import State, VolumeRecord
 from csi_slayer.volumes.session import volumes
 from csi_slayer.volumes.stores import StorePool
