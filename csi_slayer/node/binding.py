@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -125,6 +126,15 @@ def shown(path: str, connection: int) -> bool:
     """Whether the topmost mount at the path is that of the connection."""
     entry = mounts.find(path)
     return entry is not None and entry.fstype == mounts.TYPE and entry.connection == connection
+
+
+def alive(fuse_fd: int | None) -> bool:
+    """Whether a connection to the kernel still has its mount."""
+    if fuse_fd is None:
+        return False
+    poll = select.poll()
+    poll.register(fuse_fd, 0)
+    return not poll.poll(0)
 
 
 def unmount(path: str) -> None:

@@ -26,8 +26,14 @@ def remove_state(places: Places, mount_id: str) -> None:
     """Remove what a volume's workers kept on this machine. Not for one with something pending;
     conflicts stay, they are for a person to look at."""
     shutil.rmtree(places.state(mount_id), ignore_errors=True)
-    for directory in (places.staging(mount_id), Path(places.mountpoint(mount_id))):
-        with contextlib.suppress(OSError):
-            directory.rmdir()  # if it is empty
+    with contextlib.suppress(OSError):
+        places.staging(mount_id).rmdir()  # if it is empty
+    remove_places(places, mount_id)
+
+
+def remove_places(places: Places, mount_id: str) -> None:
+    """Remove the private mount point, with nothing mounted there, and the control socket."""
+    with contextlib.suppress(OSError):
+        Path(places.mountpoint(mount_id)).rmdir()
     with contextlib.suppress(FileNotFoundError):
         Path(places.control(mount_id)).unlink()

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from csi_slayer.config import MountConfig
 from csi_slayer.config.driver import DriverConfig
 from csi_slayer.errors import (
     ConfigError,
@@ -27,6 +28,7 @@ from csi_slayer.node.binding import Binder
 from csi_slayer.node.keeping import Held, Keeping
 from csi_slayer.node.launcher import Launcher
 from csi_slayer.node.records import Places, Record, Target
+from csi_slayer.node.recovery import Recovery
 from csi_slayer.node.requests import Condition, PublishRequest, VolumeStats
 from csi_slayer.node.volume import Node, Volume, public
 
@@ -50,6 +52,7 @@ class NodeVolumes:
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._calls: set[asyncio.Task[Any]] = set()
         self._released: list[str] = []
+        self._orphans: set[str] = set()
         self._binder = Binder(Path(config.node.kubelet_directory))
         self._node = Node(
             Places.of(config),
@@ -64,7 +67,10 @@ class NodeVolumes:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         await asyncio.to_thread(self._node.places.make)
         await self._node.launcher.start()
-        await self._node.keeping.start()
+        held = await self._node.keeping.start()
+        recovery = Recovery(self._config, self._node.places, self._binder, self._adopt)
+        recovered = await recovery.run(held)
+        self._orphans = recovered.orphans
 
     async def close(self) -> None:
         """End the workers and leave their mounts to the keeper."""
@@ -134,6 +140,14 @@ class NodeVolumes:
     def published(self, volume_id: str) -> bool:
         return any(volume.record.targets for volume in self._of(volume_id))
 
+    async def _adopt(self, record: Record, config: MountConfig, held: Held) -> None:
+        volume = Volume(self._node, record, config, self._on_gone)
+        session = held.state["session"]
+        await volume.resume(session, held.fuse_fd, held.state["restarts"])
+        self._volumes[volume.id] = volume
+        if not record.targets and not session.get("unmounted"):
+            self._spawn(record.volume_id, volume.finish(self._config.node.flush_timeout))
+
     # -- inside ---------------------------------------------------------------------------------
 
     async def _publish(self, request: PublishRequest, path: str) -> None:
@@ -187,6 +201,7 @@ class NodeVolumes:
         )
         volume = Volume(self._node, record, request.config, self._on_gone)
         self._volumes[volume.id] = volume
+        self._orphans.discard(volume.id)
         try:
             await volume.mount(self._config.node.start_timeout)
         except BaseException:
@@ -237,6 +252,10 @@ class NodeVolumes:
     def _describe(self, mount_id: str) -> Held | None:
         volume = self._volumes.get(mount_id)
         return None if volume is None else volume.describe()
+
+    def _spawn(self, volume_id: str, work: Coroutine[Any, Any, Any]) -> None:
+        self._calls.add(task := asyncio.create_task(self._whole(volume_id, work)))
+        task.add_done_callback(self._done)
 
     async def _whole(self, volume_id: str, work: Coroutine[Any, Any, Result]) -> Result:
         """Do it when it is the volume's turn, to the end even if the caller goes away."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import structlog
 
 from csi_slayer.config import MountConfig
-from csi_slayer.errors import MountFailed, VolumeConflict
+from csi_slayer.errors import MountFailed, SlayerError, VolumeConflict
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.node import binding, leftover, registry
 from csi_slayer.node.binding import Binder
@@ -61,6 +60,7 @@ class Volume:
         self._lock = -1
         self._saving = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._established = False
         self._stopped = False
         self.running: Running | None = None
 
@@ -98,6 +98,7 @@ class Volume:
         connection = self.record.connection
         if connection is None or not binding.shown(self.private, connection):
             raise MountFailed("the volume was unmounted while it was being mounted: try again")
+        self._established = True
 
     async def resume(self, session: dict[str, Any], fuse_fd: int | None, restarts: int) -> None:
         """A new worker for a mount that there is, or, with ``{"unmounted": true}``, for what is
@@ -108,12 +109,15 @@ class Volume:
             if fuse_fd is not None:
                 os.close(fuse_fd)
             raise
+        self._established = True
         self._start(
             Lifecycle(self._spec(), bound=True, session=session, fuse_fd=fuse_fd, restarts=restarts)
         )
 
     async def finish(self, timeout: float) -> bool:
         """Unmount, and wait until all is uploaded; False if that takes longer: it goes on then."""
+        if self._stopped:
+            return True  # a successor has it
         assert self.running is not None
         await asyncio.to_thread(binding.unmount, self.private)
         if await self.running.gone(timeout):
@@ -137,20 +141,28 @@ class Volume:
     async def discard(self) -> None:
         """Stop, and leave nothing but what may not be lost: for a volume that did not mount."""
         await self.stop()
-        await asyncio.to_thread(self._clear_away)
         await self._remove()
 
     # -- while it is mounted --------------------------------------------------------------------
 
     async def bind(self, path: str, target: Target) -> None:
         """Show it at the path as well. Raises MountFailed, ConfigError."""
-        assert self.record.connection is not None
-        await asyncio.to_thread(
-            self._node.binder.bind, self.private, path, self.record.connection, target.options
-        )
-        if self.record.targets.get(path) != target:
+        connection = self.record.connection
+        assert connection is not None
+        new = self.record.targets.get(path) != target
+        if new:
+            # Before it is done: whoever comes after a crash has to know of it.
             self.record.targets[path] = target
             await self.save()
+        try:
+            await asyncio.to_thread(
+                self._node.binder.bind, self.private, path, connection, target.options
+            )
+        except SlayerError:
+            if new:
+                del self.record.targets[path]
+                await self.save()
+            raise
 
     async def unbind(self, path: str) -> None:
         """Show it there no more. Raises MountFailed."""
@@ -256,7 +268,7 @@ class Volume:
         await self.save()
 
     async def _ended(self) -> None:
-        if self._stopped:
+        if self._stopped or not self._established:
             return
         await self._remove()
         self._gone(self)
@@ -272,9 +284,16 @@ class Volume:
     def _remove_files(self) -> None:
         registry.remove(self.id)
         places = self._node.places
+        self._clear_away()
+        for path in self.record.targets:
+            # The volume was unmounted by somebody else, or its connection ended.
+            if self.record.connection and binding.shown(path, self.record.connection):
+                mounts.unmount(path, lazy=True)
         if leftover.pending(places.state(self.id)) == 0:
             leftover.remove_state(places, self.id)
             places.forget(self.id)
+        else:
+            leftover.remove_places(places, self.id)
 
     def _make_way(self) -> None:
         os.makedirs(self.private, mode=0o700, exist_ok=True)
@@ -293,12 +312,10 @@ class Volume:
         """End the connection where something outside, such as a mount namespace that got a copy of
         the mount, would keep it for ever. What was written is staged, and is uploaded."""
         life = self.running.life if self.running is not None else None
-        if life is None or life.fuse_fd is None or self.record.connection is None:
+        if life is None or self.record.connection is None:
             return
-        poll = select.poll()
-        poll.register(life.fuse_fd, 0)
-        if poll.poll(0):
-            return  # it has ended, and its number may be another's by now
+        if not binding.alive(life.fuse_fd):
+            return  # its number may be another's by now
         log.warning("connection_aborted", connection=self.record.connection)
         mounts.abort(self.record.connection)
 

@@ -1,0 +1,223 @@
+"""What an earlier node service has left is taken over, or mended where it is dead.
+
+* What the keeper holds lives: its mounts go on with new workers.
+* Workers of an earlier node service are ended first; theirs would be two for one mount.
+* Mounts whose connection nobody holds are dead: they are ended, so that nobody hangs in them, and
+  taken away, so that the next publication mounts anew.
+* What such volumes had still to upload is uploaded where the driver's own identity may do it, else
+  by the next publication, and reported until then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import BaseModel
+
+from csi_slayer.config import MountConfig
+from csi_slayer.config.driver import DriverConfig
+from csi_slayer.errors import ConfigError, SlayerError
+from csi_slayer.fuse import mount as mounts
+from csi_slayer.node import leftover, registry
+from csi_slayer.node.binding import Binder, alive
+from csi_slayer.node.keeping import Held
+from csi_slayer.node.lock import is_locked
+from csi_slayer.node.records import Places, Record, WorkerMark, boot_id, mark
+from csi_slayer.volumes.identity import driver_identity
+
+log = structlog.get_logger(__name__)
+
+END_TIMEOUT = 10.0
+"""Seconds that a killed worker may take to be gone."""
+
+Adopt = Callable[[Record, MountConfig, Held], Awaitable[None]]
+"""Starts a worker for what was held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """``orphans``: ids of state directories with something to upload that nobody uploads.
+    ``lost``: records of volumes whose pods have a dead mount now."""
+
+    orphans: set[str]
+    lost: list[Record]
+
+
+class Recovery:
+    """One start of the node service."""
+
+    def __init__(self, config: DriverConfig, places: Places, binder: Binder, adopt: Adopt) -> None:
+        self._config = config
+        self._places = places
+        self._binder = binder
+        self._adopt = adopt
+
+    async def run(self, held: dict[str, Held]) -> Recovered:
+        """``held``: what the keeper has. Its descriptors are taken over."""
+        records = {r.mount_id: r for r in await asyncio.to_thread(lambda: [*self._places.read()])}
+        known = {**_records_of(held), **records}
+        await asyncio.gather(
+            *(asyncio.to_thread(_end, record.worker) for record in known.values() if record.worker)
+        )
+        live = {name: entry for name, entry in held.items() if self._lives(name, entry, known)}
+        connections = {
+            record.connection for name in live if (record := known[name]).connection is not None
+        }
+        dead = [record for name, record in known.items() if name not in live]
+        broken = await asyncio.to_thread(self._mend, dead, connections)
+        await asyncio.gather(*(self._resume(known[name], entry) for name, entry in live.items()))
+        await asyncio.gather(*(self._settle(record) for record in dead))
+        orphans = await asyncio.to_thread(self._orphans, set(known) - {r.mount_id for r in dead})
+        return Recovered(orphans, [r for r in dead if r.mount_id in broken])
+
+    def _lives(self, name: str, entry: Held, known: dict[str, Record]) -> bool:
+        """Whether a worker can go on with it; if not it is let go."""
+        if name in known and (entry.state["session"].get("unmounted") or alive(entry.fuse_fd)):
+            return True
+        if entry.fuse_fd is not None:
+            os.close(entry.fuse_fd)
+            entry.fuse_fd = None
+        return False
+
+    async def _resume(self, record: Record, entry: Held) -> None:
+        try:
+            config = self._renewed(understood(entry.spec))
+            record.connection = entry.state["session"].get("connection")
+            record.boot = boot_id()
+            await self._adopt(record, config, entry)
+            log.info("taken_over", volume=record.volume_id, targets=len(record.targets))
+        except SlayerError as error:
+            log.error("cannot_take_over", volume=record.volume_id, error=str(error))
+
+    def _renewed(self, config: MountConfig) -> MountConfig:
+        """What the configuration says of the node is as the node has it now; what the kernel was
+        told and where the data is stays."""
+        driver = self._config
+        values: dict[str, Any] = {"log": driver.log, "tracing": driver.tracing}
+        if driver.cache.directory == config.cache.directory:
+            values["cache"] = driver.cache
+        return config.model_copy(update=values)
+
+    def _mend(self, dead: list[Record], live: set[int]) -> set[str]:
+        """Take away mounts of ours that no worker can serve; returns which volumes had any."""
+        entries = [entry for entry in mounts.entries() if entry.fstype == mounts.TYPE]
+        inside = f"{self._places.mounts}/"
+        owners: dict[int, str] = {}
+        for entry in entries:
+            if entry.mountpoint.startswith(inside) and entry.connection not in live:
+                owners[entry.connection] = Path(entry.mountpoint).name
+            for record in dead:
+                if entry.mountpoint in record.targets and entry.connection not in live:
+                    owners.setdefault(entry.connection, record.mount_id)
+        ours = (inside, f"{self._binder.root}/")
+        for connection, name in owners.items():
+            log.error("dead_mount_removed", mount=name, connection=connection)
+            mounts.abort(connection)
+        for entry in reversed(entries):
+            if entry.connection in owners and entry.mountpoint.startswith(ours):
+                mounts.unmount(entry.mountpoint, lazy=True)
+        for name in set(owners.values()):
+            leftover.remove_places(self._places, name)
+        return set(owners.values())
+
+    async def _settle(self, record: Record) -> None:
+        """A volume without a mount: upload what it left, or forget it."""
+        name = record.mount_id
+        await asyncio.to_thread(registry.remove, name)
+        if await asyncio.to_thread(leftover.pending, self._places.state(name)) == 0:
+            await asyncio.to_thread(leftover.remove_state, self._places, name)
+            await asyncio.to_thread(self._places.forget, name)
+            return
+        record.targets, record.worker, record.connection = {}, None, None
+        record.boot = boot_id()
+        await asyncio.to_thread(self._places.write, record)
+        if record.identity.partition(":")[0] != "driver":
+            return
+        try:
+            config = await self._as_driver(record)
+            entry = Held({"session": {"unmounted": True}, "restarts": 0}, config.to_spec())
+            await self._adopt(record, self._renewed(config), entry)
+            log.info("uploads_resumed", volume=record.volume_id)
+        except SlayerError as error:
+            log.error("cannot_resume_uploads", volume=record.volume_id, error=str(error))
+
+    async def _as_driver(self, record: Record) -> MountConfig:
+        role = record.identity.partition(":")[2] or None
+        identity = await driver_identity(self._config.store, role)
+        config = understood(record.config)
+        return config.model_copy(
+            update={"store": config.store.model_copy(update=dict(identity.fields))}
+        )
+
+    def _orphans(self, resumed: set[str]) -> set[str]:
+        """State directories of this cache with something to upload that nobody serves."""
+        found = set()
+        for state in self._places.state("x").parent.glob("*"):
+            if state.name not in resumed and not is_locked(str(state)) and leftover.pending(state):
+                log.error("uploads_orphaned", state=str(state), until="it is published again")
+                found.add(state.name)
+        return found
+
+
+def _records_of(held: dict[str, Held]) -> dict[str, Record]:
+    records = {}
+    for name, entry in held.items():
+        try:
+            records[name] = Record.from_json(entry.state["record"])
+            entry.state["session"].get("unmounted"), int(entry.state["restarts"])
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            log.error("keeper_holds_nonsense", name=name, error=type(error).__name__)
+            records.pop(name, None)
+    return records
+
+
+def _end(worker: WorkerMark) -> None:
+    """End a process, if it still is that one, and wait until it is gone."""
+    try:
+        pidfd = os.pidfd_open(worker.pid)
+    except OSError:
+        return
+    try:
+        if mark(worker.pid) != worker:
+            return
+        log.warning("leftover_worker_ended", pid=worker.pid)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(END_TIMEOUT * 1000):
+            log.error("leftover_worker_stays", pid=worker.pid)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(pidfd)
+
+
+def understood(spec: bytes | dict[str, Any]) -> MountConfig:
+    """A configuration that another version may have written: what this one does not know is left
+    out. Raises ConfigError."""
+    try:
+        data = json.loads(spec) if isinstance(spec, bytes) else spec
+        return MountConfig.model_validate(_known(MountConfig, data))
+    except ValueError as error:
+        raise ConfigError(f"configuration of an earlier version: {type(error).__name__}") from None
+
+
+def _known(model: type[BaseModel], data: Any) -> Any:
+    if not isinstance(data, dict):
+        return data
+    kept = {}
+    for name, field in model.model_fields.items():
+        if name in data:
+            below = field.annotation
+            deeper = isinstance(below, type) and issubclass(below, BaseModel)
+            kept[name] = _known(below, data[name]) if deeper else data[name]  # type: ignore[arg-type]
+    return kept
