@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal, Protocol
 
 Durability = Literal["close", "fsync", "writeback"]
@@ -26,6 +26,11 @@ class Live:
     close_to_open: bool = False
     quota: int | None = None
     prefetch: bool = True
+
+    def set(self, other: Live) -> None:
+        """Take all values over from another one."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(other, each.name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,11 @@ class Reconciler:
         """There are new pending keys."""
         self._wake.set()
 
+    def retry(self) -> None:
+        """Try all pending keys now, also those that wait after a failure."""
+        self._not_before.clear()
+        self._wake.set()
+
     def is_active(self, key: str) -> bool:
         """Whether an attempt for the key is under way."""
         return key in self._active

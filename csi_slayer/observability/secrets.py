@@ -31,10 +31,15 @@ _registered: set[str] = set()
 _pattern: re.Pattern[str] | None = None
 
 
-def register_secrets(values: Iterable[str]) -> None:
-    """Mask these values in every later log line. Values under 4 characters are ignored."""
+def register_secrets(values: Iterable[str], *, only: bool = False) -> None:
+    """Mask these values in every later log line. Values under 4 characters are ignored.
+
+    ``only``: and none of those registered before (credentials were rotated).
+    """
     global _pattern
     with _lock:
+        if only:
+            _registered.clear()
         for value in values:
             if len(value) >= _SHORTEST_SECRET:
                 # As it stands, and as JSON and repr() write it.
@@ -45,7 +50,7 @@ def register_secrets(values: Iterable[str]) -> None:
 
 
 def forget_secrets() -> None:
-    """Mask no registered value any more (credentials were rotated, a test ended)."""
+    """Mask no registered value any more (a test ended)."""
     global _pattern
     with _lock:
         _registered.clear()

@@ -24,8 +24,13 @@ from csi_slayer.worker.channel import FAILED, UNMOUNTED
 from csi_slayer.worker.link import Link
 from csi_slayer.worker.mount import Mount
 from csi_slayer.worker.spec import WorkerSpec
+from csi_slayer.worker.updates import Updates
 
 log = get_logger(__name__)
+
+TENANT = "tenant"
+"""Key of the session's description: who shares the cache with this mount. It stays the same for as
+long as the volume is mounted, whatever becomes of the credentials."""
 
 
 async def serve(
@@ -45,7 +50,11 @@ async def serve(
             link.send({"ready": 1})
             gc.collect()
             gc.freeze()
-            left = await mount.serve()
+            updates = Updates(mount, link)
+            try:
+                left = await mount.serve()
+            finally:
+                await updates.close()
         finally:
             await mount.close()
             link.close()
@@ -55,7 +64,7 @@ async def serve(
 
 async def _start(mount: Mount, link: Link, session: dict[str, Any] | None, fds: list[int]) -> None:
     """``session`` and ``fds`` as in the first message."""
-    await mount.open(check=session is None)
+    await mount.open(check=session is None, tenant=(session or {}).get(TENANT))
     if session is None:
         await _mount(mount, link)
     elif session.get("unmounted"):
@@ -78,7 +87,7 @@ async def _mount(mount: Mount, link: Link) -> None:
         await mount.clear_away()
     session = await mount.mount()
     fds = () if session.fd is None else (session.fd,)
-    link.send({"session": session.state.to_json()}, fds)
+    link.send({"session": {**session.state.to_json(), TENANT: mount.tenant}}, fds)
     log.info("mounted", mountpoint=mount.spec.mountpoint)
 
 

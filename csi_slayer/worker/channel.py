@@ -12,6 +12,10 @@ From the worker: ``{"session": {...}}`` with the descriptor once mounted (withou
 cannot hand over); ``{"session": null}`` before it unmounts what a dead worker left; ``{"ready":
 1}`` once it serves; ``{"error": text, "code": name of a gRPC status}`` if it cannot start;
 ``{"ended": n}`` just before it ends because the volume is unmounted, n keys being left to upload.
+
+While it serves it may be sent ``{"update": {"id": n, "config": text}}``, a whole MountConfig, and
+answers ``{"updated": n, "later": [key...]}``, the keys being those that wait for the next worker,
+or ``{"update_failed": n, "error": text, "code": ...}``; then nothing has changed.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +22,13 @@ from csi_slayer.fuse.session import Session, SessionOptions
 from csi_slayer.observability.metrics import Metrics
 from csi_slayer.observability.serve import MetricsServer, serve_metrics
 from csi_slayer.observability.tracing import make_tracer
+from csi_slayer.store.base import ObjectStore
 from csi_slayer.store.open import open_store
 from csi_slayer.vfs.filesystem import FileSystem
 from csi_slayer.worker import spec as specs
 from csi_slayer.worker.control import ControlServer
 from csi_slayer.worker.events import Events
-from csi_slayer.worker.status import status
-from csi_slayer.worker.warm import Warmer
+from csi_slayer.worker.operations import operations
 
 if TYPE_CHECKING:
     from csi_slayer.fuse.pyfuse3_engine.session import Pyfuse3Session
@@ -59,19 +58,25 @@ class Mount:
         self._stack = contextlib.AsyncExitStack()
         self.fs: FileSystem
         self.cache: Cache
+        self.store: ObjectStore
+        self.tenant = ""
 
-    async def open(self, *, check: bool) -> None:
-        """Everything but the kernel. ``check``: the store must answer (a new mount).
+    async def open(self, *, check: bool, tenant: str | None) -> None:
+        """Everything but the kernel. ``check``: the store must answer (a new mount). ``tenant``:
+        that of the mount which is taken over, None for the identity's own.
 
         Raises SlayerError with one clear line.
         """
         config, spec = self.config, self.spec
         self.events.tracer = tracer = make_tracer(config.tracing, volume=spec.volume)
         self._stack.push_async_callback(asyncio.to_thread, tracer.close)
-        store = await open_store(config.store.url, specs.store_options(config, self.events))
+        self.store = store = await open_store(
+            config.store.url, specs.store_options(config, self.events)
+        )
         self._stack.push_async_callback(store.close)
         if check:
             await store.check()
+        self.tenant = tenant or store.identity
         self.cache = Cache(
             config.cache.directory, config.cache.capacity, min_free=config.cache.min_free
         )
@@ -86,7 +91,7 @@ class Mount:
         defaults = Defaults(wanted.uid, wanted.gid, wanted.file_mode, wanted.dir_mode)
         catalog = Catalog(state / "catalog.db", defaults)
         self._stack.callback(catalog.close)
-        options = specs.content_options(config, spec.volume, store.identity, self.live)
+        options = specs.content_options(config, spec.volume, self.tenant, self.live)
         self.fs = FileSystem(
             catalog,
             lambda changed: Content(store, self.cache, catalog, options, self.events, changed),
@@ -151,7 +156,7 @@ class Mount:
         await self.fs.start(taken_over=taken_over)
         control = ControlServer(
             Path(self.spec.control),
-            {"status": self._status, "warm": self._warm, "drain": self._drain},
+            operations(self),
         )
         await control.start()
         self._stack.push_async_callback(control.close)
@@ -163,10 +168,13 @@ class Mount:
         keeper = asyncio.create_task(self._housekeeping())
         self._stack.callback(keeper.cancel)
         if self.config.volume.quota is not None:
-            self.fs.spawn(self._measure())
+            self.measure()
+
+    def measure(self) -> None:
+        """A quota needs the sum of all sizes: read the whole tree once, in the background."""
+        self.fs.spawn(self._measure())
 
     async def _measure(self) -> None:
-        """A quota needs the sum of all sizes: read the whole tree once."""
         await self.fs.refresh.ensure_tree(await self.fs.directory(1))
 
     async def serve(self) -> int:
@@ -188,30 +196,6 @@ class Mount:
             await self.session.stop(grace=1.0)
             self.session.close()
         await self._stack.aclose()
-
-    # -- the control socket's operations ------------------------------------------------------
-
-    async def _status(self, _request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        yield await status(self)
-
-    async def _warm(self, request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        path = request.get("path", "")
-        if not isinstance(path, str):
-            raise ConfigError("path: expected a text")
-        async for report in Warmer(self.fs).run(path):
-            yield report
-
-    async def _drain(self, request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """Upload what is pending, with reports of how many keys are left."""
-        seconds = request.get("seconds", 60.0)
-        if not isinstance(seconds, int | float) or not 0 <= seconds <= DRAIN:
-            raise ConfigError(f"seconds: expected a number up to {DRAIN:.0f}")
-        deadline = time.monotonic() + seconds
-        left = await self.fs.catalog.pending_count()
-        while left and time.monotonic() < deadline:
-            yield {"left": left}
-            left = await self.fs.drain(0.5)
-        yield {"left": left}
 
     async def _housekeeping(self) -> None:
         """Keep the gauges true and the catalog's journal short."""

@@ -214,13 +214,19 @@ def _minio(directory: Path, port: int) -> S3Server:
     )
 
 
-def start_server(name: ServerName, directory: Path) -> S3Server:
-    """Start a server with its data and log in ``directory`` (made if needed); stop it yourself."""
+def start_server(
+    name: ServerName, directory: Path, environment: Mapping[str, str] | None = None
+) -> S3Server:
+    """Start a server with its data and log in ``directory`` (made if needed); stop it yourself.
+
+    ``environment``: variables that configure it, besides those it needs.
+    """
     make = {"versitygw": _versitygw, "minio": _minio}[name]
     for attempt in range(_START_TRIES):
         place = directory / f"{name}-{attempt}"
         place.mkdir(parents=True)
         server = make(place, free_port())
+        server.environment = {**server.environment, **(environment or {})}
         try:
             server.start()
         except RuntimeError:

@@ -8,6 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.integration.worker.workers import Place
+from tests.support.oidc import WebIdentity, web_identity
+
+
+@pytest.fixture(scope="session")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebIdentity]:
+    """MinIO that exchanges the tokens of a provider."""
+    with web_identity(tmp_path_factory.mktemp("web")) as found:
+        yield found
+
 
 MakePlace = Callable[..., Place]
 

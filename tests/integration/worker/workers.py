@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class Worker:
 
     def __init__(self, place: Place, session: dict[str, Any] | None, bound: bool) -> None:
         self.place = place
+        self.updates = 0
         self.end, theirs = channel.pair()
         self.end.settimeout(SECONDS)
         with theirs, place.log.open("ab") as log:
@@ -77,6 +79,14 @@ class Worker:
             with client.makefile("rb") as lines:
                 return dict(json.loads(lines.readline()))
 
+    def update(self, config: str) -> dict[str, Any]:
+        """What it says to a new configuration."""
+        self.updates += 1
+        channel.send(self.end, {"update": {"id": self.updates, "config": config}})
+        answer = self.receive()
+        assert answer is not None, self.place.log.read_text()
+        return answer
+
     def ended(self) -> int:
         """Its exit status."""
         status = self.process.wait(SECONDS)
@@ -115,15 +125,20 @@ class Place:
         self.started.append(worker)
         return worker
 
+    def use(self, config: str) -> None:
+        """Start the next worker with this configuration."""
+        self.spec = replace(self.spec, config=config)
+
     def keep(self, fd: int, session: dict[str, Any]) -> None:
         if self.fd is not None:
             os.close(self.fd)
         self.fd, self.session = fd, session
 
     def changed(self, **values: object) -> str:
-        """The configuration with other values, as an update has it."""
+        """The configuration with other values, as an update has it; None takes one out."""
         keys = {name.replace("__", "."): value for name, value in values.items()}
-        return load_config(None, {**self.values, **keys}).to_spec().decode()
+        wanted = {key: value for key, value in {**self.values, **keys}.items() if value is not None}
+        return load_config(None, wanted).to_spec().decode()
 
     def unmount(self) -> None:
         mounts.unmount(str(self.root), lazy=True)
