@@ -21,7 +21,9 @@ from e2e.environment import BUSYBOX_IMAGE, DRIVER_IMAGE, PYTHON_IMAGE, Environme
 from e2e.roles import DISCOVERY_BY_ANYBODY, minio_role
 from tests.support import binaries
 
-_NODE_TIMEOUT = 60.0
+_NODE_TIMEOUT = 60
+_GRACE = 3.0
+"""Seconds that components get to end when the whole cluster goes: nothing of theirs is kept."""
 _CNI_PLUGINS = ("/usr/lib/cni", "/opt/cni/bin")
 _SHOWN = "all,pvc,pv,csidrivers,csinodes,volumesnapshots,leases"
 _LONGEST_STATE = 40
@@ -191,7 +193,7 @@ def down(root: Path, keep_logs: Path | None = None) -> None:
         cluster.services.send(name, signal.SIGTERM)
     host.end_pods()
     for name in names:
-        cluster.services.stop(name)
+        cluster.services.stop(name, timeout=_GRACE)
     host.undo()
     left = mounts_below(root, Path("/proc/self/mountinfo").read_text())
     if left:

@@ -168,8 +168,12 @@ def proxy(settings: Settings) -> Service:
 
 
 def snapshot_controller(settings: Settings) -> Service:
-    command = [f"{settings.bin}/snapshot-controller", f"--kubeconfig={settings.kubeconfig}"]
-    return _service(settings, "snapshot-controller", command, lambda: True)
+    port = settings.ports["snapshot-controller"]
+    command = [
+        f"{settings.bin}/snapshot-controller", f"--kubeconfig={settings.kubeconfig}",
+        f"--http-endpoint=127.0.0.1:{port}", "--feature-gates=CSIVolumeGroupSnapshot=false",
+    ]  # fmt: skip
+    return _service(settings, "snapshot-controller", command, lambda: listens("127.0.0.1", port))
 
 
 def _service(

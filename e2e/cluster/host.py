@@ -93,6 +93,14 @@ def _unescape(field: str) -> str:
     return field
 
 
+def owner() -> str | None:
+    """The state directory of the cluster that is up: written on the bridge. None: there is none."""
+    try:
+        return Path("/sys/class/net", BRIDGE, "ifalias").read_text().strip()
+    except FileNotFoundError:
+        return None
+
+
 def _chains() -> list[tuple[str, str, str]]:
     """Kubernetes' chains in the firewall: program, table, chain."""
     return [
@@ -113,7 +121,15 @@ class Host:
         self._notes = settings.root / "host.json"
 
     def prepare(self) -> None:
-        """Bridge, parameters, rules, a shared mount. Raises ClusterError."""
+        """Bridge, parameters, rules, a shared mount. Raises ClusterError.
+
+        The bridge comes first: there is one, and so there is one cluster at a time.
+        """
+        other = owner()
+        if other is not None:
+            raise ClusterError(f"another cluster is up on this machine, in {other or '?'}")
+        run("ip", "link", "add", BRIDGE, "type", "bridge")
+        run("ip", "link", "set", BRIDGE, "alias", str(self._root))
         parameters = {}
         for name in _PARAMETERS:
             with contextlib.suppress(FileNotFoundError):
@@ -128,7 +144,6 @@ class Host:
         run("mount", "--bind", str(self._root), str(self._root))
         # Mounts of the driver must reach the pods, also where the machine's own are private.
         run("mount", "--make-rshared", str(self._root))
-        run("ip", "link", "add", BRIDGE, "type", "bridge")
         run("ip", "address", "add", f"{GATEWAY}/{GATEWAY_PREFIX}", "dev", BRIDGE)
         run("ip", "link", "set", BRIDGE, "up")
         for rule in _RULES:
@@ -140,6 +155,16 @@ class Host:
         All processes of the cluster but those of pods have ended. Raises ClusterError: a process or
         mount cannot be got rid of.
         """
+        if self.owns():
+            self._undo_shared()
+        self._remove_shim_sockets()
+        self._unmount()
+
+    def owns(self) -> bool:
+        """Whether what clusters have in common (bridge, firewall, control groups) is this one's."""
+        return owner() in (None, str(self._root))
+
+    def _undo_shared(self) -> None:
         self.end_pods()
         self._remove_control_groups()
         if (self._bin / "kube-proxy").exists():
@@ -147,10 +172,8 @@ class Host:
         for rule in _RULES:
             run("iptables", "-w", "-D", "FORWARD", *rule, "-j", "ACCEPT", check=False)
         self._remove_chains()
-        run("ip", "link", "delete", BRIDGE, check=False)
-        self._remove_shim_sockets()
-        self._unmount()
         self._restore()
+        run("ip", "link", "delete", BRIDGE, check=False)
 
     def end_pods(self) -> None:
         """Kill what runs in containers, and the shims, which are in no container's group.
@@ -180,7 +203,7 @@ class Host:
                     yield process
 
     def _in_control_groups(self) -> Iterator[Process]:
-        for group in self._control_groups():
+        for group in self._control_groups() if self.owns() else ():
             with contextlib.suppress(OSError):
                 for line in (group / "cgroup.procs").read_text().split():
                     process = Process.of(int(line))

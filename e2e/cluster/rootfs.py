@@ -129,16 +129,18 @@ def _packed(place: Path, under: list[str]) -> Layer:
 
 
 def _base(cache: Path) -> Path:
-    packages = _packages("packages")
-    excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _EXCLUDED]
+    # Instead of usrmerge, which comes with all of Perl; as in Docker's image, too.
+    packages = ["usr-is-merged", *_packages("packages")]
+    options = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _EXCLUDED]
+    options.append('--aptopt=APT::Install-Recommends "false"')
 
     def make(made: Path) -> None:
         _run(
             "mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}",
-            *excluded, SUITE, str(made / "files"),
+            *options, SUITE, str(made / "files"),
         )  # fmt: skip
 
-    return _cached(cache, "base", key(SUITE, *packages, *excluded), make)
+    return _cached(cache, "base", key(SUITE, *packages, *options), make)
 
 
 def _install_packages(base: Path, made: Path) -> None:

@@ -20,7 +20,8 @@ SERVICE_NETWORK = "10.213.78.0/24"
 SERVICE_ADDRESS = "10.213.78.1"
 """The first one of the network: the service `kubernetes`."""
 
-_LOCAL_PORTS = ("etcd", "etcd-peer", "controller-manager", "scheduler", "proxy", "proxy-metrics")
+_LOCAL_PORTS = ("etcd", "etcd-peer", "controller-manager", "scheduler", "proxy", "proxy-metrics",
+                "snapshot-controller")  # fmt: skip
 _NODE_PORTS = ("apiserver", "kubelet", "kubelet-health", "versitygw", "minio", "minio-console")
 
 
