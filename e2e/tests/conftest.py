@@ -51,9 +51,11 @@ def namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]
 
 
 @pytest.fixture(scope="session")
-def api(environment: Environment) -> Api:
+def api(environment: Environment) -> Iterator[Api]:
     """The API server, as administrator."""
-    return Api(environment.kubeconfig)
+    api = Api(environment.kubeconfig)
+    yield api
+    api.close()
 
 
 @pytest.fixture(scope="session")

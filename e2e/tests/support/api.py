@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ WAIT = 60.0
 
 _EXEC_TIMEOUT = 60.0
 _MANAGER = "slayerfs-e2e"
+_WATCH = 5
+"""Seconds of one watch: what was deleted just before it began is not in it."""
 _AGAIN = 0.5
 """Seconds before a watch that broke is begun again."""
 
@@ -124,9 +127,12 @@ class Api:
             seen = self.get(kind, name, namespace)
             if enough(seen):
                 return seen
-            for seen in self._changes(kind, name, namespace, end - time.monotonic()):
-                if enough(seen):
-                    return seen
+            with contextlib.closing(
+                self._changes(kind, name, namespace, end - time.monotonic())
+            ) as changes:
+                for seen in changes:
+                    if enough(seen):
+                        return seen
             if time.monotonic() > end:
                 state = json.dumps(seen and (seen.get("status") or seen), default=str)[:1500]
                 raise AssertionError(f"{kind} {name}: not {what} after {timeout:.0f} s: {state}")
@@ -134,15 +140,18 @@ class Api:
 
     def _changes(
         self, kind: str, name: str, namespace: str | None, seconds: float
-    ) -> Iterator[Object | None]:
+    ) -> Generator[Object | None]:
         if seconds <= 0:
             return
         try:
-            for event in self._resource(kind).watch(
-                namespace=namespace, name=name, timeout=max(1, round(seconds))
-            ):
-                deleted = event["type"] == "DELETED"
-                yield None if deleted else event["object"].to_dict()
+            with contextlib.closing(
+                self._resource(kind).watch(
+                    namespace=namespace, name=name, timeout=max(1, min(_WATCH, round(seconds)))
+                )
+            ) as events:
+                for event in events:
+                    deleted = event["type"] == "DELETED"
+                    yield None if deleted else event["object"].to_dict()
         except (ApiException, urllib3.exceptions.HTTPError):
             return  # begun again by the caller, who has a limit
 
@@ -167,10 +176,17 @@ class Api:
             time.sleep(_AGAIN)
 
     def logs(self, namespace: str, pod: str, container: str | None = None, **options: Any) -> str:
-        text: str = self.core.read_namespaced_pod_log(
-            pod, namespace, container=container, **options
+        # The client's own decoding makes a text such as "b'...'" of it.
+        response = self.core.read_namespaced_pod_log(
+            pod, namespace, container=container, _preload_content=False, **options
         )
-        return text
+        return str(response.data.decode(errors="replace"))
+
+    def close(self) -> None:
+        """Its connections."""
+        for each in (self._rest, self._exec_core.api_client):
+            each.rest_client.pool_manager.clear()
+            each.close()
 
     def follow(self, namespace: str, pod: str) -> Iterator[bytes]:
         """The lines of a pod's log, from its beginning until it ends."""
