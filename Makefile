@@ -21,7 +21,7 @@ PACKAGES_E2E := $(PACKAGES_RUN) etcd-server runc containernetworking-plugins bus
 CODE := csi_slayer tests bench scripts e2e hatch_build.py
 PYTEST_ARGS ?=
 
-.PHONY: help setup test test-fast lint format docs e2e e2e-kind demo bench clean
+.PHONY: help setup test test-fast lint format docs manifests e2e e2e-kind demo bench clean
 .PHONY: packages-run packages-test packages-bench packages-e2e go-programs cluster-programs
 
 help: ## list the targets
@@ -60,6 +60,10 @@ e2e: packages-e2e $(VENV)/.e2e cluster-programs ## on a real Kubernetes without 
 
 e2e-kind: $(VENV)/.e2e ## the same on kind; needs docker, kind, kubectl and helm
 	$(BIN)/python -m e2e --kind -- $(PYTEST_ARGS)
+
+manifests: $(VENV)/.test ## render deploy/manifests from the Helm chart (builds Helm once)
+	@$(BIN)/python scripts/install-go-programs helm
+	@$(BIN)/python -m tests.support.manifests
 
 demo: packages-run $(VENV)/.run ## see it work: mount, crash, recover, unmount
 	@$(BIN)/python scripts/demo

@@ -85,8 +85,7 @@ def alerts() -> str:
         for group in yaml.safe_load(text)["groups"]
         for rule in group["rules"]
     ]
-    # What stands for a value of the alert means nothing here.
-    return re.sub(r" ?\{\{.*?\}\}", "", table(["alert", "severity", "meaning"], rows))
+    return table(["alert", "severity", "meaning"], rows)
 
 
 def driver_metrics() -> str:

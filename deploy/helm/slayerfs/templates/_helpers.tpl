@@ -27,13 +27,6 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end -}}
 
-{{- define "slayerfs.pullSecrets" -}}
-{{- with .Values.imagePullSecrets }}
-imagePullSecrets:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- end -}}
-
 {{/* The driver's directory in the kubelet's: sockets, records, private mount points. */}}
 {{- define "slayerfs.runDirectory" -}}
 {{ .Values.kubeletDirectory }}/plugins/{{ include "slayerfs.driver" . }}

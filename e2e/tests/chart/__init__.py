@@ -1,0 +1,1 @@
+"""The chart as Helm renders it: no cluster is needed for these."""

@@ -1,0 +1,101 @@
+"""Alerts and dashboard ask for metrics and labels that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from csi_slayer.csi.metrics import CallMetrics
+from csi_slayer.observability.metrics import Metrics
+from tests.support.chart import CHART
+
+_NAME = re.compile(r"\bslayerfs_[a-z0-9_]+")
+_LABEL = re.compile(r"([a-z_]+)(?:=~|!~|!=|=)\"")
+_GROUP = re.compile(r"\bby \(([a-z_, ]+)\)")
+
+# What the node service adds to a volume's samples, and Prometheus to all of a pod's.
+ADDED = {"volume", "claim", "namespace", "node", "pod", "le"}
+
+ALERTS: dict[str, Any] = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+DASHBOARD: dict[str, Any] = json.loads((CHART / "files" / "dashboard.json").read_text())
+
+
+def families() -> dict[str, set[str]]:
+    """Names of samples with their labels, as the code serves them."""
+    volume = Metrics(volume="v")
+    volume.operation("read").error(5)
+    volume.store_request("GetObject").record(200, 0.1)
+    calls = CallMetrics()
+    calls.called("/csi.v1.Node/NodePublishVolume", "OK", 0.1)
+    found: dict[str, set[str]] = {}
+    for registry in (volume.registry, calls.registry):
+        for family in registry.collect():
+            for sample in family.samples:
+                found.setdefault(sample.name, set()).update(sample.labels)
+    return found
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for group in ALERTS["groups"] for rule in group["rules"]]
+
+
+def expressions() -> Iterator[str]:
+    for rule in rules():
+        yield rule["expr"]
+    for panel in DASHBOARD["panels"]:
+        for target in panel.get("targets", []):
+            yield target["expr"]
+    for variable in DASHBOARD["templating"]["list"]:
+        if variable["type"] == "query":
+            yield variable["definition"]
+
+
+def test_metrics_exist() -> None:
+    known = families()
+    unknown = {name for text in expressions() for name in _NAME.findall(text)} - set(known)
+    assert unknown == set()
+
+
+def test_labels_exist() -> None:
+    known = families()
+    for text in expressions():
+        allowed = ADDED.union(*(known[name] for name in _NAME.findall(text)))
+        used = set(_LABEL.findall(text))
+        for group in _GROUP.findall(text):
+            used |= {name.strip() for name in group.split(",")}
+        assert used <= allowed, text
+
+
+def test_alerts_say_how_bad_it_is_and_what_to_do() -> None:
+    for rule in rules():
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert len(rule["annotations"]["summary"]) < 100
+        assert len(rule["annotations"]["description"]) > 60
+    names = [rule["alert"] for rule in rules()]
+    assert len(set(names)) == len(names)
+
+
+def test_the_summary_names_labels_that_the_expression_keeps() -> None:
+    for rule in rules():
+        named = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+        groups = _GROUP.findall(rule["expr"])
+        kept = {name.strip() for name in groups[0].split(",")} if groups else ADDED
+        assert named <= kept, rule["alert"]
+
+
+def test_the_panels_do_not_overlap() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARD["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
