@@ -38,8 +38,8 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{ include "slayerfs.runDirectory" . }}/keeper
 {{- end -}}
 
-{{- define "slayerfs.secretDirectory" -}}/run/slayerfs/credentials{{- end -}}
-{{- define "slayerfs.tokenDirectory" -}}/run/slayerfs/token{{- end -}}
+{{- define "slayerfs.secretDirectory" -}}/run/secrets/slayerfs/s3{{- end -}}
+{{- define "slayerfs.tokenDirectory" -}}/run/secrets/slayerfs/token{{- end -}}
 
 {{/* Name of the Secret with the driver's credentials, or nothing. */}}
 {{- define "slayerfs.secretName" -}}
