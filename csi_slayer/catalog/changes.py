@@ -348,7 +348,7 @@ class Changes(Pendings):
                 self._found_out(key, etag)  # closed meanwhile: nobody needs the copy
             else:
                 self._update(inode.ino, {"origin": key, "etag": etag})
-                self._db.execute("DELETE FROM pending WHERE key = ?", (key,))
+                self._unpend(key)
 
     async def setxattr(self, ino: int, name: bytes, value: bytes, request: int | None) -> None:
         with self._db.transaction():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,24 @@ Row = tuple[Any, ...]
 
 RESERVE = 1 << 20
 """Bytes of the database and of the WAL that are kept for work while the disk is full."""
+
+
+class Transaction:
+    """What is done within the ``with`` block is done as a whole or not at all."""
+
+    __slots__ = ("_database",)
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> None:
+        self._database.begin()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self._database.commit()
+        else:
+            self._database.roll_back(error)
 
 
 class Database:
@@ -30,6 +47,7 @@ class Database:
         self.path = path
         self.rolled_back: Callable[[], None] = lambda: None
         """Called after each rollback: what was remembered of the table may not be true."""
+        self._transaction = Transaction(self)
         try:
             self._connection = sqlite3.connect(
                 path, isolation_level=None, cached_statements=256, check_same_thread=False
@@ -75,7 +93,8 @@ class Database:
                 self._connection.execute("ROLLBACK")
 
     def _translated(self, error: sqlite3.Error, what: str) -> SlayerError:
-        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+        # A ProgrammingError (the connection is closed) has no code.
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
             # The WAL may have used up its blocks: let the next transaction begin it anew.
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
             return CacheFull(f"{what}: the disk of the catalog is full")
@@ -103,23 +122,29 @@ class Database:
         except sqlite3.Error as error:
             raise CatalogError(f"catalog query failed: {error}") from error
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> Transaction:
         """All or nothing. No await may happen inside."""
+        return self._transaction
+
+    def begin(self) -> None:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                if self._connection.in_transaction:  # a full disk has rolled it back already
-                    self._connection.execute("ROLLBACK")
-                self.rolled_back()
-                raise
+        except sqlite3.Error as error:
+            raise self._translated(error, "catalog change failed") from error
+
+    def commit(self) -> None:
+        try:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            self.rolled_back()
+            self.roll_back()
+            raise self._translated(error, "catalog change failed") from error
+
+    def roll_back(self, error: BaseException | None = None) -> None:
+        """Undo what was changed because of ``error``; raises it translated if it is SQLite's."""
+        if self._connection.in_transaction:  # a full disk has rolled it back already
+            self._connection.execute("ROLLBACK")
+        self.rolled_back()
+        if isinstance(error, sqlite3.Error):
             raise self._translated(error, "catalog change failed") from error
 
     def alone(self, change: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import OrderedDict
 
@@ -12,6 +13,12 @@ from csi_slayer.catalog.reads import Reads
 DELETED_KEPT = 65536
 """Keys lately deleted that are remembered, so that a listing under way does not bring them back."""
 
+ROWS_KEPT = 4096
+"""Pending rows remembered, and keys known to be settled; when there are more, all are forgotten."""
+
+_SELECT = "SELECT key, expect, since_ns, attempts, error, token, doubt FROM pending "
+_PEND = "INSERT OR IGNORE INTO pending(key, expect, since_ns, token) VALUES (?,?,?,?)"
+
 
 class Pendings(Reads):
     """The pending table; ``_pend`` is called inside the transaction of the change itself."""
@@ -21,17 +28,37 @@ class Pendings(Reads):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._deleted: OrderedDict[str, int] = OrderedDict()
+        self._pending: dict[str, Pending | None] = {}
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._pending.clear()
+
+    def _remember(self, key: str, row: Pending | None) -> None:
+        if len(self._pending) >= ROWS_KEPT:
+            self._pending.clear()
+        self._pending[key] = row
+
+    def _find_pending(self, key: str) -> Pending | None:
+        try:
+            return self._pending[key]
+        except KeyError:
+            row = self._db.one(_SELECT + "WHERE key = ?", (key,))
+            found = None if row is None else Pending._make(row)
+            self._remember(key, found)
+            return found
 
     def _pend(self, key: str, expect: str | None) -> None:
         """Note that ``key`` may have to change; the first note's ``expect`` stays, ``since_ns``
         is new with each note, so that work begun before it does not settle the key."""
         self._last_ns = max(time.time_ns(), self._last_ns + 1)
-        self._db.execute(
-            "INSERT INTO pending(key, expect, since_ns, token) "
-            "VALUES (?,?,?,lower(hex(randomblob(8)))) "
-            "ON CONFLICT(key) DO UPDATE SET since_ns = excluded.since_ns",
-            (key, expect, self._last_ns),
-        )
+        if self._pending.get(key) is None:
+            row = Pending(key, expect, self._last_ns, 0, None, secrets.token_hex(8), 0)
+            if self._db.execute(_PEND, (key, expect, row.since_ns, row.token)).rowcount:
+                self._remember(key, row)
+                return
+        self._db.execute("UPDATE pending SET since_ns = ? WHERE key = ?", (self._last_ns, key))
+        self._pending.pop(key, None)
 
     def _settle(self, row: Pending, found: str | None) -> None:
         """The work that ``row`` asked for is done and the object there is now ``found``; if the
@@ -41,29 +68,28 @@ class Pendings(Reads):
         )
         if done.rowcount == 0:
             self._found_out(row.key, found)
+        else:
+            self._remember(row.key, None)
+
+    def _unpend(self, key: str) -> None:
+        """There is nothing to do for the key after all."""
+        self._db.execute("DELETE FROM pending WHERE key = ?", (key,))
+        self._remember(key, None)
 
     def _found_out(self, key: str, found: str | None) -> None:
         """We know for certain what is at a key that stays pending."""
         self._db.execute("UPDATE pending SET expect = ?, doubt = 0 WHERE key = ?", (found, key))
+        self._pending.pop(key, None)
 
     def _is_pending(self, key: str) -> bool:
-        return self._db.one("SELECT 1 FROM pending WHERE key = ?", (key,)) is not None
+        return self._find_pending(key) is not None
 
     async def pending(self, key: str) -> Pending | None:
-        row = self._db.one(
-            "SELECT key, expect, since_ns, attempts, error, token, doubt FROM pending "
-            "WHERE key = ?",
-            (key,),
-        )
-        return None if row is None else Pending._make(row)
+        return self._find_pending(key)
 
     async def pendings(self, after: str, limit: int) -> list[Pending]:
         """Pending keys in order, greater than ``after``."""
-        rows = self._db.all(
-            "SELECT key, expect, since_ns, attempts, error, token, doubt FROM pending "
-            "WHERE key > ? ORDER BY key LIMIT ?",
-            (after, limit),
-        )
+        rows = self._db.all(_SELECT + "WHERE key > ? ORDER BY key LIMIT ?", (after, limit))
         return [Pending._make(row) for row in rows]
 
     async def pending_below(self, prefix: str, limit: int = 1000) -> list[str]:
@@ -86,6 +112,7 @@ class Pendings(Reads):
                 "WHERE key = ?",
                 (error, key),
             )
+            self._pending.pop(key, None)
 
     async def pending_expect(self, key: str, expect: str | None) -> None:
         """Correct what we believe to be at ``key``."""
@@ -96,6 +123,7 @@ class Pendings(Reads):
         """An earlier worker may have died between a write and the note of it."""
         with self._db.transaction():
             self._db.execute("UPDATE pending SET doubt = 1 WHERE doubt = 0")
+            self._pending.clear()
 
     async def copy_begins(self, key: str) -> None:
         """A copy to ``key`` is about to be asked for; it is pending from now on if it was not."""
@@ -103,6 +131,7 @@ class Pendings(Reads):
             if not self._is_pending(key):
                 self._pend(key, "")
             self._db.execute("UPDATE pending SET doubt = 2 WHERE key = ?", (key,))
+            self._pending.pop(key, None)
 
     async def settled(self, row: Pending, found: str | None) -> None:
         """The object at ``row.key`` is as the row asked, as version ``found``."""

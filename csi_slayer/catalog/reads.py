@@ -11,6 +11,7 @@ from csi_slayer.catalog.rows import ROWS_KEPT, Rows
 from csi_slayer.catalog.schema import ROOT
 from csi_slayer.errors import FsError
 
+_ANY_ORIGIN = "SELECT 1 FROM inodes INDEXED BY inodes_origin WHERE origin IS NOT NULL LIMIT 1"
 _CHILDREN = (
     SELECT.replace("SELECT ", "SELECT d.name,", 1)
     + "JOIN dentries d ON d.ino = i.ino WHERE d.parent = ? AND d.ino > ? ORDER BY d.ino LIMIT ?"
@@ -130,9 +131,12 @@ class Reads:
 
     async def by_origin(self, key: str) -> list[Inode]:
         """Inodes whose content still is in the object ``key`` though it is not their path."""
-        return [
-            Inode._make(row) for row in self._db.all(SELECT + "WHERE i.origin = ? LIMIT 64", (key,))
-        ]
+        if not self._rows.origins:
+            return []
+        found = self._db.all(SELECT + "WHERE i.origin = ? LIMIT 64", (key,))
+        if not found:
+            self._rows.origins = self._db.one(_ANY_ORIGIN) is not None
+        return [Inode._make(row) for row in found]
 
     def each_staged(self) -> Iterator[Inode]:
         """Inodes with a staged copy, for recovery and status."""

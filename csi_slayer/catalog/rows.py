@@ -38,6 +38,8 @@ class Rows:
         self._places: dict[int, tuple[int, str]] = {}
         self._absent: set[tuple[int, str]] = set()
         self._updates: dict[tuple[str, ...], str] = {}
+        self.origins = True
+        """Whether any inode may have an ``origin``."""
 
     def forget(self) -> None:
         """Look at the tables again: a transaction was rolled back, or changed much."""
@@ -127,6 +129,8 @@ class Rows:
             assignments = ",".join(f"{name} = ?" for name in columns)
             sql = self._updates[columns] = f"UPDATE inodes SET {assignments} WHERE ino = ?"
         self._db.execute(sql, (*values.values(), ino))
+        if values.get("origin") is not None:
+            self.origins = True
         inode = self._rows.get(ino)
         if inode is not None:
             self._rows[ino] = inode._replace(**values)

@@ -75,6 +75,7 @@ STATEMENTS = (
 )
 
 PRAGMAS = (
+    "PRAGMA page_size=2048",
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=NORMAL",
     "PRAGMA temp_store=MEMORY",
@@ -83,8 +84,9 @@ PRAGMAS = (
     "PRAGMA busy_timeout=5000",
     "PRAGMA foreign_keys=OFF",
 )
-"""8 MiB of page cache. Folding the WAL back needs fsync, so a thread does it, not the event loop
-(:meth:`csi_slayer.catalog.database.Database.checkpoint`)."""
+"""8 MiB of page cache. A transaction writes each page that it touches to the WAL, and touches
+little of each: pages smaller than the usual 4096 bytes. Folding the WAL back needs fsync, so a
+thread does it, not the event loop (:meth:`csi_slayer.catalog.database.Database.checkpoint`)."""
 
 WAL_SMALL, WAL_LARGE = 4 << 20, 64 << 20
 """Bytes of WAL from which on it is folded back, and from which on its file is cut."""

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from csi_slayer.catalog import ROOT, Catalog, Inode, Listed
+from csi_slayer.catalog import ROOT, Catalog, Inode, Listed, Pending
 from csi_slayer.catalog.rows import Rows
 from csi_slayer.errors import CatalogError
 from tests.unit.catalog.test_catalog import DEFAULTS, run
@@ -28,6 +28,12 @@ def check(catalog: Catalog, path: Path) -> None:
     try:
         inodes = {row[0]: Inode._make(row) for row in other.execute("SELECT * FROM inodes")}
         names = {(p, n): i for p, n, i in other.execute("SELECT parent, name, ino FROM dentries")}
+        pending = {
+            row[0]: Pending._make(row)
+            for row in other.execute(
+                "SELECT key, expect, since_ns, attempts, error, token, doubt FROM pending"
+            )
+        }
     finally:
         other.close()
     for ino, inode in rows._rows.items():
@@ -38,6 +44,9 @@ def check(catalog: Catalog, path: Path) -> None:
         assert names.get(place) == ino
         assert inodes[ino].parent == place[0]
     assert not rows._absent & names.keys()
+    for key, row in catalog._pending.items():
+        assert pending.get(key) == row
+    assert rows.origins or all(inode.origin is None for inode in inodes.values())
 
 
 class Machine(RuleBasedStateMachine):
@@ -110,6 +119,21 @@ class Machine(RuleBasedStateMachine):
         row = run(self.catalog.pending(key)) if key is not None else None
         if inode is not None and inode.is_file and row is not None:
             run(self.catalog.stored(inode.ino, row, "e1", stage=None, size=3))
+
+    @rule(key=NAMES, what=st.sampled_from(["failed", "expect", "copy", "inherit", "removed"]))
+    def pend(self, key: str, what: str) -> None:
+        row = run(self.catalog.pending(key))
+        assert run(self.catalog.by_origin(key)) is not None
+        if what == "copy":
+            run(self.catalog.copy_begins(key))
+        elif what == "inherit":
+            run(self.catalog.inherit_pending())
+        elif row is not None and what == "failed":
+            run(self.catalog.pending_failed(key, "no"))
+        elif row is not None and what == "expect":
+            run(self.catalog.pending_expect(key, "e7"))
+        elif row is not None and run(self.catalog.resolve(key)) is None:
+            run(self.catalog.removed([row]))
 
     @rule(where=st.none() | NAMES, found=st.dictionaries(NAMES, st.sampled_from(["e1", "e2", ""])))
     def listing(self, where: str | None, found: dict[str, str]) -> None:
