@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
 async def for_each(
-    items: AsyncIterator[T], work: Callable[[T], Awaitable[None]], limit: int
+    items: AsyncGenerator[T, None], work: Callable[[T], Awaitable[None]], limit: int
 ) -> None:
     """``work`` for each item, at most ``limit`` at a time; no item is asked for before there is
     room. The first error ends it: what runs is cancelled and waited for."""
     running: set[asyncio.Future[None]] = set()
     try:
-        async for item in items:
-            while len(running) >= limit:
-                await _some(running)
-            running.add(asyncio.ensure_future(work(item)))
+        async with aclosing(items):
+            async for item in items:
+                while len(running) >= limit:
+                    await _some(running)
+                running.add(asyncio.ensure_future(work(item)))
         while running:
             await _some(running)
     finally:

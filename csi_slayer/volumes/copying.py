@@ -7,7 +7,7 @@ since it was listed is left out.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from csi_slayer.errors import ObjectNotFound, PreconditionFailed, StoreIntegrityError, VolumeBusy
@@ -64,7 +64,7 @@ async def copy_content(
     ``check`` is called before each copy and raises when this process must not go on.
     """
 
-    async def missing() -> AsyncIterator[ObjectInfo]:
+    async def missing() -> AsyncGenerator[ObjectInfo, None]:
         fresh = not (await target.list_page("", delimiter=False, limit=1)).objects
         after = ""
         async for page in _pages(origin, below, check):
@@ -90,7 +90,7 @@ async def copy_content(
 
 async def _pages(
     store: ObjectStore, below: str, check: Callable[[], None]
-) -> AsyncIterator[list[ObjectInfo]]:
+) -> AsyncGenerator[list[ObjectInfo], None]:
     token: str | None = None
     while True:
         check()

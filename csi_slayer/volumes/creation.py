@@ -16,7 +16,7 @@ from csi_slayer.errors import (
 from csi_slayer.volumes import capacity, options
 from csi_slayer.volumes.copying import copy_content
 from csi_slayer.volumes.home import Found, Home
-from csi_slayer.volumes.ids import Kind, ObjectId, safe_name
+from csi_slayer.volumes.ids import Kind, ObjectId, safe_name, valid_name
 from csi_slayer.volumes.jobs import Progress
 from csi_slayer.volumes.layout import Content, content_of, planned_content
 from csi_slayer.volumes.lease import Lease
@@ -153,7 +153,7 @@ class Creation:
         wish = self._wish
         chosen = await self._choose_capacity()
         if not wish.content.own:
-            await self._claim_prefix()
+            await self._claim_prefix(home)
         later = wish.content.own or wish.source is not None
         record = _placed(wish.name, wish.content).model_copy(
             update={
@@ -203,19 +203,41 @@ class Creation:
             )
         await origin.check_unchanged(source)
 
-    async def _claim_prefix(self) -> None:
-        """Raises VolumeConflict if there are objects already: they are somebody's, and would be
-        deleted with the volume."""
+    async def _claim_prefix(self, home: Home[VolumeRecord]) -> None:
+        """Mark the prefix as taken. Raises VolumeConflict if there are objects already: they are
+        somebody's, and would be deleted with the volume."""
         content = self._wish.content
+        await self._check_above(home)
         if self._access.local:
             await self._access.make(content.bucket, content.prefix)
         async with self._access.store(content.bucket, content.prefix) as store:
             page = await store.list_page("", delimiter=False, limit=1)
+            if not page.objects and not self._access.local:
+                # The object whose key is the prefix: it shows a later volume above this one that
+                # there is something, and is no part of either one's content.
+                await store.put("", b"")
         if page.objects:
             raise VolumeConflict(
                 f"bucket {content.bucket!r} has objects below {content.prefix!r} that belong to no"
                 " volume of this name: remove them, or choose another prefix or name"
             )
+
+    async def _check_above(self, home: Home[VolumeRecord]) -> None:
+        """Raises VolumeConflict if the prefix is within that of another volume."""
+        parts = self._wish.content.prefix.split("/")[:-2]
+        for depth, name in enumerate(parts, 1):
+            if not valid_name(name):
+                continue
+            above = ObjectId(Kind.VOLUME, self._wish.volume.bucket, name)
+            try:
+                record = (await home.read(above)).record
+            except VolumeNotFound:
+                continue
+            if record.prefix == "/".join(parts[:depth]) + "/":
+                raise VolumeConflict(
+                    f"prefix: {record.prefix!r} belongs to volume {above}, and would be deleted"
+                    " with it: choose another one for the class"
+                )
 
     async def _finish(self, progress: Progress) -> VolumeRecord:
         """The part of making a volume that takes time; it goes on where an earlier one ended."""

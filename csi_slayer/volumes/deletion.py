@@ -7,7 +7,7 @@ millions of keys goes on where it was when its process died.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from csi_slayer.errors import StoreError, VolumeBusy
 from csi_slayer.store.base import ObjectStore
@@ -52,7 +52,7 @@ async def _delete_objects(
     """One pass over everything; whether there was anything."""
     any_found = False
 
-    async def pages() -> AsyncIterator[list[str]]:
+    async def pages() -> AsyncGenerator[list[str], None]:
         nonlocal any_found
         token: str | None = None
         while True:

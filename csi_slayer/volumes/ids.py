@@ -43,7 +43,7 @@ LONGEST_BASE = 256
 SYSTEM = ".slayerfs/"
 """Prefix, in a home bucket, of everything that is no volume's content."""
 
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}", re.ASCII)
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}", re.ASCII)
 _REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,30}", re.ASCII)
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,44}", re.ASCII)
 _BASE = re.compile(r"[0-9a-f]{8}", re.ASCII)

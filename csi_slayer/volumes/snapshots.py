@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 from csi_slayer.errors import (
     ConfigError,
@@ -215,7 +215,7 @@ async def _copy_page(
             entry = entry.model_copy(update=changes)
         copied[entry.key] = entry
 
-    async def entries() -> AsyncIterator[Entry]:
+    async def entries() -> AsyncGenerator[Entry, None]:
         for entry in page.entries:
             yield entry
 
