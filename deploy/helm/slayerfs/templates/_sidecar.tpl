@@ -32,6 +32,8 @@ capabilities:
     initialDelaySeconds: 10
     periodSeconds: 20
     timeoutSeconds: 10
+    # It serves this only once the driver has reached S3.
+    failureThreshold: 6
   resources:
     {{- toYaml $values.resources | nindent 4 }}
   volumeMounts:
