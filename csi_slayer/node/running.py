@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -48,7 +48,7 @@ class Launch(Protocol):
 class Running:
     """Starts workers until the volume is unmounted and nothing is pending.
 
-    ``keep``: descriptors that each worker holds as well. ``on_start`` is called with the pid of
+    ``keep``: descriptors that each worker holds as well. ``on_start`` is awaited with the pid of
     each new worker before it is told anything, ``on_session`` when the connection to the kernel is
     a new one, ``on_gone`` at the end.
     """
@@ -59,7 +59,7 @@ class Running:
         launcher: Launch,
         keep: Sequence[int],
         *,
-        on_start: Callable[[int], None],
+        on_start: Callable[[int], Awaitable[None]],
         on_session: Callable[[], None],
         on_gone: Callable[[], None],
     ) -> None:
@@ -176,7 +176,7 @@ class Running:
         born = time.monotonic()
         self.process, self._end = process, ours
         try:
-            self._on_start(process.pid)
+            await self._on_start(process.pid)
             message, fds = self.life.first_message()
             with contextlib.suppress(OSError):  # it died already
                 channel.send(ours, message, fds)

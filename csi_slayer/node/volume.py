@@ -15,6 +15,8 @@ from csi_slayer.errors import MountFailed, SlayerError, VolumeConflict
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.node import binding, leftover, registry
 from csi_slayer.node.binding import Binder
+from csi_slayer.node.cgroups import Limits
+from csi_slayer.node.events import Events
 from csi_slayer.node.keeping import Held, Keeping
 from csi_slayer.node.launcher import Launcher
 from csi_slayer.node.lifecycle import Lifecycle
@@ -31,6 +33,9 @@ LOCK_TIMEOUT = 5.0
 
 _LOCK_POLL = 0.02
 
+EVENT_RESTARTS = 3
+"""Restarts of a worker after which there is an event, each time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -40,6 +45,8 @@ class Node:
     binder: Binder
     launcher: Launcher
     keeping: Keeping
+    limits: Limits
+    events: Events
 
 
 class Volume:
@@ -55,6 +62,8 @@ class Volume:
         self.config = config
         self.removed = asyncio.Event()
         """Set once it is gone and nothing of it is left."""
+        self.last_status: dict[str, Any] = {}
+        """What the worker last said of itself."""
         self._node = node
         self._gone = gone
         self._lock = -1
@@ -80,6 +89,10 @@ class Volume:
     @property
     def state(self) -> State:
         return State.GONE if self.running is None else self.running.state
+
+    @property
+    def restarts(self) -> int:
+        return 0 if self.running is None else self.running.life.restarts
 
     @property
     def finishing(self) -> bool:
@@ -114,8 +127,9 @@ class Volume:
             Lifecycle(self._spec(), bound=True, session=session, fuse_fd=fuse_fd, restarts=restarts)
         )
 
-    async def finish(self, timeout: float) -> bool:
-        """Unmount, and wait until all is uploaded; False if that takes longer: it goes on then."""
+    async def finish(self, timeout: float, last: Record) -> bool:
+        """Unmount, and wait until all is uploaded; False if that takes longer: it goes on then.
+        ``last``: the record as it was with the last target."""
         if self._stopped:
             return True  # a successor has it
         assert self.running is not None
@@ -126,6 +140,12 @@ class Volume:
         await asyncio.to_thread(self._abort)
         self.running.unmounted()
         await self.save()
+        self._node.events.warn(
+            last,
+            "UploadsUnfinished",
+            "the volume was unpublished before everything was in the store: the rest is uploaded"
+            " in the background, from the node's cache directory",
+        )
         return False
 
     async def stop(self) -> None:
@@ -246,9 +266,18 @@ class Volume:
         with log_context(volume=self.record.volume_id, mount=self.id):
             self.running.start()
 
-    def _on_start(self, pid: int) -> None:
+    async def _on_start(self, pid: int) -> None:
+        """Before the worker has been told anything, and so before it has used any memory."""
         self.record.worker = mark(pid)
+        await asyncio.to_thread(self._node.limits.confine, self.id, pid)
         self._spawn(self.save)
+        if self.restarts and self.restarts % EVENT_RESTARTS == 0:
+            self._node.events.warn(
+                self.record,
+                "WorkerRestarts",
+                f"the volume's worker has died {self.restarts} times; nothing is lost, but requests"
+                " wait each time: the node's log says why",
+            )
 
     def _on_session(self) -> None:
         """A new connection; if it is not the first, what is bound shows a dead one."""
@@ -283,6 +312,7 @@ class Volume:
 
     def _remove_files(self) -> None:
         registry.remove(self.id)
+        self._node.limits.remove(self.id)
         places = self._node.places
         self._clear_away()
         for path in self.record.targets:

@@ -1,4 +1,4 @@
-"""A node service in a process of its own, as tests kill it: ``python -m tests.support.node CONFIG``.
+"""A node service in a process of its own: ``python -m tests.support.node CONFIG``.
 
 Reads one JSON object a line from standard input, answers with one a line. Calls overlap; ``id``
 says which an answer belongs to.
@@ -10,6 +10,8 @@ import asyncio
 import json
 import sys
 from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
 
 from csi_slayer.config import MountConfig
 from csi_slayer.config.driver import DriverConfig
@@ -39,7 +41,9 @@ async def handle(volumes: NodeVolumes, request: dict[str, Any]) -> Any:
     if op == "expand":
         return await volumes.expand(**values)
     if op == "metrics":
-        return (await volumes.metrics()).decode()
+        registry = CollectorRegistry()
+        registry.register(volumes)
+        return (await asyncio.to_thread(generate_latest, registry)).decode()
     raise ValueError(op)
 
 

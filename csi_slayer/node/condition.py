@@ -1,0 +1,42 @@
+"""Whether a volume is well, from what its worker says and from how the worker itself is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from csi_slayer.node.requests import Condition
+from csi_slayer.node.running import State
+
+WELL = Condition(False, "the volume is well")
+
+SHOWN = 3
+"""Files that a message names."""
+
+
+def judge(state: State, restarts: int, status: dict[str, Any] | None) -> Condition:
+    """``status``: the worker's answer, None if there was none."""
+    if state in (State.RESTARTING, State.STARTING):
+        return Condition(
+            True,
+            f"the volume's worker is being started again (restart {restarts}): requests wait for"
+            " it; the node's log says why it ended",
+        )
+    if status is None:
+        return Condition(
+            True, "the volume's worker does not answer: see the node's log if this stays so"
+        )
+    problems = []
+    failing = status.get("failing") or []
+    if failing:
+        named = "; ".join(f"{item['key']}: {item['error']}" for item in failing[:SHOWN])
+        problems.append(
+            f"{status['pending_uploads']} files are not in the store yet, and fail: {named}."
+            " They are tried again until it works"
+        )
+    conflicts = (status.get("counters") or {}).get("conflicts", 0)
+    if conflicts:
+        problems.append(
+            f"{conflicts} files were changed in the store by somebody else while they were written"
+            " here: what was written is kept on the node (csi-slayer cache conflicts)"
+        )
+    return Condition(True, ". ".join(problems)) if problems else WELL

@@ -1,0 +1,141 @@
+"""Kubernetes events about volumes that need attention: what ``kubectl describe pod`` shows.
+
+One POST each, by the service account of the node's pod; the ``kubernetes`` package would cost more
+memory than all the rest of the node service. Bounded: few wait, and the same thing is said of the
+same object once in a while only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import http.client
+import json
+import os
+import ssl
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from csi_slayer.config.driver import DRIVER_NAME
+from csi_slayer.node.records import Record
+
+log = structlog.get_logger(__name__)
+
+WAITING: Final = 64
+"""Events that wait to be sent; more are dropped and counted."""
+
+AGAIN: Final = 600.0
+"""Seconds within which the same reason is not sent again for the same object."""
+
+TIMEOUT: Final = 5.0
+"""Seconds for one event."""
+
+LONGEST: Final = 1000
+"""Characters of a message: Kubernetes accepts 1024."""
+
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+class Events:
+    """``node``: the node's name. ``account``: directory with the token and the authorities."""
+
+    def __init__(self, node: str, *, enabled: bool, account: Path = _ACCOUNT) -> None:
+        self.sent = 0
+        self.dropped = 0
+        self._node = node
+        self._account = account
+        host, port = (os.environ.get(f"KUBERNETES_SERVICE_{it}") for it in ("HOST", "PORT"))
+        self._server = (host, int(port)) if enabled and host and port else None
+        self._said: dict[tuple[str, str], float] = {}
+        self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(WAITING)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        if self._server is not None:
+            self._task = asyncio.create_task(self._send_all())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def warn(self, record: Record, reason: str, message: str) -> None:
+        """Say something of a volume, to its pods, or to its claim where none is known."""
+        for target in _objects(record):
+            key = (json.dumps(target), reason)
+            now = time.monotonic()
+            if now - self._said.get(key, -AGAIN) < AGAIN:
+                continue
+            self._said = {k: said for k, said in self._said.items() if now - said < AGAIN}
+            self._said[key] = now
+            log.warning("event", reason=reason, message=message, volume=record.volume_id)
+            if self._server is None:
+                continue
+            try:
+                self._queue.put_nowait(self._event(target, reason, message))
+            except asyncio.QueueFull:
+                self.dropped += 1
+
+    def _event(self, target: dict[str, str], reason: str, message: str) -> dict[str, Any]:
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": "slayerfs-", "namespace": target["namespace"]},
+            "involvedObject": {"apiVersion": "v1", **target},
+            "reason": reason,
+            "message": message[:LONGEST],
+            "type": "Warning",
+            "source": {"component": DRIVER_NAME, "host": self._node},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+
+    async def _send_all(self) -> None:
+        while True:
+            event = await self._queue.get()
+            try:
+                await asyncio.to_thread(self._post, event)
+                self.sent += 1
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                self.dropped += 1
+                log.warning("event_not_sent", reason=str(error) or type(error).__name__)
+
+    def _post(self, event: dict[str, Any]) -> None:
+        assert self._server is not None
+        # Read each time: the kubelet replaces the token.
+        token = (self._account / "token").read_text().strip()
+        context = ssl.create_default_context(cafile=str(self._account / "ca.crt"))
+        connection = http.client.HTTPSConnection(*self._server, timeout=TIMEOUT, context=context)
+        try:
+            connection.request(
+                "POST",
+                f"/api/v1/namespaces/{event['metadata']['namespace']}/events",
+                json.dumps(event),
+                {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+            )
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status >= 300:
+                raise http.client.HTTPException(f"the API server says {answer.status}")
+        finally:
+            connection.close()
+
+
+def _objects(record: Record) -> list[dict[str, str]]:
+    pods = {target.pod for target in record.targets.values() if target.pod is not None}
+    if pods:
+        return [
+            {"kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid}
+            for pod in sorted(pods, key=lambda pod: (pod.namespace, pod.name))
+        ]
+    claim, namespace = record.labels.get("claim"), record.labels.get("namespace")
+    if claim and namespace:
+        return [{"kind": "PersistentVolumeClaim", "namespace": namespace, "name": claim}]
+    return []

@@ -1,0 +1,174 @@
+"""What publishing and unpublishing mean: which worker a target gets, and when one may end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import structlog
+
+from csi_slayer.config import MountConfig
+from csi_slayer.config.driver import NodeConfig
+from csi_slayer.errors import ConfigError, SlayerError, VolumeConflict, VolumeInUse, VolumeNotFound
+from csi_slayer.fuse import mount as mounts
+from csi_slayer.node.keeping import Held
+from csi_slayer.node.records import Record, Target
+from csi_slayer.node.requests import PublishRequest
+from csi_slayer.node.turns import Turns
+from csi_slayer.node.volume import Node, Volume, public
+
+log = structlog.get_logger(__name__)
+
+
+class Publishing:
+    """The volumes of the node by mount id. Calls of one volume take turns (``turns``)."""
+
+    def __init__(self, config: NodeConfig, node: Node, turns: Turns) -> None:
+        self.volumes: dict[str, Volume] = {}
+        self.orphans: set[str] = set()
+        """Ids of state directories with uploads that nobody can do."""
+        self.released: list[str] = []
+        """Ids of volumes that are gone since somebody last emptied the list."""
+        self.unfinished = 0
+        """Unpublications that left uploads to the background."""
+        self.restarts = 0
+        """Restarts of workers of volumes that are gone."""
+        self._config = config
+        self._node = node
+        self._turns = turns
+
+    def of(self, volume_id: str) -> Iterator[Volume]:
+        """One for each identity that uses the volume here."""
+        return (v for v in list(self.volumes.values()) if v.record.volume_id == volume_id)
+
+    def at(self, volume_id: str, path: str) -> Volume:
+        """The volume that a target shows. Raises VolumeNotFound."""
+        for volume in self.of(volume_id):
+            if path in volume.record.targets:
+                return volume
+        raise VolumeNotFound("the volume is not published there on this node")
+
+    def held(self, mount_id: str) -> Held | None:
+        """For the keeper."""
+        volume = self.volumes.get(mount_id)
+        return None if volume is None else volume.describe()
+
+    async def publish(self, request: PublishRequest, path: str) -> None:
+        """Raises ConfigError, VolumeConflict, VolumeInUse, MountFailed."""
+        wanted = Target(_options(request), request.pod)
+        volume = self._holder(request, path, wanted) or self.volumes.get(request.mount_id)
+        if volume is None or volume.finishing:
+            volume = await self._mount(request, volume)
+        else:
+            await volume.renew(request.config, self._config.start_timeout)
+        await volume.bind(path, wanted)
+
+    async def unpublish(self, volume_id: str, path: str) -> None:
+        """Raises ConfigError, MountFailed."""
+        volume = next((v for v in self.of(volume_id) if path in v.record.targets), None)
+        if volume is None:
+            await asyncio.to_thread(self._node.binder.remove, path)
+            return
+        last = volume.record.copy()
+        await volume.unbind(path)
+        if not volume.record.targets:
+            await self._finish(volume, last)
+
+    async def expand(self, volume_id: str, path: str, capacity: int) -> None:
+        """Raises VolumeNotFound, MountFailed."""
+        volume = self.at(volume_id, path)
+        wanted = volume.config.volume
+        if wanted.quota is None or not capacity:
+            return
+        wanted = wanted.model_copy(update={"quota": capacity})
+        config = volume.config.model_copy(update={"volume": wanted})
+        await volume.renew(config, self._config.start_timeout)
+
+    async def adopt(self, record: Record, config: MountConfig, held: Held) -> None:
+        """Go on with what was held. Raises MountFailed if somebody else has the volume."""
+        volume = Volume(self._node, record, config, self._on_gone)
+        session = held.state["session"]
+        await volume.resume(session, held.fuse_fd, held.state["restarts"])
+        self.volumes[volume.id] = volume
+        if not record.targets and not session.get("unmounted"):
+            # Published to its end, or unpublished to its beginning.
+            self._turns.begin(record.volume_id, self._finish(volume, record.copy()))
+
+    def _holder(self, request: PublishRequest, path: str, wanted: Target) -> Volume | None:
+        """Whose target it is already. Raises VolumeConflict, VolumeInUse."""
+        if request.exclusive:
+            targets = {p for volume in self.of(request.volume_id) for p in volume.record.targets}
+            if others := sorted(targets - {path}):
+                raise VolumeInUse(
+                    "the volume may be used by one pod at a time, and is published at "
+                    f"{others[0]}: unpublish it there first"
+                )
+        for volume in self.volumes.values():
+            found = volume.record.targets.get(path)
+            if found is None:
+                continue
+            if volume.record.volume_id != request.volume_id:
+                raise VolumeConflict(f"{path} has volume {volume.record.volume_id}")
+            read_only = request.config.volume.read_only
+            if found.options != wanted.options or volume.config.volume.read_only != read_only:
+                raise VolumeConflict(
+                    "the volume is published there already, with other mount options or access:"
+                    " unpublish it first"
+                )
+            return volume
+        return None
+
+    async def _mount(self, request: PublishRequest, finishing: Volume | None) -> Volume:
+        """A new worker. One that is still uploading for the same volume is stopped: the new one
+        does its work as well. If that cannot be mounted it goes on."""
+        if finishing is not None:
+            await finishing.stop()
+        record = Record(
+            mount_id=request.mount_id,
+            volume_id=request.volume_id,
+            identity=request.identity,
+            config=public(request.config),
+            labels=dict(request.labels),
+        )
+        volume = self.volumes[record.mount_id] = Volume(
+            self._node, record, request.config, self._on_gone
+        )
+        try:
+            await volume.mount(self._config.start_timeout)
+        except BaseException:
+            await volume.discard()
+            self.volumes.pop(volume.id, None)
+            if finishing is not None:
+                await self._finish_again(finishing)
+            raise
+        self.orphans.discard(volume.id)
+        return volume
+
+    async def _finish_again(self, stopped: Volume) -> None:
+        volume = Volume(self._node, stopped.record, stopped.config, self._on_gone)
+        try:
+            await volume.resume({"unmounted": True}, None, 0)
+        except SlayerError as error:
+            log.error("cannot_finish", volume=volume.record.volume_id, error=str(error))
+            return
+        self.volumes[volume.id] = volume
+        await volume.save()
+
+    async def _finish(self, volume: Volume, last: Record) -> None:
+        if not await volume.finish(self._config.flush_timeout, last):
+            self.unfinished += 1
+
+    def _on_gone(self, volume: Volume) -> None:
+        if self.volumes.get(volume.id) is volume:
+            del self.volumes[volume.id]
+        self.restarts += volume.restarts
+        self.released.append(volume.record.volume_id)
+
+
+def _options(request: PublishRequest) -> tuple[str, ...]:
+    """Options of the bind mount. Raises ConfigError for one that there is not."""
+    options = set(request.flags) - {"rw"} | ({"ro"} if request.read_only else set())
+    for name in options - mounts.BIND_FLAGS.keys():
+        known = ", ".join(sorted(mounts.BIND_FLAGS))
+        raise ConfigError(f"mount option {name!r}: expected one of {known}")
+    return tuple(sorted(options))
