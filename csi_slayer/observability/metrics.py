@@ -6,7 +6,7 @@ Whoever counts on a hot path asks for its meter once (``metrics.operation("read"
 from __future__ import annotations
 
 import errno as errno_module
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.metrics_core import (
@@ -72,10 +72,10 @@ class RequestMeter:
 
 
 class Metrics:
-    """All metrics of one mount, on a registry of their own; ``volume`` is a label on each."""
+    """All metrics of one mount, on a registry of their own; ``labels`` are on each sample, those
+    of the process among them."""
 
-    def __init__(self, volume: str = "") -> None:
-        self.volume = volume
+    def __init__(self, **labels: str) -> None:
         self.upcalls = Counter()
         self.opens = Counter()
         self.passthrough_opens = Counter()
@@ -91,11 +91,14 @@ class Metrics:
         self.cache_bytes = Gauge()
         self.dirty_bytes = Gauge()
         self.pending_uploads = Gauge()
+        self.oldest_pending_seconds = Gauge()
+        self.store_answers = Gauge()
+        self.store_answers.set(1)
         self._operations: dict[str, OperationMeter] = {}
         self._requests: dict[str, RequestMeter] = {}
         self.registry = CollectorRegistry()
-        self.registry.register(_Exposition(self))
-        ProcessCollector(registry=self.registry)
+        self.registry.register(_Labelled(_Exposition(self), labels))
+        self.registry.register(_Labelled(ProcessCollector(registry=None), labels))
 
     def operation(self, name: str) -> OperationMeter:
         """The meter of a file system operation; the same object for the same name."""
@@ -150,7 +153,28 @@ _HELP = {
     "cache_bytes": "bytes in the cache",
     "dirty_bytes": "written bytes that the store does not have yet",
     "pending_uploads": "files that wait for their upload or are in it",
+    "oldest_pending_seconds": "time since the change that has waited longest for its upload",
+    "store_answers": "1 if the last request to the store was answered, 0 if it failed",
 }
+
+
+class _Labelled(Collector):
+    """Another collector's samples, with labels that are the same on all."""
+
+    def __init__(self, inner: Collector, labels: Mapping[str, str]) -> None:
+        self._inner = inner
+        self._labels = dict(labels)
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._inner.collect():
+            metric.samples = [
+                sample._replace(labels={**self._labels, **sample.labels})
+                for sample in metric.samples
+            ]
+            yield metric
+
+    def describe(self) -> Iterable[Metric]:
+        return ()  # nothing to check at registration: this registry has no other such names
 
 
 class _Exposition(Collector):
@@ -160,50 +184,46 @@ class _Exposition(Collector):
         self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
-        volume = self._metrics.volume
         for name, help_text in _HELP.items():
             instrument = getattr(self._metrics, name)
             family: CounterMetricFamily | GaugeMetricFamily
             kind = CounterMetricFamily if isinstance(instrument, Counter) else GaugeMetricFamily
-            family = kind(f"slayerfs_{name}", help_text, labels=["volume"])
-            family.add_metric([volume], instrument.value)
+            family = kind(f"slayerfs_{name}", help_text, labels=())
+            family.add_metric((), instrument.value)
             yield family
-        yield from self._operations(volume)
-        yield self._requests(volume)
+        yield from self._operations()
+        yield self._requests()
 
-    def _operations(self, volume: str) -> Iterator[Metric]:
+    def _operations(self) -> Iterator[Metric]:
         latency = HistogramMetricFamily(
             "slayerfs_operation_seconds",
             "time from reading a kernel request to answering it",
-            labels=["volume", "operation"],
+            labels=["operation"],
         )
         errors = CounterMetricFamily(
             "slayerfs_operation_errors",
             "kernel requests answered with an error",
-            labels=["volume", "operation", "errno"],
+            labels=["operation", "errno"],
         )
         for name, meter in self._metrics.operations().items():
             buckets, total = _buckets(meter.latency)
-            latency.add_metric([volume, name], buckets, total)
+            latency.add_metric([name], buckets, total)
             for errno, count in meter.errors().items():
-                errors.add_metric([volume, name, errno], count)
+                errors.add_metric([name, errno], count)
         yield latency
         yield errors
 
-    def _requests(self, volume: str) -> Metric:
+    def _requests(self) -> Metric:
         family = HistogramMetricFamily(
             "slayerfs_store_request_seconds",
             "time of one attempt of a store request",
-            labels=["volume", "operation", "status"],
+            labels=["operation", "status"],
         )
         for name, meter in self._metrics.store_requests().items():
             for status, histogram in meter.statuses().items():
                 buckets, total = _buckets(histogram)
-                family.add_metric([volume, name, status], buckets, total)
+                family.add_metric([name, status], buckets, total)
         return family
-
-    def describe(self) -> Iterable[Metric]:
-        return ()  # nothing to check at registration: this registry has no other such names
 
 
 _BOUND_LABELS = [*(str(bound) for bound in LATENCY_BOUNDS), "+Inf"]

@@ -20,6 +20,10 @@ class RequestObserver(Protocol):
     def on_retry(self) -> None:
         """A request is about to be sent again."""
 
+    def on_failure(self, reason: str) -> None:
+        """An attempt found the store away or unwilling (no credentials, no permission, no
+        bucket); an object that is absent or another version is no failure."""
+
 
 class NoObserver:
     """For stores that nobody watches."""
@@ -30,4 +34,7 @@ class NoObserver:
         """Forget it."""
 
     def on_retry(self) -> None:
+        """Forget it."""
+
+    def on_failure(self, reason: str) -> None:
         """Forget it."""

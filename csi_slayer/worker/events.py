@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+import time
+
 from csi_slayer.observability.metrics import Metrics, OperationMeter, RequestMeter
 from csi_slayer.observability.tracing import NullTracer, Tracer
+
+
+class StoreHealth:
+    """Whether the store does what it is asked. Times in seconds since 1970, 0 for never."""
+
+    __slots__ = ("answers", "last_error", "last_failure", "last_success")
+
+    def __init__(self) -> None:
+        self.answers = True
+        self.last_success = self.last_failure = 0.0
+        self.last_error = ""
+
+    def answered(self) -> None:
+        self.answers = True
+        self.last_success = time.time()
+
+    def failed(self, reason: str) -> None:
+        """Told after :meth:`answered` if the answer was a refusal."""
+        self.answers = False
+        self.last_failure = time.time()
+        self.last_error = reason
 
 
 class Events:
@@ -14,6 +37,7 @@ class Events:
         self.tracer: Tracer = NullTracer()
         self._operations: dict[str, OperationMeter] = {}
         self._requests: dict[str, RequestMeter] = {}
+        self.store = StoreHealth()
 
     def cache_read(self, hit: int, miss: int) -> None:
         if hit:
@@ -39,6 +63,8 @@ class Events:
         if meter is None:
             meter = self._requests[op] = self._metrics.store_request(op)
         meter.record("no answer" if status is None else status, seconds)
+        if status is not None:
+            self.store.answered()
         if sent:
             self._metrics.store_sent_bytes.add(sent)
         if received:
@@ -50,6 +76,9 @@ class Events:
 
     def on_retry(self) -> None:
         self._metrics.store_retries.add()
+
+    def on_failure(self, reason: str) -> None:
+        self.store.failed(reason)
 
     def observe(self, op: str, seconds: float) -> None:
         """A kernel request was answered."""

@@ -52,7 +52,7 @@ class Mount:
         self.restarts = restarts
         self.started = time.time()
         self.live = specs.live_options(config)
-        self.metrics = Metrics(spec.volume)
+        self.metrics = Metrics(**{"volume": spec.volume, **spec.labels})
         self.events = Events(self.metrics)
         self.session: Session | Pyfuse3Session | None = None
         self._stack = contextlib.AsyncExitStack()
@@ -211,6 +211,7 @@ class Mount:
             metrics.cache_bytes.set(usage.used)
             metrics.dirty_bytes.set(await asyncio.to_thread(self.fs.content.staging.usage))
             metrics.pending_uploads.set(await self.fs.catalog.pending_count())
+            metrics.store_answers.set(self.events.store.answers)
             corrupt = events.corrupt_blocks.value + events.corrupt_segments.value
             metrics.cache_corrupt_blocks.add(corrupt - metrics.cache_corrupt_blocks.value)
             evicted = events.evicted_bytes.value

@@ -14,13 +14,21 @@ ERRORS_SHOWN = 20
 
 
 async def status(mount: Mount) -> dict[str, Any]:
-    """A JSON-able description; sizes in bytes, times in seconds. No secrets."""
+    """A JSON-able description; sizes in bytes, times in seconds. No secrets.
+
+    ``oldest_pending``: age of the oldest change that waits for its upload, of the first 1,000 keys
+    that do. ``conflicts``: uploads of this worker that were refused because somebody else had
+    changed the object. ``store``: see :class:`csi_slayer.worker.events.StoreHealth`.
+    """
     config, fs = mount.config, mount.fs
     usage = mount.cache.usage()
     pending = await fs.catalog.pendings("", 1000)
+    oldest = min((row.since_ns for row in pending), default=None)
+    store = mount.events.store
     failing = [row for row in pending if row.error is not None]
     return {
         "volume": mount.spec.volume,
+        "labels": mount.spec.labels,
         "url": config.store.url,
         "mountpoint": mount.spec.mountpoint,
         "pid": os.getpid(),
@@ -35,6 +43,14 @@ async def status(mount: Mount) -> dict[str, Any]:
         "quota": config.volume.quota,
         "dirty_bytes": await asyncio.to_thread(fs.content.staging.usage),
         "pending_uploads": await fs.catalog.pending_count(),
+        "oldest_pending": None if oldest is None else max(0.0, time.time() - oldest / 1e9),
+        "conflicts": mount.metrics.conflicts.value,
+        "store": {
+            "answers": store.answers,
+            "last_success": store.last_success,
+            "last_failure": store.last_failure,
+            "last_error": store.last_error,
+        },
         "failing": [
             {"key": row.key, "attempts": row.attempts, "error": row.error}
             for row in failing[:ERRORS_SHOWN]

@@ -82,7 +82,7 @@ def _parameter(parameter: Any) -> list[str]:
 
 def metrics() -> str:
     """Every family that a mount serves, as the registry describes it."""
-    found = Metrics("docs")
+    found = Metrics(volume="docs")
     found.operation("read").error(5)
     found.store_request("GetObject").record(200, 0.1)
     rows = []

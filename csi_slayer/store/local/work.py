@@ -72,6 +72,8 @@ class WorkThreads:
                 raise StoreUnavailable(f"{what}: the store is closed") from None
             except StoreError as error:
                 status = _STATUS.get(type(error))
+                if status in (None, 403):
+                    self._observer.on_failure(str(error))
                 raise
             finally:
                 self._active.discard(stop)

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Protocol, TypeVar
 
-from csi_slayer.errors import AccessDenied, StoreIntegrityError
+from csi_slayer.errors import (
+    AccessDenied,
+    InvalidRange,
+    ObjectNotFound,
+    PreconditionFailed,
+    StoreError,
+    StoreIntegrityError,
+    StoreUnsupported,
+)
 from csi_slayer.store.observe import RequestObserver
 from csi_slayer.store.retry import RetryPolicy, Transient
 from csi_slayer.store.s3.answer import Answer, AnswerReader
@@ -21,6 +29,8 @@ T = TypeVar("T")
 
 # Listings of 1,000 long keys and error texts fit; bodies of objects say their own limit.
 MOST_ANSWER_BYTES = 8 << 20
+# Errors that are answers about an object.
+_ANSWERS = (ObjectNotFound, PreconditionFailed, InvalidRange, StoreUnsupported)
 
 
 class TransferJob(Protocol):
@@ -89,6 +99,9 @@ class Engine:
 
     async def attempt(self, request: S3Request, limit: int = MOST_ANSWER_BYTES) -> Answer:
         """A small request, once. Raises Transient besides what :meth:`call` raises."""
+        return await self._watched(self._small(request, limit))
+
+    async def _small(self, request: S3Request, limit: int) -> Answer:
         head = await self._head(request)
         reader = AnswerReader(limit, request.method == "HEAD")
         started = time.monotonic()
@@ -110,6 +123,9 @@ class Engine:
 
         Raises like :meth:`attempt`.
         """
+        return await self._watched(self._bulk(request, job, moved))
+
+    async def _bulk(self, request: S3Request, job: TransferJob, moved: Callable[[], int]) -> Answer:
         head = await self._head(request)
         before = moved()
         started = time.monotonic()
@@ -131,6 +147,15 @@ class Engine:
         await self._transfers.close()
         if self._credentials is not None:
             await self._credentials.close()
+
+    async def _watched(self, attempt: Coroutine[None, None, Answer]) -> Answer:
+        try:
+            return await attempt
+        except _ANSWERS:
+            raise
+        except (StoreError, Transient) as error:
+            self._observer.on_failure(str(error))
+            raise
 
     async def _head(self, request: S3Request) -> bytes:
         signed_by = None if self._credentials is None else await self._credentials.current()

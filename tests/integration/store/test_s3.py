@@ -27,6 +27,7 @@ class Recorder:
     def __init__(self) -> None:
         self.calls: list[tuple[str, int | None, int, int]] = []
         self.retries = 0
+        self.failures: list[str] = []
 
     def on_request(
         self, op: str, status: int | None, seconds: float, sent: int, received: int
@@ -36,6 +37,9 @@ class Recorder:
 
     def on_retry(self) -> None:
         self.retries += 1
+
+    def on_failure(self, reason: str) -> None:
+        self.failures.append(reason)
 
 
 def test_objects_too_large_for_one_copy(
@@ -108,6 +112,7 @@ def test_every_request_is_reported(
             ("GetObject", 206, 0, 4096),
             ("HeadObject", 404, 0, 0),
         ]
+        assert recorder.failures == []
         await store.close()
 
     run(body())

@@ -10,6 +10,7 @@ import pytest
 
 from csi_slayer.worker import channel
 from tests.integration.worker.conftest import MakePlace
+from tests.integration.worker.workers import s3_values
 from tests.support.mounts import wait_for
 from tests.support.servers import S3Server
 
@@ -83,12 +84,7 @@ def test_an_unbound_worker_outlives_its_supervisor(make_place: MakePlace) -> Non
 def test_what_an_unmounted_volume_left_is_uploaded_without_a_mount(
     make_place: MakePlace, minio: S3Server
 ) -> None:
-    bucket = minio.create_bucket()
-    place = make_place({
-        "store.url": f"s3://{bucket}", "store.endpoint": minio.endpoint,
-        "store.access_key_id": minio.access_key, "store.secret_access_key": minio.secret_key,
-        "volume.durability": "writeback",
-    })  # fmt: skip
+    place = make_place({**s3_values(minio), "volume.durability": "writeback"})
     worker = place.start().ready()
     assert list(place.root.iterdir()) == []  # known from here on, so that nobody asks the store
     minio.pause()
@@ -102,7 +98,7 @@ def test_what_an_unmounted_volume_left_is_uploaded_without_a_mount(
     worker = place.start({"unmounted": True})
     assert worker.expect("ended") == {"ended": 0}
     assert worker.ended() == channel.UNMOUNTED
-    assert minio.admin.get(bucket, "file") == b"text"
+    assert minio.admin.get(place.config.store.bucket, "file") == b"text"
 
 
 @pytest.mark.parametrize("data", [b"not json", b"[]"])

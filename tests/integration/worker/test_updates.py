@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.mount.volumes import files_with
 from tests.integration.worker.conftest import MakePlace
-from tests.integration.worker.workers import Place
+from tests.integration.worker.workers import Place, s3_values
 from tests.support.mounts import wait_for
 from tests.support.oidc import WebIdentity
 from tests.support.servers import S3Server
@@ -179,12 +179,7 @@ def _keys(web: WebIdentity, seconds: float = 3600.0) -> dict[str, object]:
 
 
 def _s3(make_place: MakePlace, server: S3Server, **values: object) -> Place:
-    bucket = server.create_bucket()
-    return make_place({
-        "store.url": f"s3://{bucket}", "store.endpoint": server.endpoint,
-        "store.access_key_id": server.access_key, "store.secret_access_key": server.secret_key,
-        **values,
-    })  # fmt: skip
+    return make_place({**s3_values(server), **values})
 
 
 def _bucket(place: Place) -> str:

@@ -17,10 +17,20 @@ from csi_slayer.config import MountConfig, load_config
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.worker import channel
 from csi_slayer.worker.spec import WorkerSpec, state_directory
-from tests.support.servers import live_pids
+from tests.support.servers import S3Server, live_pids
 
 SECONDS = 30.0
 """How long an answer may take."""
+
+
+def s3_values(server: S3Server, bucket: str | None = None) -> dict[str, object]:
+    """Configuration of a volume on a server, in a new bucket."""
+    return {
+        "store.url": f"s3://{bucket or server.create_bucket()}",
+        "store.endpoint": server.endpoint,
+        "store.access_key_id": server.access_key,
+        "store.secret_access_key": server.secret_key,
+    }
 
 
 class Worker:

@@ -24,7 +24,7 @@ def _key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
 
 
 def test_operations_by_type_with_latency_and_errors() -> None:
-    metrics = Metrics("vol")
+    metrics = Metrics(volume="vol")
     read = metrics.operation("read")
     assert metrics.operation("read") is read
     read.record(0.0004)
@@ -44,7 +44,7 @@ def test_operations_by_type_with_latency_and_errors() -> None:
 
 
 def test_store_requests_by_operation_and_status() -> None:
-    metrics = Metrics("vol")
+    metrics = Metrics(volume="vol")
     get = metrics.store_request("GetObject")
     get.record(200, 0.01)
     get.record(503, 0.02)
@@ -56,7 +56,7 @@ def test_store_requests_by_operation_and_status() -> None:
 
 
 def test_plain_numbers_appear_by_their_names() -> None:
-    metrics = Metrics("vol")
+    metrics = Metrics(volume="vol")
     metrics.upcalls.add(3)
     metrics.cache_hit_bytes.add(4096)
     metrics.dirty_bytes.set(10)
@@ -65,11 +65,21 @@ def test_plain_numbers_appear_by_their_names() -> None:
     assert samples[_key("slayerfs_cache_hit_bytes_total")] == 4096
     assert samples[_key("slayerfs_dirty_bytes")] == 10
     assert samples[_key("slayerfs_conflicts_total")] == 0
-    assert ("process_resident_memory_bytes", frozenset()) in samples
+    assert samples[_key("process_resident_memory_bytes")] > 0
+
+
+def test_labels_are_on_every_sample() -> None:
+    metrics = Metrics(volume="vol", claim="data", namespace="shop")
+    metrics.operation("read").record(0.1)
+    metrics.operation("read").error(errno.EIO)
+    metrics.store_request("GetObject").record(200, 0.01)
+    expected = {("volume", "vol"), ("claim", "data"), ("namespace", "shop")}
+    for name, labels in _samples(metrics):
+        assert labels >= expected, name
 
 
 def test_a_snapshot_holds_every_plain_number_and_the_totals() -> None:
-    metrics = Metrics("vol")
+    metrics = Metrics(volume="vol")
     for name in metrics.snapshot():
         if name not in ("operations", "operation_errors", "store_requests"):
             assert any(
@@ -88,7 +98,7 @@ def test_a_snapshot_holds_every_plain_number_and_the_totals() -> None:
 
 
 def test_the_number_of_series_is_limited() -> None:
-    metrics = Metrics("vol")
+    metrics = Metrics(volume="vol")
     for number in range(1000):
         metrics.operation(f"op-{number}").record(0.1)
         metrics.store_request(f"op-{number}").record(number, 0.1)
@@ -101,6 +111,6 @@ def test_the_number_of_series_is_limited() -> None:
 
 
 def test_two_mounts_in_a_process_do_not_mix() -> None:
-    first, second = Metrics("a"), Metrics("b")
+    first, second = Metrics(volume="a"), Metrics(volume="b")
     first.opens.add()
     assert second.snapshot()["opens"] == 0

@@ -20,7 +20,7 @@ Check = Callable[[MetricsServer], Awaitable[None]]
 
 def _serving(listen: str, check: Check) -> None:
     async def run() -> None:
-        metrics = Metrics("vol")
+        metrics = Metrics(volume="vol")
         metrics.opens.add(5)
         server = await serve_metrics(metrics.registry, listen)
         try:
