@@ -32,8 +32,8 @@ endpoints = st.none() | st.sampled_from(["http://[::1]:9000", "https://s3.exampl
 def test_an_id_reads_back_as_what_it_was_made_of(kind, bucket, name, endpoint, region, base):
     try:
         made = ObjectId(kind, bucket, name, endpoint, region, base_digest(base))
-    except ConfigError as error:
-        assert "longer" in str(error)
+    except ConfigError:
+        assert len(bucket) + len(name) + len(endpoint or "") > 60
         return
     assert parse(str(made), kind) == made
     assert len(str(made).encode()) <= LONGEST_ID

@@ -66,7 +66,7 @@ def test_what_kubernetes_adds_is_not_ours():
 def test_only_mutable_parameters_can_be_modified():
     parsed = options.parse_mutable({"durability": "writeback"}, "class")
     assert parsed.durability is Durability.WRITEBACK
-    with pytest.raises(ConfigError, match="uid: fixed when the volume is made.*durability"):
+    with pytest.raises(ConfigError, match=r"uid: fixed when the volume is made.*durability"):
         options.parse_mutable({"uid": "0", "durability": "fsync"}, "class")
     with pytest.raises(ConfigError, match="did you mean durability"):
         options.parse_mutable({"durabilty": "fsync"}, "class")

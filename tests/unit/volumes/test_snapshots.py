@@ -18,7 +18,15 @@ from csi_slayer.volumes import snapshots
 from csi_slayer.volumes.manifest import CHANGED, GONE, read_page
 from csi_slayer.volumes.provisioner import Provisioner
 from csi_slayer.volumes.records import State
-from tests.unit.volumes.world import HOME, Faults, World, create, make_session, until_dead
+from tests.unit.volumes.world import (
+    HOME,
+    Faults,
+    World,
+    create,
+    make_session,
+    persistently,
+    until_dead,
+)
 
 CONTENT = {"a/b": b"hello", "dir/": b"", "z": b"zz", "ü %2F": b"odd"}
 
@@ -222,7 +230,9 @@ def test_a_call_does_not_wait_for_a_long_copy(run, world: World, monkeypatch):
                 await create(p, "r", source=str(snapshot))
             gate.open.set()
             while made.state is not State.READY:
-                snapshot, made = await p.create_snapshot("s", str(volume), {}, {})
+                snapshot, made = await persistently(
+                    lambda: p.create_snapshot("s", str(volume), {}, {})
+                )
         assert made.objects == len(CONTENT)
         await p.close()
 
@@ -231,13 +241,15 @@ def test_a_call_does_not_wait_for_a_long_copy(run, world: World, monkeypatch):
 
 def test_a_snapshot_being_made_can_be_deleted(run, world: World, monkeypatch):
     async def scenario(other_process: bool):
-        p = Provisioner(world.config, make_session(world.config, wait=0.01))
+        world.session.lease_seconds = LEASE
+        p = Provisioner(world.config, make_session(world.config, wait=0.01, lease=LEASE))
         volume, record = await create(p, "v")
         await world.put(HOME, record.prefix, CONTENT)
         with gated_pages(monkeypatch) as gate:
             await p.create_snapshot("s", str(volume), {}, {})
             await gate.reached.wait()
-            await (world.provisioner if other_process else p).delete_snapshot("snap1:home:s", {})
+            deleter = world.provisioner if other_process else p
+            await persistently(lambda: deleter.delete_snapshot("snap1:home:s", {}))
             assert not any("snapshots" in key for key in await world.keys())
             gate.open.set()
         await p.close()
@@ -259,13 +271,13 @@ def test_an_interrupted_copy_goes_on(run, world: World, monkeypatch):
             for die_at in range(1, 200):
                 faults = Faults()
                 faults.die_at, faults.done_before = die_at, die_at % 2 == 0
-                p = Provisioner(world.config, make_session(world.config, faults))
+                p = Provisioner(world.config, make_session(world.config, faults, lease=LEASE))
                 calls = {
                     "snapshot": lambda p=p: p.create_snapshot("s", str(volume), {}, {}),
                     "restore": lambda p=p: create(p, "r", source="snap1:home:s"),
                     "delete": lambda p=p: p.delete_volume("slayer1:home:r", {}),
                 }
-                await until_dead(calls[operation](), p, faults)
+                await until_dead(persistently(calls[operation]), p, faults)
                 if not faults.buried:
                     await p.close()
                     break

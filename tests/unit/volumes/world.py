@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from csi_slayer.config.driver import DriverConfig
-from csi_slayer.errors import StoreUnavailable
+from csi_slayer.errors import StoreUnavailable, VolumeBusy
 from csi_slayer.store.base import ObjectStore
+from csi_slayer.volumes import lease as lease_module
 from csi_slayer.volumes import options
 from csi_slayer.volumes.jobs import Jobs
 from csi_slayer.volumes.provisioner import Provisioner
@@ -20,8 +21,8 @@ from csi_slayer.volumes.session import Session
 from csi_slayer.volumes.stores import StorePool
 
 HOME = "home"
-LEASE = 0.06
-"""Seconds, in tests."""
+LEASE = 0.1
+"""Seconds for which a dead process is waited for, in tests of crashes."""
 
 
 def fast_directory() -> tempfile.TemporaryDirectory[str]:
@@ -95,14 +96,28 @@ def driver_config(root: Path, **more: Any) -> DriverConfig:
 
 
 def make_session(
-    config: DriverConfig, faults: Faults | None = None, *, wait: float = 20.0
+    config: DriverConfig,
+    faults: Faults | None = None,
+    *,
+    wait: float = 20.0,
+    lease: float = lease_module.LEASE,
 ) -> Session:
     defaults = options.parse(config.volumes, "driver")
     if faults is None:
         pool = StorePool()
     else:
         pool = StorePool(wrap=lambda store: FaultyStore(store, faults))  # type: ignore[arg-type]
-    return Session(config, pool, Jobs(wait), defaults, lease_seconds=LEASE)
+    return Session(config, pool, Jobs(wait), defaults, lease_seconds=lease)
+
+
+async def persistently(make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """The outcome of a call that is repeated while it says so, as the sidecars do."""
+    for _ in range(200):
+        try:
+            return await make()
+        except VolumeBusy:
+            await asyncio.sleep(LEASE / 10)
+    return await make()
 
 
 async def until_dead(call: Coroutine[Any, Any, Any], p: Provisioner, faults: Faults) -> Any:
