@@ -114,6 +114,22 @@ def test_a_failed_renewal_ahead_is_not_repeated_at_once() -> None:
     asyncio.run(body())
 
 
+def test_a_refusal_of_credentials_is_the_answer_for_a_while() -> None:
+    async def body() -> None:
+        source = Source(3600.0)
+        credentials = _credentials(source)
+        source.failure = AccessDenied("the token has ended")
+        for _ in range(3):
+            with pytest.raises(AccessDenied, match="the token has ended"):
+                await credentials.current()
+        assert source.loads == 1
+        source.now += 3
+        source.failure = None
+        assert (await credentials.current()).token == "token-2"
+
+    asyncio.run(body())
+
+
 def test_a_refusal_renews_once_for_all() -> None:
     async def body() -> None:
         source = Source(3600.0)
@@ -220,6 +236,28 @@ def sts() -> Iterator[Sts]:
     server.server_close()
 
 
+def test_a_given_token_with_and_without_a_role(sts: Sts) -> None:
+    where = sts.endpoint.url
+    with_role = CredentialOptions(role_arn="arn:role", token="the-token")
+    without = CredentialOptions(token="the-token", sts_endpoint=where)
+    assert choose_source(with_role, sts.endpoint).load().access_key == "ASIA"
+    source = choose_source(without, sts.endpoint)
+    source.load()
+    assert "RoleArn=arn%3Arole" in sts.requests[0][1]
+    assert "RoleArn" not in sts.requests[1][1]
+    assert "WebIdentityToken=the-token" in sts.requests[1][1]
+    assert "the-token" not in source.identity
+    assert where in source.identity
+
+
+def test_a_service_that_repeats_the_token_does_not_give_it_away(sts: Sts) -> None:
+    source = choose_source(CredentialOptions(role_arn="r", token="the-token"), sts.endpoint)
+    sts.status = 400
+    sts.body = "<R><Error><Code>Bad</Code><Message>what is the-token?</Message></Error></R>"
+    with pytest.raises(AccessDenied, match=r"Bad: what is \*\*\*\?"):
+        source.load()
+
+
 @pytest.mark.parametrize("by", ["options", "environment"])
 def test_web_identity(environment: pytest.MonkeyPatch, tmp_path: Path, sts: Sts, by: str) -> None:
     token = tmp_path / "token"
@@ -278,6 +316,10 @@ def test_options_that_do_not_fit() -> None:
         CredentialOptions(access_key="AKID")
     with pytest.raises(ConfigError, match="role_arn"):
         CredentialOptions(token_file="/token")
+    with pytest.raises(ConfigError, match="role_arn"):
+        CredentialOptions(token="token")
+    with pytest.raises(ConfigError, match="excludes"):
+        CredentialOptions(token="token", token_file="/token", role_arn="r")
 
 
 def test_reprs_show_nothing() -> None:
