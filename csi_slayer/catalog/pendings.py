@@ -104,6 +104,11 @@ class Pendings(Reads):
         row = self._db.one("SELECT count(*) FROM pending")
         return 0 if row is None else int(row[0])
 
+    async def pending_oldest(self) -> int | None:
+        """When the key that has waited longest was last noted; None if none waits."""
+        row = self._db.one("SELECT min(since_ns) FROM pending")
+        return None if row is None or row[0] is None else int(row[0])
+
     async def pending_failed(self, key: str, error: str) -> None:
         """Note an attempt that failed and why (no secret may be in the text)."""
         with self._db.transaction():

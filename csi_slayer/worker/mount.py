@@ -29,6 +29,7 @@ from csi_slayer.worker import spec as specs
 from csi_slayer.worker.control import ControlServer
 from csi_slayer.worker.events import Events
 from csi_slayer.worker.operations import operations
+from csi_slayer.worker.status import oldest_pending
 
 if TYPE_CHECKING:
     from csi_slayer.fuse.pyfuse3_engine.session import Pyfuse3Session
@@ -211,6 +212,7 @@ class Mount:
             metrics.cache_bytes.set(usage.used)
             metrics.dirty_bytes.set(await asyncio.to_thread(self.fs.content.staging.usage))
             metrics.pending_uploads.set(await self.fs.catalog.pending_count())
+            metrics.oldest_pending_seconds.set(int(await oldest_pending(self) or 0))
             metrics.store_answers.set(self.events.store.answers)
             corrupt = events.corrupt_blocks.value + events.corrupt_segments.value
             metrics.cache_corrupt_blocks.add(corrupt - metrics.cache_corrupt_blocks.value)

@@ -13,17 +13,22 @@ if TYPE_CHECKING:
 ERRORS_SHOWN = 20
 
 
+async def oldest_pending(mount: Mount) -> float | None:
+    """Seconds since the change that has waited longest for its upload; None if none waits."""
+    since = await mount.fs.catalog.pending_oldest()
+    return None if since is None else max(0.0, time.time() - since / 1e9)
+
+
 async def status(mount: Mount) -> dict[str, Any]:
     """A JSON-able description; sizes in bytes, times in seconds. No secrets.
 
-    ``oldest_pending``: age of the oldest change that waits for its upload, of the first 1,000 keys
-    that do. ``conflicts``: uploads of this worker that were refused because somebody else had
-    changed the object. ``store``: see :class:`csi_slayer.worker.events.StoreHealth`.
+    ``oldest_pending``: age of the oldest change that waits for its upload. ``conflicts``: uploads
+    of this worker that were refused because somebody else had changed the object. ``store``: see
+    :class:`csi_slayer.worker.events.StoreHealth`.
     """
     config, fs = mount.config, mount.fs
     usage = mount.cache.usage()
     pending = await fs.catalog.pendings("", 1000)
-    oldest = min((row.since_ns for row in pending), default=None)
     store = mount.events.store
     failing = [row for row in pending if row.error is not None]
     return {
@@ -43,7 +48,7 @@ async def status(mount: Mount) -> dict[str, Any]:
         "quota": config.volume.quota,
         "dirty_bytes": await asyncio.to_thread(fs.content.staging.usage),
         "pending_uploads": await fs.catalog.pending_count(),
-        "oldest_pending": None if oldest is None else max(0.0, time.time() - oldest / 1e9),
+        "oldest_pending": await oldest_pending(mount),
         "conflicts": mount.metrics.conflicts.value,
         "store": {
             "answers": store.answers,

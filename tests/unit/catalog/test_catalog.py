@@ -55,6 +55,20 @@ def test_a_new_file_is_pending_and_expected_absent(catalog: Catalog) -> None:
     assert run(catalog.resolve("a")) == inode
 
 
+def test_the_oldest_note_is_known(catalog: Catalog) -> None:
+    assert run(catalog.pending_oldest()) is None
+    before = time.time_ns()
+    a = make(catalog, ROOT, "a")
+    make(catalog, ROOT, "b")
+    oldest = run(catalog.pending_oldest())
+    row = run(catalog.pending("a"))
+    assert row is not None and oldest is not None
+    assert before <= oldest == row.since_ns
+    store(catalog, a, "a", "e1")
+    row = run(catalog.pending("b"))
+    assert row is not None and run(catalog.pending_oldest()) == row.since_ns
+
+
 def test_storing_settles_the_key(catalog: Catalog) -> None:
     inode = make(catalog, ROOT, "a")
     store(catalog, inode, "a", "e1")
