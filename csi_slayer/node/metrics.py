@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
+from csi_slayer.cache.cache import Usage
 from csi_slayer.errors import MountFailed
 from csi_slayer.node.asking import ask
 from csi_slayer.node.publishing import Publishing
@@ -84,6 +85,21 @@ def families(
         found, total = histogram.read()
         seconds.add_metric([result], list(zip(bounds, map(float, found), strict=True)), total)
     yield seconds
+
+
+def of_cache(usage: Usage, min_free: int, evicted: int) -> Iterator[Metric]:
+    """The families of the node's cache; ``min_free``: what is left free on its file system."""
+    for name, text, value in (
+        ("segments", "cached bytes that the store has, too", usage.used),
+        ("staged", "written bytes of all volumes that the store does not have yet", usage.staged),
+        ("capacity", "most bytes of both together", usage.capacity),
+        ("free", "free bytes of the cache's file system", usage.free),
+        ("min_free", "bytes that the cache leaves free there", min_free),
+    ):
+        yield GaugeMetricFamily(f"slayerfs_node_cache_{name}_bytes", text, value)
+    yield CounterMetricFamily(
+        "slayerfs_node_cache_evicted_bytes", "bytes evicted from the node's cache", evicted
+    )
 
 
 async def of_workers(controls: Iterable[str]) -> list[Metric]:

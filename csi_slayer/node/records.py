@@ -84,13 +84,15 @@ def boot_id() -> str:
 
 
 def mark(pid: int) -> WorkerMark | None:
-    """What a process is recognised by later; None if there is none."""
+    """What a process is recognised by later; None if there is none, or it has ended and only
+    nobody has waited for it."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     # The name may contain anything; the fields after it do not (proc_pid_stat(5): starttime is 22).
-    return WorkerMark(pid, int(text.rpartition(")")[2].split()[19]))
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else WorkerMark(pid, int(fields[19]))
 
 
 @dataclass(frozen=True, slots=True)

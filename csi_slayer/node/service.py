@@ -189,7 +189,13 @@ class NodeVolumes:
             events_dropped=self._events.dropped,
         )
         controls = [volume.control for volume in self._publishing.volumes.values()]
-        return [*own, *await of_workers(controls)]
+        return [*own, *self._cache_metrics(), *await of_workers(controls)]
+
+    def _cache_metrics(self) -> Iterable[Metric]:
+        if self._cache is None:
+            return ()
+        evicted = self._cache.events.evicted_bytes.value
+        return of_cache(self._cache.usage(), self._config.cache.min_free, evicted)
 
     # -- inside ---------------------------------------------------------------------------------
 

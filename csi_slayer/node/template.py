@@ -69,7 +69,8 @@ class Template:
         if pid == 0:
             return True
         pidfd = os.pidfd_open(pid)
-        channel.send(self._end, {"fork": number, "pid": pid}, (pidfd,))
+        with contextlib.suppress(OSError):  # the node service is gone, and so the worker will be
+            channel.send(self._end, {"fork": number, "pid": pid}, (pidfd,))
         for fd in (pidfd, *fds):
             os.close(fd)
         return False

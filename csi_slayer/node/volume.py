@@ -33,6 +33,9 @@ LOCK_TIMEOUT = 5.0
 
 _LOCK_POLL = 0.02
 
+PINNED = 3.0
+"""Seconds after unmounting until a connection is ended that something outside keeps alive."""
+
 EVENT_RESTARTS = 3
 """Restarts of a worker after which there is an event, each time."""
 
@@ -134,10 +137,11 @@ class Volume:
             return True  # a successor has it
         assert self.running is not None
         await asyncio.to_thread(binding.unmount, self.private)
-        if await self.running.gone(timeout):
+        if not await self.running.gone(min(timeout, PINNED)):
+            await asyncio.to_thread(self._abort)
+        if await self.running.gone(max(0.0, timeout - PINNED)):
             await self.removed.wait()
             return True
-        await asyncio.to_thread(self._abort)
         self.running.unmounted()
         await self.save()
         self._node.events.warn(
