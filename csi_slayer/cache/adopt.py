@@ -19,7 +19,9 @@ from csi_slayer.cache.shared import Shared
 from csi_slayer.errors import CacheError
 
 
-def adopt(shared: Shared, key: SegmentKey, stage_path: str, size: int) -> None:
+def adopt(
+    shared: Shared, key: SegmentKey, stage_path: str, size: int, given: int | None = None
+) -> None:
     """See :meth:`csi_slayer.cache.cache.Cache.adopt`.
 
     The header and the map, which nobody reads under the staged name, come first; the rename
@@ -33,7 +35,7 @@ def adopt(shared: Shared, key: SegmentKey, stage_path: str, size: int) -> None:
                 os.unlink(stage_path)
             return
     try:
-        fd = os.open(stage_path, os.O_RDWR | os.O_NOATIME)
+        fd = given if given is not None else os.open(stage_path, os.O_RDWR | os.O_NOATIME)
     except OSError as error:
         raise translated(error, "opening a staged file") from error
     try:
@@ -41,7 +43,8 @@ def adopt(shared: Shared, key: SegmentKey, stage_path: str, size: int) -> None:
     except OSError as error:
         raise translated(error, "making a staged file a segment") from error
     finally:
-        os.close(fd)
+        if given is None:
+            os.close(fd)
 
 
 def _adopt(shared: Shared, key: SegmentKey, fd: int, stage_path: str, size: int) -> None:

@@ -140,15 +140,18 @@ class Cache:
             opened.refs += 1
         return Segment(opened)
 
-    def adopt(self, key: SegmentKey, stage_path: Path, size: int) -> None:
+    def adopt(
+        self, key: SegmentKey, stage_path: Path | str, size: int, fd: int | None = None
+    ) -> None:
         """Make a staged file the complete segment of the version that it was uploaded as.
 
         The file has ``size`` bytes and nobody writes to it any more. One rename does it: after a
         crash the file is either still staged, and may be adopted again, or a segment. If there is
         a complete segment already, the staged file is just removed. Reads the whole file: in a
-        thread if larger than SMALL. Raises CacheError, and the file stays staged.
+        thread if larger than SMALL. ``fd`` is a descriptor of it if the caller has one.
+        Raises CacheError, and the file stays staged.
         """
-        adopt(self.shared, key, str(stage_path), size)
+        adopt(self.shared, key, str(stage_path), size, fd)
 
     def _store(self, key: SegmentKey, data: bytes | memoryview) -> tuple[int, Header | None]:
         """Write a small segment; its locked descriptor, -1 if there is no room."""

@@ -25,6 +25,10 @@ PAGE = 4096
 
 _POLL = 0.005
 
+FREE_KNOWN = 0.05
+"""Seconds for which the free space of the disk is believed when a staged file is made: what it is
+for is far from exact, and many may be made in that time."""
+
 
 def on_disk(size: int) -> int:
     """The room that ``size`` bytes of a file take on the disk."""
@@ -49,6 +53,7 @@ class Ledger:
         self._spare = 0
         self._closed = False
         self._no_wait_before = 0.0
+        self._free = (0, 0.0)
 
     # -- reserving -------------------------------------------------------------------------
 
@@ -142,7 +147,12 @@ class Ledger:
 
         Clean segments are no reason: the governor is asked to remove some.
         """
-        free, staged = self.free_space(), self.file.staged
+        free, until = self._free
+        now = time.monotonic()
+        if now >= until:
+            free = self.free_space()
+            self._free = (free, now + FREE_KNOWN)
+        staged = self.file.staged
         if free < self.min_free or self.file.taken + staged > self.high:
             ring(self._layout)
         if staged >= self.capacity or free < self.min_free // 2:

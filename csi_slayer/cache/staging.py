@@ -22,11 +22,16 @@ SIDECAR = ".blocks"
 
 
 class Stage(NamedTuple):
-    """A staged file; ``fd`` is the caller's to close, -1 if it was not opened."""
+    """A staged file, ``file`` is its path; ``fd`` is the caller's to close, -1 if it was not
+    opened."""
 
     id: str
-    path: Path
+    file: str
     fd: int = -1
+
+    @property
+    def path(self) -> Path:
+        return Path(self.file)
 
 
 class Staging:
@@ -34,6 +39,7 @@ class Staging:
 
     def __init__(self, layout: Layout, ledger: Ledger, volume: str) -> None:
         self.directory = layout.staging(volume)
+        self._directory = str(self.directory)
         self._ledger = ledger
         try:
             self.directory.mkdir(mode=0o700, exist_ok=True)
@@ -44,11 +50,15 @@ class Staging:
         """Where the file of that id is, or would be."""
         return self.directory / stage
 
+    def file(self, stage: str) -> str:
+        """The same as text."""
+        return f"{self._directory}/{stage}"
+
     def reserve(self) -> Stage:
         """An id and a path that are free, without a file. Raises CacheFull."""
         self._ledger.check_staging()
         stage = secrets.token_hex(16)
-        return Stage(stage, self.path(stage))
+        return Stage(stage, self.file(stage))
 
     def create(self) -> Stage:
         """A new, empty file. Raises CacheFull if data that the store lacks has used up the cache
@@ -58,17 +68,17 @@ class Staging:
 
     def open(self, stage: str) -> Stage:
         """An existing file, for reading and writing."""
-        return self._open(Stage(stage, self.path(stage)), os.O_RDWR)
+        return self._open(Stage(stage, self.file(stage)), os.O_RDWR)
 
     def _open(self, stage: Stage, flags: int) -> Stage:
         try:
-            return stage._replace(fd=os.open(stage.path, flags, 0o600))
+            return Stage(stage.id, stage.file, os.open(stage.file, flags, 0o600))
         except OSError as error:
             raise translated(error, "opening a staged file") from error
 
     def remove(self, stage: str) -> None:
         """Delete a file and its sidecar; no error if there is none."""
-        path = str(self.path(stage))
+        path = self.file(stage)
         try:
             for name in (path + SIDECAR, path):
                 with suppress(FileNotFoundError):
@@ -80,7 +90,7 @@ class Staging:
         """All files there are."""
         for name in os.listdir(self.directory):
             if not name.endswith(SIDECAR):
-                yield Stage(name, self.path(name))
+                yield Stage(name, self.file(name))
 
     def usage(self) -> int:
         """Bytes on the disk. Looks at every file: for many, in a thread."""

@@ -189,7 +189,7 @@ class Content:
     def new_stage(self) -> StagedFile:
         """An empty staged file. Raises CacheFull."""
         stage = self.staging.create()
-        return StagedFile(stage.id, str(stage.path), stage.fd)
+        return StagedFile(stage.id, stage.file, stage.fd)
 
     async def writable(self, record: OpenInode, inode: Inode, *, truncate: bool) -> File:
         """The file of ``record`` made fit for writing; called with ``record.lock`` held."""
@@ -242,7 +242,7 @@ class Content:
     async def _surrendered(self, clean: CleanFile, inode: Inode) -> StagedFile | OverlayFile:
         """The complete segment becomes the staged copy, without copying unless it is shared."""
         stage = self.staging.reserve()
-        path = str(stage.path)
+        path = stage.file
         fd = clean.surrender(path)
         if fd is None:
             if inode.size > self.options.hydrate_max:
@@ -259,7 +259,7 @@ class Content:
 
     async def _overlaid(self, clean: CleanFile, inode: Inode) -> OverlayFile:
         stage = self.staging.create()
-        file = OverlayFile(stage.id, str(stage.path), stage.fd, self.open_source(clean.source))
+        file = OverlayFile(stage.id, stage.file, stage.fd, self.open_source(clean.source))
         await clean.close()
         with os_errors():
             os.utime(file.fd, ns=(inode.atime_ns, inode.mtime_ns))
@@ -326,6 +326,21 @@ class Content:
             if record.users == 1 and record.file is None:
                 await self._retire(ino)
 
+    async def retire_open(self, ino: int, file: StagedFile) -> bool:
+        """As :meth:`retire` for a file that nobody uses any more but this call; the caller closes
+        it. False: nothing was done, for it takes longer than a moment.
+
+        Suspends nowhere, so nobody can open the file meanwhile.
+        """
+        inode = await self.catalog.find(ino)
+        if inode is None or inode.nlink == 0 or inode.stage != file.stage or inode.etag is None:
+            return False
+        found = file.stat()
+        if found.st_mtime_ns != inode.stamp or not 0 < found.st_size <= SMALL:
+            return False
+        await self._adopt(inode, file.fd)
+        return True
+
     async def _retire(self, ino: int) -> None:
         inode = await self.catalog.find(ino)
         if inode is None:
@@ -349,20 +364,20 @@ class Content:
             else:
                 await self._adopt(inode)
 
-    async def _adopt(self, inode: Inode) -> None:
+    async def _adopt(self, inode: Inode, fd: int | None = None) -> None:
         assert inode.stage is not None
         try:
             source = await self.objects.source_of(inode)
         except ObjectNotFound:
             return  # unlinked meanwhile
-        path = self.staging.path(inode.stage)
+        path = self.staging.file(inode.stage)
         adopted = False
         keep = not inode.flags & Mark.OVERLAY and 0 < inode.size <= self.segment_span
         if keep:
             key = self.segment_key(source)
             try:
                 if inode.size <= SMALL:
-                    self.cache.adopt(key, path, inode.size)
+                    self.cache.adopt(key, path, inode.size, fd)
                 else:
                     await asyncio.to_thread(self.cache.adopt, key, path, inode.size)
                 adopted = True

@@ -231,7 +231,7 @@ class Objects:
     async def open_stage(self, inode: Inode) -> StagedFile | OverlayFile:
         """The staged copy of an inode that has one."""
         assert inode.stage is not None
-        path = str(self._staging.path(inode.stage))
+        path = self._staging.file(inode.stage)
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         if not inode.flags & Mark.OVERLAY:
             return StagedFile(inode.stage, path, fd)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from csi_slayer.content.clean import CleanFile
@@ -50,6 +49,22 @@ class OpenInode:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
+class _Held:
+    """See :meth:`OpenInodes.held`."""
+
+    __slots__ = ("_inodes", "_record")
+
+    def __init__(self, inodes: OpenInodes, ino: int) -> None:
+        self._inodes = inodes
+        self._record = inodes.use(ino)
+
+    async def __aenter__(self) -> OpenInode:
+        return self._record
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        await self._inodes.let_go(self._record)
+
+
 class OpenInodes:
     """All open inodes of the volume."""
 
@@ -65,15 +80,11 @@ class OpenInodes:
                 if file is not None:
                     await file.close()
 
-    @asynccontextmanager
-    async def held(self, ino: int) -> AsyncIterator[OpenInode]:
-        """The record of an inode, which is not closed before the end of the block: whoever waits
-        with a file of it in hand needs this, or its descriptor may become another file's."""
-        record = self.use(ino)
-        try:
-            yield record
-        finally:
-            await self.let_go(record)
+    def held(self, ino: int) -> _Held:
+        """For ``async with``: the record of an inode, which is not closed before the end of the
+        block. Whoever waits with a file of it in hand needs this, or its descriptor may become
+        another file's."""
+        return _Held(self, ino)
 
     def get(self, ino: int) -> OpenInode | None:
         return self._inodes.get(ino)

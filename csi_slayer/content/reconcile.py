@@ -17,6 +17,7 @@ from csi_slayer.catalog import Catalog, Inode, Pending
 from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.options import ContentOptions
+from csi_slayer.content.tasks import outlast
 from csi_slayer.errors import SlayerError, StoreError, StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -101,8 +102,7 @@ class Reconciler:
                 task = self._begin(key, forced=True)
                 own += 1
             try:
-                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                    await asyncio.shield(task)
+                await outlast(task, deadline)
             except TimeoutError as error:
                 raise StoreUnavailable(
                     f"the store did not take {key!r} within {self._options.write_timeout:.0f} s; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
@@ -18,3 +19,29 @@ async def together(coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+
+
+async def outlast(task: asyncio.Task[None], deadline: float) -> None:
+    """Wait for a task, which goes on whatever happens to who waits; raises what it raised.
+
+    Raises TimeoutError at ``deadline``, a time of :func:`time.monotonic`. Does what a shield within
+    a timeout would do, for a third of the cost.
+    """
+    if not task.done():
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+
+        def wake(_task: asyncio.Task[None] | None = None) -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
+        timer = loop.call_later(max(0.0, deadline - time.monotonic()), wake)
+        task.add_done_callback(wake)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            task.remove_done_callback(wake)
+        if not task.done():
+            raise TimeoutError
+    task.result()

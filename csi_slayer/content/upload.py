@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -95,6 +94,35 @@ def condition_for(expect: str | None) -> Condition:
     return ABSENT if expect == "" else Condition(if_match=expect)
 
 
+class _Locked:
+    """One upload of a file at a time: sending ahead and the real one never overlap."""
+
+    __slots__ = ("_ino", "_lock", "_locks")
+
+    def __init__(self, locks: dict[int, asyncio.Lock], ino: int) -> None:
+        self._locks = locks
+        self._ino = ino
+        lock = locks.get(ino)
+        if lock is None:
+            lock = locks[ino] = asyncio.Lock()
+        self._lock = lock
+
+    async def __aenter__(self) -> None:
+        try:
+            await self._lock.acquire()
+        except BaseException:
+            self._tidy()
+            raise
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        self._lock.release()
+        self._tidy()
+
+    def _tidy(self) -> None:
+        if not self._lock.locked():
+            self._locks.pop(self._ino, None)
+
+
 class Uploader:
     """Sends staged files; knows nothing of names or of when to do it."""
 
@@ -115,19 +143,8 @@ class Uploader:
         metadata: Mapping[str, str],
     ) -> ObjectInfo:
         """The first ``size`` bytes of the file as the object ``key``."""
-        async with self._locked(ino):
+        async with _Locked(self._locks, ino):
             return await self._send(ino, key, file, size, condition, metadata)
-
-    @asynccontextmanager
-    async def _locked(self, ino: int) -> AsyncIterator[None]:
-        """One upload of a file at a time: sending ahead and the real one never overlap."""
-        lock = self._locks.setdefault(ino, asyncio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked():
-                self._locks.pop(ino, None)
 
     async def _send(
         self,
@@ -233,7 +250,7 @@ class Uploader:
         """Send the complete parts that a growing file has gained; errors end the attempt quietly,
         for the real upload will meet and report them."""
         if ino not in self._locks:
-            async with self._locked(ino):
+            async with _Locked(self._locks, ino):
                 await self._send_ahead(ino, key, file, metadata)
 
     async def _send_ahead(

@@ -247,6 +247,8 @@ class OpenOps(NameOps):
         if record.backing_id:
             self.kernel.backing_close(record.backing_id)
         staged = isinstance(record.file, StagedFile | OverlayFile)
+        if isinstance(record.file, StagedFile) and not record.unlinked:
+            staged = not await self.content.retire_open(record.ino, record.file)
         for file in (record.file, record.newer):
             if file is not None:
                 await file.close()
