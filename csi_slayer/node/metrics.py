@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from csi_slayer.cache.cache import Usage
+from csi_slayer.cache import Usage
 from csi_slayer.errors import MountFailed
 from csi_slayer.node.asking import ask
 from csi_slayer.node.publishing import Publishing

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import structlog
@@ -21,7 +22,7 @@ from csi_slayer.node.condition import judge
 from csi_slayer.node.events import Events
 from csi_slayer.node.keeping import Keeping
 from csi_slayer.node.launcher import Launcher
-from csi_slayer.node.metrics import Counts, families, of_workers
+from csi_slayer.node.metrics import Counts, families, of_cache, of_workers
 from csi_slayer.node.publishing import Publishing
 from csi_slayer.node.records import Places
 from csi_slayer.node.recovery import Recovery

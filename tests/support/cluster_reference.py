@@ -9,9 +9,9 @@ import yaml
 
 from csi_slayer.config import describe_fields
 from csi_slayer.config.driver import DriverConfig
-from csi_slayer.csi.metrics import CallMetrics
 from csi_slayer.volumes.parameters import VolumeParameters
 from tests.support.chart import CHART, NOT_IN_A_POD, SET_BY_CHART
+from tests.support.families import family_rows, of_driver
 from tests.support.tables import table
 
 _LINE = re.compile(r"^( *)(?:# (\S.*)|([A-Za-z][\w-]*):.*)$")
@@ -90,15 +90,7 @@ def alerts() -> str:
 
 def driver_metrics() -> str:
     """Families that the driver's processes serve beside those of each volume."""
-    calls = CallMetrics()
-    calls.called("/csi.v1.Node/NodePublishVolume", "OK", 0.1)
-    rows = []
-    for family in calls.registry.collect():
-        name = family.name + ("_total" if family.type == "counter" else "")
-        labels = sorted({key for sample in family.samples for key in sample.labels} - {"le"})
-        shown = ", ".join(f"`{label}`" for label in labels)
-        rows.append([f"`{name}`", family.type, shown, family.documentation])
-    return table(["metric", "type", "labels", "meaning"], rows)
+    return table(["metric", "type", "labels", "meaning"], family_rows(of_driver()))
 
 
 def commented(text: str) -> Iterator[tuple[str, str]]:

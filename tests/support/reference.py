@@ -18,8 +18,8 @@ from csi_slayer.cli.main import app
 from csi_slayer.config import describe_fields
 from csi_slayer.fuse.init import Capabilities
 from csi_slayer.observability.instruments import LATENCY_BOUNDS
-from csi_slayer.observability.metrics import Metrics
 from tests.support import chart, cluster_reference
+from tests.support.families import family_rows, of_volume
 from tests.support.limits import limits
 from tests.support.tables import table
 
@@ -82,19 +82,9 @@ def _parameter(parameter: Any) -> list[str]:
 
 def metrics() -> str:
     """Every family that a mount serves, as the registry describes it."""
-    found = Metrics(volume="docs")
-    found.operation("read").error(5)
-    found.store_request("GetObject").record(200, 0.1)
-    rows = []
-    for family in found.registry.collect():
-        name = family.name + ("_total" if family.type == "counter" else "")
-        names = sorted({key for sample in family.samples for key in sample.labels} - {"le"})
-        if family.name.startswith("slayerfs_"):
-            labels = ", ".join(f"`{label}`" for label in names)
-            rows.append([f"`{name}`", family.type, labels, family.documentation])
     bounds = ", ".join(f"{bound:g}" for bound in LATENCY_BOUNDS)
     return (
-        table(["metric", "type", "labels", "meaning"], rows)
+        table(["metric", "type", "labels", "meaning"], family_rows(of_volume()))
         + f"\nBuckets of the histograms, seconds: {bounds}.\n"
     )
 

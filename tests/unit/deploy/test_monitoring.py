@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import yaml
 
-from csi_slayer.csi.metrics import CallMetrics
-from csi_slayer.observability.metrics import Metrics
 from tests.support.chart import CHART
+from tests.support.families import of_driver, of_volume
 
 _NAME = re.compile(r"\bslayerfs_[a-z0-9_]+")
 _LABEL = re.compile(r"([a-z_]+)(?:=~|!~|!=|=)\"")
@@ -26,16 +26,10 @@ DASHBOARD: dict[str, Any] = json.loads((CHART / "files" / "dashboard.json").read
 
 def families() -> dict[str, set[str]]:
     """Names of samples with their labels, as the code serves them."""
-    volume = Metrics(volume="v")
-    volume.operation("read").error(5)
-    volume.store_request("GetObject").record(200, 0.1)
-    calls = CallMetrics()
-    calls.called("/csi.v1.Node/NodePublishVolume", "OK", 0.1)
     found: dict[str, set[str]] = {}
-    for registry in (volume.registry, calls.registry):
-        for family in registry.collect():
-            for sample in family.samples:
-                found.setdefault(sample.name, set()).update(sample.labels)
+    for family in chain(of_volume(), of_driver()):
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
     return found
 
 
