@@ -20,6 +20,7 @@ from csi_slayer.volumes.provisioner import Provisioner
 from csi_slayer.volumes.records import State
 from tests.unit.volumes.world import (
     HOME,
+    LEASE,
     Faults,
     World,
     create,
@@ -246,8 +247,8 @@ def test_a_snapshot_being_made_can_be_deleted(run, world: World, monkeypatch):
         volume, record = await create(p, "v")
         await world.put(HOME, record.prefix, CONTENT)
         with gated_pages(monkeypatch) as gate:
-            await p.create_snapshot("s", str(volume), {}, {})
-            await gate.reached.wait()
+            while not gate.reached.is_set():
+                await persistently(lambda: p.create_snapshot("s", str(volume), {}, {}))
             deleter = world.provisioner if other_process else p
             await persistently(lambda: deleter.delete_snapshot("snap1:home:s", {}))
             assert not any("snapshots" in key for key in await world.keys())
