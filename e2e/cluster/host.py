@@ -182,7 +182,7 @@ class Host:
         """
         deadline = time.monotonic() + _KILL_TIMEOUT
         while True:
-            left = [*self._shims(), *self._in_control_groups()]
+            left = {*self._shims(), *self._in_control_groups()}
             if not left:
                 return
             if time.monotonic() > deadline:

@@ -129,10 +129,11 @@ def _packed(place: Path, under: list[str]) -> Layer:
 
 
 def _base(cache: Path) -> Path:
-    # Instead of usrmerge, which comes with all of Perl; as in Docker's image, too.
-    packages = ["usr-is-merged", *_packages("packages")]
+    packages = _packages("packages")
     options = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _EXCLUDED]
     options.append('--aptopt=APT::Install-Recommends "false"')
+    # Instead of the package usrmerge, which comes with all of Perl; Docker's image has none either.
+    options.append("--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr")
 
     def make(made: Path) -> None:
         _run(
