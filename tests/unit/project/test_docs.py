@@ -45,7 +45,7 @@ def invocations() -> Iterator[tuple[str, list[str]]]:
     for block in blocks():
         if block.language != "sh":
             continue
-        for line in block.text.splitlines():
+        for line in block.text.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if "|" in words:
                 words = words[: words.index("|")]
