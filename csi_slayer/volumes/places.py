@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from csi_slayer.config import MountConfig, load_config
 from csi_slayer.config.driver import DriverConfig, DriverStore
@@ -15,9 +16,11 @@ from csi_slayer.store.buckets import create_bucket, delete_bucket
 from csi_slayer.store.observe import NoObserver
 from csi_slayer.volumes.identity import IDENTITY_FIELDS, Identity
 from csi_slayer.volumes.ids import ObjectId
-from csi_slayer.volumes.parameters import VolumeParameters
+from csi_slayer.volumes.parameters import Authentication, VolumeParameters
 from csi_slayer.volumes.stores import StorePool
 from csi_slayer.worker.spec import store_options
+
+_AWS = (".amazonaws.com", ".amazonaws.com.cn")
 
 # Of the driver's connection, what holds for any service that it talks to.
 _COMMON_FIELDS = tuple(
@@ -71,8 +74,19 @@ def store_fields(driver: DriverStore, service: Service, identity: Identity) -> d
     fields["path_style"] = driver.path_style if service.path_style is None else service.path_style
     if service.sts_endpoint is not None:
         fields["sts_endpoint"] = service.sts_endpoint
+    elif identity.kind is not Authentication.DRIVER:
+        own = None if endpoint == driver.endpoint else _token_service(endpoint)
+        fields["sts_endpoint"] = own or driver.sts_endpoint or _token_service(driver.endpoint)
     fields.update(identity.fields)
+    if identity.kind is Authentication.POD and not (fields["role_arn"] or fields["sts_endpoint"]):
+        raise ConfigError("authentication is pod: set roleArn to the role that the pod is to have")
     return fields
+
+
+def _token_service(endpoint: str | None) -> str | None:
+    """Where a service other than AWS exchanges tokens: at its own address."""
+    host = urlsplit(endpoint or "").hostname or ""
+    return None if host.endswith(_AWS) else endpoint
 
 
 def mount_config(
