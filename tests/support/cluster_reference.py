@@ -12,6 +12,7 @@ from csi_slayer.config.driver import DriverConfig
 from csi_slayer.volumes.parameters import VolumeParameters
 from tests.support.chart import CHART, NOT_IN_A_POD, SET_BY_CHART
 from tests.support.families import family_rows, of_driver
+from tests.support.limits import driver_limits
 from tests.support.tables import table
 
 _LINE = re.compile(r"^( *)(?:# (\S.*)|([A-Za-z][\w-]*):.*)$")
@@ -91,6 +92,11 @@ def alerts() -> str:
 def driver_metrics() -> str:
     """Families that the driver's processes serve beside those of each volume."""
     return table(["metric", "type", "labels", "meaning"], family_rows(of_driver()))
+
+
+def driver_limit_table() -> str:
+    """Bounds of queues, retries and waits of the driver's processes."""
+    return table(["what", "limit"], [[text, value] for text, value in driver_limits()])
 
 
 def commented(text: str) -> Iterator[tuple[str, str]]:

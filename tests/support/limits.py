@@ -59,9 +59,9 @@ _LIMITS = (
     ("single server-side copy; larger objects are copied in parts", "store.s3.copies",
      "LARGEST_SINGLE_COPY", _BYTES),
     ("credentials are renewed before their end", "store.s3.credentials", "RENEW_AHEAD", _SECONDS),
-    ("first pause before a dead worker is started again", "node.supervisor", "BACKOFF_FIRST",
+    ("first pause before a dead worker is started again", "node.lifecycle", "BACKOFF_FIRST",
      _SECONDS),
-    ("longest such pause", "node.supervisor", "BACKOFF_MAX", _SECONDS),
+    ("longest such pause", "node.lifecycle", "BACKOFF_MAX", _SECONDS),
     ("clients of the control socket at once", "worker.control", "CLIENTS", _COUNT),
     ("request on the control socket", "worker.control", "LINE_LIMIT", _BYTES),
     ("time a control client has to say what it wants", "worker.control", "REQUEST_TIMEOUT",
@@ -74,10 +74,50 @@ _LIMITS = (
     ("series of one metric", "observability.metrics", "_MOST_SERIES", _COUNT),
 )  # fmt: skip
 
+# Of the driver's processes in a cluster.
+_DRIVER_LIMITS = (
+    ("calls of kubelet and sidecars at once", "csi.server", "MOST_CALLS", _COUNT),
+    ("calls that wait for one volume", "csi.locks", "MOST_WAITING", _COUNT),
+    ("a call waits for its turn", "csi.locks", "LONGEST_WAIT", _SECONDS),
+    ("parameters or attributes of a call, together", "csi.fields", "LARGEST_MAP", _BYTES),
+    ("secrets and tokens of a call, together", "csi.fields", "LARGEST_SECRETS", _BYTES),
+    ("calls under way may end when a process is told to", "csi.server", "GRACE", _SECONDS),
+    ("what remains then may be closed", "csi.processes", "END_TIMEOUT", _SECONDS),
+    ("result of a readiness check is remembered", "csi.identity", "REMEMBERED", _SECONDS),
+    ("copies and deletions at once", "volumes.jobs", "AT_ONCE", _COUNT),
+    ("copies and deletions known at a time", "volumes.jobs", "MOST", _COUNT),
+    ("controllers agree on who copies, renewed at a third", "volumes.lease", "LEASE", _SECONDS),
+    ("stores that stay open", "volumes.stores", "MOST_STORES", _COUNT),
+    ("volume or snapshot id", "volumes.ids", "LONGEST_ID", _BYTES),
+    ("volumes that a keeper holds", "node.keeper", "ENTRIES", _COUNT),
+    ("connections to a keeper", "node.keeper", "CLIENTS", _COUNT),
+    ("a keeper may take to answer", "node.keeping", "ANSWER_TIMEOUT", _SECONDS),
+    ("a process may take to fork a worker", "node.launcher", "FORK_TIMEOUT", _SECONDS),
+    ("such processes tried for one worker", "node.launcher", "ATTEMPTS", _COUNT),
+    ("a worker may take to try new credentials or options", "node.running", "UPDATE_TIMEOUT",
+     _SECONDS),
+    ("a worker may take to end", "node.running", "END_TIMEOUT", _SECONDS),
+    ("pause until uploads of an unmounted volume are tried again", "node.running", "DRAIN_AGAIN",
+     _SECONDS),
+    ("Kubernetes events that wait to be sent", "node.events", "WAITING", _COUNT),
+    ("the same event of the same object is not sent again within", "node.events", "AGAIN",
+     _SECONDS),
+    ("a scrape of all volumes of a node", "node.service", "COLLECT_TIMEOUT", _SECONDS),
+)  # fmt: skip
+
+
+def driver_limits() -> Iterator[tuple[str, str]]:
+    """The same of the driver's processes in a cluster."""
+    return _values(_DRIVER_LIMITS)
+
 
 def limits() -> Iterator[tuple[str, str]]:
     """What is bounded, and the bound as the code has it."""
-    for text, module, name, unit in _LIMITS:
+    return _values(_LIMITS)
+
+
+def _values(listed: tuple[tuple[str, str, str, str], ...]) -> Iterator[tuple[str, str]]:
+    for text, module, name, unit in listed:
         value = getattr(import_module(f"csi_slayer.{module}"), name)
         if unit == _BYTES:
             size = format_size(value)

@@ -116,6 +116,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "values": cluster_reference.values,
     "alerts": cluster_reference.alerts,
     "driver_metrics": cluster_reference.driver_metrics,
+    "driver_limits": cluster_reference.driver_limit_table,
 }
 
 
