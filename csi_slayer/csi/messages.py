@@ -7,9 +7,8 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from csi_slayer.csi.fields import BadRequest
 from csi_slayer.csi.proto import csi_pb2
-from csi_slayer.errors import CapacityOutOfRange
+from csi_slayer.volumes.capacity import check_range
 from csi_slayer.volumes.context import LABELS, volume_context
 from csi_slayer.volumes.ids import ObjectId
 from csi_slayer.volumes.records import SnapshotRecord, State, VolumeRecord
@@ -34,18 +33,9 @@ def split_labels(parameters: Mapping[str, str]) -> tuple[dict[str, str], dict[st
 
 
 def capacity_of(wanted: csi_pb2.CapacityRange) -> tuple[int, int]:
-    """Required bytes and limit, 0 for an open end.
-
-    Raises BadRequest for negative numbers, CapacityOutOfRange for a limit below what is required.
-    """
-    required, limit = wanted.required_bytes, wanted.limit_bytes
-    if required < 0 or limit < 0:
-        raise BadRequest("capacity_range: expected bytes, 0 or more")
-    if limit and required > limit:
-        raise CapacityOutOfRange(
-            f"capacity_range: {required} bytes are required, but {limit} are the limit"
-        )
-    return required, limit
+    """Required bytes and limit, 0 for an open end. Raises ConfigError, CapacityOutOfRange."""
+    check_range(wanted.required_bytes, wanted.limit_bytes)
+    return wanted.required_bytes, wanted.limit_bytes
 
 
 def volume_message(id: ObjectId, record: VolumeRecord) -> csi_pb2.Volume:

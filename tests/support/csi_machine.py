@@ -44,6 +44,7 @@ class ModelVolume:
 class ModelSnapshot:
     id: str
     volume_id: str
+    gib: int
     content: dict[str, bytes]
 
 
@@ -153,23 +154,25 @@ class CsiMachine(RuleBasedStateMachine):
             assert answer.volume.volume_id == known.id
 
     @precondition(lambda self: self.snapshots or self.volumes)
-    @rule(name=NAMES, data=st.data(), times=TIMES)
-    def create_from(self, name: str, data: st.DataObject, times: int) -> None:
+    @rule(name=NAMES, gib=CAPACITIES, data=st.data(), times=TIMES)
+    def create_from(self, name: str, gib: int, data: st.DataObject, times: int) -> None:
         origins: list[ModelVolume | ModelSnapshot] = [
             *self.snapshots.values(),
             *self.volumes.values(),
         ]
         origin = data.draw(st.sampled_from(origins), "origin")
         kind = "snapshot" if isinstance(origin, ModelSnapshot) else "volume"
-        answer = self._create(times, name, 3, {kind: {f"{kind}_id": origin.id}})
+        answer = self._create(times, name, gib, {kind: {f"{kind}_id": origin.id}})
         known = self.volumes.get(name)
-        if known is None:
+        if origin.gib > gib:
+            assert answer in ("OUT_OF_RANGE", "ALREADY_EXISTS") or known is not None
+        elif known is None:
             made = answer.volume
             assert getattr(made.content_source, kind) == getattr(
                 csi_pb2.VolumeContentSource(**{kind: {f"{kind}_id": origin.id}}), kind
             )
-            self.volumes[name] = ModelVolume(made.volume_id, 3, origin.id, dict(origin.content))
-        elif known.source == origin.id and known.gib == 3:
+            self.volumes[name] = ModelVolume(made.volume_id, gib, origin.id, dict(origin.content))
+        elif known.source == origin.id and known.gib == gib:
             assert answer.volume.volume_id == known.id
         else:
             assert answer == "ALREADY_EXISTS"
@@ -234,7 +237,7 @@ class CsiMachine(RuleBasedStateMachine):
         assert answer.snapshot.source_volume_id == volume.id and answer.snapshot.ready_to_use
         if known is None:
             self.snapshots[name] = ModelSnapshot(
-                answer.snapshot.snapshot_id, volume.id, dict(volume.content)
+                answer.snapshot.snapshot_id, volume.id, volume.gib, dict(volume.content)
             )
         else:
             assert answer.snapshot.snapshot_id == known.id

@@ -50,7 +50,10 @@ class PretendedVolumes:
         if found is None or found.volume_id != volume_id:
             return []
         del self.targets[target]
-        return [] if self.published(volume_id) else [volume_id]
+        if self.published(volume_id):
+            return []
+        self.capacities.pop(volume_id, None)
+        return [volume_id]
 
     async def stats(self, volume_id: str, path: str) -> VolumeStats:
         found = self._at(volume_id, path)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc.aio
+import pytest
 from hypothesis import settings
+from structlog.testing import capture_logs
 
 from csi_slayer.csi.controller import Controller
 from csi_slayer.csi.node import Node
@@ -52,5 +55,13 @@ class PretendedMachine(CsiMachine):
         return Clients(client, client, directory / "kubelet", close)
 
 
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Thousands of calls: nobody reads their lines."""
+    with capture_logs():
+        yield
+
+
 TestPretended = PretendedMachine.TestCase
-TestPretended.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
+TestPretended.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
+TestPretended.pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
