@@ -14,7 +14,7 @@ from pathlib import Path
 
 from e2e.cluster import components, config, loading, pki, s3
 from e2e.cluster.components import environment, system_program
-from e2e.cluster.host import Host, mounts_below, run
+from e2e.cluster.host import Host, mounts_below, refuse_another, run
 from e2e.cluster.processes import ClusterError, Service, Services
 from e2e.cluster.settings import NODE, Settings
 from e2e.environment import BUSYBOX_IMAGE, DRIVER_IMAGE, PYTHON_IMAGE, Environment
@@ -103,7 +103,8 @@ def up(root: Path) -> Cluster:
 
 def _up(root: Path) -> Cluster:
     began = time.monotonic()
-    # First what may be missing: nothing has been changed then.
+    # First what may be in the way: nothing has been changed then.
+    refuse_another()
     tools = ("etcd", "runc", "ip", "iptables", "openssl", "busybox", "mmdebstrap", "mount")
     runc = {name: system_program(name) for name in tools}["runc"]
     plugins = [place for place in _CNI_PLUGINS if Path(place, "bridge").exists()]

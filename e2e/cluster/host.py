@@ -101,6 +101,13 @@ def owner() -> str | None:
         return None
 
 
+def refuse_another() -> None:
+    """Raises ClusterError: a cluster is up."""
+    other = owner()
+    if other is not None:
+        raise ClusterError(f"another cluster is up on this machine, in {other or '?'}")
+
+
 def _chains() -> list[tuple[str, str, str]]:
     """Kubernetes' chains in the firewall: program, table, chain."""
     return [
@@ -125,9 +132,7 @@ class Host:
 
         The bridge comes first: there is one, and so there is one cluster at a time.
         """
-        other = owner()
-        if other is not None:
-            raise ClusterError(f"another cluster is up on this machine, in {other or '?'}")
+        refuse_another()
         run("ip", "link", "add", BRIDGE, "type", "bridge")
         run("ip", "link", "set", BRIDGE, "alias", str(self._root))
         parameters = {}
