@@ -76,7 +76,9 @@ def install(environment: Environment) -> None:
         environment, "helm", kubeconfig, "upgrade", "--install", RELEASE, str(CHART),
         "--namespace", NAMESPACE, "--values", str(VALUES),
         "--values", str(_private(environment.state / "values.json", values(environment))),
-        "--wait", "--timeout", f"{_TIMEOUT}s",
+        # The default way would wait for the keeper (OnDelete), which stays as it is in an
+        # upgrade.
+        "--wait=legacy", "--timeout", f"{_TIMEOUT}s",
     )  # fmt: skip
 
 
