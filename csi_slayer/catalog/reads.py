@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 
 from csi_slayer.catalog.database import Database
-from csi_slayer.catalog.inode import SELECT, Inode
+from csi_slayer.catalog.inode import SELECT, Inode, Mark
 from csi_slayer.catalog.rows import ROWS_KEPT, Rows
 from csi_slayer.catalog.schema import ROOT
 from csi_slayer.errors import FsError
@@ -154,6 +154,9 @@ class Reads:
         return None if row is None else int(row[0])
 
     async def xattr(self, ino: int, name: bytes) -> bytes | None:
+        inode = self._rows.find(ino)
+        if inode is None or not inode.flags & Mark.XATTRS:
+            return None  # what the kernel asks before the first write to each new file
         row = self._db.one("SELECT value FROM xattrs WHERE ino = ? AND name = ?", (ino, name))
         return None if row is None else bytes(row[0])
 
