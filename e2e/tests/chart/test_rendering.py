@@ -160,6 +160,16 @@ def test_a_role_is_taken_with_a_token_of_the_pods(rendered: dict[str, list[Objec
     mounted_at(found, str(store.web_identity_token_file.parent), "projected")
 
 
+def test_a_role_is_assumed_with_the_key_pair_where_there_is_one() -> None:
+    credentials = {"roleArn": "arn:aws:iam::111122223333:role/driver", "existingSecret": "s3"}
+    found = template({"credentials": credentials})
+    store = driver_config(found).store
+    assert store.role_arn is not None
+    assert store.secret_directory is not None
+    assert store.web_identity_token_file is None
+    assert "token" not in {v["name"] for spec, _ in containers(found) for v in spec["volumes"]}
+
+
 def test_certificates_are_where_the_driver_looks(rendered: dict[str, list[Object]]) -> None:
     found = rendered["keys"]
     bundle = driver_config(found).store.ca_bundle

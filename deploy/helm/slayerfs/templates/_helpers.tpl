@@ -50,6 +50,11 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{/* Not empty where a role is assumed with a token: there is no key pair to assume it with. */}}
+{{- define "slayerfs.usesToken" -}}
+{{- if and .Values.credentials.roleArn (not (include "slayerfs.secretName" .)) -}}true{{- end -}}
+{{- end -}}
+
 {{/* Mounts and volumes that node and controller have in common. */}}
 {{- define "slayerfs.commonMounts" -}}
 - name: config
@@ -62,7 +67,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
   mountPath: {{ include "slayerfs.secretDirectory" . }}
   readOnly: true
 {{- end }}
-{{- if .Values.credentials.roleArn }}
+{{- if include "slayerfs.usesToken" . }}
 - name: token
   mountPath: {{ include "slayerfs.tokenDirectory" . }}
   readOnly: true
@@ -86,7 +91,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
     secretName: {{ . }}
     defaultMode: 0440
 {{- end }}
-{{- if .Values.credentials.roleArn }}
+{{- if include "slayerfs.usesToken" . }}
 - name: token
   projected:
     defaultMode: 0440
