@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,11 @@ class CsiMachine(RuleBasedStateMachine):
         try:
             for name in list(self.targets):
                 self.node(1, "NodeUnpublishVolume", self._at(name))
+            for volume in self.volumes.values():
+                self.controller(1, "DeleteVolume", {"volume_id": volume.id})
+            for snapshot in self.snapshots.values():
+                self.controller(1, "DeleteSnapshot", {"snapshot_id": snapshot.id})
+            assert self._pages("ListVolumes", 0) == self._pages("ListSnapshots", 0) == []
             self.run(self.clients.close())
         finally:
             self.loop.close()
@@ -295,7 +301,10 @@ class CsiMachine(RuleBasedStateMachine):
                 file.write_bytes(content)
                 raise AssertionError("a read-only target was written to")
             return
-        file.write_bytes(content)
+        with file.open("wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())  # in S3 by now, whatever the volume's durability
         [volume] = [it for it in self.volumes.values() if it.id == target.volume_id]
         volume.content[path] = content
 
