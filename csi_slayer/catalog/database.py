@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from csi_slayer.catalog.schema import PRAGMAS, STATEMENTS, VERSION, WAL_LARGE, WAL_SMALL
+from csi_slayer.catalog.fresh import RESERVE, create, reserve_wal
+from csi_slayer.catalog.schema import PRAGMAS, VERSION, WAL_LARGE, WAL_SMALL
 from csi_slayer.errors import CacheFull, CatalogError, SlayerError
 
 Row = tuple[Any, ...]
-
-RESERVE = 1 << 20
-"""Bytes of the database and of the WAL that are kept for work while the disk is full."""
 
 
 class Transaction:
@@ -49,36 +48,40 @@ class Database:
         """Called after each rollback: what was remembered of the table may not be true."""
         self._transaction = Transaction(self)
         try:
+            fresh = not path.exists() or path.stat().st_size == 0
+            if fresh:
+                create(path)
             self._connection = sqlite3.connect(
                 path, isolation_level=None, cached_statements=256, check_same_thread=False
             )
             for pragma in PRAGMAS:
                 self._connection.execute(pragma)
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                self._create()
-            elif version != VERSION:
+            if version != VERSION:
                 raise CatalogError(
                     f"{path} has schema version {version}, this program needs {VERSION}: "
                     "unmount with the program that wrote it, then remove the file"
                 )
-            self._reserve()
+            self._reserve(fresh)
+        except OSError as error:
+            reason = f"cannot open the catalog {path}: {error.strerror}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise CacheFull(reason) from error
+            raise CatalogError(reason) from error
         except sqlite3.Error as error:
             raise CatalogError(f"cannot open the catalog {path}: {error}") from error
         self.execute = self._connection.execute
         self.executemany = self._connection.executemany
 
-    def _create(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-        for statement in STATEMENTS:
-            self._connection.execute(statement)
-        self._connection.execute(f"PRAGMA user_version={VERSION}")
-        self._connection.execute("COMMIT")
-
-    def _reserve(self) -> None:
+    def _reserve(self, fresh: bool) -> None:
         """Write as much as RESERVE and take it back: what it leaves in the database are free
         pages, and a WAL whose blocks the next transactions overwrite. With them names can be
         learned, and files be removed, while somebody has filled the disk."""
+        if fresh:  # it has the free pages
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute("ROLLBACK")  # now there is a WAL
+            reserve_wal(self.path)
+            return
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute("CREATE TABLE reserve(room)")

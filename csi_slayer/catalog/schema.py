@@ -74,8 +74,9 @@ STATEMENTS = (
     """CREATE TABLE completed(request INTEGER PRIMARY KEY, ino INTEGER NOT NULL)""",
 )
 
+PAGE_SIZE = 2048
+
 PRAGMAS = (
-    "PRAGMA page_size=2048",
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=NORMAL",
     "PRAGMA temp_store=MEMORY",
