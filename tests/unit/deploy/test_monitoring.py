@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
+import promql_parser
 import yaml
 
 from tests.support.chart import CHART
@@ -46,6 +47,12 @@ def expressions() -> Iterator[str]:
     for variable in DASHBOARD["templating"]["list"]:
         if variable["type"] == "query":
             yield variable["definition"]
+
+
+def test_expressions_are_promql() -> None:
+    for text in expressions():
+        if not text.startswith("label_values("):  # Grafana's own
+            promql_parser.parse(text.replace("$__rate_interval", "5m"))
 
 
 def test_metrics_exist() -> None:
