@@ -274,6 +274,18 @@ def nothing_has_more_rights_than_listed(found: list[Object]) -> None:
 
 
 @rule
+def the_provisioner_leaves_snapshots_alone_unless_it_may_touch_them(found: list[Object]) -> None:
+    _, provisioner = _container(found, "provisioner")
+    (interval,) = (a for a in provisioner["args"] if "snapshot-orphan-sweep" in a)
+    may = any(
+        "volumesnapshots" in entry["resources"]
+        for role in of_kind(found, "ClusterRole")
+        for entry in role["rules"]
+    )
+    assert (interval.partition("=")[2] != "0") is may
+
+
+@rule
 def pods_roll_when_the_configuration_changes(found: list[Object]) -> None:
     for kind, name in (("DaemonSet", "-node"), ("Deployment", "-controller")):
         template = one(found, kind, name)["spec"]["template"]
