@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import os
 import selectors
 import signal
@@ -23,6 +22,7 @@ from collections.abc import Sequence
 
 from csi_slayer.worker import channel
 from csi_slayer.worker.channel import FAILED
+from csi_slayer.worker.preload import preload
 
 PROCESS_NAME = b"slayer-worker"
 """What ps and top show; at most 15 bytes (prctl(2), PR_SET_NAME)."""
@@ -112,22 +112,12 @@ def _be_ended_first() -> None:
         file.write(str(score))
 
 
-def _preload() -> None:
-    """Import what a worker needs, also what it imports only when it needs it."""
-    import csi_slayer.store.local.open
-    import csi_slayer.store.s3.open
-    import csi_slayer.worker.__main__  # noqa: F401
-
-    gc.collect()
-    gc.freeze()
-
-
 def main() -> int:
     end = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(end.fileno(), False)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal's: the node service says what follows
-    _preload()
+    preload()
     return Template(end).run()
 
 

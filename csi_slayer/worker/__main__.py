@@ -7,6 +7,8 @@ the kernel connection if an earlier worker had one. Nothing secret is in argumen
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import gc
 import os
 import signal
@@ -27,6 +29,10 @@ from csi_slayer.worker.spec import WorkerSpec
 from csi_slayer.worker.updates import Updates
 
 log = get_logger(__name__)
+
+_M_ARENA_MAX = -8
+ARENAS = 2
+"""Heaps of malloc for all threads."""
 
 TENANT = "tenant"
 """Key of the session's description: who shares the cache with this mount. It stays the same for as
@@ -100,6 +106,7 @@ def run_worker(end: socket.socket) -> int:
     for number in (signal.SIGINT, signal.SIGHUP):
         # A terminal sends them to all of its processes; what they mean is the supervisor's to say.
         signal.signal(number, signal.SIG_IGN)
+    _limit_arenas()
     received = channel.receive(end)
     if received is None:
         return FAILED
@@ -112,6 +119,13 @@ def run_worker(end: socket.socket) -> int:
             return runner.run(serve(end, message, fds, config))
     finally:
         writer.close()
+
+
+def _limit_arenas() -> None:
+    """Threads would each have an arena of malloc's, and what one has freed the others could not
+    use; they wait for the interpreter's lock more than they would for malloc's."""
+    with contextlib.suppress(AttributeError):  # glibc's alone (malloc.h)
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS)
 
 
 def main() -> int:
