@@ -36,9 +36,9 @@ class Binder:
     def real(self, target: str) -> str:
         """The target as mountinfo has it. Raises ConfigError if it is not below the kubelet's
         directory, or not in its shortest form."""
-        inside = os.path.relpath(target, self._given)
         normal = os.path.isabs(target) and os.path.normpath(target) == target
-        if not normal or inside.split("/")[0] in ("", ".", ".."):
+        inside = os.path.relpath(target, self._given) if normal else ".."
+        if inside.split("/")[0] in (".", ".."):
             raise ConfigError(f"target path: expected a path below {self._given}, without ..")
         return os.path.join(self.root, inside)
 

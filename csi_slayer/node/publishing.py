@@ -61,7 +61,12 @@ class Publishing:
             volume = await self._mount(request, volume)
         else:
             await volume.renew(request.config, self._config.start_timeout)
-        await volume.bind(path, wanted)
+        try:
+            await volume.bind(path, wanted)
+        except BaseException:
+            if volume.finishing:
+                await self._finish(volume, volume.record.copy())
+            raise
 
     async def unpublish(self, volume_id: str, path: str) -> None:
         """Raises ConfigError, MountFailed."""

@@ -330,7 +330,7 @@ class Volume:
             leftover.remove_places(places, self.id)
 
     def _make_way(self) -> None:
-        os.makedirs(self.private, mode=0o700, exist_ok=True)
+        # First: nobody may look at a directory where a dead mount is.
         self._clear_away()
         os.makedirs(self.private, mode=0o700, exist_ok=True)
         registry.write(self.entry())

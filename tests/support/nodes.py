@@ -35,13 +35,21 @@ class TestNode:
 
     __test__ = False
 
-    def __init__(self, base: Path, *, package: Path = ROOT, **node: Any) -> None:
+    def __init__(
+        self,
+        base: Path,
+        *,
+        package: Path = ROOT,
+        store: Mapping[str, Any] | None = None,
+        **node: Any,
+    ) -> None:
         self.base = base
         self.kubelet = base / "kubelet"
         self.run = self.kubelet / "plugins/csi"
         self.cache = base / "cache"
         self.log = base / "node.log"
         self.package = package
+        self.store = dict(store or {})
         self.node = node
         self.process: subprocess.Popen[str] | None = None
         self.keeper: subprocess.Popen[bytes] | None = None
@@ -52,6 +60,7 @@ class TestNode:
 
     def config(self) -> dict[str, Any]:
         return {
+            "store": self.store,
             "cache": {"directory": str(self.cache), "capacity": "2GiB", "min_free": 0},
             "node": {
                 "name": "test-node",

@@ -1,0 +1,257 @@
+"""Publishing and unpublishing: what the kubelet asks for, again and again and all at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from csi_slayer.fuse import mount as mounts
+from tests.integration.node.loads import hashes, s3_store
+from tests.support.mounts import wait_for
+from tests.support.nodes import Refused, TestNode
+from tests.support.servers import S3Server
+
+pytestmark = pytest.mark.integration
+
+
+def test_two_pods_share_one_worker(node: TestNode, url: str) -> None:
+    first = node.publish("volume", "a", url)
+    second = node.publish("volume", "b", url, read_only=True)
+    (first / "file").write_text("text")
+    assert (second / "file").read_text() == "text"
+    with pytest.raises(OSError, match="Read-only"):
+        (second / "file").write_text("other")
+    assert len(node.workers()) == 1
+    assert node.unpublish("volume", "a") == []
+    assert (second / "file").read_text() == "text"
+    assert not first.exists()
+    assert node.unpublish("volume", "b") == ["volume"]
+    assert node.mounts() == []
+
+
+def test_nothing_is_left_behind(node: TestNode, url: str, objects: Path) -> None:
+    path = node.publish("volume", "a", url)
+    (path / "file").write_text("text")
+    control = list((node.run / "run").iterdir())
+    assert len(control) == 1
+    node.unpublish("volume", "a")
+    assert list(hashes(objects)) == ["file"]
+    assert node.records() == []
+    for directory in (node.run / "run", node.run / "mounts", node.cache / "volumes"):
+        assert list(directory.iterdir()) == []
+    assert list((node.cache / "staging").iterdir()) == []
+    assert node.call("metrics").count('slayerfs_node_workers{state="serving"} 0') == 1
+
+
+def test_again_is_no_error(node: TestNode, url: str) -> None:
+    path = node.publish("volume", "a", url)
+    assert node.publish("volume", "a", url) == path
+    assert len([point for point in node.mounts() if point == str(path)]) == 1
+    node.unpublish("volume", "a")
+    assert node.unpublish("volume", "a") == []
+    assert node.unpublish("never-heard-of", "a") == []
+
+
+def test_many_calls_at_once(node: TestNode, url: str) -> None:
+    """Of one volume and of several; each call is repeated while it is under way."""
+    requests = [
+        node.request(f"volume{number % 3}", f"pod{number}", url)
+        for number in range(9)
+        for _ in range(2)
+    ]
+    for number in [node.begin("publish", **request) for request in requests]:
+        node.end(number)
+    assert len(node.workers()) == 3
+    calls = [
+        node.begin("unpublish", volume_id=request["volume_id"], target=request["target"])
+        for request in requests
+    ]
+    released = [volume for number in calls for volume in node.end(number)]
+    assert sorted(released) == ["volume0", "volume1", "volume2"]
+    assert node.mounts() == []
+
+
+def test_a_target_with_other_options_or_of_another_volume_is_refused(
+    node: TestNode, url: str
+) -> None:
+    node.publish("volume", "a", url)
+    with pytest.raises(Refused, match="other mount options") as refused:
+        node.publish("volume", "a", url, read_only=True)
+    assert refused.value.code == "ALREADY_EXISTS"
+    with pytest.raises(Refused, match="has volume volume"):
+        node.publish("other", "a", url)
+    with pytest.raises(Refused, match="gid") as refused:
+        node.publish("volume", "b", url, options={"gid": 77})
+    assert refused.value.code == "ALREADY_EXISTS"
+    assert not node.target("b").exists()
+    node.unpublish("volume", "a")
+
+
+def test_a_volume_for_one_pod_is_refused_to_the_second(node: TestNode, url: str) -> None:
+    node.publish("volume", "a", url, exclusive=True)
+    node.publish("volume", "a", url, exclusive=True)
+    with pytest.raises(Refused, match="one pod at a time") as refused:
+        node.publish("volume", "b", url, exclusive=True)
+    assert refused.value.code == "FAILED_PRECONDITION"
+    node.unpublish("volume", "a")
+    node.publish("volume", "b", url, exclusive=True)
+    node.unpublish("volume", "b")
+
+
+def test_options_of_the_bind_mount(node: TestNode, url: str) -> None:
+    path = node.publish("volume", "a", url, flags=["noexec", "noatime"])
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    (options,) = [line.split()[3] for line in lines if line.split()[1] == str(path)]
+    assert {"noexec", "noatime", "nosuid", "nodev"} <= set(options.split(","))
+    node.unpublish("volume", "a")
+    with pytest.raises(Refused, match="'sync': expected one of") as refused:
+        node.publish("volume", "a", url, flags=["sync"])
+    assert refused.value.code == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize("where", ["/etc/volume", "..", "relative", "", "/"])
+def test_targets_outside_the_kubelet_are_refused(node: TestNode, url: str, where: str) -> None:
+    target = str(node.kubelet / where / "x") if where == ".." else where
+    with pytest.raises(Refused) as refused:
+        node.call("publish", **{**node.request("volume", "a", url), "target": target})
+    assert refused.value.code == "INVALID_ARGUMENT"
+    with pytest.raises(Refused) as refused:
+        node.call("unpublish", volume_id="volume", target=target)
+    assert refused.value.code == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_symbolic_links_on_the_way_are_refused(
+    node: TestNode, url: str, tmp_path: Path, depth: int
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "volumes/kubernetes.io~csi/pv").mkdir(parents=True)
+    (elsewhere / "pv").mkdir()
+    target = node.target("a")
+    place = [target, target.parent, target.parent.parent][depth]
+    if place.exists():
+        for empty in [target.parent] if depth == 2 else []:
+            empty.rmdir()
+        place.rmdir()
+    place.symlink_to(elsewhere)
+    with pytest.raises(Refused, match="symbolic link") as refused:
+        node.publish("volume", "a", url)
+    assert refused.value.code == "INVALID_ARGUMENT"
+    assert not [point for point in node.mounts() if point.startswith(str(elsewhere))]
+
+
+def test_a_mount_of_somebody_else_at_the_target_is_not_touched(node: TestNode, url: str) -> None:
+    target = node.target("a")
+    target.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(target)], check=True)
+    try:
+        with pytest.raises(Refused, match="tmpfs mount that is not of this driver"):
+            node.publish("volume", "a", url)
+        with pytest.raises(Refused, match="tmpfs mount that is not of this driver"):
+            node.unpublish("volume", "a")
+    finally:
+        subprocess.run(["umount", str(target)], check=True)
+    node.publish("volume", "a", url)
+    node.unpublish("volume", "a")
+
+
+def test_an_unmounted_directory_is_never_shown_as_the_volume(node: TestNode, url: str) -> None:
+    """Somebody unmounts the private mount: the next pod gets the volume, or an error."""
+    node.publish("volume", "a", url)
+    (private,) = (node.run / "mounts").iterdir()
+    mounts.unmount(str(private), lazy=True)
+    with pytest.raises(Refused, match="mounted"):
+        node.publish("volume", "b", url)
+    assert not [point for point in node.mounts() if point == str(node.target("b"))]
+    node.unpublish("volume", "a")
+    (node.publish("volume", "b", url) / "file").write_text("text")
+    node.unpublish("volume", "b")
+
+
+def test_a_target_that_lost_its_mount_gets_it_back(node: TestNode, url: str) -> None:
+    path = node.publish("volume", "a", url)
+    (path / "file").write_text("text")
+    mounts.unmount(str(path), lazy=True)
+    node.publish("volume", "a", url)
+    assert (path / "file").read_text() == "text"
+    node.unpublish("volume", "a")
+
+
+def test_a_volume_that_cannot_be_mounted_says_why_and_leaves_nothing(
+    node: TestNode, tmp_path: Path, url: str
+) -> None:
+    with pytest.raises(Refused, match="missing") as refused:
+        node.publish("volume", "a", f"file://{tmp_path}/missing")
+    assert refused.value.code == "NOT_FOUND"
+    assert node.mounts() == node.records() == node.workers() == []
+    assert list((node.cache / "volumes").iterdir()) == []
+    assert not node.target("a").exists()
+    node.publish("volume", "a", url)
+    node.unpublish("volume", "a")
+
+
+def test_a_busy_target_is_unpublished_all_the_same(node: TestNode, url: str) -> None:
+    """A process of a pod that was deleted by force still works in it."""
+    path = node.publish("volume", "a", url)
+    with subprocess.Popen(["sleep", "600"], cwd=path) as program:
+        try:
+            assert node.unpublish("volume", "a") == ["volume"]
+            assert node.mounts() == []
+        finally:
+            program.kill()
+
+
+def test_quota_and_expansion(node: TestNode, url: str) -> None:
+    path = node.publish("volume", "a", url, options={"quota": "1MiB"})
+    with pytest.raises(OSError, match=r"No space|quota"):
+        (path / "large").write_bytes(b"x" * (3 << 20))
+    node.call("expand", volume_id="volume", path=str(path), capacity=8 << 20)
+    (path / "larger").write_bytes(b"x" * (3 << 20))
+    stats = node.call("stats", volume_id="volume", path=str(path))
+    assert stats["capacity"] == 8 << 20
+    assert stats["used"] >= 3 << 20
+    assert not stats["abnormal"]
+    assert os.statvfs(path).f_blocks * os.statvfs(path).f_frsize == 8 << 20
+    node.kill_workers()
+    (path / "still").write_bytes(b"x" * (2 << 20))
+    with contextlib.suppress(FileNotFoundError):
+        (path / "large").unlink()
+    node.unpublish("volume", "a")
+    with pytest.raises(Refused) as refused:
+        node.call("stats", volume_id="volume", path=str(path))
+    assert refused.value.code == "NOT_FOUND"
+
+
+def test_credentials_are_renewed_and_checked(node: TestNode, versitygw: S3Server) -> None:
+    bucket = versitygw.create_bucket()
+    store = s3_store(versitygw)
+    path = node.publish("volume", "a", f"s3://{bucket}", store=store, identity="key:one")
+    wrong = {**store, "secret_access_key": "not-the-one"}
+    with pytest.raises(Refused) as refused:
+        node.publish("volume", "b", f"s3://{bucket}", store=wrong, identity="key:one")
+    assert refused.value.code in ("PERMISSION_DENIED", "UNAUTHENTICATED")
+    assert not node.target("b").exists()
+    (path / "file").write_text("the first ones are in force")
+    # The same target with another key: what a rotation looks like.
+    token = {**store, "session_token": None}
+    node.publish("volume", "a", f"s3://{bucket}", store=token, identity="key:two")
+    assert len(node.workers()) == 1
+    (path / "other").write_text("still")
+    node.unpublish("volume", "a")
+    assert {"file", "other"} <= set(versitygw.admin.keys(bucket))
+
+
+def test_a_worker_that_is_restarting_is_a_condition(node: TestNode, url: str) -> None:
+    path = node.publish("volume", "a", url)
+    node.kill_workers()
+
+    def well() -> bool:
+        return not node.call("stats", volume_id="volume", path=str(path))["abnormal"]
+
+    wait_for(well, what="a new worker")
+    assert "slayerfs_node_worker_restarts_total 1" in node.call("metrics")
+    node.unpublish("volume", "a")
