@@ -26,4 +26,4 @@ def test_a_preloaded_process_has_all_that_a_worker_needs_and_no_more() -> None:
     assert needed <= set(modules)
     packages = {name.partition(".")[0] for name in modules}
     # Large ones, which a worker with explicit keys has no use for, and one that no fork survives.
-    assert not packages & {"botocore", "boto3", "grpc", "typer", "rich", "kubernetes", "pyfuse3"}
+    assert not packages & {"botocore", "boto3", "grpc", "typer", "kubernetes", "pyfuse3"}
