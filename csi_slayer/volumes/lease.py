@@ -74,8 +74,10 @@ class Lease(Generic[R]):
 
     async def _watch(self, found: Found[R]) -> None:
         until = time.monotonic() + self._seconds
+        pause = self._seconds / 100  # most owners are about to be done
         while (left := until - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, self._seconds / 5))
+            await asyncio.sleep(min(left, pause))
+            pause = min(pause * 2, self._seconds / 5)
             if (await self._home.read(self._what)).etag != found.etag:
                 raise self._elsewhere()
 

@@ -18,6 +18,7 @@ from csi_slayer.store.s3.headers import (
 )
 from csi_slayer.store.s3.request import S3Request
 from csi_slayer.store.s3.uploads import Uploads
+from csi_slayer.store.s3.writes import written
 
 # CopyObject takes no larger source (bytes); larger ones are copied in parts of this size at least.
 LARGEST_SINGLE_COPY = 5 << 30
@@ -88,9 +89,25 @@ class Copies:
         if source_etag is not None and info.etag != normal_etag(source_etag):
             raise PreconditionFailed(f"copy of {source!r}: the object is another version")
         kept = [(name, answer.headers[name]) for name in _KEPT_HEADERS if name in answer.headers]
+        if info.size == 0 and target.endswith("/"):
+            return await self._make_again(info, target, kept, metadata)
         if info.size > self._largest:
             return await self._copy_parts(origin, info, target, kept, metadata)
         return await self._copy_whole(origin, info, target, kept, metadata)
+
+    async def _make_again(
+        self,
+        source: ObjectInfo,
+        target: str,
+        kept: list[tuple[str, str]],
+        metadata: Mapping[str, str] | None,
+    ) -> ObjectInfo:
+        """A "directory" without bytes: versitygw refuses to copy what its file system has as one
+        (DirectoryObjectContainsData)."""
+        chosen = source.metadata if metadata is None else metadata
+        headers = [*kept, *metadata_headers(chosen, None)]
+        request = S3Request("PutObject", "PUT", target, (), headers)
+        return await self._engine.call(request, lambda answer: written(target, 0, answer, chosen))
 
     async def _copy_whole(
         self,
