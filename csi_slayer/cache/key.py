@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from typing import NamedTuple
+
+_LENGTH = struct.Struct("<Q").pack
 
 
 class SegmentKey(NamedTuple):
@@ -19,14 +22,15 @@ class SegmentKey(NamedTuple):
     def of(cls, tenant: str, key: str, etag: str, span: int = 0) -> SegmentKey:
         """The key of the ``span``-th piece of an object version; ``tenant`` is the identity that
         fetched it (volumes of one identity share segments, others never do)."""
-        digest = hashlib.blake2b(digest_size=16)
-        for field in (tenant, key, etag):
-            # Object keys may hold anything; the length keeps ("a", "bc") apart from ("ab", "c").
-            data = field.encode("utf-8", "surrogatepass")
-            digest.update(len(data).to_bytes(8, "little"))
-            digest.update(data)
-        digest.update(span.to_bytes(8, "little"))
-        return cls(digest.hexdigest())
+        # Object keys may hold anything; the lengths keep ("a", "bc") apart from ("ab", "c").
+        first = tenant.encode("utf-8", "surrogatepass")
+        second = key.encode("utf-8", "surrogatepass")
+        third = etag.encode("utf-8", "surrogatepass")
+        data = b"".join(
+            (_LENGTH(len(first)), first, _LENGTH(len(second)), second,
+             _LENGTH(len(third)), third, _LENGTH(span))
+        )  # fmt: skip
+        return cls(hashlib.blake2b(data, digest_size=16).hexdigest())
 
     @property
     def raw(self) -> bytes:

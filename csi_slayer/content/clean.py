@@ -11,7 +11,7 @@ import asyncio
 import errno
 from typing import NamedTuple
 
-from csi_slayer.cache import SMALL, Cache, Segment, SegmentKey
+from csi_slayer.cache import BLOCK, SMALL, Cache, Segment, SegmentKey
 from csi_slayer.content.options import ContentEvents
 from csi_slayer.content.ranges import FileRange, ReadResult, as_bytes
 from csi_slayer.content.small import SmallFetcher, Source
@@ -132,17 +132,19 @@ class SegmentReader:
 
     def _read_ahead(self, start: int, end: int) -> None:
         """Start fetching [start, end) as far as transfers are to be had, in large pieces only:
-        many small ranges would cost more requests than they gain."""
+        many small ranges would cost more requests than they gain. Four pieces make the window, so
+        that several transfers work at it."""
         if not start <= self._ahead_to <= end:
             self._ahead_to = start  # a reader that jumped
-        if end - self._ahead_to < CHUNK // 4 and end < self.segment.size:
+        piece = min(CHUNK, max(CHUNK // 4, (end - start) // 4 // BLOCK * BLOCK))
+        if end - self._ahead_to < piece and end < self.segment.size:
             return
         for s, e in self._gaps(self._ahead_to, end):
-            for part in range(s, e, CHUNK):
+            for part in range(s, e, piece):
                 if not self._transfers.try_take():
                     return
-                self._launch(part, min(e, part + CHUNK), ahead=True)
-                self._ahead_to = min(e, part + CHUNK)
+                self._launch(part, min(e, part + piece), ahead=True)
+                self._ahead_to = min(e, part + piece)
         self._ahead_to = end
 
     def _launch(self, start: int, end: int, *, ahead: bool) -> None:
@@ -266,7 +268,7 @@ class CleanFile:
             return reader
         key = SegmentKey.of(self._tenant, self._key, self._etag, span)
         size = min(self._span, self.size - span * self._span)
-        segment = self._cache.find(key, size)
+        segment = self._smalls.find(key, size)
         if segment is None and self.size <= SMALL:
             segment = await self._fetch_small(key)
             if segment is None:

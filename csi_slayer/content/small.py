@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -12,6 +13,10 @@ from csi_slayer.store.base import ObjectStore
 
 PREFETCHES = 24
 """Small files fetched ahead at the same time."""
+
+READY, READY_SIZE = 64, 64 << 10
+"""Most segments of files fetched lately that are kept open for who asked for them, and the bytes
+of the largest such file: opening one anew costs half as much as making it."""
 
 
 class Source(NamedTuple):
@@ -38,12 +43,21 @@ class SmallFetcher:
         self._seen = seen
         self._running: dict[SegmentKey, asyncio.Task[bool]] = {}
         self._prefetching = 0
+        self._ready: OrderedDict[SegmentKey, Segment] = OrderedDict()
+
+    def find(self, key: SegmentKey, size: int) -> Segment | None:
+        """The segment that the cache has; None if it has none."""
+        segment = self._cache.find(key, size)
+        ready = self._ready.pop(key, None)
+        if ready is not None:
+            ready.close()
+        return segment
 
     async def fetch(self, source: Source, key: SegmentKey) -> Segment | None:
         """The segment of an object that the cache lacked; None if the cache has no room."""
         task = self._running.get(key) or self._start(source, key)
         stored = await asyncio.shield(task)
-        return self._cache.find(key, source.size) if stored else None
+        return self.find(key, source.size) if stored else None
 
     def prefetch(self, source: Source, key: SegmentKey) -> bool:
         """Begin fetching ahead; False if enough is under way already."""
@@ -74,10 +88,23 @@ class SmallFetcher:
             )
         if info.metadata:
             self._seen(source, info.metadata)
-        return self._cache.store_small(key, data)
+        if len(data) > READY_SIZE:
+            return self._cache.store_small(key, data)
+        segment = self._cache.put_small(key, data)
+        if segment is None:
+            return False
+        older = self._ready.pop(key, None)
+        if older is not None:
+            older.close()
+        self._ready[key] = segment
+        if len(self._ready) > READY:
+            self._ready.popitem(last=False)[1].close()
+        return True
 
     async def close(self) -> None:
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        while self._ready:
+            self._ready.popitem()[1].close()

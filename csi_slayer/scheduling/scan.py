@@ -35,10 +35,19 @@ class Scan:
         count = width - (start - ino) if width and start - ino <= width // 2 else 0
         if count:
             fetched = start + count
-        self._seen[parent] = (ino, width, fetched)
+        self._remember(parent, (ino, width, fetched))
+        return start, count
+
+    def _remember(self, parent: int, state: tuple[int, int, int]) -> None:
+        self._seen[parent] = state
         if len(self._seen) > WATCHED:
             self._seen.popitem(last=False)
-        return start, count
+
+    def listed(self, parent: int, ino: int) -> None:
+        """The names of a directory are being read, the first is ``ino``'s: if that, or one near
+        it, is opened next, it is a walk from the first file on."""
+        if parent not in self._seen:
+            self._remember(parent, (ino - 1, START, 0))
 
     def reached(self, parent: int, ino: int) -> None:
         """Files up to ``ino`` have been asked for (numbers may have gaps)."""

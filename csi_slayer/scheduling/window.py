@@ -1,14 +1,20 @@
 """How far to read ahead in one file.
 
-The window doubles while a sequential reader stalls (it outruns the store) and closes at once when
-the reader jumps, so random readers fetch what they ask for and nothing else. The same idea as the
-Linux readahead window, with the stall as its signal because latency here is the store's.
+The window doubles while a sequential reader stalls (it outruns the store), is never less than twice
+what was read in sequence, and closes at once when the reader jumps. So whoever looks at the
+beginning of a file costs little, whoever reads on has many transfers under way soon, and random
+readers fetch what they ask for and nothing else. The kernel reads ahead by itself, so a reader may
+be held up without any request that stalls here: what it has read tells more than the stalls.
 """
 
 from __future__ import annotations
 
 MINIMUM = 1 << 20
 MAXIMUM = 64 << 20
+
+UNSTALLED = 32 << 20
+"""Bytes up to which the window grows for a reader that never waits."""
+
 SLACK = 4 << 20
 """Bytes that a request may be away from the expected position and still count as sequential:
 the kernel's own readahead sends requests in flight out of order."""
@@ -20,6 +26,7 @@ class Window:
     def __init__(self) -> None:
         self._next = 0
         self._size = MINIMUM
+        self._read = 0
 
     @property
     def sequential(self) -> bool:
@@ -28,11 +35,13 @@ class Window:
     def note(self, offset: int, end: int, *, stalled: bool) -> int:
         """A request for [offset, end); returns the offset up to which to fetch (>= ``end``)."""
         if self._next - SLACK <= offset <= self._next + SLACK:
+            self._read += max(0, end - self._next)
+            self._size = max(self._size, min(UNSTALLED, 2 * self._read))
             if stalled:
                 self._size = min(MAXIMUM, max(MINIMUM, self._size * 2))
             self._next = max(self._next, end)
         else:
             # A jump: back to nothing. Two requests in a row at the new place open it again.
-            self._size = 0
+            self._size = self._read = 0
             self._next = end
         return end + self._size

@@ -13,6 +13,7 @@ import xxhash
 from csi_slayer.catalog import ROOT, Catalog, Inode, Mark
 from csi_slayer.content.content import Content
 from csi_slayer.errors import FsError, ObjectNotFound
+from csi_slayer.scheduling.scan import Scan
 from csi_slayer.vfs.handles import HandleTable
 from csi_slayer.vfs.options import VfsEvents, VfsOptions
 from csi_slayer.vfs.refresh import Refresher
@@ -29,6 +30,8 @@ def version_of(etag: str | None) -> int:
 
 class Base:
     """State of the volume's file system; the mixins on top of it have the calls."""
+
+    _scan: Scan
 
     def __init__(
         self,

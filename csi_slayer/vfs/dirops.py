@@ -48,6 +48,8 @@ class DirOps(Base):
             items.append(self._dot(b"..", parent, _DOTDOT, plus))
         after = max(0, cookie - _SHIFT)
         rows = await self._rows(directory, after, max(1, limit - len(items)))
+        if after == 0 and rows:
+            self._scan.listed(ino, rows[0][1].ino)
         items.extend(self._item(name, inode, directory, plus) for name, inode in rows)
         return items
 

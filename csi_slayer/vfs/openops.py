@@ -13,7 +13,6 @@ from csi_slayer.content.opened import IoMode, OpenInode
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed
-from csi_slayer.scheduling.scan import Scan
 from csi_slayer.vfs import names
 from csi_slayer.vfs.base import version_of
 from csi_slayer.vfs.handles import Handle
@@ -26,8 +25,6 @@ QUOTA_SLACK = 1 << 30
 
 class OpenOps(NameOps):
     """See :class:`csi_slayer.vfs.operations.Operations`."""
-
-    _scan = Scan()
 
     async def open(self, req: Request, ino: int, flags: int) -> Opened:
         if req.resent and (handle := self.handles.by_request(req.unique)) is not None:
@@ -130,7 +127,10 @@ class OpenOps(NameOps):
         after, count = self._scan.opened(inode.parent, inode.ino)
         if count:
             children = await self.catalog.children(inode.parent, after, count)
-            last = await self.content.prefetch([child for _name, child in children])
+            wanted = [child for _name, child in children]
+            if after == inode.ino:
+                wanted.insert(0, inode)  # the first of a walk: not behind those that come after it
+            last = await self.content.prefetch(wanted)
             if last is not None:
                 self._scan.reached(inode.parent, last)
 

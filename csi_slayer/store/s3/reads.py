@@ -56,7 +56,7 @@ class Reads:
         """Size, etag, time and user metadata of an object."""
         answer = await self._engine.call(S3Request("HeadObject", "HEAD", key), _same)
         info = object_info(key, answer.headers, content_length(answer.headers))
-        return replace(info, write_token=read_write_token(answer.headers))
+        return info._replace(write_token=read_write_token(answer.headers))
 
     async def list_page(
         self,

@@ -21,6 +21,20 @@ def test_a_walk_is_fetched_ahead_in_growing_batches() -> None:
     assert sum(count > 0 for count in counts) < 60
 
 
+def test_after_the_names_were_read_the_first_open_is_a_walk() -> None:
+    scan = Scan()
+    scan.listed(1, 100)
+    assert scan.opened(1, 100) == (100, 2 * START)
+    scan.listed(1, 100)  # again, by somebody else: the walk goes on
+    assert scan.opened(1, 101) == (116, 17)
+
+
+def test_reading_names_alone_makes_no_distant_open_a_walk() -> None:
+    scan = Scan()
+    scan.listed(1, 100)
+    assert scan.opened(1, 5000) == (5000, 0)
+
+
 def test_going_back_is_no_walk() -> None:
     scan = Scan()
     for ino in (10, 11, 12):

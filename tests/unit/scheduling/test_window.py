@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csi_slayer.scheduling.window import MAXIMUM, MINIMUM, SLACK, Window
+from csi_slayer.scheduling.window import MAXIMUM, MINIMUM, SLACK, UNSTALLED, Window
 
 STEP = 128 << 10
 
@@ -32,11 +32,21 @@ def test_a_stalling_reader_doubles_it(stalls: int) -> None:
     assert sizes == [min(MAXIMUM, MINIMUM * 2 ** (n + 1)) for n in range(stalls)]
 
 
-def test_a_reader_that_never_waits_keeps_it() -> None:
+def test_a_reader_that_never_waits_has_twice_what_it_read() -> None:
     window = Window()
-    for number in range(100):
+    for number in range(400):
         end = (number + 1) * STEP
-        assert window.note(end - STEP, end, stalled=False) == end + MINIMUM
+        ahead = window.note(end - STEP, end, stalled=False) - end
+        assert ahead == max(MINIMUM, min(UNSTALLED, 2 * end))
+
+
+def test_after_a_jump_it_begins_small() -> None:
+    window, place = Window(), 1 << 40
+    for number in range(400):
+        window.note(number * STEP, (number + 1) * STEP, stalled=False)
+    window.note(place, place + STEP, stalled=False)
+    end = place + 2 * STEP
+    assert window.note(end - STEP, end, stalled=False) - end == 2 * STEP
 
 
 @given(st.integers(SLACK + STEP + 1, 1 << 40))

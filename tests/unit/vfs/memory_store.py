@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from csi_slayer.errors import InvalidRange, ObjectNotFound, PreconditionFailed
 from csi_slayer.store.base import ANY, Condition, ListPage, ObjectInfo, PendingUpload, RangeSink
@@ -123,7 +123,7 @@ class MemoryStore:
                 prefixes.add(prefix + rest.partition("/")[0] + "/")
             else:
                 info = self._info(key, self.bucket.objects[key])
-                objects.append(replace(info, metadata=None, write_token=None))
+                objects.append(info._replace(metadata=None, write_token=None))
         await self._end()
         return ListPage(objects, sorted(prefixes), None)
 
