@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
 from itertools import chain
-from typing import Any
 
 import promql_parser
-import yaml
 
-from tests.support.chart import CHART
 from tests.support.families import of_driver, of_volume
+from tests.support.monitoring import METRIC, dashboard, expressions, rules
 
-_NAME = re.compile(r"\bslayerfs_[a-z0-9_]+")
 _LABEL = re.compile(r"([a-z_]+)(?:=~|!~|!=|=)\"")
 _GROUP = re.compile(r"\bby \(([a-z_, ]+)\)")
 
 # What the node service adds to a volume's samples, and Prometheus to all of a pod's.
 ADDED = {"volume", "claim", "namespace", "node", "pod", "le"}
-
-ALERTS: dict[str, Any] = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
-DASHBOARD: dict[str, Any] = json.loads((CHART / "files" / "dashboard.json").read_text())
 
 
 def families() -> dict[str, set[str]]:
@@ -34,21 +26,6 @@ def families() -> dict[str, set[str]]:
     return found
 
 
-def rules() -> list[dict[str, Any]]:
-    return [rule for group in ALERTS["groups"] for rule in group["rules"]]
-
-
-def expressions() -> Iterator[str]:
-    for rule in rules():
-        yield rule["expr"]
-    for panel in DASHBOARD["panels"]:
-        for target in panel.get("targets", []):
-            yield target["expr"]
-    for variable in DASHBOARD["templating"]["list"]:
-        if variable["type"] == "query":
-            yield variable["definition"]
-
-
 def test_expressions_are_promql() -> None:
     for text in expressions():
         if not text.startswith("label_values("):  # Grafana's own
@@ -57,14 +34,14 @@ def test_expressions_are_promql() -> None:
 
 def test_metrics_exist() -> None:
     known = families()
-    unknown = {name for text in expressions() for name in _NAME.findall(text)} - set(known)
+    unknown = {name for text in expressions() for name in METRIC.findall(text)} - set(known)
     assert unknown == set()
 
 
 def test_labels_exist() -> None:
     known = families()
     for text in expressions():
-        allowed = ADDED.union(*(known[name] for name in _NAME.findall(text)))
+        allowed = ADDED.union(*(known[name] for name in METRIC.findall(text)))
         used = set(_LABEL.findall(text))
         for group in _GROUP.findall(text):
             used |= {name.strip() for name in group.split(",")}
@@ -90,7 +67,7 @@ def test_the_summary_names_labels_that_the_expression_keeps() -> None:
 
 def test_the_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
-    for panel in DASHBOARD["panels"]:
+    for panel in dashboard()["panels"]:
         place = panel["gridPos"]
         cells = {
             (x, y)
