@@ -119,6 +119,9 @@ def kubelet(settings: Settings) -> dict[str, object]:
         "failSwapOn": False,
         "enforceNodeAllocatable": [],
         "makeIPTablesUtilChains": False,
+        # There is no DNS: this address refuses at once, and the kubelet does not complain of none.
+        "clusterDNS": ["127.0.0.1"],
+        "clusterDomain": "cluster.local",
         "resolvConf": str(settings.config / "resolv.conf"),
         "podLogsDir": str(settings.root / "pods"),
         "volumePluginDir": str(settings.root / "volume-plugins"),
