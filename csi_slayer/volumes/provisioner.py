@@ -259,7 +259,7 @@ class Provisioner:
             return
         access = await self._session.driver_access()
         content = Content(home.bucket, ephemeral_prefix(volume_id), False)
-        what = f"ephemeral volume {volume_id} is being deleted"
+        what = f"ephemeral volume {volume_id!r} is being deleted"
         await self._session.jobs.join(
             f"delete ephemeral {volume_id}",
             what,
