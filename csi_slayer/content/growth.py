@@ -14,8 +14,9 @@ from csi_slayer.content.staged import StagedFile
 from csi_slayer.content.upload import Uploader
 from csi_slayer.store.write_token import WRITE_TOKEN
 
-PERIOD = 0.1
-"""Seconds between looks."""
+PERIOD, IDLE = 0.1, 0.5
+"""Seconds between looks while files are open for writing, and while none is: a node has many
+volumes that nobody writes to."""
 
 
 class Growth:
@@ -32,13 +33,16 @@ class Growth:
 
     async def watch(self) -> None:
         part = self._uploader.part_size
+        writing = False
         while True:
-            await asyncio.sleep(PERIOD)
+            await asyncio.sleep(PERIOD if writing else IDLE)
+            writing = False
             self._sizes = {i: s for i, s in self._sizes.items() if self._opened.is_writing(i)}
             for record in self._opened:
                 file = record.file
                 if record.writers == 0 or not isinstance(file, StagedFile):
                     continue
+                writing = True
                 size = file.size
                 first, last = self._sizes.setdefault(record.ino, (size, size))
                 self._sizes[record.ino] = (first, size)
