@@ -67,7 +67,11 @@ def main(arguments: list[str]) -> int:
         if options.keep:
             print(f"the cluster stays up in {options.state}", file=sys.stderr)
         else:
-            _down(options.state, options.kind, failed=status != 0)
+            try:
+                _down(options.state, options.kind, failed=status != 0)
+            except (ClusterError, OSError, subprocess.SubprocessError) as error:
+                print(f"e2e: the cluster is not down: {error}", file=sys.stderr)
+                status = status or 1
     return status
 
 

@@ -207,7 +207,8 @@ def _keep_logs(cluster: Cluster, place: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
     sources = {"components": cluster.settings.logs, "pods": cluster.settings.root / "pods"}
     for name, source in sources.items():
-        with contextlib.suppress(FileNotFoundError):
+        # Some may vanish meanwhile: pods still come and go.
+        with contextlib.suppress(OSError):
             shutil.copytree(source, place / name, dirs_exist_ok=True)
     commands = {
         "events.txt": ("get", "events", "-A", "--sort-by=.lastTimestamp"),

@@ -6,6 +6,7 @@ Needs docker, kind, kubectl and helm in PATH, and images from public registries.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import secrets
@@ -158,7 +159,8 @@ def _wait_for_role(run: Run) -> str:
 def down(state: Path, keep_logs: Path | None = None, run: Run = run) -> None:
     """Remove all of it; no error for what is not there."""
     if keep_logs is not None:
-        run("kind", "export", "logs", f"--name={NAME}", str(keep_logs))
+        with contextlib.suppress(subprocess.SubprocessError):  # there may be no cluster yet
+            run("kind", "export", "logs", f"--name={NAME}", str(keep_logs))
     run("docker", "rm", "--force", "--volumes", f"{NAME}-versitygw", f"{NAME}-minio")
     run("kind", "delete", "cluster", f"--name={NAME}", f"--kubeconfig={state / 'kubeconfig'}")
     shutil.rmtree(state, ignore_errors=True)
