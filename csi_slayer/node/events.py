@@ -66,7 +66,7 @@ class Events:
 
     def warn(self, record: Record, reason: str, message: str) -> None:
         """Say something of a volume, to its pods, or to its claim where none is known."""
-        for target in _objects(record):
+        for target in _objects(record) or [{"volume": record.volume_id}]:
             key = (json.dumps(target), reason)
             now = time.monotonic()
             if now - self._said.get(key, -AGAIN) < AGAIN:
@@ -74,7 +74,7 @@ class Events:
             self._said = {k: said for k, said in self._said.items() if now - said < AGAIN}
             self._said[key] = now
             log.warning("event", reason=reason, message=message, volume=record.volume_id)
-            if self._server is None:
+            if self._server is None or "kind" not in target:
                 continue
             try:
                 self._queue.put_nowait(self._event(target, reason, message))

@@ -380,6 +380,6 @@ class Volume:
 
 
 def public(config: MountConfig) -> dict[str, Any]:
-    """The configuration without its secrets."""
-    secrets = {"secret_access_key", "session_token", "web_identity_token"}
+    """The configuration without credentials."""
+    secrets = {"access_key_id", "secret_access_key", "session_token", "web_identity_token"}
     return config.model_dump(mode="json", exclude={"store": secrets})
