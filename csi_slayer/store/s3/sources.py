@@ -50,24 +50,30 @@ class GivenKeys:
         return f"key:{self.keys.access_key}"
 
 
-@dataclass(frozen=True, slots=True)
 class WebIdentity:
     """A token is exchanged (Kubernetes service accounts): for this role, or for the one that the
     service knows for whom the token is about."""
 
-    endpoint: StsEndpoint
-    role: str | None
-    token: TokenSource
-    session: str
+    def __init__(
+        self, endpoint: StsEndpoint, role: str | None, token: TokenSource, session: str
+    ) -> None:
+        self._endpoint = endpoint
+        self._role = role
+        self._token = token
+        self._session = session
+        self._identity = ""
 
     def load(self) -> AccessKeys:
-        return assume_with_token(self.endpoint, self.role, self.token.read(), self.session)
+        token = self._token.read()
+        keys = assume_with_token(self._endpoint, self._role, token, self._session)
+        # Whom the token is about counts beside the role: policies can tell them apart.
+        where = self._endpoint.url if self._role is None else self._role
+        self._identity = f"role:{where}:{subject(token)}"
+        return keys
 
     @property
     def identity(self) -> str:
-        if self.role is not None:
-            return f"role:{self.role}"
-        return f"token:{self.endpoint.url}:{subject(self.token.read())}"
+        return self._identity
 
 
 @dataclass(frozen=True, slots=True)

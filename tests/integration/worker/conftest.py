@@ -27,12 +27,15 @@ def make_place(tmp_path: Path) -> Iterator[MakePlace]:
     made: list[Place] = []
 
     def make(
-        values: dict[str, object] | None = None, labels: dict[str, str] | None = None
+        values: dict[str, object] | None = None,
+        labels: dict[str, str] | None = None,
+        governs: bool = True,
     ) -> Place:
         base = tmp_path / f"place{len(made)}"
         base.mkdir()
         (base / "objects").mkdir()
-        place = Place(base, {"store.url": f"file://{base}/objects", **(values or {})}, labels or {})
+        values = {"store.url": f"file://{base}/objects", **(values or {})}
+        place = Place(base, values, labels or {}, governs)
         made.append(place)
         return place
 

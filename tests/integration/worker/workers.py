@@ -108,7 +108,13 @@ class Worker:
 class Place:
     """What outlives a worker: its volume, mount point, kernel connection."""
 
-    def __init__(self, base: Path, values: Mapping[str, object], labels: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        base: Path,
+        values: Mapping[str, object],
+        labels: Mapping[str, str],
+        governs: bool,
+    ) -> None:
         self.root = base / "mnt"
         self.root.mkdir(exist_ok=True)
         self.log = base / "worker.log"
@@ -128,6 +134,7 @@ class Place:
             str(base / "control.sock"),
             self.config.to_spec().decode(),
             dict(labels),
+            governs,
         )
 
     def start(self, session: dict[str, Any] | None = None, *, bound: bool = False) -> Worker:

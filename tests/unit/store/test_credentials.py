@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -250,6 +252,17 @@ def test_a_given_token_with_and_without_a_role(sts: Sts) -> None:
     assert where in source.identity
 
 
+def test_service_accounts_of_one_role_are_told_apart(sts: Sts) -> None:
+    def identity(subject: str, number: int) -> str:
+        said = json.dumps({"iss": "https://k8s", "sub": subject, "jti": number}).encode()
+        token = f"head.{base64.urlsafe_b64encode(said).decode()}.signature"
+        source = choose_source(CredentialOptions(role_arn="arn:role", token=token), sts.endpoint)
+        source.load()
+        return source.identity
+
+    assert identity("cart", 1) == identity("cart", 2) != identity("mail", 3)
+
+
 def test_a_service_that_repeats_the_token_does_not_give_it_away(sts: Sts) -> None:
     source = choose_source(CredentialOptions(role_arn="r", token="the-token"), sts.endpoint)
     sts.status = 400
@@ -272,7 +285,7 @@ def test_web_identity(environment: pytest.MonkeyPatch, tmp_path: Path, sts: Sts,
     keys = source.load()
     assert (keys.access_key, keys.secret_key, keys.session_token) == ("ASIA", "s", "t")
     assert keys.expires == 1795520400.0
-    assert source.identity == "role:arn:role"
+    assert source.identity.startswith("role:arn:role:")
     token.write_text("second-token\n")
     source.load()
     headers, body = sts.requests[1]
