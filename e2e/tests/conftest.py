@@ -96,6 +96,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     return report
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # The client's watches leave their connections to the garbage collector.
+    ignored = "ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"
+    config.addinivalue_line("filterwarnings", ignored)
+
+
 def pytest_report_header() -> str:
     return f"cluster: {_state()}, kernel {os.uname().release}"
 

@@ -228,5 +228,7 @@ class Api:
 
     def node_metrics(self, node: str) -> str:
         """What the kubelet serves at /metrics."""
-        text: str = self.core.connect_get_node_proxy_with_path(node, "metrics")
-        return text
+        response = self.core.connect_get_node_proxy_with_path(
+            node, "metrics", _preload_content=False
+        )
+        return str(response.data.decode())

@@ -79,10 +79,12 @@ class Driver:
         return [json.loads(line) for line in out.splitlines() if line]
 
     def worker(self, prefix: str, timeout: float = WAIT) -> dict[str, Any]:
-        """The status of the one whose URL ends with ``prefix``."""
+        """The status of the one whose URL ends with ``prefix`` (the last slash does not count)."""
         end = time.monotonic() + timeout
         while True:
-            found = [s for s in self.workers() if f"{s['url']}/".endswith(f"/{prefix}")]
+            found = [
+                s for s in self.workers() if s["url"].rstrip("/").endswith(f"/{prefix}".rstrip("/"))
+            ]
             if found:
                 return found[0]
             assert time.monotonic() < end, f"no worker of {prefix}"
