@@ -123,8 +123,8 @@ def configure_logging(config: LogConfig | None = None) -> LogWriter:
             handler.close()
     root.addHandler(writer)
     root.setLevel(level)
-    # Debug output of the SDK contains signed requests and is of no use here.
-    for name in ("botocore", "urllib3", "asyncio"):
+    # Debug output of the SDK contains signed requests, and of others is of no use here.
+    for name in ("botocore", "urllib3", "asyncio", "grpc"):
         logging.getLogger(name).setLevel(max(level, logging.INFO))
     logging.captureWarnings(True)
     structlog.configure(
