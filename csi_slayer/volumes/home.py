@@ -86,7 +86,7 @@ class Home(Generic[R]):
     async def page(
         self, where: ObjectId, after: str, limit: int
     ) -> tuple[list[tuple[ObjectId, R]], str]:
-        """Records in the order of their names, behind the one named ``after`` (empty: from the
+        """Records in the order of their keys, behind the one named ``after`` (empty: from the
         start), and the name to go on after (empty: that was all).
 
         ``where`` is any id of this bucket. Records that cannot be read are left out, so that one
@@ -101,7 +101,7 @@ class Home(Generic[R]):
             listed = await self._store.list_page(prefix, token=token, start_after=start)
             keys = [info.key.removeprefix(prefix) for info in listed.objects]
             stems = [key.removesuffix(RECORD_SUFFIX) for key in keys if key.endswith(RECORD_SUFFIX)]
-            names += [stem for stem in stems if valid_name(stem) and stem > after]
+            names += [stem for stem in stems if valid_name(stem)]
             token = listed.token
             if token is None or len(names) > limit:
                 break

@@ -96,25 +96,29 @@ class Lease(Generic[R]):
     async def write(self, **changes: Any) -> R:
         """Change the record and keep the lease. Raises VolumeBusy if it is lost."""
         async with self._lock:
-            self.check()
-            old = self.record.lease
-            beat = 0 if old is None else old.beat + 1
-            changes.setdefault("lease", records.Lease(owner=self._owner, beat=beat))
-            assert self._held is not None
-            started = time.monotonic()
-            try:
-                found = await self._home.replace(
-                    self._what, self._held, _changed(self._held.record, **changes)
-                )
-            except PreconditionFailed:
-                self._renewed = float("-inf")
-                raise self._elsewhere() from None
-            self._hold(found, started)
-            return found.record
+            return await self._write(changes)
 
     async def finish(self, **changes: Any) -> R:
         """Change the record and give the lease up."""
-        return await self.write(lease=None, **changes)
+        async with self._lock:
+            return await self._write({"lease": None, **changes})
+
+    async def _write(self, changes: dict[str, Any]) -> R:
+        """Call it under the lock."""
+        self.check()
+        assert self._held is not None
+        old = self._held.record.lease
+        beat = 0 if old is None else old.beat + 1
+        changes.setdefault("lease", records.Lease(owner=self._owner, beat=beat))
+        record = _changed(self._held.record, **changes)
+        started = time.monotonic()
+        try:
+            found = await self._home.replace(self._what, self._held, record)
+        except PreconditionFailed:
+            self._renewed = float("-inf")
+            raise self._elsewhere() from None
+        self._hold(found, started)
+        return found.record
 
     async def remove(self) -> None:
         """Remove the record, and the lease with it."""
@@ -146,19 +150,23 @@ class Lease(Generic[R]):
             await asyncio.gather(working, renewing, return_exceptions=True)
             await self._give_up()
 
+    @property
+    def _given_up(self) -> bool:
+        return self._held is None or self._held.record.lease is None
+
     async def _renew(self) -> None:
-        while self._held is not None and self.record.lease is not None:
+        while True:
             await asyncio.sleep(self._seconds / 3)
-            try:
-                if self._held is not None and self.record.lease is not None:
-                    await self.write()
-            except StoreError:
-                self.check()  # an outage shorter than the lease is no reason to stop
-        # Nothing to renew any more: the work is about to end.
-        await asyncio.get_running_loop().create_future()
+            async with self._lock:
+                if self._given_up:
+                    continue  # the work is about to end
+                try:
+                    await self._write({})
+                except StoreError:
+                    self.check()  # an outage shorter than the lease is no reason to stop
 
     async def _give_up(self) -> None:
-        if self._held is None or self.record.lease is None:
+        if self._given_up:
             return
         try:
             await self.finish()
