@@ -82,7 +82,8 @@ class ObjectStore(Protocol):
 
     @property
     def identity(self) -> str:
-        """Stable text naming endpoint, bucket, prefix and the identity of the credentials.
+        """Stable text naming endpoint, bucket, prefix and the identity of the credentials; empty
+        for a store that was opened without asking for them.
 
         Contains no secret; two stores with the same value may share cached data.
         """

@@ -56,7 +56,8 @@ class StoreOptions:
     begins later than this after its first failure. ``check_deadline``: the same for ``check()``,
     short so that a mount fails soon. ``max_connections`` bounds those of small requests,
     ``transfer_threads`` those of bulk transfers. ``allow_missing``: a local directory that does
-    not exist is created.
+    not exist is created. ``lazy``: credentials are not asked for before the first request; a store
+    whose identity is not known by then has none.
     """
 
     endpoint: str | None = None
@@ -73,4 +74,5 @@ class StoreOptions:
     max_connections: int = 32
     transfer_threads: int = 8
     allow_missing: bool = False
+    lazy: bool = False
     observer: RequestObserver = field(default_factory=NoObserver)

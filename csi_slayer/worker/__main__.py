@@ -70,7 +70,7 @@ async def serve(
 
 async def _start(mount: Mount, link: Link, session: dict[str, Any] | None, fds: list[int]) -> None:
     """``session`` and ``fds`` as in the first message."""
-    await mount.open(check=session is None, tenant=(session or {}).get(TENANT))
+    await mount.open(new=session is None, tenant=(session or {}).get(TENANT))
     if session is None:
         await _mount(mount, link)
     elif session.get("unmounted"):

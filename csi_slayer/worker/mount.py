@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,9 +63,10 @@ class Mount:
         self.store: ObjectStore
         self.tenant = ""
 
-    async def open(self, *, check: bool, tenant: str | None) -> None:
-        """Everything but the kernel. ``check``: the store must answer (a new mount). ``tenant``:
-        that of the mount which is taken over, None for the identity's own.
+    async def open(self, *, new: bool, tenant: str | None) -> None:
+        """Everything but the kernel. A ``new`` mount needs a store that answers; what was mounted
+        before is served from what is here, whatever has become of store and credentials.
+        ``tenant``: that of the mount which is taken over, None for the identity's own.
 
         Raises SlayerError with one clear line.
         """
@@ -72,12 +74,13 @@ class Mount:
         self.events.tracer = tracer = make_tracer(config.tracing, volume=spec.volume)
         self._stack.push_async_callback(asyncio.to_thread, tracer.close)
         self.store = store = await open_store(
-            config.store.url, specs.store_options(config, self.events)
+            config.store.url, replace(specs.store_options(config, self.events), lazy=not new)
         )
         self._stack.push_async_callback(store.close)
-        if check:
+        if new:
             await store.check()
-        self.tenant = tenant or store.identity
+        # A worker that only uploads reads nothing that others have cached.
+        self.tenant = tenant or store.identity or f"unmounted:{spec.volume}"
         self.cache = Cache(
             config.cache.directory, config.cache.capacity, min_free=config.cache.min_free
         )

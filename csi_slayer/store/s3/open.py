@@ -41,7 +41,7 @@ async def open_s3(url: str, options: StoreOptions) -> S3Store:
     policy = RetryPolicy(deadline=options.retry_deadline, retried=options.observer.on_retry)
     credentials, who = None, "anonymous"
     if not options.anonymous:
-        credentials = await _load(options, region)
+        credentials = await _credentials(options, region)
         who = credentials.identity
     tls = None
     if address.secure:
@@ -63,23 +63,26 @@ async def open_s3(url: str, options: StoreOptions) -> S3Store:
         policy,
         options.observer,
     )
-    digest = hashlib.sha256(who.encode()).hexdigest()[:24]
-    scheme = "https" if address.secure else "http"
-    identity = f"{scheme}://{address.host_header}{address.root}{prefix}#{digest}"
+    identity = ""
+    if who:
+        digest = hashlib.sha256(who.encode()).hexdigest()[:24]
+        scheme = "https" if address.secure else "http"
+        identity = f"{scheme}://{address.host_header}{address.root}{prefix}#{digest}"
     return S3Store(engine, identity, options.check_deadline, region)
 
 
 async def renew_s3(store: S3Store, options: StoreOptions) -> None:
     """Go on with the credentials of ``options`` once the bucket accepts them; until then, and if
     it does not, with the old ones. Raises the StoreError that the new ones meet."""
-    await store.use(await _load(options, store.region))
+    await store.use(await _credentials(options, store.region))
 
 
-async def _load(options: StoreOptions, region: str) -> Credentials:
+async def _credentials(options: StoreOptions, region: str) -> Credentials:
     sts = await asyncio.to_thread(_sts, options, region)
     credentials = Credentials(choose_source(options.credentials, sts), region)
-    policy = RetryPolicy(deadline=options.check_deadline, retried=options.observer.on_retry)
-    await policy.run(credentials.current, "credentials")
+    if not options.lazy:
+        policy = RetryPolicy(deadline=options.check_deadline, retried=options.observer.on_retry)
+        await policy.run(credentials.current, "credentials")
     return credentials
 
 

@@ -109,3 +109,49 @@ def test_an_ended_token_denies_access_until_an_update_brings_a_new_one(
     wait_for(lambda: worker.ask("status")["pending_uploads"] == 0, what="the upload")
     assert _stored(web, place, "file") == b"text"
     assert worker.ask("status")["store"]["answers"]
+
+
+def test_a_successor_serves_what_is_here_without_credentials_and_takes_new_ones(
+    make_place: MakePlace, web: WebIdentity
+) -> None:
+    place = make_place(_values(web, web.provider.token(), role_arn()))
+    first = place.start().ready()
+    (place.root / "file").write_text("text")
+    assert (place.root / "file").read_text() == "text"
+    first.process.kill()
+    first.ended()
+
+    place.use(place.changed(store__web_identity_token=web.provider.token(seconds=-60)))
+    second = place.start(place.session).ready()
+    assert (place.root / "file").read_text() == "text"
+    with pytest.raises(PermissionError):
+        (place.root / "other").write_text("more")
+    assert "token ended" in second.ask("status")["store"]["last_error"]
+    new = place.changed(store__web_identity_token=web.provider.token())
+    assert second.update(new)["updated"] == 1
+    (place.root / "third").write_text("more")
+    assert _stored(web, place, "third") == b"more"
+
+
+def test_an_unmounted_volume_waits_for_new_credentials_with_its_uploads(
+    make_place: MakePlace, web: WebIdentity
+) -> None:
+    place = make_place({**_values(web, web.provider.token(), role_arn()),
+                        "volume.durability": "writeback"})  # fmt: skip
+    first = place.start().ready()
+    assert list(place.root.iterdir()) == []
+    web.server.pause()
+    try:
+        (place.root / "file").write_text("text")
+        first.process.kill()
+        first.ended()
+        place.unmount()
+    finally:
+        web.server.resume()
+    place.use(place.changed(store__web_identity_token=web.provider.token(seconds=-60)))
+    second = place.start({"unmounted": True}).ready()
+    wait_for(lambda: second.ask("status")["failing"], what="a refused upload")
+    new = place.changed(store__web_identity_token=web.provider.token())
+    assert second.update(new)["updated"] == 1
+    assert second.expect("ended") == {"ended": 0}
+    assert _stored(web, place, "file") == b"text"
