@@ -56,7 +56,7 @@ def test_samples_of_a_volume_say_whose_it_is(
     space: Space, kubectl: Kubectl, driver: Driver
 ) -> None:
     space.claim("labelled")
-    volume = space.bound("labelled")["spec"]["csi"]["volumeHandle"]
+    volume = space.bound("labelled")["metadata"]["name"]
     space.running("pod", "labelled")
     samples = itertools.chain.from_iterable(
         family.samples for family in scraped(kubectl, driver, "node")
