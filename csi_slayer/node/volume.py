@@ -71,6 +71,7 @@ class Volume:
         self._gone = gone
         self._lock = -1
         self._saving = asyncio.Lock()
+        self._unsaved = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._established = False
         self._stopped = False
@@ -230,7 +231,11 @@ class Volume:
 
     async def save(self) -> None:
         """Bring what is on the disk and in the keeper up to date."""
+        self._unsaved = True
         async with self._saving:
+            if not self._unsaved:
+                return  # somebody who waited for the same lock has saved this as well
+            self._unsaved = False
             await asyncio.to_thread(self._node.places.write, self.record.copy())
             await self._node.keeping.put(self.id)
 

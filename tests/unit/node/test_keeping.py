@@ -1,0 +1,157 @@
+"""The node service's connection to the keeper: lost and found again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from csi_slayer.node.keeping import Held, Keeping, seal, unseal
+from tests.unit.node.test_keeper import Running
+
+
+class Volumes:
+    """What the keeper is to hold."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Held] = {}
+
+    def keeping(self, path: Path) -> Keeping:
+        return Keeping(path, lambda: self.entries, self.entries.get)
+
+
+async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def volumes() -> Volumes:
+    return Volumes()
+
+
+def test_a_sealed_specification_cannot_be_changed() -> None:
+    fd = seal(b"secret")
+    try:
+        assert unseal(fd) == b"secret"
+        with pytest.raises(PermissionError):
+            os.pwrite(fd, b"x", 0)
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, 100)
+        assert not os.get_inheritable(fd)
+    finally:
+        os.close(fd)
+
+
+def test_a_successor_gets_what_was_put(tmp_path: Path, volumes: Volumes) -> None:
+    path = tmp_path / "keeper.sock"
+    keeper = Running(path)
+
+    async def run() -> None:
+        with (tmp_path / "device").open("w") as device:
+            first = volumes.keeping(path)
+            assert await first.start() == {}
+            volumes.entries["a"] = Held({"n": 1}, b"spec a", device.fileno())
+            volumes.entries["b"] = Held({"n": 2}, b"spec b")
+            assert await first.put("a")
+            assert await first.put("b")
+            assert not await first.put("unknown")
+            await first.close()
+            inode = os.fstat(device.fileno()).st_ino
+        second = Volumes().keeping(path)
+        held = await second.start()
+        assert {name: (entry.state, entry.spec) for name, entry in held.items()} == {
+            "a": ({"n": 1}, b"spec a"),
+            "b": ({"n": 2}, b"spec b"),
+        }
+        assert held["b"].fuse_fd is None
+        fuse_fd = held["a"].fuse_fd
+        assert fuse_fd is not None
+        assert os.fstat(fuse_fd).st_ino == inode
+        assert not os.get_inheritable(fuse_fd)
+        os.close(fuse_fd)
+        await second.drop("a")
+        await second.close()
+
+    try:
+        asyncio.run(run())
+        assert keeper.ask(op="list")[0]["names"] == ["b"]
+    finally:
+        keeper.close()
+
+
+@pytest.mark.parametrize("there_at_first", [True, False])
+def test_a_new_keeper_gets_everything_again(
+    tmp_path: Path, volumes: Volumes, there_at_first: bool
+) -> None:
+    """As it is by then, not as it was when it was put."""
+    path = tmp_path / "keeper.sock"
+    keeper = Running(path) if there_at_first else None
+
+    async def run() -> None:
+        keeping = volumes.keeping(path)
+        await keeping.start()
+        volumes.entries["a"] = Held({"n": 1}, b"spec")
+        assert await keeping.put("a") is there_at_first
+        assert keeping.connected is there_at_first
+        if keeper is not None:
+            await asyncio.to_thread(keeper.close)
+            await until(lambda: not keeping.connected)
+            assert not await keeping.put("a")
+        volumes.entries["a"] = Held({"n": 2}, b"new spec")
+        successor = await asyncio.to_thread(Running, path)
+        try:
+            await until(lambda: keeping.connected)
+            await until(lambda: successor.keeper.store._entries)
+            (answer, fds) = await asyncio.to_thread(lambda: successor.ask(op="get", name="a"))
+            assert answer["state"] == {"n": 2}
+            assert unseal(fds[0]) == b"new spec"
+            os.close(fds[0])
+        finally:
+            await keeping.close()
+            await asyncio.to_thread(successor.close)
+
+    asyncio.run(run())
+
+
+def test_nonsense_that_is_held_is_left_out(tmp_path: Path, volumes: Volumes) -> None:
+    path = tmp_path / "keeper.sock"
+    keeper = Running(path)
+    try:
+        keeper.ask(op="put", name="nonsense", state={})
+
+        async def run() -> None:
+            keeping = volumes.keeping(path)
+            assert await keeping.start() == {}
+            await keeping.close()
+
+        asyncio.run(run())
+    finally:
+        keeper.close()
+
+
+def test_a_call_given_up_does_not_shift_the_answers(tmp_path: Path, volumes: Volumes) -> None:
+    path = tmp_path / "keeper.sock"
+    keeper = Running(path)
+
+    async def run() -> None:
+        keeping = volumes.keeping(path)
+        await keeping.start()
+        volumes.entries["a"] = Held({"n": 1}, b"spec")
+        for _ in range(20):
+            task = asyncio.create_task(keeping.put("a"))
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await until(lambda: keeping.connected)
+        assert await keeping.put("a")
+        await keeping.close()
+
+    try:
+        asyncio.run(run())
+    finally:
+        keeper.close()
