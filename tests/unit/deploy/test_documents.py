@@ -65,6 +65,20 @@ def test_alerts_and_operations_name_each_other() -> None:
             assert f"`{rule['alert']}`" in text
 
 
+def test_events_are_documented() -> None:
+    reasons = {
+        reason
+        for path in (chart.ROOT / "csi_slayer" / "node").glob("*.py")
+        for reason in re.findall(
+            r"events\.warn\(\s*[\w.]+,\s*\"(\w+)\"", path.read_text(encoding="utf-8")
+        )
+    }
+    assert reasons
+    assert {
+        reason for reason in reasons if f"`{reason}`" not in text_of("cluster-operations")
+    } == set()
+
+
 def test_comments_of_values_are_found_and_examples_are_not() -> None:
     text = "\n".join(
         (
