@@ -1,0 +1,62 @@
+"""Which target paths are accepted, without any mount."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from csi_slayer.errors import ConfigError, MountFailed
+from csi_slayer.node import binding
+from csi_slayer.node.binding import Binder
+
+
+@given(st.text(alphabet="/.ab\0", max_size=30))
+def test_only_paths_below_the_kubelet_are_real(text: str) -> None:
+    binder = Binder(Path("/var/lib/kubelet"))
+    for path in (text, f"/var/lib/kubelet/{text}", f"/var/lib/kubelet{text}"):
+        try:
+            real = binder.real(path)
+        except ConfigError:
+            continue
+        assert real.startswith("/var/lib/kubelet/")
+        assert os.path.normpath(real) == real
+        assert ".." not in real.split("/")
+
+
+def test_a_kubelet_directory_that_is_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "kubelet").symlink_to("data")
+    binder = Binder(tmp_path / "kubelet")
+    assert binder.real(str(tmp_path / "kubelet/pods/x")) == str(tmp_path / "data/pods/x")
+
+
+def test_removing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
+    binder = Binder(tmp_path)
+    binder.remove(str(tmp_path / "pods/x/mount"))
+    (tmp_path / "mount").mkdir()
+    binder.remove(str(tmp_path / "mount"))
+    assert not (tmp_path / "mount").exists()
+
+
+def test_a_directory_with_something_in_it_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "mount").mkdir()
+    (tmp_path / "mount/file").touch()
+    with pytest.raises(MountFailed, match="not empty"):
+        Binder(tmp_path).remove(str(tmp_path / "mount"))
+    assert (tmp_path / "mount/file").exists()
+
+
+def test_what_is_not_mounted_is_not_bound(tmp_path: Path) -> None:
+    binder = Binder(tmp_path)
+    (tmp_path / "private").mkdir()
+    with pytest.raises(MountFailed, match="nothing is mounted"):
+        binder.bind(str(tmp_path / "private"), str(tmp_path / "target"), 55)
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_connection_without_a_descriptor_is_dead() -> None:
+    assert not binding.alive(None)

@@ -1,0 +1,36 @@
+"""What is said of a volume's health."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from csi_slayer.node.condition import judge
+from csi_slayer.node.running import State
+
+WELL: dict[str, Any] = {"failing": [], "pending_uploads": 0, "counters": {"conflicts": 0}}
+
+
+def test_all_is_well() -> None:
+    assert not judge(State.SERVING, 3, WELL).abnormal
+    assert not judge(State.SERVING, 0, {**WELL, "pending_uploads": 9}).abnormal
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "said"),
+    [
+        (State.RESTARTING, None, "restart 3"),
+        (State.SERVING, None, "does not answer"),
+        (
+            State.SERVING,
+            {**WELL, "pending_uploads": 2, "failing": [{"key": "k", "error": "denied"}]},
+            "k: denied",
+        ),
+        (State.SERVING, {**WELL, "counters": {"conflicts": 4}}, "4 files were changed"),
+    ],
+)
+def test_what_is_wrong_is_said(state: State, status: dict[str, Any] | None, said: str) -> None:
+    condition = judge(state, 3, status)
+    assert condition.abnormal
+    assert said in condition.message

@@ -1,0 +1,115 @@
+"""Records on the disk: what is written is read, what is damaged is left out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from csi_slayer.config import MountConfig
+from csi_slayer.config.driver import DriverConfig
+from csi_slayer.node.records import Places, Record, Target, WorkerMark, boot_id, mark
+from csi_slayer.node.recovery import understood
+from csi_slayer.node.requests import Pod
+from csi_slayer.node.volume import public
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    made = Places(tmp_path / "run", tmp_path / "cache")
+    made.make()
+    return made
+
+
+def record(name: str = "a" * 16) -> Record:
+    return Record(
+        mount_id=name,
+        volume_id="volume",
+        identity="driver",
+        config={"store": {"url": "s3://bucket"}},
+        labels={"claim": "data"},
+        targets={
+            "/a": Target(("noexec", "ro"), Pod("pod", "team", "uid")),
+            "/b": Target(),
+        },
+        worker=WorkerMark(42, 4711),
+        connection=55,
+    )
+
+
+def test_what_is_written_is_read(places: Places) -> None:
+    places.write(record())
+    (found,) = places.read()
+    assert found == record()
+    assert found.boot == boot_id()
+    places.forget(found.mount_id)
+    places.forget(found.mount_id)
+    assert list(places.read()) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "3", '{"mount_id": "x"}', json.dumps({**record().to_json(), "targets": 5}),
+     json.dumps({**record().to_json(), "mount_id": "../../etc"}),
+     json.dumps({**record().to_json(), "worker": {"pid": 1}})],
+)  # fmt: skip
+def test_a_damaged_one_is_removed(places: Places, content: str) -> None:
+    (places.records / "x.json").write_text(content)
+    places.write(record())
+    assert [found.mount_id for found in places.read()] == ["a" * 16]
+    assert [path.name for path in places.records.iterdir()] == ["a" * 16 + ".json"]
+
+
+def test_a_copy_is_its_own() -> None:
+    first = record()
+    copied = first.copy()
+    first.targets.clear()
+    assert set(copied.targets) == {"/a", "/b"}
+
+
+def test_a_process_is_known_by_its_start() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        first = mark(process.pid)
+        assert first == mark(process.pid)
+        assert first != mark(os.getpid())
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert mark(process.pid) is None, "ended, though nobody waited for it"
+    assert mark(process.pid) is None
+
+
+def test_directories_are_private_and_without_links(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    config = DriverConfig.model_validate(
+        {"node": {"run_directory": str(tmp_path / "link"), "name": "n"},
+         "cache": {"directory": str(tmp_path / "cache")}}
+    )  # fmt: skip
+    places = Places.of(config)
+    places.make()
+    assert places.mountpoint("x") == str(tmp_path / "real/mounts/x")
+    assert (tmp_path / "real/mounts").stat().st_mode & 0o777 == 0o700
+
+
+def config(**store: str) -> MountConfig:
+    return MountConfig.model_validate({"store": {"url": "s3://bucket", **store}})
+
+
+def test_what_is_kept_of_a_configuration_has_no_credentials() -> None:
+    full = config(access_key_id="AKIA", secret_access_key="very-secret", region="eu")
+    kept = public(full)
+    assert "very-secret" not in json.dumps(kept)
+    found = understood(kept)
+    assert found.store.region == "eu"
+    assert found.store.access_key_id is None
+    assert found.volume == full.volume
+
+
+def test_a_configuration_of_a_later_version_is_understood() -> None:
+    data = json.loads(config(region="eu").to_spec())
+    data["later"] = {"x": 1}
+    data["volume"]["later"] = True
+    assert understood(json.dumps(data).encode()) == config(region="eu")
