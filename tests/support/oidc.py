@@ -148,9 +148,9 @@ class WebIdentity:
     server: S3Server
     provider: OpenIdProvider
 
-    def keys(self, seconds: float = 3600.0) -> Keys:
+    def keys(self) -> Keys:
         """New temporary credentials."""
-        return exchange(self.server.endpoint, self.provider.token(seconds=seconds), role_arn())
+        return exchange(self.server.endpoint, self.provider.token(), role_arn())
 
 
 @contextmanager

@@ -137,21 +137,20 @@ def test_a_new_key_takes_over_and_a_wrong_one_does_not(
 
 
 def test_uploads_that_were_refused_are_tried_with_the_new_key(
-    make_place: MakePlace, web: WebIdentity
+    make_place: MakePlace, minio: S3Server
 ) -> None:
-    short = {name.replace("__", "."): value for name, value in _keys(web, 4.0).items()}
-    place = _s3(make_place, web.server, **short, **{"volume.durability": "writeback"})
-    worker = place.start().ready()
+    place = _s3(make_place, minio, **{"volume.durability": "writeback"})
+    first = place.start().ready()
     assert list(place.root.iterdir()) == []
-
-    def refused() -> bool:
-        (place.root / "file").write_text("text")
-        return bool(worker.ask("status")["failing"])
-
-    wait_for(refused, what="an upload with keys that have ended")
-    assert worker.update(place.changed(**_keys(web)))["updated"] == 1
-    wait_for(lambda: worker.ask("status")["pending_uploads"] == 0, what="the upload")
-    assert web.server.admin.get(_bucket(place), "file") == b"text"
+    first.process.kill()
+    first.ended()
+    place.use(place.changed(store__secret_access_key="the-one-of-yesterday"))
+    second = place.start(place.session).ready()
+    (place.root / "file").write_text("text")
+    wait_for(lambda: second.ask("status")["failing"], what="a refused upload")
+    assert second.update(place.changed())["updated"] == 1
+    wait_for(lambda: second.ask("status")["pending_uploads"] == 0, what="the upload")
+    assert minio.admin.get(_bucket(place), "file") == b"text"
 
 
 def test_a_file_that_is_open_goes_on_over_an_update(
@@ -170,8 +169,8 @@ def test_a_file_that_is_open_goes_on_over_an_update(
     assert web.server.admin.get(_bucket(place), "file") == b"one\ntwo\n"
 
 
-def _keys(web: WebIdentity, seconds: float = 3600.0) -> dict[str, object]:
-    keys = web.keys(seconds)
+def _keys(web: WebIdentity) -> dict[str, object]:
+    keys = web.keys()
     return {
         "store__access_key_id": keys.access_key, "store__secret_access_key": keys.secret_key,
         "store__session_token": keys.session_token,

@@ -84,7 +84,7 @@ def test_a_token_that_is_refused_is_explained(
 def test_an_ended_token_denies_access_until_an_update_brings_a_new_one(
     make_place: MakePlace, web: WebIdentity
 ) -> None:
-    place = make_place({**_values(web, web.provider.token(seconds=6), role_arn()),
+    place = make_place({**_values(web, web.provider.token(seconds=15), role_arn()),
                         "volume.durability": "writeback"})  # fmt: skip
     worker = place.start().ready()
     assert list(place.root.iterdir()) == []
