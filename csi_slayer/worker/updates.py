@@ -11,7 +11,7 @@ from csi_slayer.config import MountConfig
 from csi_slayer.errors import ConfigError, SlayerError, VolumeInUse
 from csi_slayer.observability.secrets import register_secrets
 from csi_slayer.store.open import renew_credentials
-from csi_slayer.worker.changes import compare
+from csi_slayer.worker.changes import Changes, compare
 from csi_slayer.worker.channel import UNREAD
 from csi_slayer.worker.link import Link
 from csi_slayer.worker.mount import Mount
@@ -31,6 +31,8 @@ async def apply(mount: Mount, new: MountConfig) -> tuple[str, ...]:
     """
     old = mount.config
     changes = compare(old, new)
+    if changes == Changes():
+        return ()  # the kubelet publishes the same again and again
     fixed = list(changes.fixed)
     if new.volume.close_to_open and mount.session is not None and mount.session.state.zero_open:
         fixed.append("volume.close_to_open (the kernel opens files by itself: zero_upcall)")
@@ -48,8 +50,9 @@ async def apply(mount: Mount, new: MountConfig) -> tuple[str, ...]:
     mount.config = new
     if mount.live.quota is not None and not had_quota:
         mount.measure()
-    # What the old credentials were refused, or what rested under the old policy, is tried again.
-    mount.fs.content.reconciler.retry()
+    if changes.credentials or changes.live:
+        # What the old credentials were refused, or what rested under the old policy.
+        mount.fs.content.reconciler.retry()
     log.info("updated", changed=[*changes.live, *changes.credentials], later=changes.later)
     return changes.later
 
