@@ -22,9 +22,9 @@ async def oldest_pending(mount: Mount) -> float | None:
 async def status(mount: Mount) -> dict[str, Any]:
     """A JSON-able description; sizes in bytes, times in seconds. No secrets.
 
-    ``oldest_pending``: age of the oldest change that waits for its upload. ``conflicts``: uploads
-    of this worker that were refused because somebody else had changed the object. ``store``: see
-    :class:`csi_slayer.worker.events.StoreHealth`.
+    ``oldest_pending``: age of the oldest change that waits for its upload. ``conflicts``: files
+    that are kept because somebody else had changed the object, until a person removes them.
+    ``store``: see :class:`csi_slayer.worker.events.StoreHealth`.
     """
     config, fs = mount.config, mount.fs
     usage = mount.cache.usage()
@@ -49,7 +49,7 @@ async def status(mount: Mount) -> dict[str, Any]:
         "dirty_bytes": await asyncio.to_thread(fs.content.staging.usage),
         "pending_uploads": await fs.catalog.pending_count(),
         "oldest_pending": await oldest_pending(mount),
-        "conflicts": mount.metrics.conflicts.value,
+        "conflicts": len(await asyncio.to_thread(fs.content.conflicts.list)),
         "store": {
             "answers": store.answers,
             "last_success": store.last_success,

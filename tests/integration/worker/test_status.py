@@ -69,3 +69,24 @@ def test_an_absent_object_is_an_answer_and_an_absent_bucket_is_none(
 def _failed(status: dict[str, dict[str, object]]) -> bool:
     store = status["store"]
     return not store["answers"] and "does not exist" in str(store["last_error"])
+
+
+def test_conflicts_count_until_somebody_has_removed_what_was_kept(
+    make_place: MakePlace, minio: S3Server
+) -> None:
+    place = make_place({**s3_values(minio), "volume.durability": "writeback",
+                        "volume.metadata_ttl": "1h"})  # fmt: skip
+    bucket = place.config.store.bucket
+    minio.admin.put(bucket, "file", b"old")
+    worker = place.start().ready()
+    assert (place.root / "file").read_bytes() == b"old"
+    minio.admin.put(bucket, "file", b"theirs")
+    (place.root / "file").write_text("mine")
+    wait_for(lambda: worker.ask("status")["conflicts"] == 1, what="a conflict")
+    worker.process.kill()
+    worker.ended()
+    worker = place.start(place.session).ready()
+    assert worker.ask("status")["conflicts"] == 1
+    for path in (place.config.cache.directory / "conflicts" / place.spec.volume).iterdir():
+        path.unlink()
+    assert worker.ask("status")["conflicts"] == 0
