@@ -21,7 +21,7 @@ PACKAGES_E2E := $(PACKAGES_RUN) etcd-server runc containernetworking-plugins bus
 CODE := csi_slayer tests bench scripts e2e hatch_build.py
 PYTEST_ARGS ?=
 
-.PHONY: help setup test test-fast lint format docs manifests e2e e2e-kind demo bench clean
+.PHONY: help setup test test-fast lint format docs manifests e2e e2e-kind e2e-environment demo bench clean
 .PHONY: packages-run packages-test packages-bench packages-e2e go-programs cluster-programs
 
 help: ## list the targets
@@ -54,7 +54,9 @@ format: $(VENV)/.test ## format the code and mend what ruff can
 docs: $(VENV)/.test ## write the parts of docs/ that are made from the code
 	@$(BIN)/python -m tests.support.reference
 
-e2e: packages-e2e $(VENV)/.e2e cluster-programs ## on a real Kubernetes without Docker: up, all end-to-end tests, down
+e2e-environment: packages-e2e $(VENV)/.e2e # what the end-to-end tests need, but for the Go programs
+
+e2e: e2e-environment cluster-programs ## on a real Kubernetes without Docker: up, all end-to-end tests, down
 	@echo "==> end-to-end tests"
 	$(BIN)/python -m e2e -- $(PYTEST_ARGS)
 
