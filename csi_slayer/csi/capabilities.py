@@ -8,6 +8,8 @@ from typing import Final
 
 from csi_slayer.csi.fields import BadRequest
 from csi_slayer.csi.proto import csi_pb2
+from csi_slayer.errors import ConfigError
+from csi_slayer.volumes import mount_options
 
 _Mode = csi_pb2.VolumeCapability.AccessMode
 
@@ -55,6 +57,10 @@ def problem(capability: csi_pb2.VolumeCapability) -> str | None:
             "fs_type: a volume has no file system of its own to choose; leave"
             " csi.storage.k8s.io/fstype (or fsType) out"
         )
+    try:
+        mount_options.parse(capability.mount.mount_flags)
+    except ConfigError as error:
+        return str(error)
     return None
 
 

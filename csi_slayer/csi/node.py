@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Final
 
 from csi_slayer.config.driver import DriverConfig
 from csi_slayer.csi.capabilities import check_all, use_of
+from csi_slayer.csi.fields import BadRequest
 from csi_slayer.csi.messages import capacity_of
 from csi_slayer.csi.proto import csi_pb2
 from csi_slayer.csi.rpc import rpc
@@ -85,10 +87,16 @@ class Node:
             answer.accessible_topology.segments.update(node.topology)
         return answer
 
+    def _check_target(self, path: str) -> None:
+        """Raises BadRequest for the driver's own directory; the rest is the node's to check."""
+        if Path(path).is_relative_to(self._config.node.run_directory):
+            raise BadRequest("target_path: in the driver's own directory: name a pod's")
+
     @rpc("volume_id", "target_path", "volume_capability", one_at_a_time="volume_id")
     async def NodePublishVolume(
         self, request: csi_pb2.NodePublishVolumeRequest
     ) -> csi_pb2.NodePublishVolumeResponse:
+        self._check_target(request.target_path)
         use = use_of(request.volume_capability)
         resolved = await resolve(
             self._config,
@@ -119,6 +127,7 @@ class Node:
     async def NodeUnpublishVolume(
         self, request: csi_pb2.NodeUnpublishVolumeRequest
     ) -> csi_pb2.NodeUnpublishVolumeResponse:
+        self._check_target(request.target_path)
         gone = await self._volumes.unpublish(request.volume_id, request.target_path)
         self._emptying.update(id for id in gone if _INLINE.fullmatch(id))
         await self._empty(request.volume_id)

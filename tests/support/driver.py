@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +38,6 @@ class Driver:
         self.controller_socket = directory / "ctl.sock"
         self.keeper_socket = self.run / "keeper.sock"
         self.log = directory / "driver.log"
-        self._config = directory / "driver.yaml"
         self._processes: dict[Role, subprocess.Popen[bytes]] = {}
         self.sections: dict[str, dict[str, Any]] = {
             "node": {
@@ -57,15 +56,21 @@ class Driver:
 
     def start(self, *roles: Role) -> None:
         """Start them, and wait until each can be asked. Raises RuntimeError with the log's end."""
-        self._config.write_text(yaml.safe_dump(self.sections))
         for role in roles:
+            # As in a cluster, where each has an address of its own: one endpoint here.
+            sections = self.sections if role == "node" else {**self.sections, "metrics": {}}
+            self.config(role).write_text(yaml.safe_dump(sections))
             self._start(role)
+
+    def config(self, role: Role) -> Path:
+        """The file that it is, or will be, started with."""
+        return self.directory / f"{role}.yaml"
 
     def _start(self, role: Role) -> None:
         if role == "keeper":
             arguments = ["keeper", "--socket", str(self.keeper_socket)]
         else:
-            arguments = [role, "--config", str(self._config)]
+            arguments = [role, "--config", str(self.config(role))]
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "csi_slayer.cli", *arguments],
@@ -135,11 +140,15 @@ def s3_section(server: S3Server, bucket: str, secret_directory: Path) -> dict[st
 
 
 @contextlib.contextmanager
-def driver(directory: Path, **sections: Mapping[str, Any]) -> Iterator[Driver]:
-    """All three processes, running inside the block."""
+def driver(
+    directory: Path,
+    only: Sequence[Role] = ("keeper", "controller", "node"),
+    **sections: Mapping[str, Any],
+) -> Iterator[Driver]:
+    """All three processes, or ``only`` these, running inside the block."""
     made = Driver(directory, **sections)
     try:
-        made.start("keeper", "controller", "node")
+        made.start(*only)
         yield made
     finally:
         made.close()

@@ -12,8 +12,7 @@ import pytest
 from tests.support.leaks import mount_points
 
 
-@pytest.fixture
-def short_directory() -> Iterator[Path]:
+def _short_directory() -> Iterator[Path]:
     """A directory whose sockets' paths fit into what unix(7) allows; pytest's are too long."""
     path = Path(tempfile.mkdtemp(prefix="sfs-"))
     yield path
@@ -21,3 +20,7 @@ def short_directory() -> Iterator[Path]:
     if not left:  # never into a mount
         shutil.rmtree(path)
     assert not left
+
+
+short_directory = pytest.fixture(_short_directory, name="short_directory")
+shared_directory = pytest.fixture(_short_directory, scope="module", name="shared_directory")
