@@ -30,6 +30,11 @@ class Pendings(Reads):
         self._deleted: OrderedDict[str, int] = OrderedDict()
         self._pending: dict[str, Pending | None] = {}
 
+    @property
+    def changed_ns(self) -> int:
+        """When a key was last noted by this process; 0: never."""
+        return self._last_ns
+
     def _forget(self) -> None:
         super()._forget()
         self._pending.clear()

@@ -30,14 +30,18 @@ BACKOFF_MAX = 30.0
 
 RETRY_MEMORY = 4096
 
-PASS_PAUSE = 0.01
-"""Seconds between two passes over the pending keys."""
+PASS_PAUSE, LOOK_PAUSE, PASS_PAUSE_MAX = 0.01, 0.00002, 1.0
+"""Seconds between two passes over the pending keys: so many, more for each key that was looked at
+and left alone (several times what a look costs), and most."""
 
 DELETE_PAUSE = 2.0
 """Seconds before deletions that failed are tried again."""
 
-WRITEBACK_REST = 1.0
-"""Seconds for which policy writeback leaves a changed key alone before it uploads."""
+WRITEBACK_REST, WRITEBACK_REST_MAX, WRITEBACK_LOOK = 1.0, 5.0, 0.25
+"""Policy writeback uploads when nothing was changed for so many seconds, or when a key has waited
+for so many; and looks whether it should no more often than that."""
+
+NEVER = float("inf")
 
 LOOKS = 32
 """Times that a key whose names keep moving is looked at in one attempt."""
@@ -62,6 +66,7 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._draining = False
         self._loop_task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         self._loop_task = asyncio.get_running_loop().create_task(self._run())
@@ -69,6 +74,23 @@ class Reconciler:
 
     def kick(self) -> None:
         """There are new pending keys."""
+        if self._rests():
+            if self._timer is None:
+                self._wake_in(WRITEBACK_REST)
+        else:
+            self._wake.set()
+
+    def _wake_in(self, seconds: float) -> None:
+        """Look at the pending keys then, or sooner if that is planned already."""
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            if self._timer.when() <= loop.time() + seconds:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_later(seconds, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
         self._wake.set()
 
     def retry(self) -> None:
@@ -81,6 +103,8 @@ class Reconciler:
         return key in self._active
 
     async def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         if self._loop_task is not None:
             self._loop_task.cancel()
         tasks = [*self._active.values(), *([self._loop_task] if self._loop_task else [])]
@@ -245,19 +269,20 @@ class Reconciler:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            soonest, left = 1.0, 0
             try:
-                soonest = await self._pass()
+                soonest, left = await self._pass()
             except Exception:
                 log.exception("a pass over pending keys failed")
-                soonest = 1.0
+            if soonest < NEVER:
+                self._wake_in(max(soonest, WRITEBACK_LOOK) if self._rests() else soonest)
             # Changes come in crowds: look at them together.
-            await asyncio.sleep(PASS_PAUSE)
-            if soonest is not None:
-                asyncio.get_running_loop().call_later(soonest, self._wake.set)
+            await asyncio.sleep(min(PASS_PAUSE_MAX, PASS_PAUSE + LOOK_PAUSE * left))
 
-    async def _pass(self) -> float | None:
-        """Look at every pending key once; returns in how many seconds a failed one is due."""
-        now, soonest, after = time.monotonic(), None, ""
+    async def _pass(self) -> tuple[float, int]:
+        """Look at every pending key once; returns in how many seconds one is due that was left
+        alone, and how many were."""
+        now, soonest, left, after = time.monotonic(), NEVER, 0, ""
         while rows := await self._catalog.pendings(after, PAGE):
             after = rows[-1].key
             deletes: list[Pending] = []
@@ -270,7 +295,8 @@ class Reconciler:
                         self._again.add(row.key)
                     continue
                 if due > 0:
-                    soonest = due if soonest is None else min(soonest, due)
+                    soonest = min(soonest, due)
+                    left += 1
                 elif await self._is_plain_delete(row):
                     deletes.append(row)
                 elif not await self._must_wait(row):
@@ -282,14 +308,22 @@ class Reconciler:
                         self._begin(row.key, forced=False)
             await self._delete_many(deletes)
             await asyncio.sleep(0)
-        return soonest
+        return soonest, left
+
+    def _rests(self) -> bool:
+        """Whether changed keys are left alone for a while: with policy writeback what was just
+        written may be written again or removed, and uploads would compete with who is writing."""
+        return self._options.live.durability == "writeback" and not self._draining
 
     def _rest(self, row: Pending) -> float:
-        """Seconds that a key is left alone for: with policy writeback what was just written may
-        be written again or removed, and uploads would compete with whoever is writing now."""
-        if self._options.live.durability != "writeback" or self._draining:
+        """Seconds that a key is still left alone for; not above 0 if it is not."""
+        if not self._rests():
             return 0.0
-        return WRITEBACK_REST - (time.time_ns() - row.since_ns) / 1e9
+        now = time.time_ns()
+        return min(
+            WRITEBACK_REST - (now - self._catalog.changed_ns) / 1e9,
+            WRITEBACK_REST_MAX - (now - row.since_ns) / 1e9,
+        )
 
     async def _must_wait(self, row: Pending) -> bool:
         inode = await self._catalog.resolve(row.key)
