@@ -78,7 +78,8 @@ def restored(driver: Driver, space: Space) -> Iterator[None]:
 def test_nobody_notices_the_driver_or_s3_going_and_coming_back(
     space: Space, driver: Driver, api: Api, next_image: str, record: Callable[..., None]
 ) -> None:
-    space.claim(class_name=space.storage_class("patient", {"ioTimeout": "5m"}))
+    # Within 1 GiB of its quota a volume does not let the kernel write by itself.
+    space.claim(class_name=space.storage_class("patient", {"ioTimeout": "5m"}), size="10Gi")
     space.pod(
         "load",
         {"/data": of_claim("data"), "/load": {"configMap": {"name": "load"}}},

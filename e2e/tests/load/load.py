@@ -185,7 +185,8 @@ class Load:
                 os.unlink(directory / "y")
                 directory.rmdir()
             time.sleep(PACE)
-        assert os.listdir(base) == [], "a removed name is there"
+        left = [name for _, names, files in os.walk(base) for name in names + files]
+        assert left == [], f"of {count} directories, removed names are there: {left}"
 
     def _check_all(self) -> None:
         found = {
