@@ -25,8 +25,8 @@ from csi_slayer.volumes.stores import StorePool
 
 log = get_logger(__name__)
 
-END_TIMEOUT: Final = 10.0
-"""Seconds for what remains after the last call has ended; with the server's GRACE well within the
+END_TIMEOUT: Final = 5.0
+"""Seconds for each of what remains after the last call has ended; with GRACE within the
 30 that Kubernetes gives a pod."""
 
 _SERVICES = csi_pb2.DESCRIPTOR.services_by_name
