@@ -38,11 +38,12 @@ def plot(samples: list[dict[str, Any]], marks: list[tuple[str, float, float]], p
         for _, begin, end in marks:
             axes.axvspan(begin - zero, end - zero, color="#d6604d", alpha=0.15, linewidth=0)
         axes.spines[["top", "right"]].set_visible(False)
-    top = all_axes[0].get_ylim()[1]
-    for name, begin, _ in marks:
-        all_axes[0].text(begin - zero, top, name, fontsize=8, rotation=25, ha="left", va="bottom")
-    all_axes[0].set_title("")
-    all_axes[0].set_xlabel(_TITLES["open files"], loc="left", fontsize=10)
+    for number, (name, begin, end) in enumerate(marks):
+        # In two rows: names are wider than short disruptions.
+        all_axes[0].text(
+            (begin + end) / 2 - zero, 1.12 + 0.1 * (number % 2), name, fontsize=9, ha="center",
+            transform=all_axes[0].get_xaxis_transform(),
+        )  # fmt: skip
     all_axes[-1].set_xlabel("seconds")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
