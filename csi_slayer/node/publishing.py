@@ -12,10 +12,10 @@ from csi_slayer.config.driver import NodeConfig
 from csi_slayer.errors import ConfigError, SlayerError, VolumeConflict, VolumeInUse, VolumeNotFound
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.node.keeping import Held
-from csi_slayer.node.records import Record, Target
+from csi_slayer.node.records import Record, Target, public
 from csi_slayer.node.requests import PublishRequest
 from csi_slayer.node.turns import Turns
-from csi_slayer.node.volume import Node, Volume, public
+from csi_slayer.node.volume import Node, Volume
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +73,10 @@ class Publishing:
         volume = next((v for v in self.of(volume_id) if path in v.record.targets), None)
         if volume is None:
             await asyncio.to_thread(self._node.binder.remove, path)
+            for unfinished in self.of(volume_id):
+                if unfinished.finishing and not unfinished.unmounted:
+                    # An earlier call has failed in between.
+                    await self._finish(unfinished, unfinished.record.copy())
             return
         last = volume.record.copy()
         await volume.unbind(path)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from csi_slayer.config import MountConfig
 from csi_slayer.config.driver import DriverConfig
 from csi_slayer.node.requests import Pod
 from csi_slayer.observability import get_logger
@@ -72,6 +73,12 @@ class Record:
 
     def copy(self) -> Record:
         return replace(self, targets=dict(self.targets), labels=dict(self.labels))
+
+
+def public(config: MountConfig) -> dict[str, Any]:
+    """A configuration without its credentials."""
+    secrets = {"access_key_id", "secret_access_key", "session_token", "web_identity_token"}
+    return config.model_dump(mode="json", exclude={"store": secrets})
 
 
 def _pod(data: dict[str, str] | None) -> Pod | None:

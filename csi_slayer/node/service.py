@@ -129,9 +129,9 @@ class NodeVolumes:
         """
         real = self._binder.real(target)
         await self._turns.do(volume_id, self._publishing.unpublish(volume_id, real))
-        released = [*self._publishing.released]
+        released = self._publishing.released.copy()
         self._publishing.released.clear()
-        return released
+        return [gone for gone in released if not any(self._publishing.of(gone))]
 
     async def stats(self, volume_id: str, path: str) -> VolumeStats:
         """How full the volume is, as of when its worker last answered, and how it is. Raises

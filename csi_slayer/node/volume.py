@@ -13,25 +13,20 @@ import structlog
 from csi_slayer.config import MountConfig
 from csi_slayer.errors import MountFailed, SlayerError, VolumeConflict
 from csi_slayer.fuse import mount as mounts
-from csi_slayer.node import binding, leftover, registry
+from csi_slayer.node import binding
 from csi_slayer.node.binding import Binder
 from csi_slayer.node.cgroups import Limits
 from csi_slayer.node.events import Events
+from csi_slayer.node.footprint import Footprint
 from csi_slayer.node.keeping import Held, Keeping
 from csi_slayer.node.launcher import Launcher
 from csi_slayer.node.lifecycle import Lifecycle
-from csi_slayer.node.lock import Busy, lock_volume
-from csi_slayer.node.records import Places, Record, Target, mark
+from csi_slayer.node.records import Places, Record, Target, mark, public
 from csi_slayer.node.running import Running, State
 from csi_slayer.observability import log_context
 from csi_slayer.worker.spec import WorkerSpec
 
 log = structlog.get_logger(__name__)
-
-LOCK_TIMEOUT = 5.0
-"""Seconds for which a worker of an earlier node service may still have the volume's lock."""
-
-_LOCK_POLL = 0.02
 
 PINNED = 3.0
 """Seconds after unmounting until a connection is ended that something outside keeps alive."""
@@ -68,8 +63,8 @@ class Volume:
         self.last_status: dict[str, Any] = {}
         """What the worker last said of itself."""
         self._node = node
+        self._footprint = Footprint(node.places, node.limits, record.mount_id)
         self._gone = gone
-        self._lock = -1
         self._saving = asyncio.Lock()
         self._unsaved = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,11 +79,11 @@ class Volume:
     @property
     def private(self) -> str:
         """Where the worker mounts."""
-        return self._node.places.mountpoint(self.id)
+        return self._footprint.private
 
     @property
     def control(self) -> str:
-        return self._node.places.control(self.id)
+        return self._footprint.control
 
     @property
     def state(self) -> State:
@@ -103,12 +98,19 @@ class Volume:
         """Shown nowhere any more, while uploads may be under way."""
         return not self.record.targets
 
+    @property
+    def unmounted(self) -> bool:
+        """Whether workers have only to upload."""
+        life = None if self.running is None else self.running.life
+        return bool(life and life.session and life.session.get("unmounted"))
+
     # -- starting and ending --------------------------------------------------------------------
 
     async def mount(self, timeout: float) -> None:
         """A new worker, and its mount in the private directory. Raises MountFailed."""
-        await self._take_lock()
-        await asyncio.to_thread(self._make_way)
+        await self._footprint.take_lock()
+        await asyncio.to_thread(self._footprint.make_way)
+        await asyncio.to_thread(self._footprint.register, self.config.store.url)
         self._start(Lifecycle(self._spec(), bound=True))
         assert self.running is not None
         await self.running.serving(timeout)
@@ -121,12 +123,13 @@ class Volume:
         """A new worker for a mount that there is, or, with ``{"unmounted": true}``, for what is
         still to be uploaded. Raises MountFailed if somebody else has the volume."""
         try:
-            await self._take_lock()
+            await self._footprint.take_lock()
         except MountFailed:
             if fuse_fd is not None:
                 os.close(fuse_fd)
             raise
         self._established = True
+        await asyncio.to_thread(self._footprint.register, self.config.store.url)
         self._start(
             Lifecycle(self._spec(), bound=True, session=session, fuse_fd=fuse_fd, restarts=restarts)
         )
@@ -158,10 +161,9 @@ class Volume:
         self._stopped = True
         if self.running is not None:
             await self.running.stop()
-        for task in list(self._tasks):
-            task.cancel()
+        # None is cut off: a thread of it would go on, and meet the successor.
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._free_lock()
+        self._footprint.free_lock()
 
     async def discard(self) -> None:
         """Stop, and leave nothing but what may not be lost: for a volume that did not mount."""
@@ -233,23 +235,11 @@ class Volume:
         """Bring what is on the disk and in the keeper up to date."""
         self._unsaved = True
         async with self._saving:
-            if not self._unsaved:
-                return  # somebody who waited for the same lock has saved this as well
+            if not self._unsaved or self._stopped or self.removed.is_set():
+                return  # saved by somebody who waited for the same lock, or not ours any more
             self._unsaved = False
             await asyncio.to_thread(self._node.places.write, self.record.copy())
             await self._node.keeping.put(self.id)
-
-    def entry(self) -> registry.Mounted:
-        """For ``csi-slayer status``."""
-        return registry.Mounted(
-            volume=self.id,
-            url=self.config.store.url,
-            mountpoint=self.private,
-            supervisor=os.getpid(),
-            control=self.control,
-            state=str(self._node.places.state(self.id)),
-            cache=str(self._node.places.cache),
-        )
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -267,7 +257,7 @@ class Volume:
         self.running = Running(
             life,
             self._node.launcher,
-            (self._lock,),
+            (self._footprint.lock,),
             on_start=self._on_start,
             on_session=self._on_session,
             on_gone=lambda: self._spawn(self._ended),
@@ -313,39 +303,16 @@ class Volume:
 
     async def _remove(self) -> None:
         """Take away what is here, but for what is still to be uploaded."""
-        async with self._saving:
-            self._free_lock()
-            await asyncio.to_thread(self._remove_files)
-            await self._node.keeping.drop(self.id)
-        self.removed.set()
-
-    def _remove_files(self) -> None:
-        registry.remove(self.id)
-        self._node.limits.remove(self.id)
-        places = self._node.places
-        self._clear_away()
-        for path in self.record.targets:
-            # The volume was unmounted by somebody else, or its connection ended.
-            if self.record.connection and binding.shown(path, self.record.connection):
-                mounts.unmount(path, lazy=True)
-        if leftover.pending(places.state(self.id)) == 0:
-            leftover.remove_state(places, self.id)
-            places.forget(self.id)
-        else:
-            leftover.remove_places(places, self.id)
-
-    def _make_way(self) -> None:
-        # First: nobody may look at a directory where a dead mount is.
-        self._clear_away()
-        os.makedirs(self.private, mode=0o700, exist_ok=True)
-        registry.write(self.entry())
-
-    def _clear_away(self) -> None:
-        """End and unmount whatever is mounted in the private directory."""
-        while (entry := mounts.find(self.private)) is not None:
-            log.warning("stale_mount", mountpoint=self.private)
-            mounts.abort(entry.connection)
-            mounts.unmount(self.private, lazy=True)
+        record = self.record
+        try:
+            async with self._saving:
+                await asyncio.to_thread(
+                    self._footprint.remove, [*record.targets], record.connection
+                )
+                await self._node.keeping.drop(self.id)
+        finally:
+            self._footprint.free_lock()
+            self.removed.set()
 
     def _abort(self) -> None:
         """End the connection where something outside, such as a mount namespace that got a copy of
@@ -358,33 +325,7 @@ class Volume:
         log.warning("connection_aborted", connection=self.record.connection)
         mounts.abort(self.record.connection)
 
-    async def _take_lock(self) -> None:
-        state = str(self._node.places.state(self.id))
-        try:
-            async with asyncio.timeout(LOCK_TIMEOUT):
-                while True:
-                    try:
-                        self._lock = lock_volume(state)
-                        return
-                    except Busy:
-                        await asyncio.sleep(_LOCK_POLL)
-        except TimeoutError:
-            raise MountFailed(
-                "another process still serves the volume on this node: try again", "ABORTED"
-            ) from None
-
-    def _free_lock(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-
     def _spawn(self, body: Callable[[], Any]) -> None:
         task = asyncio.create_task(body())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def public(config: MountConfig) -> dict[str, Any]:
-    """The configuration without credentials."""
-    secrets = {"access_key_id", "secret_access_key", "session_token", "web_identity_token"}
-    return config.model_dump(mode="json", exclude={"store": secrets})

@@ -9,7 +9,10 @@ import pytest
 from csi_slayer.node.condition import judge
 from csi_slayer.node.running import State
 
-WELL: dict[str, Any] = {"failing": [], "pending_uploads": 0, "counters": {"conflicts": 0}}
+WELL: dict[str, Any] = {
+    "failing": [], "pending_uploads": 0, "oldest_pending": 5.0, "conflicts": 0,
+    "store": {"answers": True, "last_error": "an old one"},
+}  # fmt: skip
 
 
 def test_all_is_well() -> None:
@@ -22,12 +25,18 @@ def test_all_is_well() -> None:
     [
         (State.RESTARTING, None, "restart 3"),
         (State.SERVING, None, "does not answer"),
+        (State.SERVING, {**WELL, "oldest_pending": 1200.0}, "20 minutes"),
+        (
+            State.SERVING,
+            {**WELL, "store": {"answers": False, "last_error": "refused"}},
+            r"store does not answer (refused)",
+        ),
         (
             State.SERVING,
             {**WELL, "pending_uploads": 2, "failing": [{"key": "k", "error": "denied"}]},
             "k: denied",
         ),
-        (State.SERVING, {**WELL, "counters": {"conflicts": 4}}, "4 files were changed"),
+        (State.SERVING, {**WELL, "conflicts": 4}, "4 files were changed"),
     ],
 )
 def test_what_is_wrong_is_said(state: State, status: dict[str, Any] | None, said: str) -> None:

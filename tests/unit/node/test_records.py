@@ -11,10 +11,9 @@ import pytest
 
 from csi_slayer.config import MountConfig
 from csi_slayer.config.driver import DriverConfig
-from csi_slayer.node.records import Places, Record, Target, WorkerMark, boot_id, mark
+from csi_slayer.node.records import Places, Record, Target, WorkerMark, boot_id, mark, public
 from csi_slayer.node.recovery import understood
 from csi_slayer.node.requests import Pod
-from csi_slayer.node.volume import public
 
 
 @pytest.fixture
