@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -11,10 +11,10 @@ from csi_slayer.cache import Cache, Segment, SegmentKey
 from csi_slayer.errors import StoreIntegrityError
 from csi_slayer.store.base import ObjectStore
 
-PREFETCHES = 24
-"""Small files fetched ahead at the same time."""
+PREFETCHES, QUEUED = 24, 64
+"""Small files fetched ahead at the same time, and most that wait for their turn."""
 
-READY, READY_SIZE = 64, 64 << 10
+READY, READY_SIZE = 128, 64 << 10
 """Most segments of files fetched lately that are kept open for who asked for them, and the bytes
 of the largest such file: opening one anew costs half as much as making it."""
 
@@ -43,6 +43,7 @@ class SmallFetcher:
         self._seen = seen
         self._running: dict[SegmentKey, asyncio.Task[bool]] = {}
         self._prefetching = 0
+        self._queue: deque[tuple[Source, SegmentKey]] = deque()
         self._ready: OrderedDict[SegmentKey, Segment] = OrderedDict()
 
     def find(self, key: SegmentKey, size: int) -> Segment | None:
@@ -60,18 +61,24 @@ class SmallFetcher:
         return self.find(key, source.size) if stored else None
 
     def prefetch(self, source: Source, key: SegmentKey) -> bool:
-        """Begin fetching ahead; False if enough is under way already."""
+        """Fetch ahead, as soon as a place is free; False if enough is waiting already."""
         if self._prefetching >= PREFETCHES:
-            return False
-        if key not in self._running and not self._cache.contains(key):
+            if len(self._queue) >= QUEUED:
+                return False
+            self._queue.append((source, key))
+        elif key not in self._running and not self._cache.contains(key):
             self._prefetching += 1
             self._start(source, key).add_done_callback(self._prefetched)
         return True
 
     def _prefetched(self, task: asyncio.Task[bool]) -> None:
         self._prefetching -= 1
-        if not task.cancelled():
-            task.exception()  # a failed guess is nobody's error: the reader will ask again
+        if task.cancelled():
+            return
+        task.exception()  # a failed guess is nobody's error: the reader will ask again
+        # Not only when the reader comes again: while it waits the store would have nothing to do.
+        while self._queue and self._prefetching < PREFETCHES:
+            self.prefetch(*self._queue.popleft())
 
     def _start(self, source: Source, key: SegmentKey) -> asyncio.Task[bool]:
         task = asyncio.get_running_loop().create_task(self._get(source, key))
@@ -102,6 +109,7 @@ class SmallFetcher:
         return True
 
     async def close(self) -> None:
+        self._queue.clear()
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()
