@@ -80,8 +80,13 @@ class Launcher:
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
-        """Have a template ready, so that the first worker need not wait for its imports."""
-        await self._current()
+        """Have a template ready, so that the next worker need not wait for its imports. Raises
+        MountFailed if there is none after a while."""
+        try:
+            async with asyncio.timeout(FORK_TIMEOUT):
+                await (await self._current()).ready.wait()
+        except TimeoutError:
+            raise MountFailed("the process that workers are forked from does not start") from None
 
     async def close(self) -> None:
         """End the template; workers live on."""
@@ -128,6 +133,8 @@ class _Template:
             )
         self.pid = self._process.pid
         self.dead = False
+        self.ready = asyncio.Event()
+        """Set once it has loaded everything, or is dead."""
         self._forks = 0
         self._waiting: dict[int, asyncio.Future[Process | None]] = {}
         self._processes: dict[int, Process] = {}
@@ -166,7 +173,9 @@ class _Template:
             self._lost()
             return
         message, fds = received
-        if "fork" in message:
+        if "ready" in message:
+            self.ready.set()
+        elif "fork" in message:
             process = Process(message["pid"], fds[0])
             self._processes[process.pid] = process
             answer = self._waiting.get(message["fork"])
@@ -183,6 +192,7 @@ class _Template:
         if self.dead:
             return
         self.dead = True
+        self.ready.set()
         self._loop.remove_reader(self._end.fileno())
         self._end.close()
         for answer in self._waiting.values():

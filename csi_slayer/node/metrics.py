@@ -41,6 +41,7 @@ def families(
     limited: bool,
     templates: int,
     events_dropped: int,
+    hung: int,
 ) -> Iterator[Metric]:
     """The node service's own families at this moment."""
     volumes = list(publishing.volumes.values())
@@ -63,6 +64,7 @@ def families(
             publishing.unfinished,
         ),
         ("template_starts", "processes that workers are forked from", templates),
+        ("workers_hung", "workers that were ended because they did not answer", hung),
         ("events_dropped", "Kubernetes events that could not be sent", events_dropped),
     ):
         yield CounterMetricFamily(f"slayerfs_node_{name}", text, value)

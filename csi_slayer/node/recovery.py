@@ -65,9 +65,10 @@ class Recovery:
         """``held``: what the keeper has. Its descriptors are taken over."""
         records = {r.mount_id: r for r in await asyncio.to_thread(lambda: [*self._places.read()])}
         known = {**_records_of(held), **records}
-        await asyncio.gather(
-            *(asyncio.to_thread(_end, record.worker) for record in known.values() if record.worker)
-        )
+        # A mark tells processes of one boot apart.
+        boot = boot_id()
+        marks = [it.worker for it in known.values() if it.worker is not None and it.boot == boot]
+        await asyncio.gather(*(asyncio.to_thread(_end, worker) for worker in marks))
         live = {name: entry for name, entry in held.items() if self._lives(name, entry, known)}
         connections = {
             record.connection for name in live if (record := known[name]).connection is not None
@@ -121,10 +122,16 @@ class Recovery:
         ours = (inside, f"{self._binder.root}/")
         for connection, name in owners.items():
             log.error("dead_mount_removed", mount=name, connection=connection)
-            mounts.abort(connection)
+            try:
+                mounts.abort(connection)
+            except OSError as error:
+                log.error("cannot_abort", connection=connection, reason=error.strerror)
         for entry in reversed(entries):
             if entry.connection in owners and entry.mountpoint.startswith(ours):
-                mounts.unmount(entry.mountpoint, lazy=True)
+                try:
+                    mounts.unmount(entry.mountpoint, lazy=True)
+                except OSError as error:
+                    log.error("cannot_unmount", path=entry.mountpoint, reason=error.strerror)
         for name in set(owners.values()):
             leftover.remove_places(self._places, name)
         return set(owners.values())

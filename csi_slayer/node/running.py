@@ -78,6 +78,16 @@ class Running:
         self._updates_sent = 0
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """Of the worker that there is now."""
+        return None if self.process is None else self.process.pid
+
+    def kill(self) -> None:
+        """End the worker there is now by force; it is started again."""
+        if self.process is not None:
+            self.process.kill()
+
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
 

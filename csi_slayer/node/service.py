@@ -15,17 +15,16 @@ from prometheus_client.metrics_core import Metric
 from csi_slayer.cache import Cache, Governor
 from csi_slayer.config.driver import DriverConfig
 from csi_slayer.errors import ConfigError, MountFailed
-from csi_slayer.node.asking import ask
 from csi_slayer.node.binding import Binder
 from csi_slayer.node.cgroups import Limits
-from csi_slayer.node.condition import judge
 from csi_slayer.node.events import Events
+from csi_slayer.node.health import Health
 from csi_slayer.node.keeping import Keeping
 from csi_slayer.node.launcher import Launcher
 from csi_slayer.node.metrics import Counts, families, of_cache, of_workers
 from csi_slayer.node.publishing import Publishing
 from csi_slayer.node.records import Places
-from csi_slayer.node.recovery import Recovery
+from csi_slayer.node.recovery import Recovered, Recovery
 from csi_slayer.node.requests import PublishRequest, VolumeStats
 from csi_slayer.node.turns import Turns
 from csi_slayer.node.volume import Node
@@ -33,9 +32,6 @@ from csi_slayer.node.volume import Node
 log = structlog.get_logger(__name__)
 
 _PR_SET_CHILD_SUBREAPER = 36
-
-ASK_TIMEOUT = 5.0
-"""Seconds that a worker may take to say how its volume is."""
 
 COLLECT_TIMEOUT = 10.0
 """Seconds for one scrape."""
@@ -67,6 +63,7 @@ class NodeVolumes:
             self._events,
         )
         self._publishing = Publishing(config.node, node, self._turns)
+        self._health = Health(lambda: [*self._publishing.volumes.values()], self._events)
         self._counts = Counts()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cache: Cache | None = None
@@ -81,11 +78,8 @@ class NodeVolumes:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._prepare)
-        await self._launcher.start()
         self._events.start()
-        held = await self._keeping.start()
-        recovery = Recovery(self._config, self._places, self._binder, self._publishing.adopt)
-        recovered = await recovery.run(held)
+        recovered, _ = await asyncio.gather(self._recover(), self._launcher.start())
         self._publishing.orphans = recovered.orphans
         for record in recovered.lost:
             self._events.warn(
@@ -95,8 +89,11 @@ class NodeVolumes:
                 " the pod to have it mounted anew; what was written is not lost",
             )
 
+        self._health.start()
+
     async def close(self) -> None:
         """End the workers and leave their mounts to the keeper."""
+        await self._health.close()
         await self._turns.close()
         volumes = list(self._publishing.volumes.values())
         await asyncio.gather(*(volume.stop() for volume in volumes))
@@ -137,14 +134,7 @@ class NodeVolumes:
         """How full the volume is, as of when its worker last answered, and how it is. Raises
         VolumeNotFound."""
         volume = self._publishing.at(volume_id, self._real(path))
-        try:
-            status = await ask(volume.control, "status", timeout=ASK_TIMEOUT)
-            volume.last_status = status
-        except MountFailed:
-            status = None
-        condition = judge(volume.state, volume.restarts, status)
-        if condition.abnormal:
-            self._events.warn(volume.record, "VolumeAbnormal", condition.message)
+        condition = await self._health.look(volume)
         return VolumeStats(
             used_bytes=int(volume.last_status.get("used_bytes", 0)),
             capacity_bytes=volume.config.volume.quota,
@@ -188,6 +178,7 @@ class NodeVolumes:
             limited=self._limits.active,
             templates=self._launcher.templates,
             events_dropped=self._events.dropped,
+            hung=self._health.hung,
         )
         controls = [volume.control for volume in self._publishing.volumes.values()]
         return [*own, *self._cache_metrics(), *await of_workers(controls)]
@@ -199,6 +190,11 @@ class NodeVolumes:
         return of_cache(self._cache.usage(), self._config.cache.min_free, evicted)
 
     # -- inside ---------------------------------------------------------------------------------
+
+    async def _recover(self) -> Recovered:
+        held = await self._keeping.start()
+        recovery = Recovery(self._config, self._places, self._binder, self._publishing.adopt)
+        return await recovery.run(held)
 
     def _prepare(self) -> None:
         self._places.make()

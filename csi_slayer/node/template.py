@@ -1,11 +1,11 @@
 """``python -m csi_slayer.node.template FD``: a process that has loaded all of a worker's code.
 
 Workers are forked from it, so they share that memory and start in a moment. It has one thread, no
-event loop and no gRPC, none of which would survive a fork. FD is a socket to the node service: a
-request ``{"fork": n}`` comes with the worker's channel and whatever descriptors it is to hold as
-well; the answer is ``{"fork": n, "pid": pid}`` with a pidfd; ``{"exited": pid, "status": s}``
-follows when a worker ends (negative: the signal that ended it). When the node service is gone the
-template ends; it ends no worker.
+event loop and no gRPC, none of which would survive a fork. FD is a socket to the node service,
+which is told ``{"ready": 1}`` once everything is loaded. A request ``{"fork": n}`` comes with the
+worker's channel and whatever descriptors it is to hold as well; the answer is ``{"fork": n, "pid":
+pid}`` with a pidfd; ``{"exited": pid, "status": s}`` follows when a worker ends (negative: the
+signal that ended it). When the node service is gone the template ends; it ends no worker.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class Template:
 
     def run(self) -> int:
         """Until the node service is gone. In a forked child: until the worker ends."""
+        with contextlib.suppress(OSError):  # the node service is gone already
+            channel.send(self._end, {"ready": 1})
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         with selectors.DefaultSelector() as selector:
