@@ -149,10 +149,14 @@ async def resolve(
             access = Access(driver, stores, service, identity)
             place = await _provisioned_place(access, volume, given, capacity)
     parameters = options.merge(defaults, given, place.mutable, by_mount)
+    store = store_fields(driver.store, service, identity)
+    if parameters.io_timeout is not None:
+        # A worker's requests last for the shorter of the two; the volume's own word counts.
+        store["retry_deadline"] = max(driver.store.retry_deadline, parameters.io_timeout)
     config = mount_config(
         driver,
         url_of(driver.store, place.content.bucket, place.content.prefix),
-        store_fields(driver.store, service, identity),
+        store,
         _volume_fields(parameters, read_only_volume, mount_group, place.capacity),
     )
     pod = _pod(kubernetes)

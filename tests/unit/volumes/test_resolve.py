@@ -16,11 +16,13 @@ from csi_slayer.errors import (
     VolumeError,
     VolumeInUse,
 )
+from csi_slayer.store.observe import NoObserver
 from csi_slayer.volumes.context import volume_context
 from csi_slayer.volumes.ids import ephemeral_prefix
 from csi_slayer.volumes.pods import Pod
 from csi_slayer.volumes.records import State
 from csi_slayer.volumes.resolve import Resolved, resolve
+from csi_slayer.worker.spec import store_options
 from tests.unit.volumes.world import HOME, World, create
 
 KEYS = {"access_key_id": "AKIA", "secret_access_key": "hunter2"}
@@ -100,6 +102,14 @@ def test_an_existing_bucket_is_mounted_as_its_attributes_say(run):
         assert found.labels == {"claim": "", "namespace": "ns"}
         assert found.pod == Pod("p", "ns", "u", "sa")
         assert not found.ephemeral
+
+    run(scenario())
+
+
+def test_a_patient_volume_outlasts_the_driver_s_own_patience(run):
+    async def scenario():
+        found = await publish(S3, context={"bucket": "data-set", "ioTimeout": "5m"})
+        assert store_options(found.config, NoObserver()).retry_deadline == 300
 
     run(scenario())
 
