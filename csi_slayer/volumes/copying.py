@@ -14,6 +14,7 @@ from csi_slayer.errors import ObjectNotFound, PreconditionFailed, StoreIntegrity
 from csi_slayer.store.base import ObjectInfo, ObjectStore
 from csi_slayer.volumes.bounded import for_each
 from csi_slayer.volumes.jobs import Progress
+from csi_slayer.volumes.session import is_empty
 
 # Of an object that changes again and again while it is copied.
 _TRIES = 5
@@ -65,7 +66,7 @@ async def copy_content(
     """
 
     async def missing() -> AsyncGenerator[ObjectInfo, None]:
-        fresh = not (await target.list_page("", delimiter=False, limit=1)).objects
+        fresh = await is_empty(target)
         after = ""
         async for page in _pages(origin, below, check):
             last = page[-1].key.removeprefix(below)

@@ -24,7 +24,7 @@ from csi_slayer.volumes.origin import Origin
 from csi_slayer.volumes.parameters import Provisioning, VolumeParameters
 from csi_slayer.volumes.places import Access
 from csi_slayer.volumes.records import State, VolumeRecord, id_of
-from csi_slayer.volumes.session import Session, volumes
+from csi_slayer.volumes.session import Session, is_empty, volumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,12 +211,12 @@ class Creation:
         if self._access.local:
             await self._access.make(content.bucket, content.prefix)
         async with self._access.store(content.bucket, content.prefix) as store:
-            page = await store.list_page("", delimiter=False, limit=1)
-            if not page.objects and not self._access.local:
+            empty = await is_empty(store)
+            if empty and not self._access.local:
                 # The object whose key is the prefix: it shows a later volume above this one that
                 # there is something, and is no part of either one's content.
                 await store.put("", b"")
-        if page.objects:
+        if not empty:
             raise VolumeConflict(
                 f"bucket {content.bucket!r} has objects below {content.prefix!r} that belong to no"
                 " volume of this name: remove them, or choose another prefix or name"
@@ -257,8 +257,8 @@ class Creation:
         if content.own and not lease.record.bucket_made:
             await self._access.make(content.bucket)
             async with self._access.store(content.bucket) as store:
-                page = await store.list_page("", delimiter=False, limit=1)
-            if page.objects:
+                empty = await is_empty(store)
+            if not empty:
                 raise VolumeConflict(
                     f"bucket {content.bucket!r}, which the volume was to have for itself, exists"
                     " and is not empty: remove it, or choose another name"

@@ -17,7 +17,7 @@ from csi_slayer.volumes.layout import Content, content_of
 from csi_slayer.volumes.lease import Lease
 from csi_slayer.volumes.places import Access
 from csi_slayer.volumes.records import State, VolumeRecord
-from csi_slayer.volumes.session import Session, snapshots, volumes
+from csi_slayer.volumes.session import Session, is_empty, snapshots, volumes
 
 log = structlog.get_logger(__name__)
 
@@ -84,10 +84,10 @@ async def _remove_bucket(access: Access, content: Content, lease: Lease[VolumeRe
     if not lease.record.bucket_made:
         try:
             async with access.store(content.bucket) as store:
-                page = await store.list_page("", delimiter=False, limit=1)
+                empty = await is_empty(store)
         except BucketNotFound:
             return
-        if page.objects:
+        if not empty:
             log.warning("a bucket stays: it was not made for the volume", bucket=content.bucket)
             return
     await access.remove(content.bucket)

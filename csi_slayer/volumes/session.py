@@ -97,6 +97,12 @@ class Session:
         return None if bucket is None else ObjectId(Kind.VOLUME, bucket, "any")
 
 
+async def is_empty(store: ObjectStore) -> bool:
+    """Whether a prefix or bucket has no objects but the one whose key is the prefix itself."""
+    # That one counts in a page, but is left out of it.
+    return not (await store.list_page("", delimiter=False, limit=2)).objects
+
+
 def parse_volume(text: str) -> ObjectId:
     """A volume's id; VolumeNotFound if it is none of this driver's."""
     try:
