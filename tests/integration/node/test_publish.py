@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -11,8 +13,8 @@ import pytest
 
 from csi_slayer.fuse import mount as mounts
 from tests.integration.node.loads import hashes, s3_store
-from tests.support.mounts import wait_for
-from tests.support.nodes import Refused, TestNode
+from tests.support.mounts import slayer, wait_for
+from tests.support.nodes import Refused, TestNode, node_at
 from tests.support.servers import S3Server
 
 pytestmark = pytest.mark.integration
@@ -255,3 +257,46 @@ def test_a_worker_that_is_restarting_is_a_condition(node: TestNode, url: str) ->
     wait_for(well, what="a new worker")
     assert "slayerfs_node_worker_restarts_total 1" in node.call("metrics")
     node.unpublish("volume", "a")
+
+
+def test_the_command_line_shows_published_volumes(node: TestNode, url: str) -> None:
+    path = node.publish("volume", "a", url, labels={"claim": "data"})
+    (path / "file").write_text("text")
+
+    def shown() -> list[dict[str, object]]:
+        volumes = json.loads(slayer("status", "--json").stdout)
+        return [it for it in volumes if str(it["mountpoint"]).startswith(str(node.base))]
+
+    (volume,) = shown()
+    assert volume["labels"] == {"volume": "volume", "claim": "data"}
+    node.kill()
+    node.start()
+    wait_for(lambda: "error" not in shown()[0], what="a worker that answers")
+    node.unpublish("volume", "a")
+    assert shown() == []
+
+
+def test_metrics_of_workers_have_the_claim(node: TestNode, url: str, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    node.publish("volume", "a", url, labels={"claim": "data", "namespace": "team"})
+    node.publish("other", "b", f"file://{tmp_path}/other", labels={"claim": "more"})
+    lines = node.call("metrics").splitlines()
+    opens = [line for line in lines if line.startswith("slayerfs_opens_total{")]
+    assert len(opens) == 2
+    assert any('claim="data"' in line and 'namespace="team"' in line for line in opens)
+    assert lines.count("# TYPE slayerfs_opens_total counter") == 1
+    node.unpublish("volume", "a")
+    node.unpublish("other", "b")
+
+
+def test_a_worker_that_hangs_keeps_no_pod_from_going(tmp_path: Path, url: str) -> None:
+    with node_at(tmp_path, flush_timeout=1.0) as node:
+        node.publish("volume", "a", url)
+        (worker,) = node.workers()
+        os.kill(worker, signal.SIGSTOP)
+        assert node.unpublish("volume", "a") == []
+        assert node.mounts() == []
+        # The pod comes back: it does not wait for the one that hangs.
+        path = node.publish("volume", "b", url)
+        (path / "file").write_text("text")
+        assert node.unpublish("volume", "b") == ["volume"]
