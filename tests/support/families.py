@@ -29,7 +29,7 @@ def of_driver() -> Iterator[Metric]:
     yield from calls.registry.collect()
     publishing: Any = SimpleNamespace(volumes={}, restarts=0, unfinished=0, orphans=set())
     yield from families(
-        publishing, Counts(), keeper=True, limited=True, templates=1, events_dropped=0
+        publishing, Counts(), keeper=True, limited=True, templates=1, events_dropped=0, hung=0
     )
     yield from of_cache(Usage(used=0, staged=0, capacity=0, free=0, segments=0), 0, 0)
 
