@@ -39,6 +39,11 @@ class Transfers:
     def give_back(self) -> None:
         self._running -= 1
 
+    @property
+    def busy(self) -> bool:
+        """Whether there is none to be had now."""
+        return self._running >= self._limit
+
 
 class _Waiter(NamedTuple):
     start: int
@@ -95,7 +100,9 @@ class SegmentReader:
                 waiter = _Waiter(offset, end, future)
                 self._waiters.append(waiter)
                 try:
-                    await future
+                    # Again: a transfer's thread tells us of a block only if somebody waits.
+                    if not segment.present(offset, end - offset):
+                        await future
                 finally:
                     if waiter in self._waiters:
                         self._waiters.remove(waiter)
@@ -137,7 +144,7 @@ class SegmentReader:
         if not start <= self._ahead_to <= end:
             self._ahead_to = start  # a reader that jumped
         piece = min(CHUNK, max(CHUNK // 4, (end - start) // 4 // BLOCK * BLOCK))
-        if end - self._ahead_to < piece and end < self.segment.size:
+        if (end - self._ahead_to < piece and end < self.segment.size) or self._transfers.busy:
             return
         for s, e in self._gaps(self._ahead_to, end):
             for part in range(s, e, piece):
@@ -175,7 +182,7 @@ class SegmentReader:
 
     def _piece(self, _offset: int, _length: int) -> None:
         """Called in a transfer's thread after each block."""
-        if not self._woken:
+        if self._waiters and not self._woken:
             self._woken = True
             self._loop.call_soon_threadsafe(self._progress)
 

@@ -38,7 +38,7 @@ class SessionOptions:
 
     capabilities: Capabilities = field(default_factory=Capabilities)
     allow_other: bool = True
-    readahead: int = 512 << 10
+    readahead: int = 1 << 20
     observer: Observer | None = None
     tracer: Tracer = field(default_factory=NullTracer)
 
