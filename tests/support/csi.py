@@ -18,7 +18,10 @@ TIMEOUT = 60.0
 
 
 class CsiClient:
-    """``await client("NodePublishVolume", volume_id=...)``, of any service of a file's."""
+    """``await client("NodePublishVolume", volume_id=...)``, of any service of a file's.
+
+    A call waits for a server that is just being started.
+    """
 
     def __init__(
         self, channel: grpc.aio.Channel, file: FileDescriptor = csi_pb2.DESCRIPTOR
@@ -37,17 +40,28 @@ class CsiClient:
     async def __call__(self, method: str, /, request: Message | None = None, **fields: Any) -> Any:
         """Raises grpc.aio.AioRpcError as gRPC does."""
         message, call = self._calls[method]
-        return await call(request or message(**fields), timeout=TIMEOUT)
+        return await call(request or message(**fields), timeout=TIMEOUT, wait_for_ready=True)
 
     def request(self, method: str) -> type[Message]:
         return self._calls[method][0]
+
+
+def channel_to(path: Path) -> grpc.aio.Channel:
+    """Connects again soon after the server was away."""
+    return grpc.aio.insecure_channel(
+        f"unix:{path}",
+        options=[
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 200),
+        ],
+    )
 
 
 @asynccontextmanager
 async def connected(
     path: Path, file: FileDescriptor = csi_pb2.DESCRIPTOR
 ) -> AsyncIterator[CsiClient]:
-    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+    async with channel_to(path) as channel:
         yield CsiClient(channel, file)
 
 

@@ -26,6 +26,9 @@ GIB = 1 << 30
 MOST_ATTEMPTS = 50
 """Attempts of a call that is told to come again."""
 
+# UNAVAILABLE: the process ended while it worked.
+COME_AGAIN = (grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE)
+
 NAMES = st.sampled_from(["alpha", "beta", "Gamma/../x"])
 SNAPSHOTS = st.sampled_from(["snap-1", "snap 2"])
 TARGETS = st.sampled_from(["t1", "t2", "t3"])
@@ -78,6 +81,8 @@ class CsiMachine(RuleBasedStateMachine):
         self.volumes: dict[str, ModelVolume] = {}
         self.snapshots: dict[str, ModelSnapshot] = {}
         self.targets: dict[str, ModelTarget] = {}
+        self.disturbance: Callable[[], Awaitable[None]] | None = None
+        """Happens during the next call."""
 
     def run(self, work: Awaitable[Any]) -> Any:
         return self.loop.run_until_complete(asyncio.wait_for(work, 90))
@@ -107,8 +112,10 @@ class CsiMachine(RuleBasedStateMachine):
         self, client: CsiClient, times: int, method: str, fields: dict[str, Any]
     ) -> Any:
         """The answer, which must be the same of all; or the code's name, which must be, too."""
-        answers = await asyncio.gather(
-            *(self._persistent(client, method, fields) for _ in range(times))
+        disturbance, self.disturbance = self.disturbance, None
+        answers, _ = await asyncio.gather(
+            asyncio.gather(*(self._persistent(client, method, fields) for _ in range(times))),
+            disturbance() if disturbance is not None else asyncio.sleep(0),
         )
         assert all(answer == answers[0] for answer in answers), (method, answers)
         return answers[0]
@@ -118,7 +125,7 @@ class CsiMachine(RuleBasedStateMachine):
             try:
                 return await client(method, **fields)
             except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.ABORTED:
+                if error.code() not in COME_AGAIN:
                     return error.code().name
         raise AssertionError(f"{method} was told {MOST_ATTEMPTS} times to come again")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -87,7 +88,7 @@ class Driver:
             "controller": self.controller_socket,
         }
         deadline = time.monotonic() + START_TIMEOUT
-        while not sockets[role].exists():
+        while not _listens(sockets[role]):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{role} did not start:\n{self.tail()}")
             time.sleep(0.02)
@@ -119,6 +120,18 @@ class Driver:
         finally:
             for point in sorted(mount_points(self.directory), reverse=True):
                 subprocess.run(["umount", "-l", str(point)], check=False, timeout=20)
+
+
+def _listens(path: Path) -> bool:
+    """Whether a process serves the socket: the file of a killed one stays."""
+    for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+        with socket.socket(socket.AF_UNIX, kind) as probe:
+            try:
+                probe.connect(str(path))
+            except OSError:
+                continue
+            return True
+    return False
 
 
 def s3_section(server: S3Server, bucket: str, secret_directory: Path) -> dict[str, Any]:

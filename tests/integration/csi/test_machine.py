@@ -3,48 +3,72 @@ what is written in a volume is in its snapshots and clones."""
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc.aio
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis import strategies as st
+from hypothesis.stateful import rule, run_state_machine_as_test
 
-from tests.support.csi import CsiClient
+from tests.support.csi import CsiClient, channel_to
 from tests.support.csi_machine import Clients, CsiMachine
-from tests.support.driver import Driver, driver, s3_section
+from tests.support.driver import Driver, Role, driver, s3_section
 from tests.support.servers import S3Server
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
-def running(versitygw: S3Server, short_directory: Path, tmp_path: Path) -> Iterator[Driver]:
-    store = s3_section(versitygw, versitygw.create_bucket(), tmp_path / "secret")
+def running(s3_server: S3Server, short_directory: Path, tmp_path: Path) -> Iterator[Driver]:
+    store = s3_section(s3_server, s3_server.create_bucket(), tmp_path / "secret")
     with driver(short_directory, store=store) as made:
         yield made
 
 
-def test_against_the_model(running: Driver) -> None:
-    class RealMachine(CsiMachine):
-        mounted = True
+class RealMachine(CsiMachine):
+    """``running`` is set by whoever runs it."""
 
-        async def connect(self) -> Clients:
-            controller = grpc.aio.insecure_channel(f"unix:{running.controller_socket}")
-            node = grpc.aio.insecure_channel(f"unix:{running.socket}")
+    mounted = True
+    running: Driver
 
-            async def close() -> None:
-                await controller.close()
-                await node.close()
+    async def connect(self) -> Clients:
+        controller = channel_to(self.running.controller_socket)
+        node = channel_to(self.running.socket)
 
-            targets = running.kubelet / "pods"
-            return Clients(CsiClient(controller), CsiClient(node), targets, close)
+        async def close() -> None:
+            await controller.close()
+            await node.close()
 
+        targets = self.running.kubelet / "pods"
+        return Clients(CsiClient(controller), CsiClient(node), targets, close)
+
+
+class KilledMachine(RealMachine):
+    """The same, and now and then a process is killed during a call and started again."""
+
+    @rule(role=st.sampled_from(["node", "controller", "keeper"]))
+    def kill(self, role: Role) -> None:
+        def replace() -> None:
+            self.running.end(role, signal.SIGKILL)
+            self.running.start(role)
+
+        self.disturbance = lambda: asyncio.to_thread(replace)
+
+
+@pytest.mark.parametrize(
+    ("machine", "examples"), [(RealMachine, 8), (KilledMachine, 4)], ids=["undisturbed", "killed"]
+)
+def test_against_the_model(
+    machine: type[RealMachine], examples: int, running: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "running", running, raising=False)
     run_state_machine_as_test(
-        RealMachine,
+        machine,
         settings=settings(
-            max_examples=8,
+            max_examples=examples,
             stateful_step_count=15,
             deadline=None,
             suppress_health_check=list(HealthCheck),
