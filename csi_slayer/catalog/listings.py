@@ -37,6 +37,8 @@ class Listings(Changes):
                         continue
                     row = known.get(item.name)
                     if row is None:
+                        if key.endswith("/") and self._going_since(key, since_ns):
+                            continue  # removed here; the store still has some of what was in it
                         inode = self._fresh(parent, item, since_ns, defaults)
                         inserts.append(inode)
                         names.append((parent, item.name, inode.ino))

@@ -28,6 +28,7 @@ class Pendings(Reads):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._deleted: OrderedDict[str, int] = OrderedDict()
+        self._deleted_below: OrderedDict[str, int] = OrderedDict()
         self._pending: dict[str, Pending | None] = {}
 
     @property
@@ -155,10 +156,29 @@ class Pendings(Reads):
                 self._settle(row, "")
         now = time.time_ns()
         for row in rows:
-            self._deleted[row.key] = now
-            self._deleted.move_to_end(row.key)
-        while len(self._deleted) > DELETED_KEPT:
-            self._deleted.popitem(last=False)
+            self._note_time(self._deleted, row.key, now)
+            directory = row.key.rstrip("/").rpartition("/")[0]
+            while directory:
+                self._note_time(self._deleted_below, directory + "/", now)
+                directory = directory.rpartition("/")[0]
+
+    @staticmethod
+    def _note_time(times: OrderedDict[str, int], key: str, now: int) -> None:
+        times[key] = now
+        times.move_to_end(key)
+        if len(times) > DELETED_KEPT:
+            times.popitem(last=False)
+
+    def _going_since(self, directory: str, since_ns: int) -> bool:
+        """Whether objects below a directory (with its slash) wait for their deletion, or were
+        deleted after that time: the store may show a directory only for them."""
+        if self._deleted_below.get(directory, 0) >= since_ns:
+            return True
+        below = self._db.one(
+            "SELECT 1 FROM pending WHERE key >= ? AND key < ? LIMIT 1",
+            (directory, directory + "\U0010ffff"),
+        )
+        return below is not None
 
     def _deleted_since(self, key: str, since_ns: int) -> bool:
         """Whether we deleted the object after that time: a listing begun then may still show it."""
