@@ -250,3 +250,20 @@ def test_a_volume_that_is_still_uploading_is_published_again(
         node.unpublish("volume", "b")
         wait_for(lambda: node.records() == [], 60, what="the upload")
         assert versitygw.admin.get(bucket, "file") == b"text"
+
+
+def test_a_mount_that_cannot_be_handed_over_is_made_and_bound_again(
+    node: TestNode, url: str
+) -> None:
+    """On libfuse the mount dies with its worker; the pod's path shows the next one."""
+    path = node.publish("volume", "a", url, fuse={"engine": "pyfuse3"})
+    write(path / "file", "text")
+    node.kill_workers()
+
+    def shown() -> bool:
+        command = ["timeout", "5", "cat", str(path / "file")]
+        return subprocess.run(command, capture_output=True, check=False).stdout == b"text"
+
+    wait_for(shown, what="the new mount")
+    assert node.unpublish("volume", "a") == ["volume"]
+    assert node.mounts() == node.records() == []
