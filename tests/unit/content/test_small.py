@@ -1,0 +1,150 @@
+"""Small files fetched ahead: in order, so many at a time, and handed over open."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csi_slayer.cache import Cache, SegmentKey
+from csi_slayer.content.small import PREFETCHES, QUEUED, READY, SmallFetcher, Source
+from csi_slayer.store.base import ObjectInfo
+
+
+class Gate:
+    """A store whose answers come when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.waiting: list[asyncio.Future[None]] = []
+
+    async def get(
+        self, key: str, *, offset: int = 0, length: int | None = None, if_match: str | None = None
+    ) -> tuple[ObjectInfo, bytes]:
+        self.asked.append(key)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiting.append(future)
+        await future
+        return ObjectInfo(key, 4, '"e"', 0), key[:4].encode()
+
+    def answer(self, count: int) -> None:
+        for future in self.waiting[:count]:
+            future.set_result(None)
+        del self.waiting[:count]
+
+
+def nobody(source: Source, values: Mapping[str, str]) -> None: ...
+
+
+def source(number: int) -> tuple[Source, SegmentKey]:
+    key = f"{number:04d}"
+    return Source(key, '"e"', 4), SegmentKey.of("t", key, '"e"')
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[Cache]:
+    opened = Cache(tmp_path / "cache", 1 << 30)
+    yield opened
+    opened.close()
+
+
+def fetcher(gate: Any, cache: Cache) -> SmallFetcher:
+    return SmallFetcher(gate, cache, nobody)
+
+
+def test_what_is_beyond_the_places_waits_and_follows_by_itself(cache: Cache) -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        smalls = fetcher(gate, cache)
+        taken = [smalls.prefetch(*source(n)) for n in range(PREFETCHES + QUEUED + 3)]
+        assert taken == [True] * (PREFETCHES + QUEUED) + [False] * 3
+        await settle()
+        assert len(gate.asked) == PREFETCHES
+        gate.answer(5)
+        await settle()
+        assert gate.asked == [f"{n:04d}" for n in range(PREFETCHES + 5)]
+        while gate.waiting:
+            gate.answer(7)
+            await settle()
+        assert len(gate.asked) == PREFETCHES + QUEUED
+        assert all(cache.contains(source(n)[1]) for n in range(PREFETCHES + QUEUED))
+        await smalls.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_reader_does_not_wait_for_its_place_in_the_queue(cache: Cache) -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        smalls = fetcher(gate, cache)
+        for number in range(PREFETCHES + 10):
+            smalls.prefetch(*source(number))
+        reader = asyncio.ensure_future(smalls.fetch(*source(PREFETCHES + 9)))
+        await settle()
+        assert gate.asked[-1] == f"{PREFETCHES + 9:04d}"
+        while gate.waiting:
+            gate.answer(100)
+            await settle()
+        segment = await reader
+        assert segment is not None and segment.complete
+        assert len(gate.asked) == len(set(gate.asked)) == PREFETCHES + 10
+        segment.close()
+        await smalls.close()
+
+    asyncio.run(scenario())
+
+
+def test_fetched_files_are_kept_open_until_they_are_asked_for(cache: Cache) -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        smalls = fetcher(gate, cache)
+        smalls.prefetch(*source(1))
+        await settle()
+        gate.answer(1)
+        await settle()
+        assert len(cache.shared.opened) == 1
+        segment = smalls.find(source(1)[1], 4)
+        assert segment is not None and segment.complete
+        segment.close()
+        assert not cache.shared.opened
+        await smalls.close()
+
+    asyncio.run(scenario())
+
+
+def test_so_many_are_kept_open_and_none_at_the_end(cache: Cache) -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        smalls = fetcher(gate, cache)
+        for number in range(READY + 20):
+            smalls.prefetch(*source(number))
+            await settle()
+            gate.answer(1)
+            await settle()
+        assert len(cache.shared.opened) == READY
+        assert all(cache.contains(source(n)[1]) for n in range(READY + 20))
+        await smalls.close()
+        assert not cache.shared.opened
+
+    asyncio.run(scenario())
+
+
+def test_an_end_while_files_are_being_fetched(cache: Cache) -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        smalls = fetcher(gate, cache)
+        for number in range(PREFETCHES + 10):
+            smalls.prefetch(*source(number))
+        await settle()
+        await smalls.close()
+        assert len(gate.asked) == PREFETCHES
+
+    asyncio.run(scenario())
