@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 
+from e2e.tests.support.fill import fill
 from e2e.tests.support.objects import of_claim, static_volume
 from e2e.tests.support.space import Space
 
 FILES = 10_000
 PER_DIRECTORY = 500
-_UPLOADERS = 8
 
 
 @pytest.fixture
-def dataset(space: Space) -> Iterator[str]:
-    """A bucket with FILES small objects."""
-    bucket, admin = space.unique("dataset"), space.s3()
-    admin.create_bucket(bucket)
-
-    def upload(number: int) -> None:
-        key = f"images/d{number // PER_DIRECTORY:03d}/f{number:06d}"
-        admin.put(bucket, key, f"content {number}\n".encode())
-
-    with ThreadPoolExecutor(_UPLOADERS) as pool:
-        list(pool.map(upload, range(FILES)))
-    yield bucket
-    # Fast: object by object takes longer than writing them did.
-    keys = admin.keys(bucket)
-    for start in range(0, len(keys), 1000):
-        part = [{"Key": key} for key in keys[start : start + 1000]]
-        admin.client.delete_objects(Bucket=bucket, Delete={"Objects": part, "Quiet": True})
-    admin.delete_bucket(bucket)
+def dataset(space: Space) -> str:
+    """A bucket with FILES small objects. It goes with the cluster: deleting takes long."""
+    bucket = space.unique("dataset")
+    space.s3().create_bucket(bucket)
+    keys = (f"images/d{n // PER_DIRECTORY:03d}/f{n:06d}" for n in range(FILES))
+    contents = (f"content {n}\n".encode() for n in range(FILES))
+    fill(space.environment, "versitygw", bucket, zip(keys, contents, strict=True))
+    return bucket
 
 
 def test_many_files_of_an_existing_bucket_are_read_and_not_touched(
