@@ -13,6 +13,7 @@ import uvloop
 from csi_slayer.config.driver import DriverConfig
 from csi_slayer.volumes.provisioner import Provisioner
 from tests.support.servers import S3Server
+from tests.unit.volumes.world import make_session
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -40,10 +41,24 @@ def config(s3_server: S3Server, bucket: str, tmp_path: Path) -> DriverConfig:
 
 
 @pytest.fixture
-def provisioner(run: Run, config: DriverConfig) -> Iterator[Provisioner]:
-    async def make() -> Provisioner:
-        return Provisioner(config)
+def make(run: Run) -> Iterator[Callable[..., Provisioner]]:
+    """Makes provisioners, within the loop, that are closed in the end; with the arguments of
+    :func:`tests.unit.volumes.world.make_session`."""
+    made: list[Provisioner] = []
 
-    made = run(make())
-    yield made
-    run(made.close())
+    def one(config: DriverConfig, **rest: Any) -> Provisioner:
+        made.append(Provisioner(config, make_session(config, **rest)))
+        return made[-1]
+
+    yield one
+    for provisioner in made:
+        run(provisioner.close())
+
+
+@pytest.fixture
+def provisioner(run: Run, config: DriverConfig, make: Callable[..., Provisioner]) -> Provisioner:
+    async def one() -> Provisioner:
+        return make(config)
+
+    found: Provisioner = run(one())
+    return found

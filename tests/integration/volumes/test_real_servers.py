@@ -10,13 +10,11 @@ import pytest
 from csi_slayer.config.driver import DriverConfig
 from csi_slayer.errors import AccessDenied, BucketNotFound, SlayerError, VolumeConflict
 from csi_slayer.volumes.context import volume_context
-from csi_slayer.volumes.identity import driver_identity
 from csi_slayer.volumes.ids import own_bucket
-from csi_slayer.volumes.places import Access, Service
 from csi_slayer.volumes.provisioner import Provisioner
 from csi_slayer.volumes.records import State
 from csi_slayer.volumes.resolve import resolve
-from csi_slayer.volumes.stores import StorePool
+from tests.integration.volumes.filling import many
 from tests.support.servers import S3Server
 from tests.unit.volumes.world import create, persistently
 
@@ -41,21 +39,6 @@ def content_of(server: S3Server, bucket: str, prefix: str = "") -> dict[str, byt
     admin = server.admin
     keys = [key for key in admin.keys(bucket, prefix) if key != prefix]
     return {key.removeprefix(prefix): admin.get(bucket, key) for key in keys}
-
-
-async def many(config: DriverConfig, bucket: str, prefix: str, count: int) -> None:
-    """That many small objects."""
-    pool = StorePool()
-    access = Access(config, pool, Service(), await driver_identity(config.store))
-    turns = asyncio.Semaphore(16)
-    async with access.store(bucket, prefix) as store:
-
-        async def one(number: int) -> None:
-            async with turns:
-                await store.put(f"d{number % 7}/{number:05}", b"x")
-
-        await asyncio.gather(*map(one, range(count)))
-    await pool.close()
 
 
 @pytest.mark.parametrize("kind", ["prefix", "bucket"])
@@ -224,7 +207,7 @@ def test_a_wrong_secret_is_said_clearly(run, provisioner: Provisioner, s3_server
     run(scenario())
 
 
-def test_a_missing_bucket_is_named(run, provisioner: Provisioner, config):
+def test_a_missing_bucket_is_named(run, make, provisioner: Provisioner, config):
     async def scenario():
         calls = [
             lambda: create(provisioner, "v", parameters={"bucket": "no-such-bucket"}),
@@ -237,22 +220,21 @@ def test_a_missing_bucket_is_named(run, provisioner: Provisioner, config):
             assert caught.value.grpc_code == "NOT_FOUND"
         await provisioner.delete_volume("slayer1:no-such-bucket:v", {})
         store = config.store.model_copy(update={"bucket": "no-such-bucket"})
-        other = Provisioner(config.model_copy(update={"store": store}))
+        other = make(config.model_copy(update={"store": store}))
         with pytest.raises(BucketNotFound, match="no-such-bucket"):
             await other.probe()
-        await other.close()
 
     run(scenario())
 
 
-def test_a_secret_may_bring_the_whole_service(run, s3_server, bucket, tmp_path):
+def test_a_secret_may_bring_the_whole_service(run, make, s3_server, bucket, tmp_path):
     """The driver itself knows no service and has no identity there."""
 
     async def scenario():
         config = DriverConfig.model_validate(
             {"store": {"anonymous": True}, "cache": {"directory": str(tmp_path)}}
         )
-        p = Provisioner(config)
+        p = make(config)
         secrets = {
             "access_key_id": s3_server.access_key,
             "secret_access_key": s3_server.secret_key,
@@ -270,7 +252,6 @@ def test_a_secret_may_bring_the_whole_service(run, s3_server, bucket, tmp_path):
         assert (await p.get_volume(str(volume), secrets))[0] == volume
         await p.delete_volume(str(volume), secrets)
         assert s3_server.admin.keys(bucket) == []
-        await p.close()
 
     run(scenario())
 
@@ -292,18 +273,31 @@ def test_a_bucket_of_an_own_volume_that_is_taken_stays(
     run(scenario())
 
 
-def test_two_controllers_at_once_make_one_volume(run, config, s3_server, bucket):
+def test_objects_of_somebody_else_are_seen_behind_a_directory_s_marker(
+    run, provisioner: Provisioner, s3_server, bucket
+):
     async def scenario():
-        both = [Provisioner(config), Provisioner(config)]
+        theirs = {"v/": b"", "v/theirs": b"1"}
+        fill(s3_server, bucket, "", theirs)
+        with pytest.raises(VolumeConflict, match="belong to no volume"):
+            await create(provisioner, "v")
+        assert content_of(s3_server, bucket) == theirs
 
-        async def make(p: Provisioner, number: int):
+    run(scenario())
+
+
+def test_two_controllers_at_once_make_one_volume(run, make, config, s3_server, bucket):
+    async def scenario():
+        both = [make(config), make(config)]
+
+        async def one(p: Provisioner, number: int):
             return await persistently(
                 lambda: create(
                     p, f"v{number}", parameters={"provisioning": ("prefix", "bucket")[number % 2]}
                 )
             )
 
-        made = await asyncio.gather(*(make(p, n) for n in range(6) for p in both))
+        made = await asyncio.gather(*(one(p, n) for n in range(6) for p in both))
         assert made[0::2] == made[1::2]
         ids = [str(volume) for volume, _ in made[0::2]]
         deletions = [
@@ -311,8 +305,6 @@ def test_two_controllers_at_once_make_one_volume(run, config, s3_server, bucket)
         ]
         await asyncio.gather(*deletions)
         assert s3_server.admin.keys(bucket) == []
-        for p in both:
-            await p.close()
 
     run(scenario())
 
@@ -327,12 +319,12 @@ def test_records_are_readable_by_people(run, provisioner: Provisioner, s3_server
     run(scenario())
 
 
-def test_a_server_that_is_away_is_unavailable_and_comes_back(run, config, s3_server):
+def test_a_server_that_is_away_is_unavailable_and_comes_back(run, make, config, s3_server):
     async def scenario():
         quick = config.model_copy(
             update={"controller": config.controller.model_copy(update={"wait": 1.0})}
         )
-        p = Provisioner(quick)
+        p = make(quick, wait=1.0)
         volume, _ = await create(p, "v")
         s3_server.stop()
         try:
@@ -345,6 +337,5 @@ def test_a_server_that_is_away_is_unavailable_and_comes_back(run, config, s3_ser
             s3_server.start()
         assert await p.condition(str(volume), {}) == (False, "bucket and record answer")
         await p.delete_volume(str(volume), {})
-        await p.close()
 
     run(scenario())

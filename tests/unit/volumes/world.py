@@ -104,7 +104,7 @@ def make_session(
 ) -> Session:
     defaults = options.parse(config.volumes, "driver")
     if faults is None:
-        pool = StorePool()
+        pool = StorePool(retry_deadline=wait)
     else:
         pool = StorePool(wrap=lambda store: FaultyStore(store, faults))  # type: ignore[arg-type]
     return Session(config, pool, Jobs(wait), defaults, lease_seconds=lease)
