@@ -90,7 +90,7 @@ class Calls:
 
     def __init__(self, observer: Observer, locks: KeyedLocks | None = None) -> None:
         self._observer = observer
-        self._locks = locks or KeyedLocks()
+        self._locks = KeyedLocks() if locks is None else locks
 
     def handler(self, service: object, descriptor: ServiceDescriptor) -> grpc.GenericRpcHandler:
         """What a server needs to serve ``service`` as the service that ``descriptor`` tells of."""
