@@ -27,7 +27,7 @@ class WorkerSpec:
     volume: str
     mountpoint: str
     control: str
-    config: str
+    config: str = field(repr=False)
     labels: dict[str, str] = field(default_factory=dict)
     governs: bool = True
 
