@@ -12,7 +12,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Held:
     ``fuse_fd``: whoever has the object closes it."""
 
     state: dict[str, Any]
-    spec: bytes
+    spec: bytes = field(repr=False)
     fuse_fd: int | None = None
 
 

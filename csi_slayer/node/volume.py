@@ -115,7 +115,9 @@ class Volume:
         assert self.running is not None
         await self.running.serving(timeout)
         connection = self.record.connection
-        if connection is None or not binding.shown(self.private, connection):
+        if connection is None or not await asyncio.to_thread(
+            binding.shown, self.private, connection
+        ):
             raise MountFailed("the volume was unmounted while it was being mounted: try again")
         self._established = True
 
