@@ -17,7 +17,7 @@ import structlog
 from csi_slayer.catalog import Catalog, Inode, Listed, Mark
 from csi_slayer.content.options import Live
 from csi_slayer.errors import ObjectNotFound
-from csi_slayer.store.base import ObjectInfo, ObjectStore
+from csi_slayer.store.base import ListPage, ObjectInfo, ObjectStore
 from csi_slayer.vfs import names
 from csi_slayer.vfs.patience import Patience
 
@@ -69,6 +69,36 @@ class Listing:
             changed.cancel()
         if self.task.done():
             self.task.result()
+
+
+class _Pages:
+    """The pages of a directory's listing; the store makes the next while one is taken in."""
+
+    def __init__(self, store: ObjectStore, prefix: str) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._token: str | None = None
+        self._ahead: asyncio.Task[ListPage] | None = None
+
+    async def next(self, *, more: bool) -> ListPage:
+        """The next page; ``more``: another one will be asked for after it, if there is one."""
+        if self._ahead is None:
+            page = await self._page()
+        else:
+            page = await self._ahead
+            self._ahead = None
+        self._token = page.token
+        if more and page.token is not None:
+            self._ahead = asyncio.get_running_loop().create_task(self._page())
+        return page
+
+    async def _page(self) -> ListPage:
+        return await self._store.list_page(self._prefix, token=self._token, limit=PAGE)
+
+    async def close(self) -> None:
+        if self._ahead is not None:
+            self._ahead.cancel()
+            await asyncio.gather(self._ahead, return_exceptions=True)
 
 
 class Refresher:
@@ -155,26 +185,28 @@ class Refresher:
             if path is None:
                 return
             prefix = path + "/" if path else ""
-            token: str | None = None
             shadowed: list[Listed] = []
             hidden = 0
-            while True:
-                page = await self._store.list_page(prefix, token=token, limit=PAGE)
-                found, odd, marker = names.from_page(page, prefix, listing.since_ns)
-                hidden += len(odd)
-                if odd:
-                    self._note_hidden(prefix, odd)
-                await self._merge(directory.ino, found, shadowed, listing.since_ns)
-                if marker and not directory.flags & Mark.MARKER:
-                    await self._add_marks(directory.ino, Mark.MARKER)
-                token = page.token
-                if token is not None and listing.pages == 0:
-                    await self._add_marks(directory.ino, Mark.LARGE)
-                listing.page_done()
-                if token is None:
-                    break
-                if listing.pages >= listing.wanted:
-                    return
+            pages = _Pages(self._store, prefix)
+            try:
+                while True:
+                    page = await pages.next(more=listing.pages + 1 < listing.wanted)
+                    found, odd, marker = names.from_page(page, prefix, listing.since_ns)
+                    hidden += len(odd)
+                    if odd:
+                        self._note_hidden(prefix, odd)
+                    await self._merge(directory.ino, found, shadowed, listing.since_ns)
+                    if marker and not directory.flags & Mark.MARKER:
+                        await self._add_marks(directory.ino, Mark.MARKER)
+                    if page.token is not None and listing.pages == 0:
+                        await self._add_marks(directory.ino, Mark.LARGE)
+                    listing.page_done()
+                    if page.token is None:
+                        break
+                    if listing.pages >= listing.wanted:
+                        return
+            finally:
+                await pages.close()
             large = listing.pages > 1
             for name, inode in await self._catalog.sweep(
                 directory.ino, listing.since_ns, large=large
