@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from csi_slayer.fuse import mount as mounts
+from csi_slayer.node.records import mark
 from tests.integration.node.loads import s3_store
 from tests.support.faultproxy import FaultProxy
 from tests.support.mounts import wait_for
@@ -267,3 +269,34 @@ def test_a_mount_that_cannot_be_handed_over_is_made_and_bound_again(
     wait_for(shown, what="the new mount")
     assert node.unpublish("volume", "a") == ["volume"]
     assert node.mounts() == node.records() == []
+
+
+@pytest.mark.parametrize("this_boot", [True, False])
+def test_only_workers_of_this_boot_are_ended(
+    node: TestNode, url: str, objects: Path, this_boot: bool
+) -> None:
+    """After a restart of the machine another process may have the number that a record names."""
+    node.publish("volume", "a", url)
+    (record,) = node.records()
+    node.unpublish("volume", "a")
+    node.stop()
+    with subprocess.Popen(["sleep", "600"]) as other:
+        found = mark(other.pid)
+        assert found is not None
+        record["worker"] = {"pid": found.pid, "started": found.started}
+        record["boot"] = record["boot"] if this_boot else "another"
+        (node.run / "volumes" / f"{record['mount_id']}.json").write_text(json.dumps(record))
+        node.start()
+        ended = other.poll() is not None
+        other.kill()
+    assert ended is this_boot
+    assert node.records() == []
+
+
+def test_a_worker_that_dies_again_and_again_is_an_event(node: TestNode, url: str) -> None:
+    path = node.publish("volume", "a", url)
+    for _ in range(3):
+        node.kill_workers()
+        assert os.listdir(path) == []
+    wait_for(lambda: "WorkerRestarts" in node.log.read_text(), what="an event")
+    node.unpublish("volume", "a")
