@@ -2,97 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import structlog
 
 from csi_slayer.errors import (
     CapacityOutOfRange,
-    ConfigError,
     PreconditionFailed,
+    SlayerError,
     VolumeBusy,
     VolumeConflict,
     VolumeNotFound,
 )
-from csi_slayer.volumes import capacity, options
+from csi_slayer.volumes import capacity
 from csi_slayer.volumes.copying import copy_content
 from csi_slayer.volumes.home import Found, Home
-from csi_slayer.volumes.ids import Kind, ObjectId, safe_name, valid_name
+from csi_slayer.volumes.ids import Kind, ObjectId, valid_name
 from csi_slayer.volumes.jobs import Progress
-from csi_slayer.volumes.layout import Content, content_of, planned_content
+from csi_slayer.volumes.layout import Content, content_of
 from csi_slayer.volumes.lease import Lease
 from csi_slayer.volumes.origin import Origin
-from csi_slayer.volumes.parameters import Provisioning, VolumeParameters
 from csi_slayer.volumes.places import Access
-from csi_slayer.volumes.records import State, VolumeRecord, id_of
+from csi_slayer.volumes.records import State, VolumeRecord
+from csi_slayer.volumes.removal import remove_volume
 from csi_slayer.volumes.session import Session, is_empty, volumes
+from csi_slayer.volumes.wish import Wish, placed
 
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """One CreateVolume, understood. ``volume``: its id; ``content``: where its objects will be."""
-
-    name: str
-    volume: ObjectId
-    content: Content
-    parameters: dict[str, str]
-    mutable: dict[str, str]
-    required: int
-    limit: int
-    source: str | None
-    labels: dict[str, str]
-
-
-def understand(
-    session: Session,
-    name: str,
-    parameters: Mapping[str, str],
-    mutable: Mapping[str, str],
-    required: int,
-    limit: int,
-    source: str | None,
-    labels: Mapping[str, str],
-) -> tuple[Wish, VolumeParameters]:
-    """Raises ConfigError, CapacityOutOfRange."""
-    given, _ = options.split(parameters)
-    merged = options.merge(session.defaults, options.parse(given, "parameters"))
-    options.parse_mutable(mutable, "mutable parameters")
-    capacity.check_range(required, limit)
-    driver = session.config.store
-    bucket = merged.bucket or driver.bucket
-    if bucket is None:
-        raise ConfigError(
-            "bucket: neither the storage class nor store.bucket of the driver's configuration says"
-            " in which bucket volumes are made: set one of them"
-        )
-    home = ObjectId(
-        Kind.VOLUME,
-        bucket,
-        safe_name(name),
-        None if merged.endpoint == driver.endpoint else merged.endpoint,
-        None if merged.region == driver.region else merged.region,
-    )
-    base = session.config.controller.claim_prefix if merged.prefix is None else merged.prefix
-    own = merged.provisioning is Provisioning.BUCKET
-    content = planned_content(home, base, own)
-    wish = Wish(
-        name=name,
-        volume=id_of(home, _placed(name, content)),
-        content=content,
-        parameters={key: text for key, text in given.items() if key not in options.MUTABLE},
-        mutable={key: text for key, text in given.items() if key in options.MUTABLE}
-        | dict(mutable),
-        required=required,
-        limit=limit,
-        source=source,
-        labels=dict(labels),
-    )
-    return wish, merged
-
-
-def _placed(name: str, content: Content) -> VolumeRecord:
-    return VolumeRecord(
-        csi_name=name, bucket=content.bucket, prefix=content.prefix, own_bucket=content.own
-    )
+log = structlog.get_logger(__name__)
 
 
 class Creation:
@@ -155,7 +89,7 @@ class Creation:
         if not wish.content.own:
             await self._claim_prefix(home)
         later = wish.content.own or wish.source is not None
-        record = _placed(wish.name, wish.content).model_copy(
+        record = placed(wish.name, wish.content).model_copy(
             update={
                 "state": State.CREATING if later else State.READY,
                 "capacity_bytes": chosen,
@@ -250,7 +184,19 @@ class Creation:
                 return found.record
             lease = self._session.lease(home, wish.volume)
             await lease.take(found)
-            return await lease.run(lambda: self._fill(lease, progress))
+            try:
+                return await lease.run(lambda: self._fill(lease, progress))
+            except (VolumeNotFound, VolumeConflict):
+                await self._withdraw(progress)
+                raise
+
+    async def _withdraw(self, progress: Progress) -> None:
+        """Leave nothing of a volume that can never be: its source is gone, or its bucket is
+        another's. Nobody may ask to delete it, since nobody was told its id."""
+        try:
+            await remove_volume(self._session, self._access, self._wish.volume, progress)
+        except SlayerError as error:
+            log.warning("the rest of a volume stays", volume=self._wish.name, reason=str(error))
 
     async def _fill(self, lease: Lease[VolumeRecord], progress: Progress) -> VolumeRecord:
         content = self._wish.content

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from csi_slayer.config.driver import DriverConfig
 from csi_slayer.errors import ConfigError, SlayerError, VolumeNotFound
 from csi_slayer.volumes import capacity, options, tokens
-from csi_slayer.volumes.creation import Creation, understand
+from csi_slayer.volumes.creation import Creation
 from csi_slayer.volumes.ids import Kind, ObjectId, ephemeral_prefix, parse
 from csi_slayer.volumes.layout import Content, content_of
 from csi_slayer.volumes.listing import filtered_page
@@ -29,6 +29,7 @@ from csi_slayer.volumes.session import (
     volumes,
 )
 from csi_slayer.volumes.snapshots import SnapshotCreation, creation_key
+from csi_slayer.volumes.wish import understand
 
 
 class Provisioner:

@@ -186,6 +186,8 @@ async def _provisioned_place(
         async with access.store(volume.bucket) as store:
             record = (await volumes(store).read(volume)).record
     except (AccessDenied, VolumeNotFound):
+        if given.bucket is None:
+            raise  # nor does the context say where it is
         record = VolumeRecord(
             csi_name=volume.name,
             bucket=given.bucket or volume.bucket,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 
+import structlog
+
 from csi_slayer.errors import (
     ConfigError,
     PreconditionFailed,
+    SlayerError,
     VolumeBusy,
     VolumeConflict,
     VolumeNotFound,
@@ -33,7 +36,10 @@ from csi_slayer.volumes.manifest import (
 )
 from csi_slayer.volumes.places import Access
 from csi_slayer.volumes.records import SnapshotRecord, State, VolumeRecord
+from csi_slayer.volumes.removal import remove_snapshot
 from csi_slayer.volumes.session import Session, read_ready, snapshots, volumes
+
+log = structlog.get_logger(__name__)
 
 PAGE = 1000
 """Entries of a manifest page: what one listing answers."""
@@ -110,7 +116,18 @@ class SnapshotCreation:
                 return found.record
             lease = self._session.snapshot_lease(home, snapshot)
             await lease.take(found)
-            return await lease.run(lambda: self._copy(store, lease, progress))
+            try:
+                return await lease.run(lambda: self._copy(store, lease, progress))
+            except VolumeNotFound:
+                await self._withdraw(progress)
+                raise
+
+    async def _withdraw(self, progress: Progress) -> None:
+        """Leave nothing of a snapshot whose volume is gone: it can never be."""
+        try:
+            await remove_snapshot(self._session, self._access, self._snapshot, progress)
+        except SlayerError as error:
+            log.warning("the rest of a snapshot stays", snapshot=self._name, reason=str(error))
 
     async def _copy(
         self, store: ObjectStore, lease: Lease[SnapshotRecord], progress: Progress

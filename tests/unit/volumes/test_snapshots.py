@@ -14,7 +14,7 @@ from csi_slayer.errors import (
     VolumeConflict,
     VolumeNotFound,
 )
-from csi_slayer.volumes import snapshots
+from csi_slayer.volumes import creation, snapshots
 from csi_slayer.volumes.manifest import CHANGED, GONE, read_page
 from csi_slayer.volumes.provisioner import Provisioner
 from csi_slayer.volumes.records import State
@@ -208,8 +208,7 @@ def test_a_snapshot_of_a_volume_deleted_meanwhile_is_never_ready(run, world: Wor
             gate.open.set()
             with pytest.raises(VolumeNotFound):
                 await making
-        await p.delete_snapshot("snap1:home:s", {})
-        assert await world.keys() == {}
+        assert await world.keys() == {}, "nobody knows the id that would have to be deleted"
 
     run(scenario())
 
@@ -289,5 +288,27 @@ def test_an_interrupted_copy_goes_on(run, world: World, monkeypatch):
         assert not (world.root / HOME / "r").exists()
         found, _ = await world.provisioner.list_volumes("", 0)
         assert [volume.name for volume, _ in found] == ["v"]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_clone_whose_source_goes_meanwhile_leaves_nothing(run, world: World, monkeypatch, own):
+    async def scenario():
+        p = world.provisioner
+        volume, record = await create(p, "v")
+        await world.put(HOME, record.prefix, CONTENT)
+        real = creation.copy_content
+
+        async def held(*args, **rest):
+            await real(*args, **rest)
+            await p.delete_volume(str(volume), {})
+
+        monkeypatch.setattr(creation, "copy_content", held)
+        parameters = {"provisioning": "bucket"} if own else {}
+        with pytest.raises(VolumeNotFound):
+            await create(p, "c", source=str(volume), parameters=parameters)
+        assert await world.keys() == {}
+        assert [path.name for path in world.root.iterdir() if path.name[0] != "."] == [HOME]
 
     run(scenario())
