@@ -16,7 +16,8 @@ PREFETCHES, QUEUED = 24, 64
 
 READY, READY_SIZE = 128, 64 << 10
 """Most segments of files fetched lately that are kept open for who asked for them, and the bytes
-of the largest such file: opening one anew costs half as much as making it."""
+of the largest such file: opening one anew costs half as much as making it. Never more than a
+sixteenth of the cache: what is open cannot be evicted."""
 
 
 class Source(NamedTuple):
@@ -45,6 +46,7 @@ class SmallFetcher:
         self._prefetching = 0
         self._queue: deque[tuple[Source, SegmentKey]] = deque()
         self._ready: OrderedDict[SegmentKey, Segment] = OrderedDict()
+        self._ready_most = min(READY, cache.capacity // (16 * READY_SIZE))
 
     def find(self, key: SegmentKey, size: int) -> Segment | None:
         """The segment that the cache has; None if it has none."""
@@ -104,7 +106,7 @@ class SmallFetcher:
         if older is not None:
             older.close()
         self._ready[key] = segment
-        if len(self._ready) > READY:
+        if len(self._ready) > self._ready_most:
             self._ready.popitem(last=False)[1].close()
         return True
 

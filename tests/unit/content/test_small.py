@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from csi_slayer.cache import Cache, SegmentKey
-from csi_slayer.content.small import PREFETCHES, QUEUED, READY, SmallFetcher, Source
+from csi_slayer.content.small import PREFETCHES, QUEUED, READY, READY_SIZE, SmallFetcher, Source
 from csi_slayer.store.base import ObjectInfo
 
 
@@ -133,6 +133,23 @@ def test_so_many_are_kept_open_and_none_at_the_end(cache: Cache) -> None:
         assert all(cache.contains(source(n)[1]) for n in range(READY + 20))
         await smalls.close()
         assert not cache.shared.opened
+
+    asyncio.run(scenario())
+
+
+def test_a_small_cache_is_not_held_by_them(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cache = Cache(tmp_path / "small", 32 * READY_SIZE)
+        gate = Gate()
+        smalls = fetcher(gate, cache)
+        for number in range(10):
+            smalls.prefetch(*source(number))
+            await settle()
+            gate.answer(1)
+            await settle()
+        assert len(cache.shared.opened) == 2
+        await smalls.close()
+        cache.close()
 
     asyncio.run(scenario())
 
