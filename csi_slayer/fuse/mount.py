@@ -163,21 +163,31 @@ def set_readahead(connection: int, size: int) -> bool:
 
 def entries(mountinfo: Path = MOUNTINFO) -> list[MountEntry]:
     """All mounts of this mount namespace, those mounted last at the end."""
-    found = []
-    for line in mountinfo.read_text(errors="surrogateescape").splitlines():
-        left, _, right = line.partition(" - ")
-        before, after = left.split(" "), right.split(" ")
-        minor = before[2].partition(":")[2]
-        found.append(MountEntry(_unescape(before[4]), after[0], _unescape(after[1]), int(minor)))
-    return found
+    return [_entry(line) for line in _lines(mountinfo)]
+
+
+def _lines(mountinfo: Path) -> list[str]:
+    return mountinfo.read_text(errors="surrogateescape").splitlines()
+
+
+def _entry(line: str) -> MountEntry:
+    left, _, right = line.partition(" - ")
+    before, after = left.split(" "), right.split(" ")
+    minor = before[2].partition(":")[2]
+    return MountEntry(_unescape(before[4]), after[0], _unescape(after[1]), int(minor))
 
 
 def find(mountpoint: str, mountinfo: Path = MOUNTINFO) -> MountEntry | None:
     """The topmost mount at exactly this path, which must have no symlinks; None without one."""
+    # A node has hundreds of mounts, and this is asked several times for each volume: only lines
+    # that may be meant are taken apart.
+    escaped = f" {_escape(mountpoint)} "
     found = None
-    for entry in entries(mountinfo):
-        if entry.mountpoint == mountpoint:
-            found = entry
+    for line in _lines(mountinfo):
+        if escaped in line:
+            entry = _entry(line)
+            if entry.mountpoint == mountpoint:
+                found = entry
     return found
 
 
@@ -185,6 +195,11 @@ def is_mounted(mountpoint: str, mountinfo: Path = MOUNTINFO) -> bool:
     """Whether one of our file systems is the topmost mount at this path."""
     entry = find(mountpoint, mountinfo)
     return entry is not None and entry.fstype == TYPE
+
+
+def _escape(text: str) -> str:
+    """As the kernel writes a path there (seq_path of fs/proc_namespace.c)."""
+    return re.sub(r"[ \t\n\\]", lambda match: f"\\{ord(match[0]):03o}", text)
 
 
 def _unescape(text: str) -> str:
