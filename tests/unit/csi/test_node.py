@@ -101,6 +101,15 @@ def test_what_is_wrong_is_named(change: dict[str, Any], what: str, tmp_path: Pat
     with_driver(tmp_path, check)
 
 
+def test_a_volume_that_does_not_exist_is_not_found(tmp_path: Path) -> None:
+    async def check(it: Serving, volumes: PretendedVolumes) -> None:
+        fields = publication(volumes, volume_id=f"slayer1:{BUCKET}:absent", volume_context={})
+        code, text = await it.refused("NodePublishVolume", **fields)
+        assert code == "NOT_FOUND" and "absent" in text
+
+    with_driver(tmp_path, check)
+
+
 def test_exclusive_volume_has_one_target(tmp_path: Path) -> None:
     async def check(it: Serving, volumes: PretendedVolumes) -> None:
         capability = mount_capability("SINGLE_NODE_SINGLE_WRITER")
