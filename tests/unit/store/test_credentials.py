@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -340,3 +342,26 @@ def test_reprs_show_nothing() -> None:
     for hidden in ("AKID", "the-secret", "the-token"):
         assert hidden not in repr(options)
         assert hidden not in str(options.credentials)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "CredentialOptions('AKID', 'secret')",
+        "CredentialOptions(role_arn='r', token='t')",
+        "CredentialOptions(token_file='/t', sts_endpoint='http://sts')",
+    ],
+)
+def test_the_sdk_is_not_loaded_for_what_is_given(options: str) -> None:
+    """It would cost each worker megabytes."""
+    program = (
+        "import asyncio, sys\n"
+        "from csi_slayer.store.open import open_store\n"
+        "from csi_slayer.store.options import CredentialOptions, StoreOptions\n"
+        "async def body():\n"
+        f"    options = StoreOptions(credentials={options}, lazy=True)\n"
+        "    await (await open_store('s3://bucket', options)).close()\n"
+        "asyncio.run(body())\n"
+        "assert 'botocore' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
