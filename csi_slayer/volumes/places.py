@@ -9,12 +9,11 @@ from urllib.parse import urlsplit
 
 from csi_slayer.config import MountConfig, load_config
 from csi_slayer.config.driver import DriverConfig, DriverStore
-from csi_slayer.config.store import Connection
 from csi_slayer.errors import ConfigError
 from csi_slayer.store.base import ObjectStore
 from csi_slayer.store.buckets import create_bucket, delete_bucket
 from csi_slayer.store.observe import NoObserver
-from csi_slayer.volumes.identity import IDENTITY_FIELDS, Identity
+from csi_slayer.volumes.identity import Identity
 from csi_slayer.volumes.ids import ObjectId
 from csi_slayer.volumes.parameters import Authentication, VolumeParameters
 from csi_slayer.volumes.stores import StorePool
@@ -22,12 +21,18 @@ from csi_slayer.worker.spec import store_options
 
 _AWS = (".amazonaws.com", ".amazonaws.com.cn")
 
-# Of the driver's connection, what holds for any service that it talks to.
-_COMMON_FIELDS = tuple(
-    name
-    for name in Connection.model_fields
-    if name not in (*IDENTITY_FIELDS, "endpoint", "region", "path_style", "web_identity_token")
+COMMON_FIELDS = (
+    "ca_bundle",
+    "verify_tls",
+    "sts_endpoint",
+    "request_timeout",
+    "connect_timeout",
+    "retry_deadline",
+    "transfer_threads",
+    "max_connections",
 )
+"""Of the driver's connection, what holds for any service and identity. A list, so that nothing that
+is added to a connection is passed on by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ def store_fields(driver: DriverStore, service: Service, identity: Identity) -> d
     """
     if driver.local is not None and service.endpoint is not None:
         raise ConfigError("endpoint: the driver's store is a local directory: it has no endpoint")
-    fields: dict[str, object] = {name: getattr(driver, name) for name in _COMMON_FIELDS}
+    fields: dict[str, object] = {name: getattr(driver, name) for name in COMMON_FIELDS}
     secret = identity.secret
     endpoint = service.endpoint or (secret.endpoint if secret else None)
     fields["endpoint"] = endpoint or driver.endpoint

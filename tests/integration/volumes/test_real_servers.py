@@ -107,7 +107,7 @@ def test_thousands_of_keys_go_and_their_neighbours_stay(
 ):
     async def scenario():
         volume, record = await create(provisioner, "v")
-        await many(config, bucket, record.prefix, 3500)
+        await many(config, bucket, record.prefix, 2500)
         # None is called just "v": these two servers have files and directories below.
         neighbours = {"v-1/a": b"2", "v0": b"3", "va/v/b": b"4", "u/v/c": b"5"}
         fill(s3_server, bucket, "", neighbours)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from csi_slayer.config import Durability
 from csi_slayer.config.driver import DriverConfig
+from csi_slayer.config.store import Connection
 from csi_slayer.errors import (
     ConfigError,
+    SlayerError,
     VolumeBusy,
     VolumeError,
     VolumeInUse,
 )
 from csi_slayer.store.observe import NoObserver
 from csi_slayer.volumes.context import volume_context
+from csi_slayer.volumes.identity import IDENTITY_FIELDS
 from csi_slayer.volumes.ids import ephemeral_prefix
+from csi_slayer.volumes.options import KEYS as PARAMETERS
+from csi_slayer.volumes.places import COMMON_FIELDS
 from csi_slayer.volumes.pods import Pod
 from csi_slayer.volumes.records import State
 from csi_slayer.volumes.resolve import Resolved, resolve
@@ -374,3 +382,50 @@ def test_driver_defaults_do_not_move_scratch_space(run):
         assert found.identity == "driver"
 
     run(scenario())
+
+
+def test_each_field_of_a_connection_is_the_service_the_identity_or_common():
+    """A field that is new must be put into one of these: an identity must not be passed on."""
+    service = {"endpoint", "region", "path_style"}
+    token = {"web_identity_token"}
+    assert {*IDENTITY_FIELDS, *COMMON_FIELDS} | service | token == set(Connection.model_fields)
+
+
+texts = st.text(max_size=12) | st.sampled_from(
+    ["true", "false", "1", "10Gi", "1m", "0644", "data-set", "secret", "pod", "driver", "http://x"]
+)
+keys = st.sampled_from([*PARAMETERS, *POD, *TOKEN, *EPHEMERAL, "capacityBytes"]) | st.text(
+    max_size=8
+)
+SECRET_KEYS = ["access_key_id", "secretAccessKey", "session_token", "endpoint", "role_arn", "x"]
+
+
+@given(
+    st.sampled_from(["pv", "csi-1", "slayer1:home:v~00"]) | st.text(max_size=20),
+    st.dictionaries(keys, texts, max_size=6),
+    st.lists(texts | st.tuples(keys, texts).map("=".join), max_size=3),
+    st.dictionaries(st.sampled_from(SECRET_KEYS), st.just("hunter2"), max_size=5),
+    st.sampled_from(["", "1000", "x", "-1", "²"]),
+)
+def test_any_texts_are_understood_or_refused_without_a_secret(
+    volume, context, flags, secret, group
+):
+    async def scenario() -> None:
+        # Not an id of ours: nothing is asked over the network.
+        try:
+            found = await publish(
+                S3,
+                volume,
+                context=context,
+                mount_flags=flags,
+                secrets=secret,
+                mount_group=group,
+            )
+        except SlayerError as error:
+            said = str(error)
+        else:
+            assert found.config.store.bucket
+            said = repr(found)
+        assert "hunter2" not in said
+
+    asyncio.run(scenario())
