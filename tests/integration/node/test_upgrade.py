@@ -45,7 +45,7 @@ def test_upgrade_and_downgrade_under_load(
         node.start()
         replaced.append(node.package)
 
-    files = run_load(path, 9, replace)
+    files = run_load(path, 9, replace, seconds=20.0)
     assert set(replaced) == set(builds)
     assert node.unpublish("volume", "a") == ["volume"]
     assert hashes(objects) == files
