@@ -28,6 +28,7 @@ async def ask(control: str, op: str, *, timeout: float, **values: Any) -> dict[s
                     if "error" in answer:
                         raise MountFailed(str(answer["error"]))
                     if answer.get("done"):
+                        await reader.read()  # the worker closes first, and need not log that we did
                         return last
                     last = answer
             finally:
