@@ -190,7 +190,7 @@ async def _provisioned_place(
             raise  # nor does the context say where it is
         record = VolumeRecord(
             csi_name=volume.name,
-            bucket=given.bucket or volume.bucket,
+            bucket=given.bucket,
             prefix=given.prefix or "",
             own_bucket=not given.prefix,
             capacity_bytes=capacity,
