@@ -240,7 +240,10 @@ class Volume:
             if not self._unsaved or self._stopped or self.removed.is_set():
                 return  # saved by somebody who waited for the same lock, or not ours any more
             self._unsaved = False
-            await asyncio.to_thread(self._node.places.write, self.record.copy())
+            try:
+                await asyncio.to_thread(self._node.places.write, self.record.copy())
+            except OSError as error:  # a full disk: the keeper knows the same
+                log.error("record_not_written", volume=self.id, reason=error.strerror)
             await self._node.keeping.put(self.id)
 
     # -- inside ---------------------------------------------------------------------------------
@@ -330,4 +333,9 @@ class Volume:
     def _spawn(self, body: Callable[[], Any]) -> None:
         task = asyncio.create_task(body())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._spawned)
+
+    def _spawned(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("upkeep_failed", volume=self.id, error=str(error), exc_info=error)

@@ -300,3 +300,17 @@ def test_a_worker_that_hangs_keeps_no_pod_from_going(tmp_path: Path, url: str) -
         path = node.publish("volume", "b", url)
         (path / "file").write_text("text")
         assert node.unpublish("volume", "b") == ["volume"]
+
+
+def test_a_record_that_cannot_be_written_stops_nothing(node: TestNode, url: str) -> None:
+    """The keeper knows the same."""
+    records = node.run / "volumes"
+    records.rmdir()
+    records.write_text("in the way")
+    path = node.publish("volume", "a", url)
+    node.kill()
+    records.unlink()
+    node.start()
+    (path / "file").write_text("text")
+    assert node.unpublish("volume", "a") == ["volume"]
+    assert node.mounts() == node.records() == []
