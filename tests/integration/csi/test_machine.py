@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import rule, run_state_machine_as_test
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from tests.support.csi import CsiClient, channel_to
 from tests.support.csi_machine import Clients, CsiMachine
@@ -49,6 +49,7 @@ class RealMachine(CsiMachine):
 class KilledMachine(RealMachine):
     """The same, and now and then a process is killed during a call and started again."""
 
+    @precondition(lambda self: self.disturbance is None and self.volumes)
     @rule(role=st.sampled_from(["node", "controller", "keeper"]))
     def kill(self, role: Role) -> None:
         def replace() -> None:
@@ -71,6 +72,7 @@ def test_against_the_model(
             max_examples=examples,
             stateful_step_count=15,
             deadline=None,
+            phases=[Phase.generate],  # to shrink a failure would take longer than to read it
             suppress_health_check=list(HealthCheck),
         ),
     )
