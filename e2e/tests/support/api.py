@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -187,6 +189,10 @@ class Api:
         for each in (self._rest, self._exec_core.api_client):
             each.rest_client.pool_manager.clear()
             each.close()
+        # Watches that were left leave sockets in cycles of references.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
     def follow(self, namespace: str, pod: str) -> Iterator[bytes]:
         """The lines of a pod's log, from its beginning until it ends."""
