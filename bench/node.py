@@ -183,6 +183,7 @@ def main() -> int:
         finally:
             server.stop()
     print(json.dumps(found, indent=2))
+    chosen.output.parent.mkdir(parents=True, exist_ok=True)
     chosen.output.write_text(json.dumps(found, indent=2) + "\n")
     publish = found.get("publish", {"p50": 0.0, "p99": 0.0})
     reached = (
