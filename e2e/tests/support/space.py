@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,9 +160,3 @@ class Contents:
 
     def all_keys(self) -> list[str]:
         return self.admin.keys(self.bucket, self.prefix)
-
-
-def decoded(secret: Object) -> Iterator[str]:
-    """A Secret's values."""
-    for value in (secret.get("data") or {}).values():
-        yield base64.b64decode(value).decode()
