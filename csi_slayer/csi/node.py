@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +15,7 @@ from csi_slayer.errors import SlayerError
 from csi_slayer.node.requests import PublishRequest, VolumeStats
 from csi_slayer.node.service import NodeVolumes
 from csi_slayer.observability import get_logger
+from csi_slayer.volumes.inline import INLINE
 from csi_slayer.volumes.provisioner import Provisioner
 from csi_slayer.volumes.resolve import resolve
 from csi_slayer.volumes.stores import StorePool
@@ -31,9 +31,6 @@ CAPABILITIES: Final = (
     _RPC.SINGLE_NODE_MULTI_WRITER,
     _RPC.VOLUME_MOUNT_GROUP,
 )
-
-# As the kubelet names the inline volumes of pods; only these have content that ends with them.
-_INLINE: Final = re.compile("csi-[0-9a-f]{64}")
 
 
 def usages(stats: VolumeStats) -> list[csi_pb2.VolumeUsage]:
@@ -129,7 +126,7 @@ class Node:
     ) -> csi_pb2.NodeUnpublishVolumeResponse:
         self._check_target(request.target_path)
         gone = await self._volumes.unpublish(request.volume_id, request.target_path)
-        self._emptying.update(id for id in gone if _INLINE.fullmatch(id))
+        self._emptying.update(id for id in gone if INLINE.fullmatch(id))
         await self._empty(request.volume_id)
         return csi_pb2.NodeUnpublishVolumeResponse()
 

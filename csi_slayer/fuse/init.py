@@ -181,9 +181,9 @@ class SessionState:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Raises ConfigError for what :meth:`to_json` did not write. What a later version may have
-        added is left out."""
+        added is left out; what an earlier one did not have is as by default."""
         try:
-            known = {item.name: data[item.name] for item in fields(cls)}
+            known = {item.name: data[item.name] for item in fields(cls) if item.name in data}
             return cls(**{**known, "capabilities": tuple(data["capabilities"])})
         except (KeyError, TypeError) as error:
             raise ConfigError(f"malformed FUSE session state: {error}") from None

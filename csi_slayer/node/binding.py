@@ -36,7 +36,8 @@ class Binder:
     def real(self, target: str) -> str:
         """The target as mountinfo has it. Raises ConfigError if it is not below the kubelet's
         directory, or not in its shortest form."""
-        normal = os.path.isabs(target) and os.path.normpath(target) == target
+        plain = "\0" not in target
+        normal = plain and os.path.isabs(target) and os.path.normpath(target) == target
         inside = os.path.relpath(target, self._given) if normal else ".."
         if inside.split("/")[0] in (".", ".."):
             raise ConfigError(f"target path: expected a path below {self._given}, without ..")
@@ -46,8 +47,14 @@ class Binder:
         self, private: str, target: str, connection: int, options: Collection[str] = ()
     ) -> None:
         """Show the mount of ``connection`` at ``private`` at ``target``, which is made if it is
-        not there. Nothing to do if it is shown there. Raises MountFailed, ConfigError."""
+        not there; if it is shown there already, it gets the options. Raises MountFailed,
+        ConfigError."""
         if shown(target, connection):
+            # Whoever bound it may have been killed before it had its options.
+            try:
+                mounts.restrict(target, options)
+            except OSError as error:
+                raise MountFailed(f"cannot restrict {target}: {error.strerror}") from error
             return
         if not shown(private, connection):
             raise MountFailed(f"nothing is mounted at {private} any more: try again", "UNAVAILABLE")

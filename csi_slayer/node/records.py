@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,9 @@ class Record:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Record:
-        """Raises TypeError, KeyError, ValueError for what :meth:`to_json` did not write."""
-        record = Record(**data)
+        """Raises TypeError, KeyError, ValueError for what :meth:`to_json` did not write. What a
+        later version may have added is left out: going back to this one must not cost a mount."""
+        record = Record(**_known(Record, data))
         if Path(record.mount_id).name != record.mount_id or not isinstance(record.config, dict):
             raise ValueError("malformed record")
         record.targets = {
@@ -68,7 +69,7 @@ class Record:
             for path, target in data["targets"].items()
         }
         worker = data["worker"]
-        record.worker = None if worker is None else WorkerMark(**worker)
+        record.worker = None if worker is None else WorkerMark(**_known(WorkerMark, worker))
         return record
 
     def copy(self) -> Record:
@@ -81,8 +82,13 @@ def public(config: MountConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"store": secrets})
 
 
-def _pod(data: dict[str, str] | None) -> Pod | None:
-    return None if data is None else Pod(**data)
+def _pod(data: dict[str, Any] | None) -> Pod | None:
+    return None if data is None else Pod(**_known(Pod, data))
+
+
+def _known(model: type[Record | WorkerMark | Pod], data: dict[str, Any]) -> dict[str, Any]:
+    names = {item.name for item in fields(model)}
+    return {name: value for name, value in data.items() if name in names}
 
 
 def boot_id() -> str:

@@ -153,7 +153,9 @@ class Running:
             while True:
                 try:
                     pause = await self._one_worker()
-                except MountFailed as error:  # no process to be had
+                except (MountFailed, OSError, RuntimeError) as error:
+                    # No process, descriptor or thread to be had, which is no reason to give up
+                    # what pods have mounted.
                     if not self.life.announced:
                         raise
                     log.error("worker_not_started", error=str(error), again_in=BACKOFF_MAX)
@@ -168,6 +170,8 @@ class Running:
             self._failure = error
         except MountFailed as error:
             self._failure = CannotStart(str(error), error.grpc_code)
+        except (OSError, RuntimeError) as error:
+            self._failure = CannotStart(f"no worker could be started: {error}", "UNAVAILABLE")
         finally:
             self.life.let_go()
             await self._become(State.GONE)

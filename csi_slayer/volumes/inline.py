@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import Final
 
 from csi_slayer.errors import ConfigError
 from csi_slayer.volumes import options
@@ -34,8 +36,13 @@ _SCRATCH = frozenset(
 )
 
 
-def check(said: VolumeParameters, secrets: Mapping[str, str]) -> None:
-    """Raises ConfigError for what a pod's author may not say."""
+INLINE: Final = re.compile("csi-[0-9a-f]{64}")
+"""Ids of inline volumes, as the kubelet makes them: nobody who writes a pod can choose another."""
+
+
+def check(said: VolumeParameters, secrets: Mapping[str, str], *, local: bool) -> None:
+    """Raises ConfigError for what a pod's author may not say. ``local``: the driver's buckets are
+    directories, which know no identities: whoever names one would have it."""
     names = {key for key, name in options.KEYS.items() if name in said.model_fields_set}
     if said.provisioning is not None:
         raise ConfigError("provisioning: not of an ephemeral volume")
@@ -48,6 +55,11 @@ def check(said: VolumeParameters, secrets: Mapping[str, str]) -> None:
             )
         if parse_secret(secrets) is not None:
             raise ConfigError("an ephemeral volume with a secret needs a bucket: set it")
+    elif local:
+        raise ConfigError(
+            "bucket: not of an ephemeral volume where the driver's store is a local directory: its"
+            " buckets belong to whoever names them; use a claim"
+        )
     elif said.authentication is Authentication.DRIVER:
         raise ConfigError(
             "authentication: an ephemeral volume never has the driver's identity: give a secret as"

@@ -119,7 +119,9 @@ async def resolve(
             await stores.close()
     texts, kubernetes = options.split(context)
     if ephemeral is None:
-        ephemeral = kubernetes.get("csi.storage.k8s.io/ephemeral") == "true"
+        # The id as well: without podInfoOnMount what the context says is the pod author's word.
+        said_so = kubernetes.get("csi.storage.k8s.io/ephemeral") == "true"
+        ephemeral = said_so or inline.INLINE.fullmatch(volume_id) is not None
     capacity = _capacity(texts.pop(CAPACITY, "0"))
     flags, by_mount = mount_options.parse(mount_flags)
     defaults = options.parse(driver.volumes, "volumes of the driver's configuration")
@@ -129,7 +131,7 @@ async def resolve(
     service = Service.of_parameters(parameters)
     volume = None if ephemeral else _provisioned(volume_id)
     if ephemeral:
-        inline.check(said, secrets)
+        inline.check(said, secrets, local=driver.store.local is not None)
     if ephemeral and said.bucket is None:
         service, identity = Service(), await driver_identity(driver.store)
         place = await _scratch(driver, volume_id, capacity)

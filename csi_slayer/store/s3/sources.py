@@ -67,8 +67,8 @@ class WebIdentity:
         token = self._token.read()
         keys = assume_with_token(self._endpoint, self._role, token, self._session)
         # Whom the token is about counts beside the role: policies can tell them apart.
-        where = self._endpoint.url if self._role is None else self._role
-        self._identity = f"role:{where}:{subject(token)}"
+        # And so does who exchanged it: another service may take a role's name for anybody.
+        self._identity = f"role:{self._role or ''}:{self._endpoint.url}:{subject(token)}"
         return keys
 
     @property
@@ -90,7 +90,8 @@ class AssumedRole:
 
     @property
     def identity(self) -> str:
-        return f"role:{self.role}"
+        # Roles of the same name at another service are others, and so may be what it was told.
+        return f"role:{self.role}:{self.endpoint.url}"
 
 
 class ChainCredentials:

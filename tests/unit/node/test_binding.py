@@ -25,6 +25,7 @@ def test_only_paths_below_the_kubelet_are_real(text: str) -> None:
         assert real.startswith("/var/lib/kubelet/")
         assert os.path.normpath(real) == real
         assert ".." not in real.split("/")
+        assert "\0" not in real
 
 
 def test_a_kubelet_directory_that_is_a_link_is_followed(tmp_path: Path) -> None:

@@ -112,3 +112,10 @@ def test_a_configuration_of_a_later_version_is_understood() -> None:
     data["later"] = {"x": 1}
     data["volume"]["later"] = True
     assert understood(json.dumps(data).encode()) == config(region="eu")
+
+
+def test_a_record_of_a_later_version_is_understood() -> None:
+    data = json.loads(json.dumps(record().to_json()))
+    data["later"] = data["worker"]["later"] = data["targets"]["/a"]["later"] = 1
+    data["targets"]["/a"]["pod"]["later"] = 1
+    assert Record.from_json(data) == record()

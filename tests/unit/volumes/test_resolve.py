@@ -429,3 +429,26 @@ def test_any_texts_are_understood_or_refused_without_a_secret(
         assert "hunter2" not in said
 
     asyncio.run(scenario())
+
+
+def test_an_inline_volume_gets_no_directory_of_a_local_store(run, world: World):
+    """There any key pair would do."""
+
+    async def scenario():
+        context = EPHEMERAL | POD | {"bucket": HOME, "prefix": "pvc-1"}
+        with pytest.raises(ConfigError, match="local directory"):
+            await publish(world.config, "csi-1", context=context, secrets=KEYS)
+
+    run(scenario())
+
+
+def test_an_inline_volume_is_known_by_its_id(run):
+    """Where the kubelet is not asked for the pod, a pod's author may write what it would say."""
+
+    async def scenario():
+        id = "csi-" + "0123456789abcdef" * 4
+        for said in ({}, {"csi.storage.k8s.io/ephemeral": "false"}):
+            with pytest.raises(ConfigError, match="identity of its own"):
+                await publish(S3, id, context=said | {"bucket": HOME})
+
+    run(scenario())
