@@ -1,4 +1,4 @@
-"""Many small objects, fast: by the project's own client: 10,000 take 6 seconds instead of boto3's 40."""
+"""Many small objects by the project's own client: 10,000 in 6 seconds, of boto3's 40."""
 
 from __future__ import annotations
 
