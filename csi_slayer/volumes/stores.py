@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -129,4 +130,12 @@ class StorePool:
 
 
 def _key(config: MountConfig) -> str:
-    return hashlib.sha256(config.to_spec()).hexdigest()
+    digest = hashlib.sha256(config.to_spec())
+    if config.store.scheme == "file":
+        # A directory that was removed and made again, perhaps by another process, is another one.
+        try:
+            status = os.stat(config.store.directory)
+            digest.update(f"{status.st_dev}:{status.st_ino}".encode())
+        except OSError:
+            pass  # opening it says what is wrong
+    return digest.hexdigest()

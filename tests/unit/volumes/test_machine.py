@@ -105,7 +105,7 @@ class Machine(RuleBasedStateMachine):
             first, second = await asyncio.gather(
                 _settled(call, self.world.provisioner), _settled(call, self.other)
             )
-            assert first == second
+            assert first == second, (first, second)
             return first
         if how in ("fail", "die"):
             faults = Faults()

@@ -226,6 +226,22 @@ def test_a_store_that_cannot_be_opened_is_tried_again(run, tmp_path):
     run(scenario())
 
 
+def test_a_directory_that_was_made_again_is_another_store(run, tmp_path):
+    async def scenario():
+        pool = StorePool()
+        config = make_configs(tmp_path, 1)[0]
+        async with pool.use(config) as store:
+            await store.put("a", b"1")
+        (tmp_path / "0").rename(tmp_path / "old")
+        (tmp_path / "0").mkdir()
+        async with pool.use(config) as store:
+            await store.put("b", b"2")
+        assert (tmp_path / "0" / "b").exists()
+        await pool.close()
+
+    run(scenario())
+
+
 def test_closing_the_pool_waits_for_who_uses_a_store_to_fail_not_to_hang(run, tmp_path):
     async def scenario():
         pool = StorePool()
