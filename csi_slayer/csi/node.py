@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,9 @@ CAPABILITIES: Final = (
     _RPC.SINGLE_NODE_MULTI_WRITER,
     _RPC.VOLUME_MOUNT_GROUP,
 )
+
+OTHERS_TIMEOUT: Final = 5.0
+"""Seconds that one volume's end waits for the deletion of what others have left."""
 
 
 def usages(stats: VolumeStats) -> list[csi_pb2.VolumeUsage]:
@@ -132,16 +136,20 @@ class Node:
 
     async def _empty(self, volume_id: str) -> None:
         """Delete what inline volumes held that are gone from this node. Raises StoreError if that
-        of ``volume_id`` cannot be: the kubelet asks again. Others are tried at the next call."""
-        for id in sorted(self._emptying):
-            try:
-                await self._provisioner.delete_ephemeral(id)
-            except SlayerError as error:
-                if id == volume_id:
-                    raise
-                log.warning("an inline volume's content stays for now", volume=id, error=str(error))
-            else:
-                self._emptying.discard(id)
+        of ``volume_id`` cannot be: the kubelet asks again. Others must not hold this call up: what
+        is not done soon is tried at the next."""
+        if volume_id in self._emptying:
+            await self._delete(volume_id)
+        try:
+            async with asyncio.timeout(OTHERS_TIMEOUT):
+                for id in sorted(self._emptying):
+                    await self._delete(id)
+        except (SlayerError, TimeoutError) as error:
+            log.warning("content of inline volumes stays for now", volume=id, error=str(error))
+
+    async def _delete(self, id: str) -> None:
+        await self._provisioner.delete_ephemeral(id)
+        self._emptying.discard(id)
 
     @rpc("volume_id", "volume_path", quiet=True)
     async def NodeGetVolumeStats(

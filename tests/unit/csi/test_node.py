@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from csi_slayer.csi import node
 from csi_slayer.csi.capabilities import READ_ONLY, SUPPORTED
 from csi_slayer.csi.proto import csi_pb2
 from csi_slayer.errors import StoreUnavailable
 from csi_slayer.node.requests import Pod
+from csi_slayer.volumes.provisioner import Provisioner
 from tests.support.csi import mount_capability
 from tests.unit.csi.services import BUCKET, PretendedVolumes, with_driver
 from tests.unit.csi.serving import Serving
@@ -202,8 +205,6 @@ def test_inline_volumes_content_ends_with_it(tmp_path: Path) -> None:
 def test_inline_content_that_cannot_be_deleted_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from csi_slayer.volumes.provisioner import Provisioner
-
     working: Callable[..., Any] = Provisioner.delete_ephemeral
     tried: list[str] = []
 
@@ -235,9 +236,37 @@ def test_inline_content_that_cannot_be_deleted_is_tried_again(
     with_driver(tmp_path, check)
 
 
-def test_content_of_other_volumes_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from csi_slayer.volumes.provisioner import Provisioner
+def test_an_end_does_not_wait_long_for_what_others_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered = asyncio.Event()
 
+    async def never_ends(self: Provisioner, volume_id: str) -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Provisioner, "delete_ephemeral", never_ends)
+    monkeypatch.setattr(node, "OTHERS_TIMEOUT", 0.05)
+
+    async def check(it: Serving, volumes: PretendedVolumes) -> None:
+        fields = _inline(volumes)
+        await it.client("NodePublishVolume", **fields)
+        end = {"volume_id": INLINE, "target_path": fields["target_path"]}
+        own = asyncio.ensure_future(it.client("NodeUnpublishVolume", **end))
+        await entered.wait()
+        await it.client("NodePublishVolume", **publication(volumes))
+        await it.client(
+            "NodeUnpublishVolume",
+            volume_id="a-static-volume",
+            target_path=f"{volumes.kubelet}/t",
+        )
+        assert not own.done()
+        own.cancel()
+
+    with_driver(tmp_path, check)
+
+
+def test_content_of_other_volumes_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(self: Provisioner, volume_id: str) -> None:
         raise AssertionError(volume_id)
 
