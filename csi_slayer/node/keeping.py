@@ -76,6 +76,7 @@ class Keeping:
         self._names = names
         self._describe = describe
         self._end: socket.socket | None = None
+        self._undropped: set[str] = set()  # what the keeper could not be told, and may still hold
         self._turn = asyncio.Lock()
         self._broken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -117,6 +118,7 @@ class Keeping:
             held = self._describe(name)
             if held is None or self._end is None:
                 return False
+            self._undropped.discard(name)
             spec_fd = seal(held.spec)
             try:
                 fds = (spec_fd,) if held.fuse_fd is None else (spec_fd, held.fuse_fd)
@@ -126,7 +128,11 @@ class Keeping:
                 os.close(spec_fd)
 
     async def drop(self, name: str) -> None:
-        await self._ask({"op": "drop", "name": name})
+        """Let the keeper close what it holds: now, or when it answers again."""
+        if len(self._undropped) < keeper.ENTRIES:  # it holds no more
+            self._undropped.add(name)
+        if await self._ask({"op": "drop", "name": name}) is not None:
+            self._undropped.discard(name)
 
     async def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]] | None:
         """None if there is no keeper, or it refused."""
@@ -180,6 +186,8 @@ class Keeping:
             self._broken.clear()
             for name in list(self._names()):
                 await self.put(name)
+            for name in list(self._undropped):
+                await self.drop(name)
             if self._end is not None:
                 pause = RETRY_FIRST
                 log.info("keeper_connected")

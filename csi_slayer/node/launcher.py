@@ -182,7 +182,10 @@ class _Template:
             if answer is not None and not answer.done():
                 answer.set_result(process)
             else:
-                process.kill()  # nobody waits for it any more
+                # Nobody waits for it any more.
+                process.kill()
+                process.close()
+                self._processes.pop(process.pid, None)
         elif "exited" in message:
             gone = self._processes.pop(message["exited"], None)
             if gone is not None and not gone.status.done():

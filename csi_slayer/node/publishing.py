@@ -72,6 +72,9 @@ class Publishing:
         """Raises ConfigError, MountFailed."""
         volume = next((v for v in self.of(volume_id) if path in v.record.targets), None)
         if volume is None:
+            if any(path in other.record.targets for other in self.volumes.values()):
+                log.warning("not_published_there", volume=volume_id, target=path)
+                return  # another volume is, and stays
             await asyncio.to_thread(self._node.binder.remove, path)
             for unfinished in self.of(volume_id):
                 if unfinished.finishing and not unfinished.unmounted:

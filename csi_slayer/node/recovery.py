@@ -46,10 +46,12 @@ Adopt = Callable[[Record, MountConfig, Held], Awaitable[None]]
 @dataclass(frozen=True, slots=True)
 class Recovered:
     """``orphans``: ids of state directories with something to upload that nobody uploads.
-    ``lost``: records of volumes whose pods have a dead mount now."""
+    ``lost``: records of volumes whose pods have a dead mount now. ``dead``: names under which the
+    keeper holds what nobody can go on with."""
 
     orphans: set[str]
     lost: list[Record]
+    dead: set[str]
 
 
 class Recovery:
@@ -78,7 +80,8 @@ class Recovery:
         await asyncio.gather(*(self._resume(known[name], entry) for name, entry in live.items()))
         await asyncio.gather(*(self._settle(record) for record in dead))
         orphans = await asyncio.to_thread(self._orphans, set(known) - {r.mount_id for r in dead})
-        return Recovered(orphans, [r for r in dead if r.mount_id in broken])
+        lost = [r for r in dead if r.mount_id in broken]
+        return Recovered(orphans, lost, set(held) - set(live))
 
     def _lives(self, name: str, entry: Held, known: dict[str, Record]) -> bool:
         """Whether a worker can go on with it; if not it is let go."""

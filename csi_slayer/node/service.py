@@ -194,7 +194,10 @@ class NodeVolumes:
     async def _recover(self) -> Recovered:
         held = await self._keeping.start()
         recovery = Recovery(self._config, self._places, self._binder, self._publishing.adopt)
-        return await recovery.run(held)
+        recovered = await recovery.run(held)
+        for name in recovered.dead - set(self._publishing.volumes):
+            await self._keeping.drop(name)
+        return recovered
 
     def _prepare(self) -> None:
         self._places.make()

@@ -169,8 +169,12 @@ class Volume:
 
     async def discard(self) -> None:
         """Stop, and leave nothing but what may not be lost: for a volume that did not mount."""
+        ours = self._footprint.lock >= 0
         await self.stop()
-        await self._remove()
+        if ours:
+            await self._remove()
+        else:
+            self.removed.set()  # what there is belongs to who has the lock
 
     # -- while it is mounted --------------------------------------------------------------------
 

@@ -314,3 +314,10 @@ def test_a_record_that_cannot_be_written_stops_nothing(node: TestNode, url: str)
     (path / "file").write_text("text")
     assert node.unpublish("volume", "a") == ["volume"]
     assert node.mounts() == node.records() == []
+
+
+def test_another_s_target_stays(node: TestNode, url: str) -> None:
+    path = node.publish("volume", "a", url)
+    assert node.unpublish("other", "a") == []
+    (path / "file").write_text("text")
+    assert node.unpublish("volume", "a") == ["volume"]

@@ -300,3 +300,15 @@ def test_a_worker_that_dies_again_and_again_is_an_event(node: TestNode, url: str
         assert os.listdir(path) == []
     wait_for(lambda: "WorkerRestarts" in node.log.read_text(), what="an event")
     node.unpublish("volume", "a")
+
+
+def test_a_bind_gets_its_options_later(node: TestNode, url: str) -> None:
+    """The node service was killed between the two."""
+    path = node.publish("volume", "a", url, read_only=True)
+    node.kill()
+    mounts.restrict(str(path), ())
+    node.start()
+    assert node.publish("volume", "a", url, read_only=True) == path
+    with pytest.raises(OSError, match="Read-only"):
+        (path / "file").write_text("text")
+    node.unpublish("volume", "a")

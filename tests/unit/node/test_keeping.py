@@ -155,3 +155,27 @@ def test_a_call_given_up_does_not_shift_the_answers(tmp_path: Path, volumes: Vol
         asyncio.run(run())
     finally:
         keeper.close()
+
+
+def test_what_could_not_be_dropped_is_dropped_later(tmp_path: Path, volumes: Volumes) -> None:
+    """A keeper that did not answer for a while has it still, secrets included."""
+    path = tmp_path / "keeper.sock"
+    keeper = Running(path)
+
+    async def run() -> None:
+        keeping = volumes.keeping(path)
+        await keeping.start()
+        for name in "ab":
+            volumes.entries[name] = Held({}, b"spec")
+            assert await keeping.put(name)
+        keeping._disconnect()
+        del volumes.entries["a"]
+        await keeping.drop("a")
+        await until(lambda: keeping.connected)
+        await until(lambda: set(keeper.keeper.store._entries) == {"b"})
+        await keeping.close()
+
+    try:
+        asyncio.run(run())
+    finally:
+        keeper.close()

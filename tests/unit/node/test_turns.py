@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csi_slayer.node.turns import Turns
+from csi_slayer.errors import VolumeBusy
+from csi_slayer.node.turns import MOST, Turns
 
 
 @settings(deadline=None, max_examples=30)
@@ -81,5 +82,27 @@ def test_closing_ends_what_runs_and_what_waits() -> None:
         await turns.close()
         assert all(task.cancelled() for task in tasks)
         assert ended == ["first"]
+
+    asyncio.run(run())
+
+
+def test_what_nobody_waits_for_any_more_does_not_pile_up() -> None:
+    async def run() -> None:
+        turns = Turns()
+        release = asyncio.Event()
+
+        async def block() -> None:
+            await release.wait()
+
+        for _ in range(MOST):
+            call = asyncio.create_task(turns.do("a", block()))
+            await asyncio.sleep(0)
+            call.cancel()
+        with pytest.raises(VolumeBusy):
+            await turns.do("a", block())
+        release.set()
+        await turns.do("b", block())
+        await turns.begin("a", block())  # behind all of them
+        await turns.do("a", block())
 
     asyncio.run(run())
