@@ -12,7 +12,7 @@ from csi_slayer.csi.fields import BadRequest
 from csi_slayer.csi.messages import capacity_of
 from csi_slayer.csi.proto import csi_pb2
 from csi_slayer.csi.rpc import rpc
-from csi_slayer.errors import SlayerError
+from csi_slayer.errors import AccessDenied, BucketNotFound, SlayerError
 from csi_slayer.node.requests import PublishRequest, VolumeStats
 from csi_slayer.node.service import NodeVolumes
 from csi_slayer.observability import get_logger
@@ -130,6 +130,8 @@ class Node:
     ) -> csi_pb2.NodeUnpublishVolumeResponse:
         self._check_target(request.target_path)
         gone = await self._volumes.unpublish(request.volume_id, request.target_path)
+        if not self._volumes.has(request.volume_id):
+            gone.append(request.volume_id)  # this process or an earlier one may not have emptied it
         self._emptying.update(id for id in gone if INLINE.fullmatch(id))
         await self._empty(request.volume_id)
         return csi_pb2.NodeUnpublishVolumeResponse()
@@ -148,7 +150,12 @@ class Node:
             log.warning("content of inline volumes stays for now", volume=id, error=str(error))
 
     async def _delete(self, id: str) -> None:
-        await self._provisioner.delete_ephemeral(id)
+        try:
+            await self._provisioner.delete_ephemeral(id)
+        except (AccessDenied, BucketNotFound) as error:
+            # An inline volume with a bucket of its own needs no bucket of the driver's: a pod must
+            # not stay for ever because that one is closed.
+            log.warning("content of an inline volume may stay", volume=id, error=str(error))
         self._emptying.discard(id)
 
     @rpc("volume_id", "volume_path", quiet=True)

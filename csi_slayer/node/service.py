@@ -148,6 +148,10 @@ class NodeVolumes:
         work = self._publishing.expand(volume_id, self._real(path), capacity)
         await self._turns.do(volume_id, work)
 
+    def has(self, volume_id: str) -> bool:
+        """Whether anything of it is on this node: a mount, or uploads under way."""
+        return any(self._publishing.of(volume_id))
+
     def published(self, volume_id: str) -> bool:
         return any(volume.record.targets for volume in self._publishing.of(volume_id))
 

@@ -67,6 +67,9 @@ class PretendedVolumes:
     async def probe(self) -> None:
         pass
 
+    def has(self, volume_id: str) -> bool:
+        return self.published(volume_id)
+
     def published(self, volume_id: str) -> bool:
         return any(self._of(volume_id))
 

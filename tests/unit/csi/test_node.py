@@ -12,7 +12,7 @@ import pytest
 from csi_slayer.csi import node
 from csi_slayer.csi.capabilities import READ_ONLY, SUPPORTED
 from csi_slayer.csi.proto import csi_pb2
-from csi_slayer.errors import StoreUnavailable
+from csi_slayer.errors import AccessDenied, BucketNotFound, SlayerError, StoreUnavailable
 from csi_slayer.node.requests import Pod
 from csi_slayer.volumes.provisioner import Provisioner
 from tests.support.csi import mount_capability
@@ -230,8 +230,40 @@ def test_inline_content_that_cannot_be_deleted_is_tried_again(
             target_path=f"{volumes.kubelet}/t",
         )
         await it.client("NodeUnpublishVolume", **end)
-        await it.client("NodeUnpublishVolume", **end)
         assert tried == [INLINE] * 3
+
+    with_driver(tmp_path, check)
+
+
+def test_inline_content_is_deleted_after_the_process_that_should_have_was_killed(
+    tmp_path: Path,
+) -> None:
+    async def check(it: Serving, volumes: PretendedVolumes) -> None:
+        fields = _inline(volumes)
+        await it.client("NodePublishVolume", **fields)
+        store = volumes.requests[0].config.store
+        store.directory.mkdir(parents=True, exist_ok=True)
+        (store.directory / "file").write_text("content")
+        del volumes.targets[fields["target_path"]]  # all that was done in time
+        await it.client("NodeUnpublishVolume", volume_id=INLINE, target_path=fields["target_path"])
+        assert _scratch(tmp_path) == []
+
+    with_driver(tmp_path, check)
+
+
+@pytest.mark.parametrize("error", [AccessDenied("no"), BucketNotFound("gone")])
+def test_a_closed_bucket_of_the_driver_s_keeps_no_pod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: SlayerError
+) -> None:
+    async def refused(self: Provisioner, volume_id: str) -> None:
+        raise error
+
+    monkeypatch.setattr(Provisioner, "delete_ephemeral", refused)
+
+    async def check(it: Serving, volumes: PretendedVolumes) -> None:
+        fields = _inline(volumes)
+        await it.client("NodePublishVolume", **fields)
+        await it.client("NodeUnpublishVolume", volume_id=INLINE, target_path=fields["target_path"])
 
     with_driver(tmp_path, check)
 
