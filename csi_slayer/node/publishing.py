@@ -57,6 +57,8 @@ class Publishing:
         """Raises ConfigError, VolumeConflict, VolumeInUse, MountFailed."""
         wanted = Target(_options(request), request.pod)
         volume = self._holder(request, path, wanted) or self.volumes.get(request.mount_id)
+        if volume is not None and volume.record.volume_id != request.volume_id:
+            raise VolumeConflict(f"{volume.record.volume_id} has the same short name on this node")
         if volume is None or volume.finishing:
             volume = await self._mount(request, volume)
         else:

@@ -25,7 +25,7 @@ from csi_slayer.store.options import StoreOptions
 from csi_slayer.volumes import inline, mount_options, options
 from csi_slayer.volumes.context import CAPACITY, LABELS
 from csi_slayer.volumes.identity import driver_identity, publishing_identity
-from csi_slayer.volumes.ids import Kind, ObjectId, ephemeral_prefix, parse
+from csi_slayer.volumes.ids import SYSTEM, Kind, ObjectId, ephemeral_prefix, parse
 from csi_slayer.volumes.layout import Content, content_of
 from csi_slayer.volumes.parameters import VolumeParameters
 from csi_slayer.volumes.places import Access, Service, mount_config, store_fields, url_of
@@ -214,6 +214,8 @@ def _existing_place(said: VolumeParameters, capacity: int) -> _Place:
             "bucket: missing in the volume's attributes: a PersistentVolume with a volumeHandle of"
             " its own says which bucket (and prefix) it shows"
         )
+    if (said.prefix or "").startswith(SYSTEM):
+        raise ConfigError(f"prefix: {SYSTEM} is where the driver keeps its records: no volume")
     content = Content(said.bucket, said.prefix or "", False)
     return _Place(content, capacity, VolumeParameters(), {})
 

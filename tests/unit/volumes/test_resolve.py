@@ -442,6 +442,15 @@ def test_an_inline_volume_gets_no_directory_of_a_local_store(run, world: World):
     run(scenario())
 
 
+@pytest.mark.parametrize("prefix", [".slayerfs", ".slayerfs/volumes/"])
+def test_what_the_driver_keeps_is_no_volume(run, prefix: str):
+    async def scenario():
+        with pytest.raises(ConfigError, match="records"):
+            await publish(S3, context={"bucket": HOME, "prefix": prefix})
+
+    run(scenario())
+
+
 def test_an_inline_volume_is_known_by_its_id(run):
     """Where the kubelet is not asked for the pod, a pod's author may write what it would say."""
 
