@@ -187,7 +187,8 @@ class Keeping:
             for name in list(self._names()):
                 await self.put(name)
             for name in list(self._undropped):
-                await self.drop(name)
+                if name in self._undropped:  # it may have been put again meanwhile
+                    await self.drop(name)
             if self._end is not None:
                 pause = RETRY_FIRST
                 log.info("keeper_connected")

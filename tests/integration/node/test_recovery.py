@@ -92,7 +92,7 @@ def test_without_a_keeper_mounts_outlive_their_workers_only(tmp_path: Path, url:
         assert node.log.read_text().count("keeper_absent") == 2
         node.start_keeper()
         wait_for(
-            lambda: "slayerfs_node_keeper_connected 1" in node.call("metrics"), what="the keeper"
+            lambda: "\nslayerfs_node_keeper_connected 1" in node.call("metrics"), what="the keeper"
         )
         node.publish("volume", "a", url)
         node.kill()
