@@ -12,7 +12,7 @@ from csi_slayer.csi.fields import BadRequest
 from csi_slayer.csi.messages import capacity_of
 from csi_slayer.csi.proto import csi_pb2
 from csi_slayer.csi.rpc import rpc
-from csi_slayer.errors import AccessDenied, BucketNotFound, SlayerError
+from csi_slayer.errors import AccessDenied, BucketNotFound, SlayerError, StoreUnavailable
 from csi_slayer.node.requests import PublishRequest, VolumeStats
 from csi_slayer.node.service import NodeVolumes
 from csi_slayer.observability import get_logger
@@ -99,16 +99,24 @@ class Node:
     ) -> csi_pb2.NodePublishVolumeResponse:
         self._check_target(request.target_path)
         use = use_of(request.volume_capability)
-        resolved = await resolve(
-            self._config,
-            request.volume_id,
-            dict(request.volume_context),
-            use.flags,
-            dict(request.secrets),
-            read_only_volume=use.read_only,
-            mount_group=use.mount_group,
-            stores=self._stores,
-        )
+        try:
+            resolved = await resolve(
+                self._config,
+                request.volume_id,
+                dict(request.volume_context),
+                use.flags,
+                dict(request.secrets),
+                read_only_volume=use.read_only,
+                mount_group=use.mount_group,
+                stores=self._stores,
+            )
+        except StoreUnavailable as error:
+            if not await self._volumes.shows(request.volume_id, request.target_path):
+                raise
+            # The kubelet repeats the calls of running pods (requiresRepublish), who do not need S3
+            # for what is cached: it will have news for them when it answers again.
+            log.warning("not_renewed", volume=request.volume_id, error=str(error))
+            return csi_pb2.NodePublishVolumeResponse()
         await self._volumes.publish(
             PublishRequest(
                 volume_id=request.volume_id,

@@ -18,7 +18,9 @@ SHOWN = 3
 
 def judge(state: State, restarts: int, status: dict[str, Any] | None) -> Condition:
     """``status``: the worker's answer, None if there was none."""
-    if state in (State.RESTARTING, State.STARTING):
+    if state is State.STARTING:
+        return Condition(False, "the volume's worker is being started: requests wait for it")
+    if state is State.RESTARTING:
         return Condition(
             True,
             f"the volume's worker is being started again (restart {restarts}): requests wait for"

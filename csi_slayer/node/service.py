@@ -14,8 +14,8 @@ from prometheus_client.metrics_core import Metric
 
 from csi_slayer.cache import Cache, Governor
 from csi_slayer.config.driver import DriverConfig
-from csi_slayer.errors import ConfigError, MountFailed
-from csi_slayer.node.binding import Binder
+from csi_slayer.errors import ConfigError, MountFailed, VolumeNotFound
+from csi_slayer.node.binding import Binder, shown
 from csi_slayer.node.cgroups import Limits
 from csi_slayer.node.events import Events
 from csi_slayer.node.health import Health
@@ -154,6 +154,15 @@ class NodeVolumes:
 
     def published(self, volume_id: str) -> bool:
         return any(volume.record.targets for volume in self._publishing.of(volume_id))
+
+    async def shows(self, volume_id: str, target: str) -> bool:
+        """Whether the volume is to be seen at the target, as an earlier publication has left it."""
+        try:
+            real = self._binder.real(target)
+            connection = self._publishing.at(volume_id, real).record.connection
+        except (ConfigError, VolumeNotFound):
+            return False
+        return connection is not None and await asyncio.to_thread(shown, real, connection)
 
     # -- how the node is ------------------------------------------------------------------------
 

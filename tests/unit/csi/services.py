@@ -70,6 +70,9 @@ class PretendedVolumes:
     def has(self, volume_id: str) -> bool:
         return self.published(volume_id)
 
+    async def shows(self, volume_id: str, target: str) -> bool:
+        return any(it.target == target for it in self._of(volume_id))
+
     def published(self, volume_id: str) -> bool:
         return any(self._of(volume_id))
 

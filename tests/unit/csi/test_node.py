@@ -314,3 +314,20 @@ def test_content_of_other_volumes_stays(tmp_path: Path, monkeypatch: pytest.Monk
         )
 
     with_driver(tmp_path, check)
+
+
+def test_a_running_pod_is_not_told_that_the_store_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any, **__: Any) -> None:
+        raise StoreUnavailable("S3 does not answer")
+
+    async def check(it: Serving, volumes: PretendedVolumes) -> None:
+        await it.client("NodePublishVolume", **publication(volumes))
+        monkeypatch.setattr(node, "resolve", away)
+        await it.client("NodePublishVolume", **publication(volumes))
+        code, _text = await it.refused("NodePublishVolume", **publication(volumes, target="new"))
+        assert code == "UNAVAILABLE"
+        assert len(volumes.requests) == 1
+
+    with_driver(tmp_path, check)

@@ -43,3 +43,9 @@ def test_what_is_wrong_is_said(state: State, status: dict[str, Any] | None, said
     condition = judge(state, 3, status)
     assert condition.abnormal
     assert said in condition.message
+
+
+def test_a_worker_that_is_started_after_an_upgrade_is_no_reason_to_worry() -> None:
+    condition = judge(State.STARTING, 0, None)
+    assert not condition.abnormal
+    assert "requests wait" in condition.message
