@@ -183,13 +183,16 @@ def _provisioned(volume_id: str) -> ObjectId | None:
 async def _provisioned_place(
     access: Access, volume: ObjectId, given: VolumeParameters, capacity: int
 ) -> _Place:
-    """What the record says, or the context where the identity may not read records."""
+    """What the record says, or the context where the identity may not read records, or where the
+    record is lost and the content is not. Raises VolumeNotFound if neither is there."""
+    lost = False
     try:
         async with access.store(volume.bucket) as store:
             record = (await volumes(store).read(volume)).record
-    except (AccessDenied, VolumeNotFound):
+    except (AccessDenied, VolumeNotFound) as error:
         if given.bucket is None:
             raise  # nor does the context say where it is
+        lost = isinstance(error, VolumeNotFound)
         record = VolumeRecord(
             csi_name=volume.name,
             bucket=given.bucket,
@@ -198,6 +201,11 @@ async def _provisioned_place(
             capacity_bytes=capacity,
         )
     content = content_of(volume, record)
+    if lost:
+        async with access.store(content.bucket, content.prefix) as store:
+            page = await store.list_page("", limit=1)
+        if not page.objects and not page.prefixes:
+            raise VolumeNotFound(f"there is no volume {volume}: it has been deleted")
     if record.state is State.DELETING:
         raise VolumeInUse(f"volume {volume} is being deleted: it cannot be mounted any more")
     if record.state is State.CREATING:

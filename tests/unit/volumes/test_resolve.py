@@ -20,6 +20,7 @@ from csi_slayer.errors import (
     VolumeBusy,
     VolumeError,
     VolumeInUse,
+    VolumeNotFound,
 )
 from csi_slayer.store.observe import NoObserver
 from csi_slayer.volumes.context import volume_context
@@ -258,6 +259,9 @@ def test_without_its_record_a_volume_is_what_its_context_says(run, world: World)
         context = volume_context(record)
         async with await world.open(HOME) as store:
             await store.delete(volume.record_key)
+        with pytest.raises(VolumeNotFound):  # it has been deleted
+            await publish(world.config, str(volume), context=context)
+        await world.put(HOME, "base/v/", {"file": b"content"})
         found = await publish(world.config, str(volume), context=context)
         assert found.config.store.url == f"file://{world.root}/home/base/v"
         assert found.config.volume.quota == 100
