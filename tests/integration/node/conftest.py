@@ -17,6 +17,12 @@ CAPABILITIES: dict[str, list[str]] = {
 """Kernel capabilities to switch off: none, or those that let the kernel serve data itself."""
 
 
+@pytest.fixture
+def tmp_path(short_directory: Path) -> Path:
+    """One that sockets can be in."""
+    return short_directory
+
+
 @pytest.fixture(params=list(CAPABILITIES))
 def disabled(request: pytest.FixtureRequest) -> list[str]:
     return CAPABILITIES[request.param]

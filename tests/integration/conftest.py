@@ -1,4 +1,4 @@
-"""A place for the driver's processes."""
+"""Places for processes that have sockets."""
 
 from __future__ import annotations
 
