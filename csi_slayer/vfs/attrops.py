@@ -12,7 +12,7 @@ from typing import Any
 from csi_slayer.catalog import Inode, Mark
 from csi_slayer.content import metadata
 from csi_slayer.content.overlay import OverlayFile
-from csi_slayer.content.staged import StagedFile
+from csi_slayer.content.staged import StagedFile, os_errors
 from csi_slayer.errors import FsError
 from csi_slayer.vfs.base import Base
 from csi_slayer.vfs.types import Attr, Request, SetAttr
@@ -98,15 +98,14 @@ class AttrOps(Base):
         assert inode.stage is not None
         clean = not self.content.objects.is_dirty(inode)
         record = self.opened.get(inode.ino)
-        try:
+        with os_errors():
             if record is not None and isinstance(record.file, StagedFile | OverlayFile):
                 os.utime(record.file.fd, ns=(mtime_ns, mtime_ns))
             else:
-                os.utime(self.content.staging.path(inode.stage), ns=(mtime_ns, mtime_ns))
-        except FileNotFoundError:
-            return  # closed and uploaded, it is just becoming a segment
-        except OSError as error:
-            raise FsError(error.errno or errno.EIO) from error
+                try:
+                    os.utime(self.content.staging.path(inode.stage), ns=(mtime_ns, mtime_ns))
+                except FileNotFoundError:
+                    return  # closed and uploaded, it is just becoming a segment
         if clean:
             values["stamp"] = mtime_ns
         elif inode.stamp == mtime_ns:

@@ -31,7 +31,7 @@ from csi_slayer.volumes.parameters import VolumeParameters
 from csi_slayer.volumes.places import Access, Service, mount_config, store_fields, url_of
 from csi_slayer.volumes.pods import Pod
 from csi_slayer.volumes.records import State, VolumeRecord
-from csi_slayer.volumes.session import volumes
+from csi_slayer.volumes.session import is_empty, volumes
 from csi_slayer.volumes.stores import StorePool
 
 # Parameters of a mount whose fields have the same names in VolumeConfig.
@@ -203,9 +203,8 @@ async def _provisioned_place(
     content = content_of(volume, record)
     if lost:
         async with access.store(content.bucket, content.prefix) as store:
-            page = await store.list_page("", limit=1)
-        if not page.objects and not page.prefixes:
-            raise VolumeNotFound(f"there is no volume {volume}: it has been deleted")
+            if await is_empty(store):
+                raise VolumeNotFound(f"there is no volume {volume}: it has been deleted")
     if record.state is State.DELETING:
         raise VolumeInUse(f"volume {volume} is being deleted: it cannot be mounted any more")
     if record.state is State.CREATING:
