@@ -401,14 +401,17 @@ texts = st.text(max_size=12) | st.sampled_from(
 keys = st.sampled_from([*PARAMETERS, *POD, *TOKEN, *EPHEMERAL, "capacityBytes"]) | st.text(
     max_size=8
 )
-SECRET_KEYS = ["access_key_id", "secretAccessKey", "session_token", "endpoint", "role_arn", "x"]
+# A key's name and a role are no secrets: an accepted configuration shows them, an error does not.
+SECRETS = {key: st.just("hunter1") for key in ("access_key_id", "role_arn")} | {
+    key: st.just("hunter2") for key in ("secretAccessKey", "session_token", "endpoint", "x")
+}
 
 
 @given(
     st.sampled_from(["pv", "csi-1", "slayer1:home:v~00"]) | st.text(max_size=20),
     st.dictionaries(keys, texts, max_size=6),
     st.lists(texts | st.tuples(keys, texts).map("=".join), max_size=3),
-    st.dictionaries(st.sampled_from(SECRET_KEYS), st.just("hunter2"), max_size=5),
+    st.fixed_dictionaries({}, optional=SECRETS),
     st.sampled_from(["", "1000", "x", "-1", "²"]),
 )
 def test_any_texts_are_understood_or_refused_without_a_secret(
@@ -426,11 +429,11 @@ def test_any_texts_are_understood_or_refused_without_a_secret(
                 mount_group=group,
             )
         except SlayerError as error:
-            said = str(error)
+            said, hidden = str(error), "hunter"
         else:
             assert found.config.store.bucket
-            said = repr(found)
-        assert "hunter2" not in said
+            said, hidden = repr(found), "hunter2"
+        assert hidden not in said
 
     asyncio.run(scenario())
 
