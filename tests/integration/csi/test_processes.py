@@ -92,6 +92,13 @@ def publication(running: Driver, volume: Any, target: str = "t", **fields: Any) 
     } | fields
 
 
+async def take_away(controller: CsiClient, node: CsiClient, published: dict[str, Any]) -> None:
+    """Unpublish and delete what was published with these fields."""
+    where = {name: published[name] for name in ("volume_id", "target_path")}
+    await node("NodeUnpublishVolume", **where)
+    await controller("DeleteVolume", volume_id=where["volume_id"])
+
+
 async def new_volume(controller: CsiClient, **fields: Any) -> Any:
     answer = await controller(
         "CreateVolume",
@@ -130,12 +137,7 @@ def test_metrics_name_calls_and_claims(shared: Driver) -> None:
         assert 'slayerfs_csi_call_seconds_count{code="OK",method="NodePublishVolume"} 1.0' in text
         [line] = [line for line in text.splitlines() if line.startswith("slayerfs_opens_total{")]
         assert 'claim="data-web-0"' in line and 'namespace="shop"' in line
-        await node(
-            "NodeUnpublishVolume",
-            volume_id=volume.volume_id,
-            target_path=fields["target_path"],
-        )
-        await controller("DeleteVolume", volume_id=volume.volume_id)
+        await take_away(controller, node, fields)
 
     calling(shared, work)
 
@@ -305,12 +307,7 @@ def test_secrets_are_nowhere_to_be_found(shared: Driver, versitygw: S3Server) ->
         for needle in (secret.encode(), token.encode()):
             assert _files_with(shared.run, needle) == []
             assert _files_with(shared.directory / "cache", needle) == []
-        await node(
-            "NodeUnpublishVolume",
-            volume_id=volume.volume_id,
-            target_path=fields["target_path"],
-        )
-        await controller("DeleteVolume", volume_id=volume.volume_id)
+        await take_away(controller, node, fields)
 
     calling(shared, work)
     log = shared.log.read_text()
@@ -345,12 +342,7 @@ def test_workers_do_without_grpc(shared: Driver) -> None:
         assert len(below) >= 2  # template and worker
         for pid in below:
             assert "cygrpc" not in Path(f"/proc/{pid}/maps").read_text()
-        await node(
-            "NodeUnpublishVolume",
-            volume_id=volume.volume_id,
-            target_path=fields["target_path"],
-        )
-        await controller("DeleteVolume", volume_id=volume.volume_id)
+        await take_away(controller, node, fields)
 
     calling(shared, work)
 

@@ -43,12 +43,7 @@ def test_policy_writeback_does_not_wait_for_the_store(
 ) -> None:
     bucket = versitygw.create_bucket()
     with FaultProxy(versitygw.endpoint) as proxy:
-        volume = s3_volume(
-            versitygw, bucket, tmp_path, endpoint=proxy.endpoint,
-            options=["volume.durability=writeback", "volume.io_timeout=5s"],
-        )  # fmt: skip
-        request.addfinalizer(volume.close)
-        volume.mount()
+        volume = mounted_for_writeback(versitygw, bucket, tmp_path, proxy, request)
         assert os.listdir(volume.root) == []
         proxy.go_away()
         for number in range(20):
@@ -72,12 +67,7 @@ def test_writeback_survives_the_death_of_worker_and_supervisor(
 ) -> None:
     bucket = versitygw.create_bucket()
     with FaultProxy(versitygw.endpoint) as proxy:
-        volume = s3_volume(
-            versitygw, bucket, tmp_path, endpoint=proxy.endpoint,
-            options=["volume.durability=writeback", "volume.io_timeout=5s"],
-        )  # fmt: skip
-        request.addfinalizer(volume.close)
-        volume.mount()
+        volume = mounted_for_writeback(versitygw, bucket, tmp_path, proxy, request)
         assert os.listdir(volume.root) == []  # known from now on: new names need no question
         proxy.go_away()
         written = {f"f{number}": os.urandom(1000 * number) for number in range(1, 30)}
@@ -91,6 +81,18 @@ def test_writeback_survives_the_death_of_worker_and_supervisor(
         found = {key: versitygw.admin.get(bucket, key) for key in written}
         assert found == written
         volume.umount()
+
+
+def mounted_for_writeback(
+    server: S3Server, bucket: str, base: Path, proxy: FaultProxy, request: pytest.FixtureRequest
+) -> TestMount:
+    """A mounted volume whose store can go away, closed at the end of the test."""
+    volume = s3_volume(
+        server, bucket, base, endpoint=proxy.endpoint,
+        options=["volume.durability=writeback", "volume.io_timeout=5s"],
+    )  # fmt: skip
+    request.addfinalizer(volume.close)
+    return volume.mount()
 
 
 def kill_all(volume: TestMount) -> None:
