@@ -24,8 +24,9 @@ log = get_logger(__name__)
 ANSWER_TIMEOUT = 5.0
 """Seconds a keeper may take to answer before it counts as gone."""
 
-RETRY_FIRST, RETRY_MAX = 0.1, 5.0
-"""Pause between attempts to connect, seconds; doubled each time."""
+RETRY_FIRST, RETRY_MAX = 0.05, 1.0
+"""Pause between attempts to connect, seconds; doubled each time. Short, since until a new keeper
+has everything, a restart of the node's container ends the mounts."""
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 
@@ -76,6 +77,7 @@ class Keeping:
         self._names = names
         self._describe = describe
         self._end: socket.socket | None = None
+        self._complete = False  # nothing is missing that was to be held when we connected
         self._undropped: set[str] = set()  # what the keeper could not be told, and may still hold
         self._turn = asyncio.Lock()
         self._broken = asyncio.Event()
@@ -83,7 +85,8 @@ class Keeping:
 
     @property
     def connected(self) -> bool:
-        return self._end is not None
+        """Whether there is a keeper and it has been given everything."""
+        return self._end is not None and self._complete
 
     async def start(self) -> dict[str, Held]:
         """Connect; returns what the keeper holds. Nothing where there is no keeper: it is looked
@@ -102,6 +105,8 @@ class Keeping:
         if self._end is None:
             log.warning("keeper_absent", socket=self._path, meaning="mounts end with this process")
             self._broken.set()
+        else:
+            self._complete = True
         self._task = asyncio.create_task(self._stay_connected())
         return held
 
@@ -172,6 +177,7 @@ class Keeping:
 
     def _disconnect(self) -> None:
         self._broken.set()
+        self._complete = False
         if self._end is not None:
             self._end.close()
             self._end = None
@@ -191,6 +197,7 @@ class Keeping:
                     await self.drop(name)
             if self._end is not None:
                 pause = RETRY_FIRST
+                self._complete = True
                 log.info("keeper_connected")
             else:
                 await asyncio.sleep(pause)

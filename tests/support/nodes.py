@@ -81,6 +81,11 @@ class TestNode:
         servers.live_pids.add(self.keeper.pid)
         wait_for(path.exists, what="the keeper's socket")
 
+    def wait_for_keeper(self, *, there: bool) -> None:
+        """Until the node service knows that there is none, or has given it everything."""
+        wanted = f"\nslayerfs_node_keeper_connected {int(there)}"
+        wait_for(lambda: wanted in self.call("metrics"), what=f"keeper connected: {there}")
+
     def start(self) -> TestNode:
         """The node service; returns when it has recovered what it found."""
         with self.log.open("ab") as log:

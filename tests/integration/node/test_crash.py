@@ -28,8 +28,12 @@ def kill_node(node: TestNode) -> None:
 
 
 def kill_keeper(node: TestNode) -> None:
+    """Nothing but the workers and the node service has the mounts until the new one was given
+    them: the next to die may not come before that."""
     node.kill_keeper()
+    node.wait_for_keeper(there=False)
     node.start_keeper()
+    node.wait_for_keeper(there=True)
 
 
 def kill_node_and_workers(node: TestNode) -> None:

@@ -91,9 +91,7 @@ def test_without_a_keeper_mounts_outlive_their_workers_only(tmp_path: Path, url:
         assert node.mounts() == []
         assert node.log.read_text().count("keeper_absent") == 2
         node.start_keeper()
-        wait_for(
-            lambda: "\nslayerfs_node_keeper_connected 1" in node.call("metrics"), what="the keeper"
-        )
+        node.wait_for_keeper(there=True)
         node.publish("volume", "a", url)
         node.kill()
         node.start()
