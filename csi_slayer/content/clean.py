@@ -19,7 +19,7 @@ from csi_slayer.errors import CacheFull, FsError, ObjectNotFound, PreconditionFa
 from csi_slayer.scheduling.window import Window
 from csi_slayer.store.base import ObjectStore
 
-CHUNK = 8 << 20
+CHUNK = 16 << 20
 """Largest range of one transfer, bytes."""
 
 

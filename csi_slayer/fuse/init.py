@@ -12,8 +12,10 @@ from csi_slayer.errors import ConfigError, FsError
 from csi_slayer.fuse import protocol as p
 from csi_slayer.fuse.protocol import InitFlag
 
-MAX_PAGES: Final = 256
-"""Pages of the largest request, 1 MiB: what the kernel allows by default."""
+MAX_PAGES: Final = 224
+"""Pages of the largest request, 896 KiB. The kernel allows 1 MiB by default, but a reply of that
+size could not be spliced: with its header it does not fit a pipe of 1 MiB, which is the largest
+without CAP_SYS_RESOURCE."""
 
 DEFAULT_PAGES: Final = 32
 """Pages of the largest request where max_pages is not negotiated."""
@@ -75,7 +77,7 @@ class Capabilities:
     """Writes larger than a page."""
 
     max_pages: bool = True
-    """Requests of up to 1 MiB instead of 128 KiB."""
+    """Requests of up to 896 KiB instead of 128 KiB."""
 
     cache_symlinks: bool = True
     """Targets of symlinks are kept in the page cache."""

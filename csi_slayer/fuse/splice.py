@@ -22,7 +22,7 @@ SMALLEST: Final = 128 << 10
 """Bytes from which on splicing is the cheaper way."""
 
 _CACHESTAT: Final = 451  # the same on all architectures
-_PIPE_SIZES: Final = (2 << 20, 1 << 20)
+_PIPE_SIZE: Final = 1 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -61,11 +61,9 @@ class Splicer:
     def open(self) -> None:
         """Make the pipe; where only a small one is allowed, stay off."""
         pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        for size in _PIPE_SIZES:
-            # EPERM above fs.pipe-max-size or when the user has too many pipes already.
-            with contextlib.suppress(OSError):
-                self.largest = fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, size) - 2 * p.PAGE
-                break
+        # EPERM where fs.pipe-max-size is less, or the user has too many pipes already.
+        with contextlib.suppress(OSError):
+            self.largest = fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, _PIPE_SIZE) - 2 * p.PAGE
         if self.largest < SMALLEST:
             self.largest = 0
             for fd in pipe:

@@ -12,9 +12,6 @@ from __future__ import annotations
 MINIMUM = 1 << 20
 MAXIMUM = 64 << 20
 
-UNSTALLED = 32 << 20
-"""Bytes up to which the window grows for a reader that never waits."""
-
 SLACK = 4 << 20
 """Bytes that a request may be away from the expected position and still count as sequential:
 the kernel's own readahead sends requests in flight out of order."""
@@ -36,9 +33,8 @@ class Window:
         """A request for [offset, end); returns the offset up to which to fetch (>= ``end``)."""
         if self._next - SLACK <= offset <= self._next + SLACK:
             self._read += max(0, end - self._next)
-            self._size = max(self._size, min(UNSTALLED, 2 * self._read))
-            if stalled:
-                self._size = min(MAXIMUM, max(MINIMUM, self._size * 2))
+            size = max(self._size, 2 * self._read)
+            self._size = min(MAXIMUM, max(MINIMUM, size * 2) if stalled else size)
             self._next = max(self._next, end)
         else:
             # A jump: back to nothing. Two requests in a row at the new place open it again.

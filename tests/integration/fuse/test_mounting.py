@@ -71,7 +71,7 @@ def test_readahead_is_raised(tmp_path: Path, engine: str) -> None:
     with serving(tmp_path, Behaviour(), engine=engine) as server:
         bdi = Path(f"/sys/class/bdi/0:{server.connection}/read_ahead_kb")
         # Where libfuse answers INIT, it is set just after that.
-        wait_for(lambda: bdi.read_text() == "1024\n", what="the new readahead")
+        wait_for(lambda: bdi.read_text() == "896\n", what="the new readahead")
 
 
 def fails_to_mount(mountpoint: Path, store: Path) -> BaseException:

@@ -33,10 +33,10 @@ def init(
 def test_a_new_kernel_gets_everything() -> None:
     state, out = init()
     major, minor, readahead, flags, background, congestion, max_write, gran, pages = out[:9]
-    assert (major, minor, readahead, gran, pages) == (7, 45, 131072, 1, 256)
+    assert (major, minor, readahead, gran, pages) == (7, 45, 131072, 1, 224)
     assert background >= 64
     assert congestion <= background
-    assert max_write == 1 << 20
+    assert max_write == 896 << 10
     assert out[11] == 1, "max_stack_depth"
     flags |= out[10] << 32
     assert flags == state.flags
@@ -81,7 +81,7 @@ def test_everything_off() -> None:
     assert state.capabilities == tuple(sorted(BASELINE))
     baseline = InitFlag.ASYNC_READ | InitFlag.BIG_WRITES | InitFlag.MAX_PAGES
     assert state.flags == InitFlag.INIT_EXT | baseline
-    assert out[6] == state.max_write == 1 << 20
+    assert out[6] == state.max_write == 896 << 10
     assert not state.zero_open
     assert not state.zero_opendir
 
