@@ -77,10 +77,11 @@ class Recovery:
         }
         dead = [record for name, record in known.items() if name not in live]
         broken = await asyncio.to_thread(self._mend, dead, connections)
+        # With the pods that had it: settling forgets them.
+        lost = [record.copy() for record in dead if record.mount_id in broken]
         await asyncio.gather(*(self._resume(known[name], entry) for name, entry in live.items()))
         await asyncio.gather(*(self._settle(record) for record in dead))
         orphans = await asyncio.to_thread(self._orphans, set(known) - {r.mount_id for r in dead})
-        lost = [r for r in dead if r.mount_id in broken]
         return Recovered(orphans, lost, set(held) - set(live))
 
     def _lives(self, name: str, entry: Held, known: dict[str, Record]) -> bool:

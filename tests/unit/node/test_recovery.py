@@ -1,0 +1,71 @@
+"""What a start finds: who is told of mounts that are dead."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from csi_slayer.config import MountConfig
+from csi_slayer.config.driver import DriverConfig
+from csi_slayer.fuse import mount as mounts
+from csi_slayer.node import registry
+from csi_slayer.node.binding import Binder
+from csi_slayer.node.keeping import Held
+from csi_slayer.node.records import Places, Record, Target
+from csi_slayer.node.recovery import Recovery
+from csi_slayer.node.requests import Pod
+
+NAME = "a" * 16
+CONNECTION = 4711
+POD = Pod("pod", "team", "uid")
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+    """With the mount of one volume, its connection dead, shown to a pod."""
+    made = Places(tmp_path / "run", tmp_path / "cache")
+    made.make()
+    target = str(tmp_path / "target")
+    record = Record(
+        NAME, "volume", "secret", {}, targets={target: Target((), POD)}, connection=CONNECTION
+    )
+    made.write(record)
+    found = [
+        mounts.MountEntry(target, mounts.TYPE, "s3", CONNECTION),
+        mounts.MountEntry(made.mountpoint(NAME), mounts.TYPE, "s3", CONNECTION),
+    ]
+    monkeypatch.setattr(mounts, "entries", lambda: found)
+    monkeypatch.setattr(mounts, "abort", lambda connection: connection == CONNECTION)
+    monkeypatch.setattr(mounts, "unmount", lambda mountpoint, *, lazy: None)
+    monkeypatch.setattr(registry, "remove", lambda name: None)
+    return made
+
+
+def leave_pending(places: Places) -> None:
+    state = places.state(NAME)
+    state.mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(state / "catalog.db")) as database:
+        database.execute("CREATE TABLE pending (key)")
+        database.execute("INSERT INTO pending VALUES ('file')")
+        database.commit()
+
+
+@pytest.mark.parametrize("pending", [False, True])
+def test_pods_of_a_dead_mount_are_known_whether_or_not_something_is_pending(
+    places: Places, tmp_path: Path, pending: bool
+) -> None:
+    if pending:
+        leave_pending(places)
+
+    async def adopt(record: Record, config: MountConfig, held: Held) -> None:
+        raise AssertionError("nothing of it lives, and it is not the driver's own")
+
+    recovery = Recovery(DriverConfig(), places, Binder(tmp_path), adopt)
+    recovered = asyncio.run(recovery.run({}))
+    (lost,) = recovered.lost
+    assert [target.pod for target in lost.targets.values()] == [POD]
+    assert [record.targets for record in places.read()] == ([{}] if pending else [])
