@@ -16,7 +16,7 @@ from e2e.cluster import components, config, loading, pki, s3
 from e2e.cluster.components import environment, system_program
 from e2e.cluster.host import Host, mounts_below, refuse_another, run
 from e2e.cluster.processes import ClusterError, Service, Services
-from e2e.cluster.settings import NODE, Settings
+from e2e.cluster.settings import MARKER, NODE, PARTIAL, Settings
 from e2e.environment import BUSYBOX_IMAGE, DRIVER_IMAGE, PYTHON_IMAGE, Environment
 from e2e.roles import DISCOVERY_BY_ANYBODY, minio_role
 from tests.support import binaries
@@ -111,9 +111,9 @@ def _up(root: Path) -> Cluster:
     if not plugins:
         raise ClusterError("no CNI plugins: scripts/install-packages containernetworking-plugins")
     root.mkdir(mode=0o700, parents=True)
-    (root / "logs").mkdir()
     settings = Settings.fresh(root)
     settings.save()
+    (root / "logs").mkdir()
     cluster = Cluster(settings)
     say(f"state in {root}")
     components.link_programs(settings)
@@ -145,11 +145,12 @@ def _up(root: Path) -> Cluster:
 
 
 def _apply_objects(cluster: Cluster) -> None:
-    """Custom resources of snapshots, and leave for MinIO to read the keys of token signatures."""
+    """Custom resources of snapshots and of the Prometheus operator, and leave for MinIO to read the
+    keys of token signatures."""
     path = cluster.settings.config / "discovery.json"
     path.write_text(json.dumps(DISCOVERY_BY_ANYBODY))
-    crds = binaries.SNAPSHOT_CRDS.path
-    cluster.kubectl("apply", "--server-side", "-f", str(path), "-f", str(crds))
+    files = (path, *(found.path for found in binaries.CLUSTER_FILES))
+    cluster.kubectl("apply", "--server-side", *(f"--filename={file}" for file in files))
 
 
 def _environment(cluster: Cluster) -> Environment:
@@ -171,7 +172,8 @@ def _environment(cluster: Cluster) -> Environment:
 
 
 def down(root: Path, keep_logs: Path | None = None) -> None:
-    """End everything and remove the state directory; no error if there is no cluster.
+    """End everything and remove the state directory; no error if there is no cluster. What an
+    earlier one that was killed has left is removed as well.
 
     ``keep_logs``: a directory that gets the components' and pods' logs. Raises ClusterError:
     something does not end, and the state directory stays.
@@ -180,8 +182,8 @@ def down(root: Path, keep_logs: Path | None = None) -> None:
     try:
         cluster = Cluster.load(root)
     except ClusterError:
-        if root.exists() and any(root.iterdir()):
-            raise ClusterError(f"{root} is not a cluster's: it is left as it is") from None
+        if root.exists():
+            _remove_empty(root)
         return
     if keep_logs is not None:
         _keep_logs(cluster, keep_logs)
@@ -199,8 +201,27 @@ def down(root: Path, keep_logs: Path | None = None) -> None:
     left = mounts_below(root, Path("/proc/self/mountinfo").read_text())
     if left:
         raise ClusterError(f"still mounted: {left[0]}")
-    shutil.rmtree(root)
+    remove_state(root)
     say("nothing is left of it")
+
+
+def remove_state(root: Path) -> None:
+    """Remove a state directory; one that is interrupted can be repeated."""
+    for path in root.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != MARKER:
+            path.unlink()
+    (root / MARKER).unlink()
+    root.rmdir()
+
+
+def _remove_empty(root: Path) -> None:
+    """What `up` or `down` leaves if it is killed right after it has begun, or before its end."""
+    if {path.name for path in root.iterdir()} - {PARTIAL}:
+        raise ClusterError(f"{root} is not a cluster's: it is left as it is")
+    (root / PARTIAL).unlink(missing_ok=True)
+    root.rmdir()
 
 
 def _keep_logs(cluster: Cluster, place: Path) -> None:

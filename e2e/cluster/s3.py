@@ -16,7 +16,11 @@ def versitygw(settings: Settings) -> Service:
     directory = settings.root / "s3" / "versitygw"
     directory.mkdir(parents=True, exist_ok=True)
     address = f"{GATEWAY}:{settings.ports['versitygw']}"
-    command = [f"{settings.bin}/versitygw", "--port", address, "--keep-alive", "posix"]
+    accounts = settings.root / "s3" / "versitygw-accounts"
+    accounts.mkdir(exist_ok=True)
+    command = [f"{settings.bin}/versitygw", "--port", address, "--keep-alive"]
+    # A key that a test takes away must be refused from then on.
+    command += ["--iam-dir", str(accounts), "--iam-cache-disable", "posix"]
     if not supports_xattrs(directory):
         metadata = settings.root / "s3" / "versitygw-metadata"
         metadata.mkdir(exist_ok=True)

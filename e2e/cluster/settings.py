@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Self
 
 DEFAULT_STATE = Path("/var/tmp/slayerfs-e2e")  # noqa: S108 - root's own, mode 0700
+MARKER = "cluster.json"
+"""The file that makes a directory a cluster's: it comes first and goes last."""
+PARTIAL = "cluster.json.partial"
 NODE = "slayerfs-node"
 BRIDGE = "slayerfs0"
 GATEWAY = "10.213.77.1"
@@ -50,13 +53,15 @@ class Settings:
     @classmethod
     def load(cls, root: Path) -> Self:
         """Raises FileNotFoundError: no cluster there."""
-        values = json.loads((root / "cluster.json").read_text())
+        values = json.loads((root / MARKER).read_text())
         return cls(**values | {"root": Path(values["root"])})
 
     def save(self) -> None:
-        path = self.root / "cluster.json"
-        path.touch(mode=0o600)
-        path.write_text(json.dumps(asdict(self) | {"root": str(self.root)}))
+        """A reader sees all of it or nothing."""
+        partial = self.root / PARTIAL
+        partial.touch(mode=0o600)
+        partial.write_text(json.dumps(asdict(self) | {"root": str(self.root)}))
+        partial.rename(self.root / MARKER)
 
     @property
     def logs(self) -> Path:

@@ -36,6 +36,7 @@ VERSITYGW = f"versity/versitygw:{binaries.VERSITYGW.version}"
 MINIO = "minio/minio:latest"
 BUSYBOX = "busybox:1"
 SNAPSHOTS = "https://github.com/kubernetes-csi/external-snapshotter"
+MONITORING = "https://github.com/prometheus-operator/prometheus-operator/raw"
 
 _TIMEOUT = 900
 _READY_TIMEOUT = 60.0
@@ -74,6 +75,11 @@ def up(state: Path, run: Run = run) -> None:
     for directory in ("client/config/crd", "deploy/kubernetes/snapshot-controller"):
         run("kubectl", f"--kubeconfig={kubeconfig}", "apply", "-k",
             f"{SNAPSHOTS}/{directory}?ref={version}")  # fmt: skip
+    version = binaries.PROMETHEUS_CRDS.version
+    for pattern in binaries.PROMETHEUS_CRDS.patterns:
+        file = pattern.replace("*", "monitoring.coreos.com")
+        run("kubectl", f"--kubeconfig={kubeconfig}", "apply", "--server-side",
+            f"--filename={MONITORING}/{version}/{file}")  # fmt: skip
     run("kubectl", f"--kubeconfig={kubeconfig}", "apply", "-f", "-",
         stdin=json.dumps(DISCOVERY_BY_ANYBODY))  # fmt: skip
     keys = ("slayerfs", secrets.token_hex(20))
@@ -116,8 +122,16 @@ def start_s3(state: Path, keys: tuple[str, str], run: Run) -> dict[str, str]:
         "versitygw": (
             7070,
             {"ROOT_ACCESS_KEY": keys[0], "ROOT_SECRET_KEY": keys[1]},
-            ["--volume=/data"],
-            [VERSITYGW, "--port=:7070", "posix", "--sidecar=/tmp", "/data"],
+            ["--volume=/data", "--volume=/accounts"],
+            [
+                VERSITYGW,
+                "--port=:7070",
+                "--iam-dir=/accounts",
+                "--iam-cache-disable",
+                "posix",
+                "--sidecar=/tmp",
+                "/data",
+            ],
         ),
         "minio": (
             9000,

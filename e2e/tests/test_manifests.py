@@ -18,9 +18,6 @@ from e2e.tests.support.driver import Driver
 EXAMPLES = sorted((PROJECT / "deploy" / "examples").glob("*.yaml"))
 MANIFESTS = PROJECT / "deploy" / "manifests"
 
-FOREIGN = ("monitoring.coreos.com/v1",)
-"""Of operators that are not in this cluster."""
-
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "everything": {
@@ -51,11 +48,7 @@ def refused(kubectl: Kubectl, text: str, namespace: str | None = None) -> str:
 
     ``namespace``: of those that name none.
     """
-    documents = [
-        document
-        for document in yaml.safe_load_all(text)
-        if document and document["apiVersion"] not in FOREIGN
-    ]
+    documents = [document for document in yaml.safe_load_all(text) if document]
     assert documents
     stdin = json.dumps({"apiVersion": "v1", "kind": "List", "items": documents})
     command = ("apply", "--dry-run=server", "--server-side", "--force-conflicts")

@@ -46,12 +46,12 @@ class GoProgram:
 
 @dataclass(frozen=True, slots=True)
 class ModuleFiles:
-    """Files that a Go module has besides its code; ``pattern`` as for Path.glob."""
+    """Files that a Go module has besides its code; ``patterns`` as for Path.glob."""
 
     name: str
     module: str
     version: str
-    pattern: str
+    patterns: tuple[str, ...]
 
     @property
     def path(self) -> Path:
@@ -103,13 +103,22 @@ SNAPSHOT_CRDS = ModuleFiles(
     "snapshot-crds",
     "github.com/kubernetes-csi/external-snapshotter/client/v8",
     "v8.6.0",
-    "config/crd/snapshot.storage.*.yaml",
+    ("config/crd/snapshot.storage.*.yaml",),
+)
+PROMETHEUS_CRDS = ModuleFiles(
+    "prometheus-crds",
+    "github.com/prometheus-operator/prometheus-operator",
+    "v0.85.0",
+    (
+        "example/prometheus-operator-crd/*_podmonitors.yaml",
+        "example/prometheus-operator-crd/*_prometheusrules.yaml",
+    ),
 )
 CSI_PROTO = ModuleFiles(
-    "csi-proto", "github.com/container-storage-interface/spec", "v1.12.0", "csi.proto"
+    "csi-proto", "github.com/container-storage-interface/spec", "v1.12.0", ("csi.proto",)
 )
 REGISTRATION_PROTO = ModuleFiles(
-    "registration-proto", "k8s.io/kubelet", STAGING, "pkg/apis/pluginregistration/v1/api.proto"
+    "registration-proto", "k8s.io/kubelet", STAGING, ("pkg/apis/pluginregistration/v1/api.proto",)
 )
 HELM = GoProgram("helm", "helm.sh/helm/v4/cmd/helm", "v4.3.1")
 
@@ -121,7 +130,7 @@ CLUSTER_PROGRAMS = (
 )  # fmt: skip
 PROGRAMS = (*TEST_PROGRAMS, *CLUSTER_PROGRAMS)
 TEST_FILES = (CSI_PROTO, REGISTRATION_PROTO)
-CLUSTER_FILES = (SNAPSHOT_CRDS,)
+CLUSTER_FILES = (SNAPSHOT_CRDS, PROMETHEUS_CRDS)
 
 
 def cache_directory() -> Path:
@@ -164,14 +173,18 @@ def module_directory(go: str, module: str, version: str) -> Path:
 
 
 def fetch(files: ModuleFiles, go: str) -> None:
-    """Copy into the cache. Raises CalledProcessError."""
+    """Copy into the cache. Raises CalledProcessError, RuntimeError."""
     source = module_directory(go, files.module, files.version)
     files.path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=files.path.parent, prefix=".fetch-") as directory:
         copies = Path(directory) / files.name
         copies.mkdir()
-        for file in sorted(source.glob(files.pattern)):
-            (copies / file.name).write_bytes(file.read_bytes())
+        for pattern in files.patterns:
+            found = sorted(source.glob(pattern))
+            if not found:
+                raise RuntimeError(f"{files.module}@{files.version} has no {pattern}")
+            for file in found:
+                (copies / file.name).write_bytes(file.read_bytes())
         copies.rename(files.path)
 
 
