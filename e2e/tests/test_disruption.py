@@ -103,6 +103,9 @@ def test_nobody_notices_the_driver_or_s3_going_and_coming_back(
         driver.wait_ready("node")
     with timeline.disruption("keeper pod deleted"):
         driver.delete_pods("keeper")
+    driver.wait_for_keeper()
+    with timeline.disruption("node pod deleted again"):
+        driver.delete_pods("node")
     with timeline.disruption("controller restarted"):
         driver.delete_pods("controller")
     with timeline.disruption(f"S3 stopped for {OUTAGE:.0f} s"), stopped(space.environment):

@@ -232,6 +232,13 @@ class Api:
             raise AssertionError(f"{pod}: {command} ended with {status}: {err or out}")
         return str(out or "")
 
+    def ask_pod(self, namespace: str, address: str, path: str) -> str:
+        """What a pod (``name:port``) serves over HTTP."""
+        response = self.core.connect_get_namespaced_pod_proxy_with_path(
+            address, namespace, path, _preload_content=False
+        )
+        return str(response.data.decode())
+
     def node_metrics(self, node: str) -> str:
         """What the kubelet serves at /metrics."""
         response = self.core.connect_get_node_proxy_with_path(

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from e2e.install import NAMESPACE, RELEASE
 from e2e.tests.support.api import WAIT, Api, Object
@@ -24,6 +29,10 @@ for path in glob.glob(sys.argv[1] + "/run/*.sock"):
             print(path, error, file=sys.stderr)
 """
 _KILL = "import os, sys; [os.kill(int(pid), 9) for pid in sys.argv[1:]]"
+_SECRETS = "/run/secrets/slayerfs/s3"
+"""Where the chart mounts the driver's own keys."""
+_NOWHERE = "slayerfs.io/nowhere"
+"""Label that no node has."""
 _POLL = 0.5
 
 
@@ -73,6 +82,49 @@ class Driver:
             kind, f"{RELEASE}-{component}", NAMESPACE, complete, "complete and ready", timeout
         )
 
+    @contextmanager
+    def without_keeper(self) -> Iterator[None]:
+        """No keeper runs inside the block, and none is started."""
+        old = self.pods("keeper")
+        self._keep_on({_NOWHERE: "true"})
+        try:
+            for pod in old:
+                name = pod["metadata"]["name"]
+                self._api.wait("Pod", name, NAMESPACE, lambda seen: seen is None, "gone", WAIT)
+            yield
+        finally:
+            self._keep_on({_NOWHERE: None})
+            self.wait_ready("keeper")
+
+    def _keep_on(self, labels: dict[str, str | None]) -> None:
+        change = {"spec": {"template": {"spec": {"nodeSelector": labels}}}}
+        self._api.patch("DaemonSet", f"{RELEASE}-keeper", change, NAMESPACE)
+
+    def ask(self, component: str, path: str) -> str:
+        """What a pod of a component serves on its metrics port."""
+        pod = self.pods(component)[0]
+        (port,) = (
+            port["containerPort"]
+            for container in pod["spec"]["containers"]
+            for port in container.get("ports", [])
+            if port["name"] == "metrics"
+        )
+        return self._api.ask_pod(NAMESPACE, f"{pod['metadata']['name']}:{port}", path)
+
+    def scrape(self, component: str) -> list[Metric]:
+        """The metrics of a pod of a component."""
+        return list(text_string_to_metric_families(self.ask(component, "metrics")))
+
+    def wait_for_keeper(self, timeout: float = WAIT) -> None:
+        """Until the keeper has been given everything."""
+        end = time.monotonic() + timeout
+        while not any(
+            family.name == "slayerfs_node_keeper_connected" and family.samples[0].value == 1
+            for family in self.scrape("node")
+        ):
+            assert time.monotonic() < end, "the node service is not connected to its keeper"
+            time.sleep(_POLL)
+
     def workers(self) -> list[dict[str, Any]]:
         """The status of each worker that answers."""
         out = self._python(_STATUS, self._run_directory)
@@ -110,6 +162,17 @@ class Driver:
         pids = [int(status["pid"]) for status in self.workers()]
         self._python(_KILL, *map(str, pids))
         return pids
+
+    def access_keys(self) -> list[str]:
+        """The one that each pod of the driver has for itself."""
+        return [
+            self._api.exec(
+                NAMESPACE, pod["metadata"]["name"], "cat", f"{_SECRETS}/access_key_id",
+                container=component,
+            )
+            for component in ("node", "controller")
+            for pod in self.pods(component)
+        ]  # fmt: skip
 
     def _python(self, script: str, *arguments: str) -> str:
         (pod,) = self.pods("node")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,6 +158,16 @@ class Contents:
     def digests(self) -> dict[str, str]:
         """sha256 of each file."""
         return {path: hashlib.sha256(self.read(path)).hexdigest() for path in self.keys()}
+
+    def wait(self, files: dict[str, bytes], timeout: float = WAIT) -> None:
+        """Until S3 has these files and no others."""
+        end = time.monotonic() + timeout
+        while True:
+            found = {path: self.read(path) for path in self.keys()}
+            if found == files:
+                return
+            assert time.monotonic() < end, f"S3 has {found}, not {files}"
+            time.sleep(0.5)
 
     def all_keys(self) -> list[str]:
         return self.admin.keys(self.bucket, self.prefix)
