@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import structlog
 
 from csi_slayer.config import MountConfig
 from csi_slayer.config.driver import NodeConfig
-from csi_slayer.errors import ConfigError, SlayerError, VolumeConflict, VolumeInUse, VolumeNotFound
+from csi_slayer.errors import (
+    ConfigError,
+    MountFailed,
+    SlayerError,
+    VolumeConflict,
+    VolumeInUse,
+    VolumeNotFound,
+)
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.node.keeping import Held
 from csi_slayer.node.records import Record, Target, public
@@ -52,6 +60,17 @@ class Publishing:
         """For the keeper."""
         volume = self.volumes.get(mount_id)
         return None if volume is None else volume.describe()
+
+    def check_caches(self, configured: Path) -> None:
+        """Raises MountFailed for volumes that were mounted with another cache directory than the
+        configured one, where that is not there: nobody can serve them."""
+        for directory in {v.config.cache.directory for v in list(self.volumes.values())}:
+            if directory != configured and not directory.exists():
+                raise MountFailed(
+                    f"volumes in use have their cache in {directory}, which is not there: requests"
+                    " to them wait until the cache directory is set back; change it when no volume"
+                    " is in use"
+                )
 
     async def publish(self, request: PublishRequest, path: str) -> None:
         """Raises ConfigError, VolumeConflict, VolumeInUse, MountFailed."""

@@ -176,6 +176,7 @@ class NodeVolumes:
                 f"/dev/fuse cannot be opened ({error.strerror}): load the kernel module fuse, and"
                 " run the node service as root in a privileged container"
             ) from error
+        await asyncio.to_thread(self._publishing.check_caches, self._config.cache.directory)
 
     def collect(self) -> list[Metric]:
         """All metrics of the node and of its workers. For a prometheus registry: to be called from
