@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 from csi_slayer.catalog.database import Database
-from csi_slayer.catalog.inode import INSERT, Defaults, Inode, Listed, Mark, Pending
+from csi_slayer.catalog.inode import INSERT, Defaults, Inode, Listed, Mark, Name, Pending
 from csi_slayer.catalog.listings import Listings
 from csi_slayer.catalog.schema import ROOT
 
-__all__ = ["ROOT", "Catalog", "Defaults", "Inode", "Listed", "Mark", "Pending"]
+__all__ = ["ROOT", "Catalog", "Defaults", "Inode", "Listed", "Mark", "Name", "Pending"]
 
 
 class Catalog(Listings):

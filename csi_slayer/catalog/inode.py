@@ -62,10 +62,38 @@ class Inode(NamedTuple):
     def is_symlink(self) -> bool:
         return stat.S_ISLNK(self.mode)
 
+    @property
+    def is_unread(self) -> bool:
+        """Whether it is an object whose metadata nobody has looked at: a file, or what only
+        metadata can tell. What is being written here is a regular file, whatever its object was."""
+        return (
+            not self.flags & Mark.ATTRS_KNOWN
+            and self.etag is not None
+            and self.stage is None
+            and not self.is_dir
+        )
+
+
+UNREAD = (
+    f"i.flags & {Mark.ATTRS_KNOWN} = 0 AND i.etag IS NOT NULL AND i.stage IS NULL "
+    f"AND i.mode & {0o170000} != {stat.S_IFDIR}"
+)
+""":attr:`Inode.is_unread` in SQL."""
+
 
 COLUMNS = Inode._fields
 SELECT = "SELECT " + ",".join(f"i.{name}" for name in COLUMNS) + " FROM inodes i "
 INSERT = f"INSERT INTO inodes({','.join(COLUMNS)}) VALUES ({','.join('?' * len(COLUMNS))})"
+
+
+class Name(NamedTuple):
+    """One name of a directory, and of its inode what a listing of names needs."""
+
+    name: str
+    ino: int
+    mode: int
+    size: int
+    is_unread: int
 
 
 class Pending(NamedTuple):

@@ -64,10 +64,7 @@ class Listings(Changes):
 
     async def directories_among(self, parent: int, names: Sequence[str]) -> set[str]:
         """Which of these names the table has as directories."""
-        if (
-            not names
-            or self._db.one("SELECT 1 FROM dentries WHERE parent = ? LIMIT 1", (parent,)) is None
-        ):
+        if not self._any_between(parent, names):
             return set()
         rows = self._db.all(
             "SELECT d.name FROM json_each(?) j CROSS JOIN dentries d "
@@ -77,8 +74,17 @@ class Listings(Changes):
         )
         return {row[0] for row in rows}
 
+    def _any_between(self, parent: int, names: Sequence[str]) -> bool:
+        """Whether the table has a name from the first to the last of these. Pages come in the
+        order of names, so those of a first listing find none."""
+        found = names and self._db.one(
+            "SELECT 1 FROM dentries WHERE parent = ? AND name BETWEEN ? AND ? LIMIT 1",
+            (parent, min(names), max(names)),
+        )
+        return bool(found)
+
     def _known(self, parent: int, names: Sequence[str]) -> dict[str, Any]:
-        if self._db.one("SELECT 1 FROM dentries WHERE parent = ? LIMIT 1", (parent,)) is None:
+        if not self._any_between(parent, names):
             return {}
         rows = self._db.all(
             "SELECT d.name, i.ino, i.mode, i.size, i.etag, i.stage, i.origin, i.checked_ns "

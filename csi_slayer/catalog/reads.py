@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 
 from csi_slayer.catalog.database import Database
-from csi_slayer.catalog.inode import SELECT, Inode, Mark
+from csi_slayer.catalog.inode import SELECT, UNREAD, Inode, Mark, Name
 from csi_slayer.catalog.rows import ROWS_KEPT, Rows
 from csi_slayer.catalog.schema import ROOT
 from csi_slayer.errors import FsError
@@ -15,6 +15,11 @@ _ANY_ORIGIN = "SELECT 1 FROM inodes INDEXED BY inodes_origin WHERE origin IS NOT
 _CHILDREN = (
     SELECT.replace("SELECT ", "SELECT d.name,", 1)
     + "JOIN dentries d ON d.ino = i.ino WHERE d.parent = ? AND d.ino > ? ORDER BY d.ino LIMIT ?"
+)
+
+_NAMES = (
+    f"SELECT d.name, i.ino, i.mode, i.size, {UNREAD} FROM dentries d "
+    "JOIN inodes i ON i.ino = d.ino WHERE d.parent = ? AND d.ino > ? ORDER BY d.ino LIMIT ?"
 )
 
 LISTED_KEPT = ROWS_KEPT // 8
@@ -63,6 +68,10 @@ class Reads:
         if len(found) <= LISTED_KEPT:
             self._rows.remember_listed(found)
         return found
+
+    async def names(self, parent: int, after: int, limit: int) -> list[Name]:
+        """As :meth:`children`, for who wants the names alone: nothing is remembered."""
+        return [Name._make(row) for row in self._db.all(_NAMES, (parent, after, limit))]
 
     async def is_empty(self, ino: int) -> bool:
         return self._db.one("SELECT 1 FROM dentries WHERE parent = ? LIMIT 1", (ino,)) is None

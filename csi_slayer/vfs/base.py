@@ -10,7 +10,7 @@ from typing import Any
 
 import xxhash
 
-from csi_slayer.catalog import ROOT, Catalog, Inode, Mark
+from csi_slayer.catalog import ROOT, Catalog, Inode
 from csi_slayer.content.content import Content
 from csi_slayer.errors import FsError, ObjectNotFound
 from csi_slayer.scheduling.scan import Scan
@@ -152,11 +152,7 @@ class Base:
     def needs_metadata(self, inode: Inode) -> bool:
         """Whether only the object's metadata can tell what the inode is: an empty object may be
         a symlink, a fifo or a socket."""
-        if inode.flags & Mark.ATTRS_KNOWN or inode.etag is None or inode.is_dir:
-            return False
-        if inode.stage is not None:
-            return False  # opened for writing here: a regular file, whatever its size by now
-        return self.options.posix or inode.size == 0
+        return inode.is_unread and (self.options.posix or inode.size == 0)
 
     async def with_metadata(self, inode: Inode) -> Inode:
         if not self.needs_metadata(inode):

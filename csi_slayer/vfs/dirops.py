@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from csi_slayer.catalog import Inode
 from csi_slayer.vfs.base import Base
 from csi_slayer.vfs.types import DirItem, Opened, OpenFlags, Request, StatFs
 
+T = TypeVar("T")
+
 _DOT, _DOTDOT, _SHIFT = 1, 2, 2
 """Cookies of "." and ".."; a name's is its inode number plus 2."""
+
+_UNKNOWN = 0
+"""Mode of what only its object's metadata can tell: the reader has to look it up."""
 
 NOMINAL_BYTES = 1 << 50
 """What ``df`` shows as the size of a volume without a quota: 1 PiB."""
@@ -47,10 +53,27 @@ class DirOps(Base):
             parent = await self.catalog.get(directory.parent)
             items.append(self._dot(b"..", parent, _DOTDOT, plus))
         after = max(0, cookie - _SHIFT)
-        rows = await self._rows(directory, after, max(1, limit - len(items)))
-        if after == 0 and rows:
-            self._scan.listed(ino, rows[0][1].ino)
-        items.extend(self._item(name, inode, directory, plus) for name, inode in rows)
+        most = max(1, limit - len(items))
+        if plus:
+            children = await self._rows(directory, self.catalog.children, after, most)
+            items.extend(self._item(name, inode, directory) for name, inode in children)
+            first = children[0][1].ino if children else None
+        else:
+            found = await self._rows(directory, self.catalog.names, after, most)
+            posix = self.options.posix
+            items.extend(
+                DirItem(
+                    name.encode(),
+                    number,
+                    _UNKNOWN if is_unread and (posix or size == 0) else mode,
+                    number + _SHIFT,
+                    None,
+                )
+                for name, number, mode, size, is_unread in found
+            )
+            first = found[0].ino if found else None
+        if after == 0 and first is not None:
+            self._scan.listed(ino, first)
         return items
 
     @staticmethod
@@ -68,9 +91,16 @@ class DirOps(Base):
         else:
             await self.refresh.ensure_listed(directory, stale=True)
 
-    async def _rows(self, directory: Inode, after: int, limit: int) -> list[tuple[str, Inode]]:
+    async def _rows(
+        self,
+        directory: Inode,
+        fetch: Callable[[int, int, int], Awaitable[list[T]]],
+        after: int,
+        limit: int,
+    ) -> list[T]:
+        """What ``fetch`` finds; of a listing under way that is waited for."""
         while True:
-            rows = await self.catalog.children(directory.ino, after, limit)
+            rows = await fetch(directory.ino, after, limit)
             listing = self.refresh.running(directory.ino)
             if rows or listing is None or (directory.listed_ns and self.refresh.away):
                 return rows
@@ -78,12 +108,11 @@ class DirOps(Base):
             # The end of the listing may have come with the last names.
             await asyncio.sleep(0)
 
-    def _item(self, name: str, inode: Inode, directory: Inode, plus: bool) -> DirItem:
+    def _item(self, name: str, inode: Inode, directory: Inode) -> DirItem:
         cookie = inode.ino + _SHIFT
         if self.needs_metadata(inode):
-            # Only its metadata says what it is: type unknown, to be looked up.
-            return DirItem(name.encode(), inode.ino, 0, cookie, None)
-        entry = self.entry(inode, directory) if plus else None
+            return DirItem(name.encode(), inode.ino, _UNKNOWN, cookie, None)
+        entry = self.entry(inode, directory)
         return DirItem(name.encode(), inode.ino, inode.mode, cookie, entry)
 
     async def fsyncdir(self, req: Request, ino: int, fh: int, datasync: bool) -> None:

