@@ -12,6 +12,9 @@ from csi_slayer.config.driver import DRIVER_NAME, DriverConfig
 from csi_slayer.csi.proto import csi_pb2
 from csi_slayer.csi.rpc import rpc
 from csi_slayer.errors import SlayerError
+from csi_slayer.observability import get_logger
+
+log = get_logger(__name__)
 
 REMEMBERED: Final = 5.0
 """Seconds for which the result of a check is good: many may ask, S3 and kernel are asked once."""
@@ -36,12 +39,17 @@ class Probe:
         """What is wrong, or None."""
         async with self._lock:
             if time.monotonic() >= self._until:
+                before, self._problem = self._problem, None
                 try:
                     await self._check()
                 except SlayerError as error:
                     self._problem = str(error)
-                else:
-                    self._problem = None
+                if self._problem != before:
+                    # Kubernetes' events of probes do not show what the answer says.
+                    if self._problem is None:
+                        log.info("ready_again")
+                    else:
+                        log.warning("not_ready", problem=self._problem)
                 self._until = time.monotonic() + REMEMBERED
             return self._problem
 
