@@ -91,6 +91,7 @@ GOOD = [
         },
     ),
     ("snapshots/enabled", True),
+    ("controller/replicas", 0),
     ("volumeAttributesClasses/relaxed", {"metadataTtl": "5m", "prefetch": "false"}),
 ]
 
@@ -142,7 +143,7 @@ BAD = [
     ("node/maxUnavailable", "200%", "node/maxUnavailable"),
     ("node/resource", {}, "node"),
     ("node/resources/limits", {"memory": "8 GB"}, "node/resources/limits/memory"),
-    ("controller/replicas", 0, "controller/replicas"),
+    ("controller/replicas", -1, "controller/replicas"),
     ("controller/replicas", "2", "controller/replicas"),
     ("controller/secretNamespaces", ["Team A"], "controller/secretNamespaces/0"),
     ("sidecars/resizer/tag", "", "sidecars/resizer/tag"),
