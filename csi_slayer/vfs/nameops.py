@@ -16,6 +16,9 @@ from csi_slayer.vfs.types import Entry, Request
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 
+RENAME_LOOKS = 8
+"""Times that a rename looks again because others changed what its names stand for."""
+
 SYMLINK_MAX = 1024
 """Bytes of a symlink's target: it is kept in user metadata, of which S3 takes 2 KiB."""
 
@@ -170,18 +173,61 @@ class NameOps(Base):
             raise FsError(errno.EINVAL)
         source, target = names.decode(name), names.decode(new_name)
         names.check_new(target, new_parent == ROOT)
-        _from, inode = await self.find_child(parent, source)
+        await self.find_child(parent, source)
+        await self.find_child(new_parent, target)
+        for _ in range(RENAME_LOOKS):
+            found = await self._both(parent, source, new_parent, target)
+            inode, other = found
+            if other is not None and other.ino == inode.ino:
+                return
+            await self._check_not_below(inode, new_parent)
+            if flags & RENAME_EXCHANGE:
+                if other is None:
+                    raise FsError(errno.ENOENT)
+                await self._check_not_below(other, parent)
+            await self._prepare(inode, other, flags)
+            # What was looked up before may be what was then: an upload that has ended meanwhile
+            # gave the file a version, and with it a key that has to move.
+            inode, other = await self._both(parent, source, new_parent, target)
+            if (inode.ino, other and other.ino) == (found[0].ino, found[1] and found[1].ino):
+                break
+        else:
+            raise FsError(errno.EBUSY, "others change the names faster than they can be listed")
+        # From the look on to the transaction nothing suspends.
+        if other is not None and flags & RENAME_EXCHANGE:
+            await self.catalog.exchange(
+                inode, parent, source, other, new_parent, target, request=req.unique
+            )
+        else:
+            await self._move(req, inode, parent, source, other, new_parent, target)
+        self.changed_names()
+
+    async def _both(
+        self, parent: int, name: str, new_parent: int, new_name: str
+    ) -> tuple[Inode, Inode | None]:
+        """What the names stand for now. Raises ENOENT. Suspends nowhere."""
+        inode = await self.catalog.child(parent, name)
         if inode is None:
             raise FsError(errno.ENOENT)
-        _to, other = await self.find_child(new_parent, target)
-        if other is not None and other.ino == inode.ino:
-            return
-        await self._check_not_below(inode, new_parent)
+        return inode, await self.catalog.child(new_parent, new_name)
+
+    async def _prepare(self, inode: Inode, other: Inode | None, flags: int) -> None:
+        """Refuse what cannot be, and have the names below a directory known: all of their keys
+        move with it."""
         if flags & RENAME_EXCHANGE:
-            await self._exchange(req, inode, parent, source, other, new_parent, target)
-        else:
-            await self._move(req, inode, parent, source, other, new_parent, target, flags)
-        self.changed_names()
+            for one in (inode, other):
+                if one is not None and one.is_dir:
+                    await self.refresh.ensure_tree(one)
+            return
+        if other is not None:
+            if flags & RENAME_NOREPLACE:
+                raise FsError(errno.EEXIST)
+            if inode.is_dir:
+                await self._check_empty(other)
+            elif other.is_dir:
+                raise FsError(errno.EISDIR)
+        if inode.is_dir:
+            await self.refresh.ensure_tree(inode)
 
     async def _check_not_below(self, inode: Inode, directory: int) -> None:
         """A directory cannot move into itself."""
@@ -199,19 +245,7 @@ class NameOps(Base):
         other: Inode | None,
         new_parent: int,
         new_name: str,
-        flags: int,
     ) -> None:
-        if other is not None:
-            if flags & RENAME_NOREPLACE:
-                raise FsError(errno.EEXIST)
-            if inode.is_dir:
-                await self._check_empty(other)
-            elif other.is_dir:
-                raise FsError(errno.EISDIR)
-        if inode.is_dir:
-            # Every key below moves: all of them must be known first.
-            await self.refresh.ensure_tree(inode)
-            inode = await self.catalog.get(inode.ino)
         keep = other is not None and other.ino in self.opened
         await self.catalog.rename(
             inode, parent, name, new_parent, new_name,
@@ -219,24 +253,3 @@ class NameOps(Base):
         )  # fmt: skip
         if other is not None and not (keep and self.unlinked_while_open(other.ino)):
             await self.content.removed(other)
-
-    async def _exchange(
-        self,
-        req: Request,
-        inode: Inode,
-        parent: int,
-        name: str,
-        other: Inode | None,
-        new_parent: int,
-        new_name: str,
-    ) -> None:
-        if other is None:
-            raise FsError(errno.ENOENT)
-        await self._check_not_below(other, parent)
-        for one in (inode, other):
-            if one.is_dir:
-                await self.refresh.ensure_tree(one)
-        await self.catalog.exchange(
-            await self.catalog.get(inode.ino), parent, name,
-            await self.catalog.get(other.ino), new_parent, new_name, request=req.unique,
-        )  # fmt: skip

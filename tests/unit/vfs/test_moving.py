@@ -77,3 +77,23 @@ def test_an_upload_that_nobody_noted_is_deleted(volume: Volume) -> None:
     volume.run(volume.fs.unlink(volume.request(), ROOT, b"a"))
     volume.stop()
     assert volume.objects() == {}
+
+
+@pytest.mark.parametrize("ahead", range(0, 12))
+@pytest.mark.parametrize("over", [False, True])
+def test_an_upload_that_ends_while_a_rename_looks_its_names_up(
+    tmp_path: Path, ahead: int, over: bool
+) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=0, durability="fsync")
+    fs = volume.fs
+    put(volume, b"from", b"new")
+    if over:
+        put(volume, b"to", b"old")
+    volume.turn(ahead)
+    rename(volume, b"from", b"to")
+    volume.turn(50)
+    assert volume.objects() == {"to": b"new"}
+    assert volume.run(fs.lookup(volume.request(), ROOT, b"from")).attr is None
+    volume.stop()
+    assert volume.objects() == {"to": b"new"}
+    assert volume.events.conflicts == 0
