@@ -58,6 +58,7 @@ _LIMITS = (
     ("longest pause before a failed upload is tried again; it is never given up",
      "content.reconcile", "BACKOFF_MAX", _SECONDS),
     ("looks at a key whose names keep moving, per attempt", "content.reconcile", "LOOKS", _COUNT),
+    ("looks at the names of one rename that others change", "vfs.nameops", "RENAME_LOOKS", _COUNT),
     ("longest pause that a server may ask for (Retry-After)", "store.retry",
      "LONGEST_RETRY_AFTER", _SECONDS),
     ("keys in one batch delete", "store.s3.writes", "_DELETE_BATCH", _COUNT),

@@ -79,7 +79,7 @@ def test_an_upload_that_nobody_noted_is_deleted(volume: Volume) -> None:
     assert volume.objects() == {}
 
 
-@pytest.mark.parametrize("ahead", range(0, 12))
+@pytest.mark.parametrize("ahead", range(12))
 @pytest.mark.parametrize("over", [False, True])
 def test_an_upload_that_ends_while_a_rename_looks_its_names_up(
     tmp_path: Path, ahead: int, over: bool
