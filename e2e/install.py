@@ -59,8 +59,9 @@ def admin(environment: Environment, server: str) -> S3Admin:
     return S3Admin(environment.s3[server], *environment.keys(), REGION)
 
 
-def install(environment: Environment) -> None:
-    """Install or upgrade, and wait until everything is ready.
+def install(environment: Environment, more: dict[str, Any] | None = None) -> None:
+    """Install or upgrade, and wait until everything is ready. ``more``: values of the chart that
+    count more than those of e2e/values.yaml.
 
     Raises CalledProcessError, after what kubectl or helm said.
     """
@@ -76,21 +77,35 @@ def install(environment: Environment) -> None:
         environment, "helm", kubeconfig, "upgrade", "--install", RELEASE, str(CHART),
         "--namespace", NAMESPACE, "--values", str(VALUES),
         "--values", str(_private(environment.state / "values.json", values(environment))),
+        "--values", str(_private(environment.state / "more.json", more or {})),
         # The default way would wait for the keeper (OnDelete), which stays as it is in an
         # upgrade.
         "--wait=legacy", "--timeout", f"{_TIMEOUT}s",
     )  # fmt: skip
 
 
-def _run(environment: Environment, program: str, *arguments: str) -> None:
-    subprocess.run(
+def uninstall(environment: Environment) -> str:
+    """Uninstall and wait until it is done; returns the manifests of what was installed.
+
+    Raises CalledProcessError, after what helm said.
+    """
+    release = (f"--kubeconfig={environment.kubeconfig}", f"--namespace={NAMESPACE}", RELEASE)
+    installed = _run(environment, "helm", "get", "manifest", *release)
+    _run(environment, "helm", "uninstall", "--wait", f"--timeout={_TIMEOUT}s", *release)
+    return installed
+
+
+def _run(environment: Environment, program: str, *arguments: str) -> str:
+    return subprocess.run(
         [environment.programs[program], *arguments],
         # Their caches belong to the cluster, too.
         env={"HOME": str(environment.state), "PATH": "/usr/local/bin:/usr/bin:/bin"},
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
         timeout=_TIMEOUT + 30,
         check=True,
-    )
+    ).stdout
 
 
 def _private(path: Path, content: dict[str, Any]) -> Path:

@@ -73,6 +73,15 @@ def driver(api: Api, environment: Environment) -> Iterator[Driver]:
 
 
 @pytest.fixture
+def restored(driver: Driver, environment: Environment) -> Iterator[None]:
+    """The driver as it was installed, afterwards."""
+    yield
+    install(environment)
+    driver.wait_ready("node")
+    driver.wait_ready("controller")
+
+
+@pytest.fixture
 def space(
     api: Api, environment: Environment, driver: Driver, request: pytest.FixtureRequest
 ) -> Iterator[Space]:

@@ -64,15 +64,6 @@ def load_files(space: Space) -> None:
     )
 
 
-@pytest.fixture
-def restored(driver: Driver, space: Space) -> Iterator[None]:
-    """The driver as it was installed, afterwards."""
-    yield
-    install.install(space.environment)
-    driver.wait_ready("node")
-    driver.wait_ready("controller")
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("load_files", "restored")
 def test_nobody_notices_the_driver_or_s3_going_and_coming_back(

@@ -32,6 +32,7 @@ _AGAIN = 0.5
 
 _DEFAULT_VERSIONS = {
     "CSIDriver": "storage.k8s.io/v1",
+    "CSINode": "storage.k8s.io/v1",
     "DaemonSet": "apps/v1",
     "Deployment": "apps/v1",
     "StatefulSet": "apps/v1",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from kubernetes.client.exceptions import ApiException
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -110,6 +111,16 @@ class Driver:
             if port["name"] == "metrics"
         )
         return self._api.ask_pod(NAMESPACE, f"{pod['metadata']['name']}:{port}", path)
+
+    def problem(self, component: str) -> str | None:
+        """What a pod of a component says that keeps it from its work, or why it says nothing."""
+        if not self.pods(component):
+            return "there is no pod"
+        try:
+            self.ask(component, "readyz")
+        except ApiException as error:
+            return str(error.body)
+        return None
 
     def scrape(self, component: str) -> list[Metric]:
         """The metrics of a pod of a component."""
