@@ -86,9 +86,12 @@ class OverlayFile:
                     start = block * BLOCK
                     length = min(BLOCK, self._limit - start)
                     data = as_bytes(await self.base.read(start, length))
+                    if not self._from_base(block):
+                        return  # written or cut off meanwhile: what is there now is newer
+                    length = min(length, self._limit - start)
                     now = os.fstat(self.fd)
                     with os_errors():
-                        os.pwrite(self.fd, data[: max(0, now.st_size - start)], start)
+                        os.pwrite(self.fd, data[: max(0, min(length, now.st_size - start))], start)
                         # Fetching is no change: the mtime is how a staged copy is known dirty.
                         os.utime(self.fd, ns=(now.st_atime_ns, now.st_mtime_ns))
                     self._mark(block, PRESENT)

@@ -155,6 +155,37 @@ def test_one_block_is_fetched_once_for_many_writers(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("change", ["write", "truncate"])
+def test_what_changes_while_a_block_is_fetched_stays_changed(tmp_path: Path, change: str) -> None:
+    class Slow(FakeClean):
+        def __init__(self, content: bytes) -> None:
+            super().__init__(content)
+            self.asked, self.answer = asyncio.Event(), asyncio.Event()
+
+        async def read(self, offset: int, size: int) -> ReadResult:
+            self.asked.set()
+            await self.answer.wait()
+            return await super().read(offset, size)
+
+    async def run() -> None:
+        base = Slow(b"o" * 64)
+        file = open_overlay(tmp_path / "stage", base)
+        bringing = asyncio.create_task(file.bring_range(16, 16))
+        await base.asked.wait()
+        if change == "write":
+            await file.write(16, memoryview(b"n" * 16))
+        else:
+            await file.truncate(0)
+            await file.truncate(64)
+        base.answer.set()
+        await bringing
+        expected = b"n" * 16 if change == "write" else bytes(16)
+        assert as_bytes(await file.read(16, 16)) == expected
+        await file.close()
+
+    asyncio.run(run())
+
+
 def test_a_foreign_map_is_refused(tmp_path: Path) -> None:
     (tmp_path / "stage.blocks").write_bytes(b"something else".ljust(8192, b"\0"))
     with pytest.raises(CacheCorrupt):
