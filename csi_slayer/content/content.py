@@ -14,13 +14,14 @@ from csi_slayer.catalog import Catalog, Inode, Mark
 from csi_slayer.content import metadata
 from csi_slayer.content.clean import CleanFile, Transfers
 from csi_slayer.content.growth import Growth
+from csi_slayer.content.hydration import Hydration
 from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import File, OpenInode, OpenInodes
 from csi_slayer.content.options import ContentEvents, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.reconcile import Reconciler
 from csi_slayer.content.small import SmallFetcher, Source
-from csi_slayer.content.staged import StagedFile, copy_range, os_errors
+from csi_slayer.content.staged import StagedFile, os_errors
 from csi_slayer.content.upload import Uploader
 from csi_slayer.errors import CacheError, ObjectNotFound, SlayerError
 from csi_slayer.store.base import ObjectStore
@@ -60,6 +61,7 @@ class Content:
             self.open_source, events, options, changed,
         )  # fmt: skip
         self.objects.retire = self._retire_soon
+        self._hydration = Hydration(catalog, self.staging, self.objects, self.open_source, options)
         self.reconciler = Reconciler(catalog, self.objects, self.opened, options)
         self._tasks: set[asyncio.Task[None]] = set()
         self._growth = Growth(catalog, self.opened, self.objects, self.uploader)
@@ -200,12 +202,12 @@ class Content:
             elif truncate or inode.size == 0:
                 file = await self._stage_empty(inode)
             else:
-                file = await self._stage_content(record, inode)
+                file = await self._hydration.staged(record, inode)
             if isinstance(record.file, CleanFile):
                 await record.file.close()
             record.file = file
-        if truncate and file.size:
-            await file.truncate(0)
+        if truncate:
+            await file.truncate(0)  # of an empty file too: its times change
         return file
 
     async def _stage_empty(self, inode: Inode) -> StagedFile:
@@ -222,50 +224,6 @@ class Content:
             await file.close()
             self.staging.remove(file.stage)
             raise
-        return file
-
-    async def _stage_content(self, record: OpenInode, inode: Inode) -> StagedFile | OverlayFile:
-        clean = record.file if isinstance(record.file, CleanFile) else await self.open_clean(inode)
-        try:
-            reader = await clean.open_segment()
-            complete = reader is not None and clean.whole_fd is not None
-            if not complete and inode.size <= self.options.hydrate_max:
-                complete = await clean.fill()
-            if complete:
-                return await self._surrendered(clean, inode)
-            return await self._overlaid(clean, inode)
-        except BaseException:
-            if clean is not record.file:
-                await clean.close()
-            raise
-
-    async def _surrendered(self, clean: CleanFile, inode: Inode) -> StagedFile | OverlayFile:
-        """The complete segment becomes the staged copy, without copying unless it is shared."""
-        stage = self.staging.reserve()
-        path = stage.file
-        fd = clean.surrender(path)
-        if fd is None:
-            if inode.size > self.options.hydrate_max:
-                return await self._overlaid(clean, inode)
-            source = clean.whole_fd
-            assert source is not None
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            await asyncio.to_thread(copy_range, source, 0, fd, 0, inode.size)
-            await clean.close()
-        with os_errors():
-            os.utime(fd, ns=(inode.atime_ns, inode.mtime_ns))
-        await self.catalog.update(inode.ino, stage=stage.id, stamp=inode.mtime_ns)
-        return StagedFile(stage.id, path, fd)
-
-    async def _overlaid(self, clean: CleanFile, inode: Inode) -> OverlayFile:
-        stage = self.staging.create()
-        file = OverlayFile(stage.id, stage.file, stage.fd, self.open_source(clean.source))
-        await clean.close()
-        with os_errors():
-            os.utime(file.fd, ns=(inode.atime_ns, inode.mtime_ns))
-        await self.catalog.update(
-            inode.ino, stage=stage.id, stamp=inode.mtime_ns, flags=inode.flags | Mark.OVERLAY
-        )
         return file
 
     async def note_dirty(self, inode: Inode) -> None:

@@ -18,7 +18,7 @@ class IoMode(enum.IntEnum):
     """How the kernel does an inode's I/O, until its last handle is released.
 
     The kernel refuses (EIO) to mix CACHED and PASSTHROUGH opens of one inode, and two backing
-    files; DIRECT opens go with either.
+    files; a DIRECT open goes with either, naming the backing file where there is one.
     """
 
     NONE = 0

@@ -11,15 +11,18 @@ from typing import Any
 
 from csi_slayer.catalog import Inode, Mark
 from csi_slayer.content import metadata
+from csi_slayer.content.opened import OpenInode
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile, os_errors
-from csi_slayer.errors import FsError
+from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed
 from csi_slayer.vfs.base import Base
 from csi_slayer.vfs.types import Attr, Request, SetAttr
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
 XATTR_NAME_MAX = 255
+XATTR_NAMESPACES = (b"user", b"trusted", b"security")
+"""See xattr(7)."""
 
 
 class AttrOps(Base):
@@ -58,14 +61,25 @@ class AttrOps(Base):
         record = self.opened.use(inode.ino)
         try:
             async with record.lock:
-                inode = await self.catalog.get(inode.ino)
-                file = await self.content.writable(record, inode, truncate=size == 0)
-                assert isinstance(file, StagedFile | OverlayFile)
-                if file.size != size:
-                    await file.truncate(size)
+                file = await self._writable(record, truncate=size == 0)
+                await file.truncate(size)  # to its own size too: its times change
             await self.content.note_dirty(await self.catalog.get(inode.ino))
         finally:
             await self.opened.let_go(record)
+
+    async def _writable(self, record: OpenInode, *, truncate: bool) -> StagedFile | OverlayFile:
+        inode = await self.catalog.get(record.ino)
+        try:
+            file = await self.content.writable(record, inode, truncate=truncate)
+        except (PreconditionFailed, ObjectNotFound, FsError) as error:
+            if error.errno not in (errno.ESTALE, errno.ENOENT):
+                raise
+            # The object is no longer the version that we knew: learn, and try once more.
+            await self.refresh.revalidate(inode)
+            inode = await self.catalog.get(record.ino)
+            file = await self.content.writable(record, inode, truncate=truncate)
+        assert isinstance(file, StagedFile | OverlayFile)
+        return file
 
     async def _set(self, inode: Inode, changes: SetAttr, *, attrs_dirty: bool = False) -> None:
         values: dict[str, Any] = {"ctime_ns": changes.ctime_ns or time.time_ns()}
@@ -120,8 +134,11 @@ class AttrOps(Base):
 
     @staticmethod
     def _check_xattr(name: bytes) -> None:
-        if name.startswith(b"system."):
-            raise FsError(errno.EOPNOTSUPP)  # POSIX ACLs among them
+        namespace, _dot, rest = name.partition(b".")
+        if namespace not in XATTR_NAMESPACES:
+            raise FsError(errno.EOPNOTSUPP)  # POSIX ACLs, in "system.", among them
+        if not rest:
+            raise FsError(errno.EINVAL)
         if len(name) > XATTR_NAME_MAX:
             raise FsError(errno.ERANGE)
 

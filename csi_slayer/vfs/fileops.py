@@ -11,7 +11,7 @@ from collections import OrderedDict
 
 from csi_slayer.catalog import Inode
 from csi_slayer.content.clean import CleanFile
-from csi_slayer.content.opened import File, OpenInode
+from csi_slayer.content.opened import File, IoMode, OpenInode
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.ranges import as_bytes
 from csi_slayer.content.staged import StagedFile, copy_range, os_errors
@@ -121,7 +121,11 @@ class FileOps(OpenOps):
             if end > inode.size:
                 self.check_quota(end - inode.size)
                 await self.catalog.update(ino, size=end)
-        return await file.write(offset, data)
+        written = await file.write(offset, data)
+        handle = self.handles.get(fh)
+        if handle is not None and handle.flags & os.O_DSYNC and handle.mode == IoMode.DIRECT:
+            await self.fsync(req, ino, fh, True)  # of other modes the kernel asks for it
+        return written
 
     def _writable_file(self, ino: int) -> StagedFile | OverlayFile:
         record = self.opened.get(ino)

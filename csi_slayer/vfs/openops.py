@@ -77,7 +77,7 @@ class OpenOps(NameOps):
         inode = await self.catalog.get(ino)
         if writable:
             await self.content.writable(record, inode, truncate=bool(flags & os.O_TRUNC))
-            if flags & os.O_TRUNC and inode.size:
+            if flags & os.O_TRUNC:
                 await self.content.note_dirty(await self.catalog.get(ino))
         else:
             await self._readable(record, inode)
@@ -107,7 +107,7 @@ class OpenOps(NameOps):
             if inode.stage is not None:
                 record.file = await self.content.objects.open_stage(inode)
             elif inode.etag is None:
-                record.file = await self.content.writable(record, inode, truncate=True)
+                record.file = await self.content.writable(record, inode, truncate=inode.size > 0)
             else:
                 # Known as open from now on: a rename that moves the object tells it where to.
                 record.file = await self.content.open_clean(inode)
@@ -138,7 +138,7 @@ class OpenOps(NameOps):
         """Choose the I/O mode and write the handle down before it is answered."""
         file = record.newer if record.newer is not None else record.file
         assert file is not None
-        mode = IoMode.DIRECT if record.newer is not None else self._mode(record, flags)
+        mode = IoMode.DIRECT if record.newer is not None else self._mode(record, inode, flags)
         if mode == IoMode.PASSTHROUGH and record.backing_id == 0:
             fd = file.whole_fd
             assert fd is not None
@@ -149,28 +149,32 @@ class OpenOps(NameOps):
         version = version_of(file.source.etag) if isinstance(file, CleanFile) else 0
         handle = self.handles.add(
             req.unique, inode.ino, version, flags, mode,
-            record.backing_id if mode == IoMode.PASSTHROUGH else 0,
+            0 if mode == IoMode.CACHED else record.backing_id,
         )  # fmt: skip
         if handle.writable:
             record.writers += 1
         self.events.opened(mode == IoMode.PASSTHROUGH)
         return handle
 
-    def _mode(self, record: OpenInode, flags: int) -> IoMode:
+    def _mode(self, record: OpenInode, inode: Inode, flags: int) -> IoMode:
         assert record.file is not None
         if record.mode == IoMode.CACHED:
             return IoMode.CACHED
         fd = record.file.whole_fd
+        past_us = self.kernel.passthrough and self._may_write_past_us(inode, flags)
         if record.mode == IoMode.PASSTHROUGH:
             # The kernel takes one backing file per inode; what differs from it goes past its cache.
-            return IoMode.PASSTHROUGH if fd == record.backing_fd else IoMode.DIRECT
-        if fd is None or not self.kernel.passthrough or not self._may_write_past_us(flags):
-            return IoMode.CACHED
-        return IoMode.PASSTHROUGH
+            return IoMode.PASSTHROUGH if fd == record.backing_fd and past_us else IoMode.DIRECT
+        return IoMode.PASSTHROUGH if fd is not None and past_us else IoMode.CACHED
 
-    def _may_write_past_us(self, flags: int) -> bool:
+    def _may_write_past_us(self, inode: Inode, flags: int) -> bool:
         quota = self.live.quota
-        if quota is None or flags & os.O_ACCMODE == os.O_RDONLY:
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            return True
+        if flags & os.O_DSYNC or inode.mode & (stat.S_ISUID | stat.S_ISGID):
+            # What the kernel writes by itself it neither has us store nor takes set-id bits from.
+            return False
+        if quota is None:
             return True
         return quota - self.catalog.used_bytes >= max(QUOTA_SLACK, quota // 10)
 
@@ -179,7 +183,9 @@ class OpenOps(NameOps):
         if handle.mode == IoMode.PASSTHROUGH:
             flags = OpenFlags.PASSTHROUGH  # the kernel refuses KEEP_CACHE beside it
         elif handle.mode == IoMode.DIRECT:
-            flags = OpenFlags.DIRECT_IO
+            # The kernel takes no open without the backing file while another has it, and DIRECT_IO
+            # goes before PASSTHROUGH for reads and writes.
+            flags = OpenFlags.DIRECT_IO | (OpenFlags.PASSTHROUGH if handle.backing_id else 0)
         if not handle.writable or self.live.durability != "close":
             flags |= OpenFlags.NOFLUSH
         return Opened(handle.fh, flags, handle.backing_id)
@@ -269,6 +275,8 @@ class OpenOps(NameOps):
                 record.writers += 1
             if handle.mode in (IoMode.PASSTHROUGH, IoMode.CACHED):
                 record.mode = handle.mode
+            elif handle.backing_id:
+                record.mode = IoMode.PASSTHROUGH
             record.backing_id = record.backing_id or handle.backing_id
             if record.file is None:
                 await self._restore(record, inode)

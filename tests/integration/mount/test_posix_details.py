@@ -1,0 +1,124 @@
+"""What strict programs expect of a directory: times, set-id bits, synchronous writes, attribute
+names."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+
+import pytest
+
+from tests.integration.mount.conftest import Place
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.parametrize(
+        "capabilities", ["all", "none", "libfuse"], indirect=True, scope="module"
+    ),
+]
+
+LONG_AGO = 10**18
+
+
+def as_other_user(call: Callable[[], object]) -> None:
+    """Run ``call`` as a user without privileges, in a process of its own."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setgid(1000)
+            os.setuid(1000)
+            call()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"content"])
+def test_emptying_a_file_changes_its_times(place: Place, content: bytes) -> None:
+    """``: > stamp`` of an empty file, too."""
+    path = place.root / "stamp"
+    path.write_bytes(content)
+    os.utime(path, ns=(LONG_AGO, LONG_AGO))
+    assert path.stat().st_mtime_ns == LONG_AGO
+    os.close(os.open(path, os.O_WRONLY | os.O_TRUNC))
+    assert path.stat().st_mtime_ns > LONG_AGO
+    assert (place.objects / "stamp").read_bytes() == b""
+
+
+def test_truncating_to_the_same_size_changes_the_times(place: Place) -> None:
+    path = place.root / "f"
+    path.write_bytes(b"content")
+    os.utime(path, ns=(LONG_AGO, LONG_AGO))
+    with path.open("r+b") as file:
+        file.truncate(7)
+    assert path.stat().st_mtime_ns > LONG_AGO
+    assert path.read_bytes() == b"content"
+
+
+def test_reading_a_new_empty_file_does_not_change_its_times(place: Place) -> None:
+    path = place.root / "f"
+    os.mknod(path)
+    os.utime(path, ns=(LONG_AGO, LONG_AGO))
+    assert path.read_bytes() == b""
+    assert path.stat().st_mtime_ns == LONG_AGO
+
+
+@pytest.mark.parametrize("opened_for_reading", [False, True])
+def test_a_write_takes_set_id_bits_away(place: Place, opened_for_reading: bool) -> None:
+    path = place.root / "program"
+    path.write_bytes(b"content")
+    os.chmod(path, 0o6777)
+    reader = os.open(path, os.O_RDONLY) if opened_for_reading else -1
+    place_fd = os.open(place.root, os.O_RDONLY)  # the way there is not for everybody
+    as_other_user(lambda: os.write(os.open("program", os.O_WRONLY, dir_fd=place_fd), b"x"))
+    assert path.stat().st_mode & 0o7777 == 0o777
+    if opened_for_reading:
+        assert os.pread(reader, 10, 0) == b"xontent"
+        os.close(reader)
+    os.chmod(path, 0o6777)
+    as_other_user(lambda: os.truncate(f"/proc/self/fd/{place_fd}/program", 1))
+    os.close(place_fd)
+    assert path.stat().st_mode & 0o7777 == 0o777
+
+
+@pytest.mark.parametrize("flag", [os.O_SYNC, os.O_DSYNC])
+@pytest.mark.parametrize("opened_for_reading", [False, True])
+def test_a_synchronous_write_is_in_the_store_when_it_returns(
+    place: Place, flag: int, opened_for_reading: bool
+) -> None:
+    path = place.root / "f"
+    path.write_bytes(b"before")
+    reader = os.open(path, os.O_RDONLY) if opened_for_reading else -1
+    fd = os.open(path, os.O_WRONLY | flag)
+    os.write(fd, b"synced")
+    assert (place.objects / "f").read_bytes() == b"synced"
+    os.close(fd)
+    if opened_for_reading:
+        assert os.pread(reader, 10, 0) == b"synced"
+        os.close(reader)
+    created = os.open(place.root / "new", os.O_WRONLY | os.O_CREAT | flag)
+    os.write(created, b"synced")
+    assert (place.objects / "new").read_bytes() == b"synced"
+    os.close(created)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("plain", errno.EOPNOTSUPP),
+        ("other.name", errno.EOPNOTSUPP),
+        ("user.", errno.EINVAL),
+    ],
+)
+def test_names_that_attributes_cannot_have(place: Place, name: str, error: int) -> None:
+    if "xattr" not in place.capabilities:
+        error = errno.EOPNOTSUPP
+    path = place.root / "f"
+    path.touch()
+    with pytest.raises(OSError) as caught:
+        os.setxattr(path, name, b"1")
+    assert caught.value.errno == error
