@@ -1,8 +1,8 @@
-"""A load that checks itself: ``python -m tests.support.load DIR SECONDS SEED``.
+"""A load that checks itself: ``python -m tests.support.load DIR SEED``.
 
-Threads write, rename, read, append and make and remove names below DIR. Any error and any wrong
-byte ends it with a traceback and status 1. At the end it prints, as JSON, what every file must
-hold (path to sha256).
+It prints ``under way``, and then threads write, rename, read, append and make and remove names
+below DIR until standard input ends. Any error and any wrong byte ends it with a traceback and
+status 1. At the end it prints, as JSON, what every file must hold (path to sha256).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import random
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -24,16 +23,16 @@ BIG = 6 << 20
 class Load:
     """One run."""
 
-    def __init__(self, root: Path, seconds: float, seed: int) -> None:
+    def __init__(self, root: Path, seed: int) -> None:
         self.root = root
-        self.end = time.monotonic() + seconds
         self.seed = seed
+        self.ended = threading.Event()
         self.failed = threading.Event()
         self.operations = 0
 
     def going(self) -> bool:
         self.operations += 1
-        return time.monotonic() < self.end and not self.failed.is_set()
+        return not self.ended.is_set() and not self.failed.is_set()
 
     def run(self) -> int:
         bodies = [self.rewrite, self.rename, self.read, self.append, self.names, self.replace]
@@ -43,6 +42,9 @@ class Load:
         ]
         for thread in threads:
             thread.start()
+        print("under way", flush=True)
+        sys.stdin.read()
+        self.ended.set()
         for thread in threads:
             thread.join()
         if self.failed.is_set():
@@ -159,4 +161,4 @@ def big_file() -> bytes:
 
 
 if __name__ == "__main__":
-    sys.exit(Load(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])).run())
+    sys.exit(Load(Path(sys.argv[1]), int(sys.argv[2])).run())

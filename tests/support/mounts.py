@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from csi_slayer.cli.control import NoWorker, ask
 from csi_slayer.node import registry
+from tests.support.preloaded import preloaded
 from tests.support.servers import live_pids
 
 CLI = [sys.executable, "-m", "csi_slayer.cli"]
@@ -23,12 +25,8 @@ def slayer(
     *args: str, env: dict[str, str] | None = None, check: bool = True, timeout: float = 90.0
 ) -> subprocess.CompletedProcess[str]:
     """Run ``csi-slayer``; with ``check`` a failure is raised with what it printed."""
-    result = subprocess.run(
-        [*CLI, *args],
-        text=True,
-        capture_output=True,
-        timeout=timeout,
-        env={**os.environ, **(env or {})},
+    result = preloaded("csi_slayer.cli.main:app").run(
+        ["csi-slayer", *args], {**os.environ, **(env or {})}, timeout
     )
     if check and result.returncode != 0:
         raise AssertionError(
@@ -85,11 +83,9 @@ class TestMount:
         slayer("umount", str(self.root), *extra)
 
     def entry(self) -> dict[str, Any]:
-        for path in Path("/run/slayerfs").glob("*.json"):
-            entry: dict[str, Any] = json.loads(path.read_text())
-            if entry["mountpoint"] == str(self.root):
-                return entry
-        raise AssertionError(f"{self.root} is not registered")
+        entry = registry.find(str(self.root))
+        assert entry is not None, f"{self.root} is not registered"
+        return asdict(entry)
 
     @property
     def mounted(self) -> bool:
@@ -99,10 +95,8 @@ class TestMount:
         )
 
     def status(self) -> dict[str, Any]:
-        for volume in json.loads(slayer("status", "--json").stdout):
-            if volume["mountpoint"] == str(self.root):
-                return dict(volume)
-        raise AssertionError("no status")
+        (volume,) = json.loads(slayer("status", "--json", str(self.root)).stdout)
+        return dict(volume)
 
     def worker_pid(self) -> int:
         """The worker: the supervisor's only child."""
@@ -111,11 +105,11 @@ class TestMount:
         return int(children[0])
 
     def kill_worker(self) -> int:
-        pid = int(wait_for(self._pid_or_none, what="a worker"))
+        pid = int(wait_for(self.worker_pid_or_none, what="a worker"))
         os.kill(pid, signal.SIGKILL)
         return pid
 
-    def _pid_or_none(self) -> int | None:
+    def worker_pid_or_none(self) -> int | None:
         try:
             return self.worker_pid()
         except (IndexError, FileNotFoundError):

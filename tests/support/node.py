@@ -1,6 +1,6 @@
-"""A node service in a process of its own: ``python -m tests.support.node CONFIG``.
+"""A node service in a process of its own: ``python -m tests.support.node CONFIG FD``.
 
-Reads one JSON object a line from standard input, answers with one a line. Calls overlap; ``id``
+Reads one JSON object a line from the descriptor, answers with one a line. Calls overlap; ``id``
 says which an answer belongs to.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -59,10 +59,10 @@ async def answer(volumes: NodeVolumes, request: dict[str, Any]) -> None:
         print(json.dumps({"id": request["id"], **said}), flush=True)
 
 
-async def serve(config: DriverConfig) -> None:
+async def serve(config: DriverConfig, orders: TextIO) -> None:
     reader = asyncio.StreamReader(limit=16 << 20)
     loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), orders)
     volumes = NodeVolumes(config)
     await volumes.start()
     print(json.dumps({"id": 0, "ok": "started"}), flush=True)
@@ -72,7 +72,12 @@ async def serve(config: DriverConfig) -> None:
     await volumes.close()
 
 
-if __name__ == "__main__":
+def main() -> None:
     driver = DriverConfig.model_validate_json(sys.argv[1])
     configure_logging(driver.log)
-    asyncio.run(serve(driver))
+    with open(int(sys.argv[2])) as orders:
+        asyncio.run(serve(driver, orders))
+
+
+if __name__ == "__main__":
+    main()

@@ -11,13 +11,14 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from csi_slayer.config import MountConfig
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.node.records import mark
 from tests.support import servers
 from tests.support.mounts import wait_for
+from tests.support.preloaded import Forked, preloaded
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,7 +52,8 @@ class TestNode:
         self.package = package
         self.store = dict(store or {})
         self.node = node
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
+        self._orders: TextIO | None = None
         self.keeper: subprocess.Popen[bytes] | None = None
         self._answers: dict[int, dict[str, Any]] = {}
         self._arrived = threading.Condition()
@@ -88,19 +90,29 @@ class TestNode:
 
     def start(self) -> TestNode:
         """The node service; returns when it has recovered what it found."""
+        theirs, ours = os.pipe()
+        answers, answering = os.pipe()
+        self._orders = open(ours, "w")  # noqa: SIM115
+        config = json.dumps(self.config())
         with self.log.open("ab") as log:
-            self.process = process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.node", json.dumps(self.config())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                cwd=self.package,
-                env={**os.environ, "PYTHONPATH": str(self.package)},
-            )
-        servers.live_pids.add(process.pid)
+            if self.package == ROOT:
+                self.process = preloaded("tests.support.node:main").start(
+                    ["node", config], os.environ, answering, log.fileno(), [theirs]
+                )
+            else:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "tests.support.node", config, "0"],
+                    stdin=theirs,
+                    stdout=answering,
+                    stderr=log,
+                    cwd=self.package,
+                    env={**os.environ, "PYTHONPATH": str(self.package)},
+                )
+        os.close(theirs)
+        os.close(answering)
+        servers.live_pids.add(self.process.pid)
         self._answers.clear()
-        threading.Thread(target=self._read, args=(process,), daemon=True).start()
+        threading.Thread(target=self._read, args=(answers,), daemon=True).start()
         self._answer(0, 60)
         return self
 
@@ -118,24 +130,22 @@ class TestNode:
 
     def stop(self) -> None:
         """End the node service in good order; mounts stay."""
-        assert self.process is not None and self.process.stdin is not None
-        self.process.stdin.close()
+        assert self.process is not None and self._orders is not None
+        self._orders.close()
         self.process.wait(30)
         self._reap()
 
     def _reap(self) -> None:
         if self.process is not None:
             self.process.wait()
-            for stream in (self.process.stdin, self.process.stdout):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
+            if self._orders is not None:
+                with contextlib.suppress(OSError):
+                    self._orders.close()
             self.process = None
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        with contextlib.suppress(ValueError):
-            for line in process.stdout:
+    def _read(self, answers: int) -> None:
+        with open(answers) as lines:
+            for line in lines:
                 said = json.loads(line)
                 with self._arrived:
                     self._answers[said["id"]] = said
@@ -147,12 +157,12 @@ class TestNode:
 
     def begin(self, op: str, **values: Any) -> int:
         """Send a call; :meth:`end` has its answer."""
-        assert self.process is not None and self.process.stdin is not None
+        assert self._orders is not None
         with self._arrived:
             self._calls += 1
             number = self._calls
-        self.process.stdin.write(json.dumps({"id": number, "op": op, "values": values}) + "\n")
-        self.process.stdin.flush()
+        self._orders.write(json.dumps({"id": number, "op": op, "values": values}) + "\n")
+        self._orders.flush()
         return number
 
     def end(self, number: int, seconds: float = 90.0) -> Any:

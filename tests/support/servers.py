@@ -6,6 +6,7 @@ Each runs in a directory of its own on a free port, in its own process group, an
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -59,9 +60,10 @@ class S3Server:
         """Everything the server printed, over all its starts."""
         return self.directory / "server.log"
 
-    @property
+    @functools.cached_property
     def admin(self) -> S3Admin:
-        """boto3 on this server: what a test compares with."""
+        """boto3 on this server: what a test compares with. One for all tests: a client costs as
+        much as a hundred requests."""
         return self.through(self.endpoint)
 
     def through(self, endpoint: str) -> S3Admin:
@@ -131,6 +133,8 @@ class S3Server:
         process, self.process = self.process, None
         if process is None:
             return
+        if "admin" in self.__dict__:
+            self.admin.client.close()  # or the server might wait for its idle connections
         process.send_signal(how)
         process.send_signal(signal.SIGCONT)  # a paused one would not notice
         try:

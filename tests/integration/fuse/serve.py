@@ -1,7 +1,7 @@
 """A process that serves a :class:`tests.support.memfs.MemFs`, and the test's hold on it.
 
-``python -m tests.integration.fuse.serve FD``: takes its orders from a socket. The test keeps a
-duplicate of the connection's descriptor, as a supervisor would.
+It takes its orders from a socket. The test keeps a duplicate of the connection's descriptor, as a
+supervisor would.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from csi_slayer.fuse import pyfuse3_engine
 from csi_slayer.fuse.init import Capabilities, SessionState
 from csi_slayer.fuse.session import Session, SessionOptions
 from tests.support.memfs import Behaviour, MemFs
+from tests.support.preloaded import Forked, preloaded
 
 if TYPE_CHECKING:
     from csi_slayer.fuse.pyfuse3_engine.session import Pyfuse3Session
@@ -41,7 +42,7 @@ class Server:
         self.mountpoint = mountpoint
         self.store = store
         self.engine = engine
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Forked | None = None
         self.fd: int | None = None
         self.state: dict[str, Any] | None = None
         self.leftover: dict[str, Any] = {}
@@ -53,10 +54,8 @@ class Server:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(30)
         with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.integration.fuse.serve", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                cwd=Path(__file__).parents[3],
+            self.process = preloaded("tests.integration.fuse.serve:main").start(
+                ["serve"], os.environ, fds=[theirs.fileno()]
             )
         order = {
             "mountpoint": str(self.mountpoint),
@@ -245,7 +244,3 @@ def main() -> None:
     factory = uvloop.new_event_loop if order["loop"] == "uvloop" else asyncio.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(_serve(order, fds, end))
-
-
-if __name__ == "__main__":
-    main()

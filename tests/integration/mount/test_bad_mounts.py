@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def refused(tmp_path: Path) -> Iterator[Refused]:
 
     yield run
     assert not mount_points(root)
-    assert not [path for path in RUN.glob("*.json") if str(tmp_path) in path.read_text()]
+    assert not files_with(str(tmp_path), RUN)
     assert not processes_with(str(tmp_path), but=[os.getpid(), *_servers()])
     assert not processes_with(SECRET, but=[os.getpid()])
     assert not files_with(SECRET, cache, RUN)
@@ -228,29 +229,34 @@ def test_a_metrics_address_in_use(refused: Refused, root: str, tmp_path: Path) -
 
 def test_no_secret_while_it_starts(versitygw: S3Server, tmp_path: Path) -> None:
     """A file's and the environment's secrets go to the worker through a socket only."""
-    (tmp_path / "mnt").mkdir()
     config = write_config(tmp_path / "c.yaml", versitygw, secret_access_key=SECRET)
-    base = [*CLI, "mount", "s3://bucket", str(tmp_path / "mnt"), "--cache-dir", str(tmp_path / "c")]
     ways: list[tuple[list[str], dict[str, str]]] = [
         (["--config", str(config)], {}),
         ([], {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": SECRET}),
     ]
-    with FaultProxy(versitygw.endpoint) as proxy:
-        proxy.inject(Blackhole())
-        for arguments, env in ways:
-            proxy.reset_counts()
+    commands = []
+    with ExitStack() as stack:
+        for number, (arguments, env) in enumerate(ways):
+            proxy = stack.enter_context(FaultProxy(versitygw.endpoint))
+            proxy.inject(Blackhole())
+            root, cache = tmp_path / f"mnt{number}", tmp_path / f"cache{number}"
+            root.mkdir()
+            where = ["mount", "s3://bucket", str(root), "--cache-dir", str(cache)]
             command = subprocess.Popen(
-                [*base, *arguments, "--endpoint", proxy.endpoint],
+                [*CLI, *where, *arguments, "--endpoint", proxy.endpoint],
                 env={**os.environ, **env},
                 stderr=subprocess.PIPE,
             )
+            commands.append((proxy, command, cache))
+        for proxy, command, _cache in commands:
             proxy.wait_for(1)
             started = descendants(command.pid)
             assert len(started) == 2  # supervisor and worker
             assert not set(processes_with(SECRET)) & set(started)
+        for _proxy, command, cache in commands:
             _out, err = command.communicate(timeout=SOON)
             assert b"no answer within" in err
-            assert not files_with(SECRET, tmp_path / "c", RUN)
+            assert not files_with(SECRET, cache, RUN)
 
 
 def test_no_secret_in_a_running_volume(

@@ -3,46 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import random
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.integration.mount.conftest import MakeMount
 from tests.integration.mount.s3volumes import s3_volume
+from tests.support.disturb import hashes, run_load
 from tests.support.load import big_file
-from tests.support.mounts import TestMount
+from tests.support.mounts import TestMount, wait_for
 from tests.support.servers import S3Server
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
-SECONDS = 10.0
+KILLS = 6
+"""Of one worker after another: the pause before the next is started is 1.6 s by then."""
 
 
-def run_load_and_kill(mount: TestMount, seed: int) -> tuple[dict[str, str], int]:
-    """The files that must be there afterwards, and how often the worker was killed."""
-    rng = random.Random(seed)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.load", str(mount.root), str(SECONDS), str(seed)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    kills = 0
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end - 1 and process.poll() is None:
-        time.sleep(rng.uniform(0.05, 1.2))
-        mount.kill_worker()
-        kills += 1
-    out, err = process.communicate(timeout=150)
-    assert process.returncode == 0, err
-    result = json.loads(out)
-    print(f"{kills} kills, {result['operations']} rounds")
-    return result["files"], kills
+def run_load_and_kill(mount: TestMount, seed: int) -> dict[str, str]:
+    """The files that must be there afterwards."""
+
+    def kill() -> None:
+        pid = mount.kill_worker()
+        wait_for(lambda: mount.worker_pid_or_none() != pid, what="its end")
+
+    return run_load(mount.root, seed, kill, times=KILLS, serving=mount.worker_pid_or_none)
 
 
 @pytest.mark.parametrize("seed", [7, 23])
@@ -60,17 +45,12 @@ def test_nobody_notices_a_killed_worker(
         capabilities = ["fuse.disable=passthrough,splice,readdirplus,parallel_dirops"]
     (objects / "big").write_bytes(big_file())
     mount = make_mount(options=[*capabilities, f"volume.durability={durability}"]).mount()
-    files, kills = run_load_and_kill(mount, seed)
-    assert kills > 3
+    files = run_load_and_kill(mount, seed)
     mount.wait_idle()
+    assert mount.ask_status()["restarts"] == KILLS
     assert '"conflict"' not in mount.log
     mount.umount()
-    found = {
-        str(path.relative_to(objects)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in objects.rglob("*")
-        if path.is_file() and not path.relative_to(objects).parts[0].startswith(".slayerfs")
-    }
-    assert found == files
+    assert hashes(objects) == files
     assert [path for path in (objects / ".slayerfs").rglob("*") if path.is_file()] == []
 
 
@@ -83,9 +63,9 @@ def test_nobody_notices_over_s3(
     options = [f"volume.durability={durability}"]
     mount = s3_volume(versitygw, bucket, tmp_path, options=options)
     request.addfinalizer(mount.close)
-    files, kills = run_load_and_kill(mount.mount(), 101)
-    assert kills > 3
+    files = run_load_and_kill(mount.mount(), 101)
     mount.wait_idle()
+    assert mount.ask_status()["restarts"] == KILLS
     assert '"conflict"' not in mount.log
     mount.umount()
     found = {

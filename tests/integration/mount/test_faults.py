@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,14 @@ SHORT = [
 
 def content(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
+
+
+def at_once(calls: Iterable[Callable[[], object]]) -> None:
+    """Make calls that wait, each in a thread of its own; fails as the first that fails."""
+    calls = list(calls)
+    with ThreadPoolExecutor(len(calls)) as pool:
+        for future in [pool.submit(call) for call in calls]:
+            future.result()
 
 
 class Faulty:
@@ -113,26 +123,31 @@ def test_reads_that_fail_twice_are_repeated(faulty_each: Faulty) -> None:
         faulty_each.put(f"{name}/small", SMALL)
         faulty_each.put(f"{name}/large", LARGE)
     mount = faulty_each.mount()
-    for name, fault in READ_FAULTS.items():
-        rule = faulty_each.proxy.inject(fault, kind="GetObject", times=2)
+
+    def read(name: str, fault: Fault) -> None:
+        rule = faulty_each.proxy.inject(fault, kind="GetObject", path=f"/{name}/", times=2)
         assert (mount.root / name / "small").read_bytes() == SMALL, name
         assert (mount.root / name / "large").read_bytes() == LARGE, name
         assert rule.hits == 2, name
-        faulty_each.proxy.heal()
+
+    at_once(partial(read, name, fault) for name, fault in READ_FAULTS.items())
 
 
 def test_reads_that_fail_for_ever_are_errors(faulty: Faulty) -> None:
     for name in READ_FAULTS:
         faulty.put(f"{name}/small", SMALL)
         faulty.put(f"{name}/large", LARGE)
+        faulty.proxy.inject(READ_FAULTS[name], kind="GetObject", path=f"/{name}/")
     mount = faulty.mount()
+
+    def read(name: str, size: str) -> None:
+        with pytest.raises(OSError) as caught:
+            (mount.root / name / size).read_bytes()
+        assert caught.value.errno in (errno.EIO, errno.ESTALE), name
+
+    at_once(partial(read, name, size) for name in READ_FAULTS for size in ("small", "large"))
+    faulty.proxy.heal()
     for name in READ_FAULTS:
-        faulty.proxy.inject(READ_FAULTS[name], kind="GetObject")
-        for size in ("small", "large"):
-            with pytest.raises(OSError) as caught:
-                (mount.root / name / size).read_bytes()
-            assert caught.value.errno in (errno.EIO, errno.ESTALE), name
-        faulty.proxy.heal()
         assert (mount.root / name / "small").read_bytes() == SMALL, name
         assert (mount.root / name / "large").read_bytes() == LARGE, name
 
@@ -188,15 +203,23 @@ def test_writes_that_fail_twice_are_repeated(faulty_each: Faulty) -> None:
         for fault in WRITE_FAULTS:
             faulty_each.put(f"{name}-{fault}/old", SMALL)
     mount = faulty_each.mount()
-    for name, (kind, act) in WORK.items():
-        for fault_name, fault in WRITE_FAULTS.items():
-            place = f"{name}-{fault_name}"
-            (mount.root / place / "old").read_bytes()
-            rule = faulty_each.proxy.inject(fault, kind=kind, path=place, times=2)
-            act(mount.root / place)
-            mount.wait_idle()
-            assert rule.hits > 0 or fault_name == "cut_upload", place
-            faulty_each.proxy.heal()
+
+    def work(name: str, fault: str) -> None:
+        kind, act = WORK[name]
+        place = f"{name}-{fault}"
+        (mount.root / place / "old").read_bytes()
+        rule = faulty_each.proxy.inject(WRITE_FAULTS[fault], kind=kind, path=f"/{place}/", times=2)
+        act(mount.root / place)
+        mount.wait_idle()
+        assert rule.hits > 0 or fault == "cut_upload", place
+
+    for name in WORK:
+        calls = [partial(work, name, fault) for fault in WRITE_FAULTS]
+        # Deletions at once would be one request.
+        for group in [[call] for call in calls] if name == "delete" else [calls]:
+            at_once(group)
+        for fault in WRITE_FAULTS:
+            place = f"{name}-{fault}"
             found = {
                 key.removeprefix(f"{place}/"): faulty_each.get(key)
                 for key in faulty_each.server.admin.keys(faulty_each.bucket, f"{place}/")

@@ -6,11 +6,12 @@ import errno
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.integration.mount.test_faults import Faulty, content
+from tests.integration.mount.test_faults import Faulty, at_once, content
 from tests.support.faults import Blackhole
 from tests.support.mounts import TestMount, wait_for
 from tests.support.servers import S3Server
@@ -77,9 +78,13 @@ def test_reading(faulty: Faulty, how: str) -> None:
     assert (root / "known/other").stat().st_size == len(cached)
     with pytest.raises(FileNotFoundError):
         (root / "known/absent").stat()
-    is_error((root / "known/other").read_bytes)
-    is_error((root / "known/large-other").read_bytes)
-    is_error(os.listdir, root / "unknown")
+    at_once(
+        [
+            lambda: is_error((root / "known/other").read_bytes),
+            lambda: is_error((root / "known/large-other").read_bytes),
+            lambda: is_error(os.listdir, root / "unknown"),
+        ]
+    )
     assert "store is away, serving what is known" in mount.log
     come_back(faulty)
     assert (root / "known/other").read_bytes() == cached
@@ -98,12 +103,15 @@ def test_writing_with_policy_close(faulty: Faulty, how: str) -> None:
     mount = faulty.mount()
     (mount.root / "old").read_bytes()
     go(faulty, how)
-    for name, data in (("new", body), ("old", changed)):
+
+    def write(name: str, data: bytes) -> None:
         file = (mount.root / name).open("wb", buffering=0)
         file.write(data)
         is_error(os.fsync, file.fileno())
         is_error(file.close)
         assert (mount.root / name).read_bytes() == data
+
+    at_once([partial(write, "new", body), partial(write, "old", changed)])
     status = mount.ask_status()
     assert status["pending_uploads"] == 2
     assert status["dirty_bytes"] >= len(body) + len(changed)

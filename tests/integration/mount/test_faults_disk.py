@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,15 @@ def damage(cache: Path, pattern: str) -> int:
 NAMES = "[0-9a-f]" * 32
 
 
+def holds(mount: TestMount, content: bytes) -> bool:
+    """Whether the worker has a file open in its cache that has the size of ``content``."""
+    for link in Path(f"/proc/{mount.worker_pid()}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            if "/segments/" in os.readlink(link) and link.stat().st_size == len(content):
+                return True
+    return False
+
+
 @pytest.mark.parametrize("what", ["data", "map", "header"])
 @pytest.mark.parametrize("when", ["open_next", "mount_next"])
 def test_damage_is_noticed(
@@ -179,7 +189,7 @@ def test_damage_is_noticed(
     if when == "mount_next":
         mount.umount()
     else:
-        wait_for(lambda: mount.ask_status()["open_files"] == 0, what="closed")
+        wait_for(lambda: not holds(mount, large), what="the end of reading ahead")
     if what == "header":
         damaged = 0
         for path in (mount.cache / "segments").glob(f"*/{NAMES}"):

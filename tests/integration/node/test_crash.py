@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.node.loads import hashes, run_load, s3_store
+from tests.integration.node.loads import s3_store
+from tests.support.disturb import hashes, run_load
 from tests.support.load import big_file
+from tests.support.mounts import wait_for
 from tests.support.nodes import TestNode
 from tests.support.servers import S3Server
 
@@ -19,7 +21,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300
 
 
 def kill_worker(node: TestNode) -> None:
-    node.kill_workers()
+    killed = node.workers()
+    assert node.kill_workers() == 1
+    wait_for(lambda: not set(killed) & set(node.workers()), what="its end")
 
 
 def kill_node(node: TestNode) -> None:
@@ -44,20 +48,24 @@ def kill_node_and_workers(node: TestNode) -> None:
 
 
 @pytest.mark.parametrize("durability", ["close", "writeback"])
-@pytest.mark.parametrize("kill", [kill_worker, kill_node, kill_keeper, kill_node_and_workers])
+@pytest.mark.parametrize(
+    ("kill", "times"),
+    [(kill_worker, 6), (kill_node, 5), (kill_keeper, 5), (kill_node_and_workers, 5)],
+)
 def test_nobody_notices(
     node: TestNode,
     objects: Path,
     url: str,
     disabled: list[str],
     kill: Callable[[TestNode], None],
+    times: int,
     durability: str,
 ) -> None:
     (objects / "big").write_bytes(big_file())
     path = node.publish(
         "volume", "pod", url, options={"durability": durability}, fuse={"disable": disabled}
     )
-    files = run_load(path, 5, lambda: kill(node))
+    files = run_load(path, 5, lambda: kill(node), times=times, serving=node.workers)
     assert node.unpublish("volume", "pod") == ["volume"]
     assert hashes(objects) == files
     assert node.mounts() == []
@@ -69,8 +77,8 @@ def test_nobody_notices_over_s3(node: TestNode, versitygw: S3Server) -> None:
     bucket = versitygw.create_bucket()
     versitygw.admin.put(bucket, "big", big_file())
     path = node.publish("volume", "pod", f"s3://{bucket}", store=s3_store(versitygw))
-    turns = iter([kill_keeper, kill_node_and_workers, kill_worker] * 100)
-    files = run_load(path, 6, lambda: next(turns)(node))
+    turns = iter([kill_keeper, kill_node_and_workers, kill_worker] * 2)
+    files = run_load(path, 6, lambda: next(turns)(node), times=6, serving=node.workers)
     node.unpublish("volume", "pod")
     found = {key for key in versitygw.admin.keys(bucket) if not key.endswith("/")}
     assert found == set(files)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from csi_slayer.fuse import mount as mounts
-from tests.integration.node.loads import hashes, s3_store
+from tests.integration.node.loads import s3_store
+from tests.support.disturb import hashes
 from tests.support.mounts import slayer, wait_for
 from tests.support.nodes import Refused, TestNode, node_at
 from tests.support.servers import S3Server

@@ -1,0 +1,36 @@
+"""What is fetched for a reader, and what is not."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from tests.integration.mount.conftest import MakeMount
+from tests.support.mounts import slayer
+
+MIB = 1 << 20
+SIZE = 64 * MIB
+READ = 4 * MIB
+
+KERNEL = 3 * MIB
+"""The kernel reads ahead by itself, and does not know of ``volume.prefetch``."""
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_a_sequential_reader_gets_what_it_asks_for(make_mount: MakeMount, prefetch: bool) -> None:
+    mount = make_mount(options=[f"volume.prefetch={str(prefetch).lower()}"])
+    data = os.urandom(SIZE)
+    with open(mount.url.removeprefix("file://") + "/f", "wb") as file:
+        file.write(data)
+    mount.mount()
+    fd = os.open(mount.root / "f", os.O_RDONLY)
+    for offset in range(0, READ, MIB // 4):
+        assert os.pread(fd, MIB // 4, offset) == data[offset : offset + MIB // 4]
+    os.close(fd)
+    mount.umount()
+    usage = json.loads(slayer("cache", "usage", "--cache-dir", str(mount.cache), "--json").stdout)
+    assert usage["bytes"] >= READ
+    assert (usage["bytes"] <= READ + KERNEL) != prefetch
