@@ -85,7 +85,9 @@ class VolumeConfig(Section):
         " passthrough opens, better for few huge files",
     )
     prefetch: bool = Field(
-        default=True, description="fetch ahead of sequential readers and directory scans"
+        default=True,
+        description="fetch ahead of sequential readers and directory scans; off: only what is asked"
+        " for, in whole blocks, and small files whole",
     )
     io_timeout: Duration = Field(
         default=60.0,

@@ -12,7 +12,7 @@ import errno
 from typing import NamedTuple
 
 from csi_slayer.cache import BLOCK, SMALL, Cache, Segment, SegmentKey
-from csi_slayer.content.options import ContentEvents
+from csi_slayer.content.options import ContentEvents, Live
 from csi_slayer.content.ranges import FileRange, ReadResult, as_bytes
 from csi_slayer.content.small import SmallFetcher, Source
 from csi_slayer.errors import CacheFull, FsError, ObjectNotFound, PreconditionFailed
@@ -24,14 +24,16 @@ CHUNK = 16 << 20
 
 
 class Transfers:
-    """How many readahead transfers a worker has under way; a demanded range never waits here."""
+    """How many readahead transfers a worker has under way, at most ``limit`` and none while the
+    volume is not to fetch ahead; a demanded range never waits here."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, live: Live) -> None:
         self._limit = limit
+        self._live = live
         self._running = 0
 
     def try_take(self) -> bool:
-        if self._running >= self._limit:
+        if self.busy:
             return False
         self._running += 1
         return True
@@ -42,7 +44,7 @@ class Transfers:
     @property
     def busy(self) -> bool:
         """Whether there is none to be had now."""
-        return self._running >= self._limit
+        return self._running >= self._limit or not self._live.prefetch
 
 
 class _Waiter(NamedTuple):

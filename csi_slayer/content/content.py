@@ -54,7 +54,7 @@ class Content:
         self.staging: Staging = cache.staging(options.volume)
         self.conflicts: Conflicts = cache.conflicts(options.volume)
         self.smalls = SmallFetcher(store, cache, self._learned)
-        self.transfers = Transfers(options.readahead_transfers)
+        self.transfers = Transfers(options.readahead_transfers, options.live)
         self.uploader = Uploader(store, catalog, options.part_size)
         self.objects = Objects(
             store, catalog, self.staging, self.conflicts, self.uploader, self.opened,

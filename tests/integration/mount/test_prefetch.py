@@ -32,5 +32,5 @@ def test_a_sequential_reader_gets_what_it_asks_for(make_mount: MakeMount, prefet
     os.close(fd)
     mount.umount()
     usage = json.loads(slayer("cache", "usage", "--cache-dir", str(mount.cache), "--json").stdout)
-    assert usage["bytes"] >= READ
-    assert (usage["bytes"] <= READ + KERNEL) != prefetch
+    assert usage["used"] >= READ
+    assert (usage["used"] <= READ + KERNEL) != prefetch
