@@ -31,7 +31,6 @@ class IoMode(enum.IntEnum):
 class OpenInode:
     """``lock`` guards the change of ``file``; reads and writes through it do not take it.
 
-    ``newer`` reads a version that the store got while handles were open on ``file``.
     ``users``: handles plus calls under way; ``writers``: handles open for writing.
     ``backing_id`` is the kernel's, 0 unless ``mode`` is PASSTHROUGH; ``backing_fd`` the
     description behind it. ``unlinked``: it lost its name while open.
@@ -39,7 +38,6 @@ class OpenInode:
 
     ino: int
     file: File | None = None
-    newer: CleanFile | None = None
     users: int = 0
     writers: int = 0
     mode: IoMode = IoMode.NONE
@@ -76,9 +74,8 @@ class OpenInodes:
 
     async def _close(self, record: OpenInode) -> None:
         if self.drop(record):
-            for file in (record.file, record.newer):
-                if file is not None:
-                    await file.close()
+            if record.file is not None:
+                await record.file.close()
 
     def held(self, ino: int) -> _Held:
         """For ``async with``: the record of an inode, which is not closed before the end of the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,8 @@ class Base:
         size, mtime, ctime = inode.size, inode.mtime_ns, inode.ctime_ns
         if inode.stage is not None and (found := self.staged_stat(inode)) is not None:
             size, mtime = found.st_size, found.st_mtime_ns
-            ctime = max(ctime, mtime)
+            if ctime < mtime <= time.time_ns():  # else somebody set it to a time to come
+                ctime = mtime
         elif inode.target is not None:
             size = len(inode.target.encode())
         return Attr(
@@ -126,11 +128,15 @@ class Base:
 
     def is_local(self, inode: Inode) -> bool:
         """Whether what we know of the inode is newer than what the store does."""
+        return self.is_changed_here(inode) or inode.ino in self.opened
+
+    @staticmethod
+    def is_changed_here(inode: Inode) -> bool:
+        """Whether the store is still to learn of the inode."""
         return (
             inode.stage is not None
             or (inode.etag is None and not inode.is_dir)
             or inode.origin is not None
-            or inode.ino in self.opened
         )
 
     def ttl(self, inode: Inode) -> float:

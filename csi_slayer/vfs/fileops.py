@@ -69,13 +69,13 @@ class FileOps(OpenOps):
             await self._drop(record)
             assert record.file is not None  # the table of files read without an open has it
             return record.file
-        for file in (record.file, record.newer):
-            if file is None:
-                continue
-            if not isinstance(file, CleanFile):
-                return file
-            if version_of(file.source.etag) == handle.version or file.renamed:
-                return file
+        file = record.file
+        if file is not None and (
+            not isinstance(file, CleanFile)
+            or version_of(file.source.etag) == handle.version
+            or file.renamed
+        ):
+            return file
         raise FsError(errno.ESTALE, "the version that was opened is gone")
 
     async def _without_open(self, ino: int) -> OpenInode:

@@ -38,26 +38,44 @@ class OpenOps(NameOps):
         record = self.opened.use(ino)
         try:
             async with record.lock:
+                await self._part(record)
                 try:
                     return await self._open(req, record, ino, flags, writable)
                 except (PreconditionFailed, ObjectNotFound, FsError) as error:
                     if error.errno not in (errno.ESTALE, errno.ENOENT):
                         raise
                     # The object is no longer the version that we knew: learn, and try once more.
-                    await self._learn_anew(record, inode)
+                    await self.refresh.revalidate(inode)
+                    await self._part(record)
                     return await self._open(req, record, ino, flags, writable)
         except BaseException:
             await self._drop(record)
             raise
 
-    async def _learn_anew(self, record: OpenInode, inode: Inode) -> None:
-        if record.users == 1 and isinstance(record.file, CleanFile):
-            await record.file.close()
+    async def _part(self, record: OpenInode) -> None:
+        """Let go of an older version. If handles are open on it, the inode stays theirs, without a
+        name, and the name gets another inode: the kernel has one size, one page cache and one
+        backing file for an inode.
+
+        Raises FsError(ESTALE) then, at which the kernel looks the name up again.
+        """
+        inode, file = await self.catalog.get(record.ino), record.file
+        if not isinstance(file, CleanFile) or file.source.etag == inode.etag:
+            return
+        if record.users == 1:
             record.file = None
-        await self.refresh.revalidate(inode)
+            await file.close()
+            return
+        name = self.catalog.name_of(inode.ino, inode.parent)
+        if name is None or await self.catalog.vanished(inode.parent, name) is None:
+            return
+        self._name_gone(inode.parent, name, inode)
+        await self.catalog.update(inode.ino, size=file.source.size, etag=file.source.etag)
+        await self.refresh.name(await self.catalog.get(inode.parent), name, force=True)
+        raise FsError(errno.ESTALE, "the name has another inode now")
 
     async def _fresh(self, inode: Inode) -> Inode:
-        if self.is_local(inode) or not inode.is_file:
+        if self.is_changed_here(inode) or not inode.is_file:
             return inode
         if self.live.close_to_open:
             stale = True
@@ -92,17 +110,6 @@ class OpenOps(NameOps):
     async def _readable(self, record: OpenInode, inode: Inode) -> None:
         """Have ``record.file`` be the inode's present content."""
         file = record.file
-        if isinstance(file, CleanFile) and file.source.etag != inode.etag:
-            if record.users > 1:
-                # Handles are open on the older version: this one reads the new one apart.
-                record.newer = (
-                    await self.content.open_clean(inode)
-                    if (record.newer is None or record.newer.source.etag != inode.etag)
-                    else record.newer
-                )
-                return
-            await file.close()
-            record.file = file = None
         if file is None:
             if inode.stage is not None:
                 record.file = await self.content.objects.open_stage(inode)
@@ -136,9 +143,9 @@ class OpenOps(NameOps):
 
     def _handle(self, req: Request, record: OpenInode, inode: Inode, flags: int) -> Handle:
         """Choose the I/O mode and write the handle down before it is answered."""
-        file = record.newer if record.newer is not None else record.file
+        file = record.file
         assert file is not None
-        mode = IoMode.DIRECT if record.newer is not None else self._mode(record, inode, flags)
+        mode = self._mode(record, inode, flags)
         if mode == IoMode.PASSTHROUGH and record.backing_id == 0:
             fd = file.whole_fd
             assert fd is not None
@@ -255,10 +262,9 @@ class OpenOps(NameOps):
         staged = isinstance(record.file, StagedFile | OverlayFile)
         if isinstance(record.file, StagedFile) and not record.unlinked:
             staged = not await self.content.retire_open(record.ino, record.file)
-        for file in (record.file, record.newer):
-            if file is not None:
-                await file.close()
-        record.file = record.newer = None
+        if record.file is not None:
+            await record.file.close()
+        record.file = None
         if staged or record.unlinked:
             await self.content.retire(record.ino)
 

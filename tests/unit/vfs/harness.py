@@ -146,9 +146,8 @@ class Volume:
 
         async def close_files() -> None:
             for record in self.fs.opened:
-                for file in (record.file, record.newer):
-                    if file is not None:
-                        await file.close()
+                if record.file is not None:
+                    await record.file.close()
 
         self.run(close_files())
         self._closed()

@@ -1,0 +1,58 @@
+"""Objects that are replaced by somebody else while programs have the file open."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.integration.mount.conftest import MakeMount
+from tests.support.mounts import TestMount
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.parametrize("capabilities", ["all", "none", "libfuse"], indirect=True),
+]
+
+OLD, NEW = b"old content", b"another content"
+
+
+@pytest.fixture
+def mount(make_mount: MakeMount, capabilities: list[str], objects: Path) -> TestMount:
+    (objects / "f").write_bytes(OLD)
+    return make_mount(options=[*capabilities, "volume.close_to_open=true"]).mount()
+
+
+@pytest.mark.parametrize("names_are_listed", [False, True])
+def test_who_opens_it_then_has_the_new_content_and_who_had_it_open_the_old(
+    mount: TestMount, objects: Path, names_are_listed: bool
+) -> None:
+    path = mount.root / "f"
+    before = os.open(path, os.O_RDONLY)
+    assert os.pread(before, 100, 0) == OLD
+    (objects / "f").write_bytes(NEW)
+    if names_are_listed:
+        os.listdir(mount.root)
+    for _ in range(2):
+        with path.open("rb") as file:
+            assert file.read() == NEW
+            assert os.fstat(file.fileno()).st_size == len(NEW)
+            with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+                assert mapped[:] == NEW
+        assert os.pread(before, 100, 0) == OLD
+    os.close(before)
+    assert path.read_bytes() == NEW
+
+
+def test_who_writes_to_it_then_changes_the_new_content(mount: TestMount, objects: Path) -> None:
+    path = mount.root / "f"
+    with path.open("rb") as before:
+        assert before.read(3) == OLD[:3]
+        (objects / "f").write_bytes(NEW)
+        with path.open("r+b") as file:
+            file.write(b"A")
+        assert (objects / "f").read_bytes() == b"A" + NEW[1:]
+        assert os.pread(before.fileno(), 100, 0) == OLD
+    assert path.read_bytes() == b"A" + NEW[1:]
