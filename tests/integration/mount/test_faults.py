@@ -40,6 +40,9 @@ SHORT = [
 ]
 """Options by which a store that does not answer is given up soon."""
 
+PATIENT = ["volume.io_timeout=60s", "store.retry_deadline=60s", "store.request_timeout=30s"]
+"""Options for faults that end by themselves, and much at once: only they may fail a request."""
+
 
 def content(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
@@ -122,7 +125,7 @@ def test_reads_that_fail_twice_are_repeated(faulty_each: Faulty) -> None:
     for name in READ_FAULTS:
         faulty_each.put(f"{name}/small", SMALL)
         faulty_each.put(f"{name}/large", LARGE)
-    mount = faulty_each.mount()
+    mount = faulty_each.mount(*PATIENT)
 
     def read(name: str, fault: Fault) -> None:
         rule = faulty_each.proxy.inject(fault, kind="GetObject", path=f"/{name}/", times=2)
@@ -202,7 +205,7 @@ def test_writes_that_fail_twice_are_repeated(faulty_each: Faulty) -> None:
     for name in WORK:
         for fault in WRITE_FAULTS:
             faulty_each.put(f"{name}-{fault}/old", SMALL)
-    mount = faulty_each.mount()
+    mount = faulty_each.mount(*PATIENT)
 
     def work(name: str, fault: str) -> None:
         kind, act = WORK[name]

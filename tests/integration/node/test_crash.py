@@ -65,7 +65,11 @@ def test_nobody_notices(
     path = node.publish(
         "volume", "pod", url, options={"durability": durability}, fuse={"disable": disabled}
     )
-    files = run_load(path, 5, lambda: kill(node), times=times, serving=node.workers)
+    try:
+        files = run_load(path, 5, lambda: kill(node), times=times, serving=node.workers)
+    except AssertionError:
+        print(node.log.read_text()[-30_000:])  # its directory is removed
+        raise
     assert node.unpublish("volume", "pod") == ["volume"]
     assert hashes(objects) == files
     assert node.mounts() == []
