@@ -32,8 +32,8 @@ class Backing:
             request = bytearray(p.BACKING_MAP.pack(fd, 0, 0))
             backing_id: int = fcntl.ioctl(self._fd, p.BACKING_OPEN, request, True)
         except OSError as error:
-            if error.errno == errno.EPERM:
-                self.usable = False
+            if error.errno in (errno.EPERM, errno.ELOOP):
+                self.usable = False  # the one for this process, the other for this cache directory
             raise FsError(error.errno or errno.EIO, f"no backing file: {error.strerror}") from error
         return backing_id
 

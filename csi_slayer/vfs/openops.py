@@ -6,10 +6,12 @@ import errno
 import os
 import stat
 
+import structlog
+
 from csi_slayer.cache import SMALL
 from csi_slayer.catalog import ROOT, Inode
 from csi_slayer.content.clean import CleanFile
-from csi_slayer.content.opened import IoMode, OpenInode
+from csi_slayer.content.opened import File, IoMode, OpenInode
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed
@@ -18,6 +20,8 @@ from csi_slayer.vfs.base import version_of
 from csi_slayer.vfs.handles import Handle
 from csi_slayer.vfs.nameops import NameOps
 from csi_slayer.vfs.types import Entry, Opened, OpenFlags, Request
+
+log = structlog.get_logger(__name__)
 
 QUOTA_SLACK = 1 << 30
 """A volume with a quota lets the kernel write past us only while this many bytes are free."""
@@ -147,10 +151,7 @@ class OpenOps(NameOps):
         assert file is not None
         mode = self._mode(record, inode, flags)
         if mode == IoMode.PASSTHROUGH and record.backing_id == 0:
-            fd = file.whole_fd
-            assert fd is not None
-            record.backing_id = self.kernel.backing_open(fd)
-            record.backing_fd = fd
+            mode = self._backed(record, file)
         if mode in (IoMode.PASSTHROUGH, IoMode.CACHED):
             record.mode = mode
         version = version_of(file.source.etag) if isinstance(file, CleanFile) else 0
@@ -162,6 +163,18 @@ class OpenOps(NameOps):
             record.writers += 1
         self.events.opened(mode == IoMode.PASSTHROUGH)
         return handle
+
+    def _backed(self, record: OpenInode, file: File) -> IoMode:
+        """Register the file with the kernel; if it does not take it, the worker serves it."""
+        fd = file.whole_fd
+        assert fd is not None
+        try:
+            record.backing_id = self.kernel.backing_open(fd)
+        except FsError as error:
+            log.info("the kernel takes no backing file", reason=str(error))
+            return IoMode.CACHED
+        record.backing_fd = fd
+        return IoMode.PASSTHROUGH
 
     def _mode(self, record: OpenInode, inode: Inode, flags: int) -> IoMode:
         assert record.file is not None
