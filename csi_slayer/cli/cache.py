@@ -10,7 +10,7 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from csi_slayer.cache import Cache, evict_all, verify_all
-from csi_slayer.cli.output import console, failing, size
+from csi_slayer.cli.output import console, fail, failing, size
 from csi_slayer.config.node import default_cache_capacity, default_cache_directory
 
 cache_app = typer.Typer(
@@ -24,6 +24,8 @@ Directory = Annotated[
 
 def _open(directory: Path | None) -> Cache:
     path = (directory or default_cache_directory()).absolute()
+    if not path.is_dir():
+        fail(f"{path} does not exist: no volume has cached anything there")
     return Cache(path, default_cache_capacity(path))
 
 

@@ -154,11 +154,22 @@ def test_a_path_outside_of_all_volumes(capfd: pytest.CaptureFixture[str], comman
 
 def test_cache_commands(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     where = ("--cache-dir", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
     status, output = slayer(capfd, "cache", "usage", "--json", *where)
     assert status == 0
     assert json.loads(output)["segments"] == 0
     assert slayer(capfd, "cache", "evict", *where)[0] == 0
     assert slayer(capfd, "cache", "verify", *where)[0] == 0
+
+
+@pytest.mark.parametrize("command", ["usage", "evict", "verify"])
+def test_a_cache_that_does_not_exist_is_not_made(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    status, output = slayer(capfd, "cache", command, "--cache-dir", str(tmp_path / "mistyped"))
+    assert status == 1
+    assert "does not exist" in output
+    assert not (tmp_path / "mistyped").exists()
 
 
 def test_a_foreign_directory_is_no_cache(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
