@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import heapq
 import os
 import select
 import threading
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from csi_slayer.cache.bell import open_bell, ring, silence
@@ -30,6 +32,12 @@ BATCH = 64
 """Evictions after which the shared number of used bytes is brought up to date."""
 
 
+KNOWN = 1 << 17
+"""Segments in the queues of the eviction policy, about 20 MB; nothing is there before something has
+to be evicted. Of more segments the oldest are looked at, and further ones when half of those are
+gone."""
+
+
 class Evicted(NamedTuple):
     segments: int
     size: int
@@ -49,6 +57,7 @@ class Governor:
         self._ledger = cache.shared.ledger
         self._file = cache.shared.ledger.file
         self._policy = S3Fifo(self._mark, self._set_mark)
+        self._segments = 0
         self._lock_fd = -1
         self._bell = -1
         self._stop = threading.Event()
@@ -112,7 +121,7 @@ class Governor:
             while not self._stop.is_set():
                 try:
                     if self.take_over():
-                        log.info("cache governor took over", segments=len(self._policy))
+                        log.info("cache governor took over", segments=self._segments)
                         self._govern()
                 except (OSError, CacheError) as error:
                     log.error("cache governor failed, trying again", error=str(error))
@@ -143,7 +152,7 @@ class Governor:
         self._file.staged = disk_usage(root / "staging") + disk_usage(root / "conflicts")
         excess = self._ledger.excess()
         evicted = self.evict(excess) if excess else Evicted(0, 0)
-        self._file.finish_round(len(self._policy))
+        self._file.finish_round(self._segments)
         if excess and evicted.size < excess:
             log.debug("cache governor found too little to evict", wanted=excess, freed=evicted.size)
         return evicted
@@ -151,32 +160,33 @@ class Governor:
     # -- knowing what there is -------------------------------------------------------------
 
     def _count(self) -> None:
-        """Look at every file: correct the ledger, learn new segments, forget vanished ones."""
+        """Look at every file: correct the ledger, forget segments that have vanished."""
         before = self._file.used
-        found = sweep(self._layout, self._policy)
+        found = sweep(self._layout)
         self._ledger.counted(found.used, before)
-        self._admit(found.fresh)
+        self._segments = found.segments
         self._file.finish_round(found.segments)
         if len(self._policy) > 2 * found.segments + 1000:
             # Mostly names of segments that others removed: learn the rest anew at the next round.
             self._policy = S3Fifo(self._mark, self._set_mark)
 
     def _discover(self) -> None:
-        """Learn of segments that came since; only names are read of those known already."""
-        fresh = []
+        """Put segments that are not known into the queues, the oldest first, unless many are."""
+        room = KNOWN - len(self._policy)
+        if room >= KNOWN // 2:
+            for record in heapq.nsmallest(room, self._unknown()):
+                self._policy.admit(*key_and_pages(record))
+
+    def _unknown(self) -> Iterator[bytes]:
+        """Records of segments; only the names are read of those known already."""
+        count = 0
         for name in names(self._layout):
+            count += 1
             if int(name, 16) not in self._policy:
                 record = record_of(self._layout, name)
                 if record is not None:
-                    fresh.append(record)
-        self._admit(fresh)
-
-    def _admit(self, fresh: list[bytes]) -> None:
-        """Put the records of new segments into the queues, oldest first; uses the list up, so
-        that memory does not hold everything twice."""
-        fresh.sort(reverse=True)
-        while fresh:
-            self._policy.admit(*key_and_pages(fresh.pop()))
+                    yield record
+        self._segments = count
 
     # -- evicting --------------------------------------------------------------------------
 
@@ -196,6 +206,7 @@ class Governor:
                 self._ledger.freed(pending)
                 pending = 0
         self._ledger.freed(pending)
+        self._segments -= count
         self._policy.put_back(in_use)
         self._shared.events.evicted_segments.add(count)
         self._shared.events.evicted_bytes.add(freed)

@@ -7,7 +7,7 @@ import os
 import re
 import struct
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -23,10 +23,8 @@ _RECORD = struct.Struct(">QI16s")
 
 
 class Found(NamedTuple):
-    """What a sweep found: records of the segments not known before, the number of all segments,
-    and the bytes on the disk of everything."""
+    """What a sweep found: the number of segments, and the bytes on the disk of everything."""
 
-    fresh: list[bytes]
     segments: int
     used: int
 
@@ -52,18 +50,13 @@ def record_of(layout: Layout, name: str) -> bytes | None:
         stat = os.stat(layout.data(name))
     except FileNotFoundError:
         return None
-    return _record(name, stat)
-
-
-def _record(name: str, stat: os.stat_result) -> bytes:
     # Bytes, not a tuple: they sort by birth as they are, in a fourth of the memory.
     return _RECORD.pack(stat.st_mtime_ns, -(-stat.st_blocks // 8), bytes.fromhex(name))
 
 
-def sweep(layout: Layout, known: Container[int]) -> Found:
+def sweep(layout: Layout) -> Found:
     """Count all segments and remove what is left over: unfinished data files, maps without data,
     mapped data without a map. Runs along the disk: in a thread."""
-    fresh: list[bytes] = []
     segments = used = 0
     for shard in layout.shards():
         maps: list[tuple[str, str, int]] = []
@@ -82,8 +75,6 @@ def sweep(layout: Layout, known: Container[int]) -> Found:
                 used += stat.st_blocks * 512
                 if _NAME.match(entry.name):
                     segments += 1
-                    if int(entry.name, 16) not in known:
-                        fresh.append(_record(entry.name, stat))
                     if stat.st_size > SMALL:
                         large.add(entry.name)
                 elif match := _MAP.match(entry.name):
@@ -93,7 +84,7 @@ def sweep(layout: Layout, known: Container[int]) -> Found:
         for path in others:
             _remove_stale(path)
         _match_maps(layout, maps, large)
-    return Found(fresh, segments, used)
+    return Found(segments, used)
 
 
 def _match_maps(layout: Layout, maps: list[tuple[str, str, int]], large: set[str]) -> None:

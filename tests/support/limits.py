@@ -47,6 +47,7 @@ _LIMITS = (
     ("readahead window of one file", "scheduling.window", "MAXIMUM", _BYTES),
     ("one ranged request", "content.clean", "CHUNK", _BYTES),
     ("cache: pause between looks of the governor", "cache.governor", "PERIOD", _SECONDS),
+    ("cache: segments that the governor compares", "cache.governor", "KNOWN", _COUNT),
     ("cache: pause between full counts", "cache.governor", "SWEEP_PERIOD", _SECONDS),
     ("object sent from memory with one PUT", "content.upload", "SINGLE", _BYTES),
     ("parts of one file sent at once", "content.upload", "PARTS_AT_ONCE", _COUNT),

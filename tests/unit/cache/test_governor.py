@@ -138,6 +138,28 @@ def test_segments_that_came_after_the_count_are_found(cache: Cache, governor: Go
     governor.step_down()
 
 
+def test_few_segments_are_known_at_once(
+    cache: Cache, governor: Governor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None before something has to go, then the oldest, and others when half of them are gone."""
+    monkeypatch.setattr("csi_slayer.cache.governor.KNOWN", 8)
+    names = [f"{number}" for number in range(30)]
+    for name in names:
+        store(cache, name)
+    age(cache, *names)
+    governor.take_over()
+    assert len(governor._policy) == 0
+    for gone in range(1, 31):
+        assert governor.evict(1).segments == 1
+        assert len(governor._policy) <= 8
+        assert left(cache, *names) == names[gone:]
+    assert governor.evict(1).segments == 0
+    assert cache.usage().segments == 30
+    governor.look()
+    assert cache.usage().segments == 0
+    governor.step_down()
+
+
 def test_segments_that_others_removed_are_no_trouble(
     cache: Cache, other: Cache, governor: Governor
 ) -> None:
