@@ -85,6 +85,7 @@ def mount(
         Capabilities.without(configuration.fuse.disable)  # a wrong name is known at once
         target = mounts.resolve(mountpoint)
         _check_mountpoint(configuration, target)
+        _check_outside(configuration, target)
         _start(configuration, target, foreground)
 
 
@@ -133,6 +134,17 @@ def _check_mountpoint(config: MountConfig, path: str) -> None:
         if os.path.lexists(path):
             fail(f"{path} is not a directory: name one, best an empty one")
         fail(f"{path} does not exist: mkdir -p {path} first")
+
+
+def _check_outside(config: MountConfig, path: str) -> None:
+    """What the worker needs is not below the mount: it would have to wait for itself."""
+    needed = {"the cache directory": str(config.cache.directory)}
+    if config.store.url.startswith("file://"):
+        needed["the directory of objects"] = config.store.url.removeprefix("file://")
+    for what, directory in needed.items():
+        real = os.path.realpath(directory)
+        if os.path.commonpath((path, real)) == path:
+            fail(f"{what} {real} is below the mount point {path}: name another place")
 
 
 def _remove_dead(path: str) -> None:

@@ -88,6 +88,29 @@ def test_a_mount_point_is_a_directory(
     assert not Path(cache).exists()
 
 
+@pytest.mark.parametrize(
+    ("objects", "cache", "what"),
+    [
+        ("objects", "mnt/cache", "the cache directory"),
+        ("objects", "mnt", "the cache directory"),
+        ("objects", "link/cache", "the cache directory"),
+        ("mnt/objects", "cache", "the directory of objects"),
+        ("mnt", "cache", "the directory of objects"),
+    ],
+)
+def test_what_the_worker_needs_is_not_below_the_mount(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, objects: str, cache: str, what: str
+) -> None:
+    (tmp_path / "mnt" / "objects").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("mnt")
+    place = str(tmp_path / "mnt")
+    where = ("--cache-dir", str(tmp_path / cache))
+    status, output = slayer(capfd, "mount", f"file://{tmp_path / objects}", place, *where)
+    assert status == 1
+    assert what in output
+    assert "is below the mount point" in output.replace("\n", " ")
+
+
 def test_extra_options_are_dotted_keys() -> None:
     assert mount_module._extra(["volume.quota=1=2", "fuse.disable=splice,xattr"]) == {
         "volume.quota": "1=2",
