@@ -94,7 +94,7 @@ def test_an_ended_token_denies_access_until_an_update_brings_a_new_one(
         failing = worker.ask("status")["failing"]
         return bool(failing) and "token ended" in failing[0]["error"]
 
-    wait_for(denied, what="an upload with a token that has ended")
+    wait_for(denied, 60, what="an upload with a token that has ended")
     store = worker.ask("status")["store"]
     assert not store["answers"]
     assert "a new one is needed" in store["last_error"]
