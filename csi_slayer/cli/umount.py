@@ -27,7 +27,8 @@ def umount(
         typer.Argument(help="Where the volume is mounted."),
     ],
     timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for uploads; the rest goes on behind.")
+        float,
+        typer.Option(min=0, max=3600, help="Seconds to wait for uploads; the rest goes on behind."),
     ] = 300.0,
     force: Annotated[
         bool,

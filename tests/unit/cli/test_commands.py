@@ -147,6 +147,13 @@ def test_umount_of_nothing(capfd: pytest.CaptureFixture[str], tmp_path: Path) ->
     assert f"{tmp_path} is not mounted" in output
 
 
+@pytest.mark.parametrize("seconds", ["-1", "3601"])
+def test_no_wait_is_longer_than_a_worker_takes_part_in(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, seconds: str
+) -> None:
+    assert slayer(capfd, "umount", str(tmp_path), "--timeout", seconds)[0] == 2
+
+
 def test_status_without_volumes(capfd: pytest.CaptureFixture[str]) -> None:
     assert slayer(capfd, "status") == (0, "no volume is mounted\n")
     assert slayer(capfd, "status", "--json") == (0, "[]\n")
