@@ -104,7 +104,8 @@ def test_marked_blocks_run(block: Block, tmp_path: Path) -> None:
         "DIR": str(tmp_path),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    (tmp_path / "objects").mkdir()
+    for name in ("objects", "cache"):
+        (tmp_path / name).mkdir()
     result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block.text],
         env=env, cwd=ROOT, text=True, capture_output=True, timeout=90,
