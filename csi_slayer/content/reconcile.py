@@ -61,6 +61,7 @@ class Reconciler:
         self._noted: dict[str, int] = {}  # when what an attempt works on was noted
         self._again: set[str] = set()  # noted again while an attempt was under way
         self._waits_for: dict[str, str] = {}
+        self._resting: dict[str, int] = {}  # when keys that are left alone were noted first
         self._not_before: dict[str, tuple[float, int]] = {}
         self._slots = asyncio.Semaphore(options.upload_concurrency)
         self._wake = asyncio.Event()
@@ -283,11 +284,13 @@ class Reconciler:
         """Look at every pending key once; returns in how many seconds one is due that was left
         alone, and how many were."""
         now, soonest, left, after = time.monotonic(), NEVER, 0, ""
+        resting: dict[str, int] = {}
         while rows := await self._catalog.pendings(after, PAGE):
             after = rows[-1].key
             deletes: list[Pending] = []
             for row in rows:
-                due = max(self._not_before.get(row.key, (0.0, 0))[0] - now, self._rest(row))
+                since_ns = self._resting.get(row.key, row.since_ns)
+                due = max(self._not_before.get(row.key, (0.0, 0))[0] - now, self._rest(since_ns))
                 if row.key in self._objects.moving:
                     continue
                 if row.key in self._active:
@@ -295,6 +298,8 @@ class Reconciler:
                         self._again.add(row.key)
                     continue
                 if due > 0:
+                    if len(resting) < RETRY_MEMORY:
+                        resting[row.key] = since_ns
                     soonest = min(soonest, due)
                     left += 1
                 elif await self._is_plain_delete(row):
@@ -308,6 +313,7 @@ class Reconciler:
                         self._begin(row.key, forced=False)
             await self._delete_many(deletes)
             await asyncio.sleep(0)
+        self._resting = resting
         return soonest, left
 
     def _rests(self) -> bool:
@@ -315,14 +321,15 @@ class Reconciler:
         written may be written again or removed, and uploads would compete with who is writing."""
         return self._options.live.durability == "writeback" and not self._draining
 
-    def _rest(self, row: Pending) -> float:
-        """Seconds that a key is still left alone for; not above 0 if it is not."""
+    def _rest(self, since_ns: int) -> float:
+        """Seconds that a key is still left alone for, which was noted first at that time; not
+        above 0 if it is not."""
         if not self._rests():
             return 0.0
         now = time.time_ns()
         return min(
             WRITEBACK_REST - (now - self._catalog.changed_ns) / 1e9,
-            WRITEBACK_REST_MAX - (now - row.since_ns) / 1e9,
+            WRITEBACK_REST_MAX - (now - since_ns) / 1e9,
         )
 
     async def _must_wait(self, row: Pending) -> bool:

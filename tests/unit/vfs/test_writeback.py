@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,26 @@ def test_what_waits_for_long_is_uploaded_without_a_pause(
     volume.fs.content.reconciler.retry()
     volume.turn(30)
     assert volume.objects() == {"a": b"a"}
+
+
+def test_a_file_that_is_written_again_and_again_is_uploaded_all_the_same(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(volume, b"a")
+    monkeypatch.setattr(reconcile, "WRITEBACK_REST_MAX", 0.2)
+    reconciler = volume.fs.content.reconciler
+    end = time.monotonic() + 20
+    while not volume.objects():
+        assert time.monotonic() < end
+        inode = volume.run(volume.fs.lookup(volume.request(), ROOT, b"a")).attr
+        assert inode is not None
+        flags = os.O_WRONLY | os.O_TRUNC
+        opened = volume.run(volume.fs.open(volume.request(), inode.ino, flags))
+        volume.write(inode.ino, opened, 0, b"b")
+        volume.run(volume.fs.release(volume.request(), inode.ino, opened.fh))
+        reconciler.retry()
+        volume.turn(3)
+    assert volume.objects() == {"a": b"b"}
 
 
 def test_writers_are_looked_after_without_being_asked(
