@@ -31,7 +31,6 @@ SWEEP_PERIOD = 600.0
 BATCH = 64
 """Evictions after which the shared number of used bytes is brought up to date."""
 
-
 KNOWN = 1 << 17
 """Segments in the queues of the eviction policy, about 20 MB; nothing is there before something has
 to be evicted. Of more segments the oldest are looked at, and further ones when half of those are

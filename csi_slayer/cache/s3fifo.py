@@ -8,13 +8,13 @@ looked at goes round once more. The *ghost* queue remembers what the small one e
 thing comes back, it enters the main queue at once.
 
 Segments are 128-bit numbers here, and sizes count in pages: a number of that kind takes a third of
-the memory of a string and a tuple, and there may be a million.
+the memory of a string and a tuple, and there may be 131,072.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 GetMark = Callable[[int], int]
 SetMark = Callable[[int, int], None]
@@ -46,9 +46,6 @@ class S3Fifo:
 
     def __contains__(self, key: object) -> bool:
         return key in self._pages
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._pages)
 
     def admit(self, key: int, pages: int) -> None:
         """A segment that is not known yet; in order of birth."""

@@ -12,15 +12,11 @@ from csi_slayer.catalog.schema import ROOT
 from csi_slayer.errors import FsError
 
 _ANY_ORIGIN = "SELECT 1 FROM inodes INDEXED BY inodes_origin WHERE origin IS NOT NULL LIMIT 1"
-_CHILDREN = (
-    SELECT.replace("SELECT ", "SELECT d.name,", 1)
-    + "JOIN dentries d ON d.ino = i.ino WHERE d.parent = ? AND d.ino > ? ORDER BY d.ino LIMIT ?"
+_NEXT_IN = (
+    "JOIN dentries d ON d.ino = i.ino WHERE d.parent = ? AND d.ino > ? ORDER BY d.ino LIMIT ?"
 )
-
-_NAMES = (
-    f"SELECT d.name, i.ino, i.mode, i.size, {UNREAD} FROM dentries d "
-    "JOIN inodes i ON i.ino = d.ino WHERE d.parent = ? AND d.ino > ? ORDER BY d.ino LIMIT ?"
-)
+_CHILDREN = SELECT.replace("SELECT ", "SELECT d.name,", 1) + _NEXT_IN
+_NAMES = f"SELECT d.name, i.ino, i.mode, i.size, {UNREAD} FROM inodes i {_NEXT_IN}"
 
 LISTED_KEPT = ROWS_KEPT // 8
 """Rows of one look at a directory that are remembered; of more, none."""

@@ -16,6 +16,7 @@ from csi_slayer.fuse import mount as mounts
 from csi_slayer.fuse.mount import is_mounted
 from csi_slayer.node import registry
 from csi_slayer.node.lock import is_locked
+from csi_slayer.worker.spec import LONGEST_DRAIN
 
 END_TIMEOUT = 30.0
 """Seconds to wait for the worker's end once nothing is pending any more."""
@@ -28,7 +29,11 @@ def umount(
     ],
     timeout: Annotated[
         float,
-        typer.Option(min=0, max=3600, help="Seconds to wait for uploads; the rest goes on behind."),
+        typer.Option(
+            min=0,
+            max=LONGEST_DRAIN,
+            help="Seconds to wait for uploads; the rest goes on behind.",
+        ),
     ] = 300.0,
     force: Annotated[
         bool,

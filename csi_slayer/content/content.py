@@ -21,7 +21,7 @@ from csi_slayer.content.options import ContentEvents, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.reconcile import Reconciler
 from csi_slayer.content.small import SmallFetcher, Source
-from csi_slayer.content.staged import StagedFile, os_errors
+from csi_slayer.content.staged import StagedFile, discarding, os_errors
 from csi_slayer.content.upload import Uploader
 from csi_slayer.errors import CacheError, ObjectNotFound, SlayerError
 from csi_slayer.store.base import ObjectStore
@@ -212,7 +212,7 @@ class Content:
 
     async def _stage_empty(self, inode: Inode) -> StagedFile:
         file = self.new_stage()
-        try:
+        async with discarding(self.staging, file):
             if inode.size:
                 await self._dirty(inode, stage=file.stage, stamp=None, size=0)
             else:
@@ -220,10 +220,6 @@ class Content:
                     os.utime(file.fd, ns=(inode.atime_ns, inode.mtime_ns))
                 stamp = inode.mtime_ns if inode.etag is not None else None
                 await self.catalog.update(inode.ino, stage=file.stage, stamp=stamp)
-        except BaseException:
-            await file.close()
-            self.staging.remove(file.stage)
-            raise
         return file
 
     async def note_dirty(self, inode: Inode) -> None:

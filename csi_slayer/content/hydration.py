@@ -1,4 +1,4 @@
-"""Making a file that has an object fit for writing: its staged copy, empty, whole or partial."""
+"""Making a file that has an object fit for writing: its staged copy, whole or partial."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from csi_slayer.content.opened import OpenInode
 from csi_slayer.content.options import ContentOptions
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.small import Source
-from csi_slayer.content.staged import StagedFile, copy_range, os_errors
+from csi_slayer.content.staged import StagedFile, copy_range, discarding, os_errors
 from csi_slayer.errors import FsError
 
 
@@ -64,6 +64,7 @@ class Hydration:
         """The complete segment becomes the staged copy, without copying unless it is shared."""
         stage = self._staging.reserve()
         path = stage.file
+        source = None
         fd = clean.surrender(path)
         if fd is None:
             if inode.size > self._options.hydrate_max:
@@ -71,29 +72,20 @@ class Hydration:
             source = clean.whole_fd
             assert source is not None
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        else:
-            source = None
         file = StagedFile(stage.id, path, fd)
-        try:
+        async with discarding(self._staging, file):
             if source is not None:
                 await asyncio.to_thread(copy_range, source, 0, fd, 0, inode.size)
                 await clean.close()
             await self._note(clean, inode, file, Mark.NONE)
-        except BaseException:
-            await self._discard(file)
-            raise
         return file
 
     async def _overlaid(self, clean: CleanFile, inode: Inode) -> OverlayFile:
         stage = self._staging.create()
-        base = self._open_clean(clean.source)
-        file = OverlayFile(stage.id, stage.file, stage.fd, base)
-        try:
+        file = OverlayFile(stage.id, stage.file, stage.fd, self._open_clean(clean.source))
+        async with discarding(self._staging, file):
             await clean.close()
             await self._note(clean, inode, file, Mark.OVERLAY)
-        except BaseException:
-            await self._discard(file)
-            raise
         return file
 
     async def _note(
@@ -112,7 +104,3 @@ class Hydration:
         await self._catalog.update(
             now.ino, stage=file.stage, stamp=now.mtime_ns, flags=now.flags | mark
         )
-
-    async def _discard(self, file: StagedFile | OverlayFile) -> None:
-        await file.close()
-        self._staging.remove(file.stage)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from typing import TYPE_CHECKING
 
+from csi_slayer.cache import Staging
 from csi_slayer.content.ranges import FileRange, ReadResult
 from csi_slayer.errors import CacheFull, FsError
+
+if TYPE_CHECKING:
+    from csi_slayer.content.overlay import OverlayFile
 
 TICK = 20_000_000
 """Nanoseconds: more than any kernel's clock tick."""
@@ -86,6 +91,24 @@ class os_errors:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise CacheFull(f"the cache directory's disk is full: {error.strerror}") from error
             raise FsError(error.errno or errno.EIO) from error
+
+
+class discarding:
+    """For ``async with``: a new staged file is closed and removed again if the block fails."""
+
+    __slots__ = ("_file", "_staging")
+
+    def __init__(self, staging: Staging, file: StagedFile | OverlayFile) -> None:
+        self._staging = staging
+        self._file = file
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            await self._file.close()
+            self._staging.remove(self._file.stage)
 
 
 def copy_range(source: int, offset: int, target: int, target_offset: int, length: int) -> int:

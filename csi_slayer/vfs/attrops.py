@@ -14,8 +14,8 @@ from csi_slayer.content import metadata
 from csi_slayer.content.opened import OpenInode
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile, os_errors
-from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed
-from csi_slayer.vfs.base import Base
+from csi_slayer.errors import FsError
+from csi_slayer.vfs.base import OTHER_VERSION, Base
 from csi_slayer.vfs.types import Attr, Request, SetAttr
 
 XATTR_CREATE = 1
@@ -71,11 +71,8 @@ class AttrOps(Base):
         inode = await self.catalog.get(record.ino)
         try:
             file = await self.content.writable(record, inode, truncate=truncate)
-        except (PreconditionFailed, ObjectNotFound, FsError) as error:
-            if error.errno not in (errno.ESTALE, errno.ENOENT):
-                raise
-            # The object is no longer the version that we knew: learn, and try once more.
-            await self.refresh.revalidate(inode)
+        except OTHER_VERSION as error:
+            await self.learn_anew(inode, error)
             inode = await self.catalog.get(record.ino)
             file = await self.content.writable(record, inode, truncate=truncate)
         assert isinstance(file, StagedFile | OverlayFile)

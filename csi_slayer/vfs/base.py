@@ -11,14 +11,18 @@ from typing import Any
 
 import xxhash
 
-from csi_slayer.catalog import ROOT, Catalog, Inode
+from csi_slayer.catalog import ROOT, Catalog, Inode, Name
 from csi_slayer.content.content import Content
-from csi_slayer.errors import FsError, ObjectNotFound
+from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed, SlayerError
 from csi_slayer.scheduling.scan import Scan
 from csi_slayer.vfs.handles import HandleTable
 from csi_slayer.vfs.options import VfsEvents, VfsOptions
 from csi_slayer.vfs.refresh import Refresher
 from csi_slayer.vfs.types import Attr, Entry, Kernel, Request
+
+OTHER_VERSION = (PreconditionFailed, ObjectNotFound, FsError)
+"""Among these is what tells that an object is not the version that we knew; see
+:meth:`Base.learn_anew`."""
 
 CHANGED_KEPT = 65536
 """Inodes remembered whose kernel cache is to be dropped at the next open."""
@@ -126,6 +130,13 @@ class Base:
             -(-size // 512), inode.atime_ns, mtime, ctime,
         )  # fmt: skip
 
+    async def learn_anew(self, inode: Inode, error: SlayerError) -> None:
+        """After one of :data:`OTHER_VERSION`: ask the store for the version that the object has
+        now, so that what failed can be tried once more. Raises an ``error`` that is another."""
+        if error.errno not in (errno.ESTALE, errno.ENOENT):
+            raise error
+        await self.refresh.revalidate(inode)
+
     def is_local(self, inode: Inode) -> bool:
         """Whether what we know of the inode is newer than what the store does."""
         return self.is_changed_here(inode) or inode.ino in self.opened
@@ -155,10 +166,10 @@ class Base:
     def negative(self) -> Entry:
         return Entry(None, self.live.negative_ttl, 0.0)
 
-    def needs_metadata(self, inode: Inode) -> bool:
+    def needs_metadata(self, inode: Inode | Name) -> bool:
         """Whether only the object's metadata can tell what the inode is: an empty object may be
         a symlink, a fifo or a socket."""
-        return inode.is_unread and (self.options.posix or inode.size == 0)
+        return bool(inode.is_unread) and (self.options.posix or inode.size == 0)
 
     async def with_metadata(self, inode: Inode) -> Inode:
         if not self.needs_metadata(inode):

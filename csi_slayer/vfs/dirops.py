@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from csi_slayer.catalog import Inode
+from csi_slayer.catalog import Inode, Name
 from csi_slayer.vfs.base import Base
 from csi_slayer.vfs.types import DirItem, Opened, OpenFlags, Request, StatFs
 
@@ -60,17 +60,7 @@ class DirOps(Base):
             first = children[0][1].ino if children else None
         else:
             found = await self._rows(directory, self.catalog.names, after, most)
-            posix = self.options.posix
-            items.extend(
-                DirItem(
-                    name.encode(),
-                    number,
-                    _UNKNOWN if is_unread and (posix or size == 0) else mode,
-                    number + _SHIFT,
-                    None,
-                )
-                for name, number, mode, size, is_unread in found
-            )
+            items.extend(self._bare_item(name) for name in found)
             first = found[0].ino if found else None
         if after == 0 and first is not None:
             self._scan.listed(ino, first)
@@ -107,6 +97,10 @@ class DirOps(Base):
             await listing.more()
             # The end of the listing may have come with the last names.
             await asyncio.sleep(0)
+
+    def _bare_item(self, name: Name) -> DirItem:
+        mode = _UNKNOWN if self.needs_metadata(name) else name.mode
+        return DirItem(name.name.encode(), name.ino, mode, name.ino + _SHIFT, None)
 
     def _item(self, name: str, inode: Inode, directory: Inode) -> DirItem:
         cookie = inode.ino + _SHIFT

@@ -175,9 +175,8 @@ class NameOps(Base):
         names.check_new(target, new_parent == ROOT)
         await self.find_child(parent, source)
         await self.find_child(new_parent, target)
+        inode, other = await self._both(parent, source, new_parent, target)
         for _ in range(RENAME_LOOKS):
-            found = await self._both(parent, source, new_parent, target)
-            inode, other = found
             if other is not None and other.ino == inode.ino:
                 return
             await self._check_not_below(inode, new_parent)
@@ -186,10 +185,11 @@ class NameOps(Base):
                     raise FsError(errno.ENOENT)
                 await self._check_not_below(other, parent)
             await self._prepare(inode, other, flags)
+            before = inode.ino, other and other.ino
             # What was looked up before may be what was then: an upload that has ended meanwhile
             # gave the file a version, and with it a key that has to move.
             inode, other = await self._both(parent, source, new_parent, target)
-            if (inode.ino, other and other.ino) == (found[0].ino, found[1] and found[1].ino):
+            if (inode.ino, other and other.ino) == before:
                 break
         else:
             raise FsError(errno.EBUSY, "others change the names faster than they can be listed")

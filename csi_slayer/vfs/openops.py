@@ -13,10 +13,10 @@ from csi_slayer.catalog import ROOT, Inode
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.opened import File, IoMode, OpenInode
 from csi_slayer.content.overlay import OverlayFile
-from csi_slayer.content.staged import StagedFile
-from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed
+from csi_slayer.content.staged import StagedFile, discarding
+from csi_slayer.errors import FsError, ObjectNotFound
 from csi_slayer.vfs import names
-from csi_slayer.vfs.base import version_of
+from csi_slayer.vfs.base import OTHER_VERSION, version_of
 from csi_slayer.vfs.handles import Handle
 from csi_slayer.vfs.nameops import NameOps
 from csi_slayer.vfs.types import Entry, Opened, OpenFlags, Request
@@ -45,11 +45,8 @@ class OpenOps(NameOps):
                 await self._part(record)
                 try:
                     return await self._open(req, record, ino, flags, writable)
-                except (PreconditionFailed, ObjectNotFound, FsError) as error:
-                    if error.errno not in (errno.ESTALE, errno.ENOENT):
-                        raise
-                    # The object is no longer the version that we knew: learn, and try once more.
-                    await self.refresh.revalidate(inode)
+                except OTHER_VERSION as error:
+                    await self.learn_anew(inode, error)
                     await self._part(record)
                     return await self._open(req, record, ino, flags, writable)
         except BaseException:
@@ -237,15 +234,11 @@ class OpenOps(NameOps):
         self, req: Request, directory: Inode, name: str, mode: int, flags: int
     ) -> tuple[Entry, Opened]:
         file = self.content.new_stage()
-        try:
+        async with discarding(self.content.staging, file):
             inode = await self.catalog.make(
                 directory.ino, name, mode=stat.S_IFREG | stat.S_IMODE(mode), uid=req.uid,
                 gid=self.group(req, directory), stage=file.stage, request=req.unique,
             )  # fmt: skip
-        except BaseException:
-            await file.close()
-            self.content.staging.remove(file.stage)
-            raise
         record = self.opened.use(inode.ino)
         record.file = file
         try:

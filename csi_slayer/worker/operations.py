@@ -11,14 +11,12 @@ from prometheus_client import generate_latest
 
 from csi_slayer.errors import ConfigError
 from csi_slayer.worker.control import Handler
+from csi_slayer.worker.spec import LONGEST_DRAIN
 from csi_slayer.worker.status import status
 from csi_slayer.worker.warm import Warmer
 
 if TYPE_CHECKING:
     from csi_slayer.worker.mount import Mount
-
-LONGEST_DRAIN = 3600.0
-"""Seconds for which a client may wait for uploads."""
 
 Answers = AsyncIterator[dict[str, Any]]
 

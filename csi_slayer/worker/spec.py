@@ -14,6 +14,9 @@ from csi_slayer.errors import ConfigError
 from csi_slayer.store.options import CredentialOptions, StoreOptions
 from csi_slayer.vfs.options import VfsOptions
 
+LONGEST_DRAIN = 3600.0
+"""Seconds for which a client of the control socket may wait for uploads."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:

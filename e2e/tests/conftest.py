@@ -14,9 +14,10 @@ from e2e.cluster.settings import DEFAULT_STATE
 from e2e.environment import Environment
 from e2e.install import BUCKET, admin, install
 from e2e.tests.kubernetes import Kubectl
-from e2e.tests.support.api import WAIT, Api
+from e2e.tests.support.api import Api
 from e2e.tests.support.diagnosis import collect
 from e2e.tests.support.driver import Driver, run_directory
+from e2e.tests.support.polling import poll
 from e2e.tests.support.space import Space
 
 
@@ -66,10 +67,11 @@ def driver(api: Api, environment: Environment) -> Iterator[Driver]:
     driver = Driver(api, run_directory(str(environment.kubelet_directory)))
     yield driver
     driver.wait_without_volumes()
-    end = time.monotonic() + WAIT
-    while left := admin(environment, "versitygw").keys(BUCKET):
-        assert time.monotonic() < end, f"left in S3 after the tests: {left[:10]}"
-        time.sleep(0.5)
+    poll(
+        lambda: admin(environment, "versitygw").keys(BUCKET)[:10],
+        lambda left: not left,
+        "left in S3 after the tests",
+    )
 
 
 @pytest.fixture

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import time
 
-from e2e.tests.support.api import WAIT
 from e2e.tests.support.driver import Driver
 from e2e.tests.support.objects import DRIVER
+from e2e.tests.support.polling import poll
 from e2e.tests.support.space import Contents, Space
 
 _METRIC = re.compile(r"^kubelet_volume_stats_(\w+)\{(.*)\} (\S+)$", re.MULTILINE)
@@ -36,10 +35,11 @@ def test_attributes_change_in_the_running_worker(space: Space, driver: Driver) -
         == space.unique("relaxed"),
         "changed",
     )  # fmt: skip
-    end = time.monotonic() + WAIT
-    while (now := driver.worker(contents.prefix))["durability"] != "writeback":
-        assert time.monotonic() < end, "the worker has not heard of it"
-        time.sleep(0.5)
+    now = poll(
+        lambda: driver.worker(contents.prefix),
+        lambda seen: seen["durability"] == "writeback",
+        "the worker has not heard of it",
+    )
     assert now["pid"] == before["pid"], "it was restarted for it"
     space.sh("pod", "echo fast > /data/file")
     space.remove("Pod", "pod")  # uploads what is pending
@@ -59,10 +59,7 @@ def test_the_kubelet_knows_how_full_a_volume_is(space: Space) -> None:
             if f'namespace="{space.name}"' in labels
         }
 
-    end = time.monotonic() + WAIT
-    while (found := metrics()).get("used_bytes", 0) < 10 << 20:
-        assert time.monotonic() < end, f"the kubelet knows {found}"
-        time.sleep(1)
+    found = poll(metrics, lambda seen: seen.get("used_bytes", 0) >= 10 << 20, "the kubelet knows")
     assert found["capacity_bytes"] == 256 << 20
     assert found["used_bytes"] + found["available_bytes"] == 256 << 20
     assert found["inodes_used"] >= 2

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from e2e.install import BUCKET
-from e2e.tests.support.api import WAIT
 from e2e.tests.support.objects import inline
+from e2e.tests.support.polling import poll
 from e2e.tests.support.space import Space
 
 SCRATCH = ".slayerfs/ephemeral/"
@@ -23,10 +21,11 @@ def test_scratch_space_goes_with_its_pod(space: Space) -> None:
     (key,) = [key for key in admin.keys(BUCKET, SCRATCH) if key.endswith("/d/file")]
     assert admin.get(BUCKET, key) == marker
     space.remove("Pod", "pod")
-    end = time.monotonic() + WAIT
-    while set(admin.keys(BUCKET, SCRATCH)) - before:
-        assert time.monotonic() < end, "scratch objects are left"
-        time.sleep(0.5)
+    poll(
+        lambda: set(admin.keys(BUCKET, SCRATCH)) - before,
+        lambda left: not left,
+        "scratch objects are left",
+    )
 
 
 def test_a_bucket_of_a_pods_own_with_its_secret(space: Space) -> None:

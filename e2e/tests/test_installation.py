@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +9,9 @@ import pytest
 
 from e2e.install import install, uninstall
 from e2e.tests.kubernetes import Kubectl
-from e2e.tests.support.api import WAIT
 from e2e.tests.support.driver import Driver
 from e2e.tests.support.objects import inline
+from e2e.tests.support.polling import poll
 from e2e.tests.support.space import Space
 
 SMALL: dict[str, Any] = {
@@ -60,10 +59,11 @@ def test_nothing_stays_and_another_driver_can_be_installed(
 
     # A mistake: its cache is not where it was. It is told, and can be undone.
     install(environment, SMALL)
-    end = time.monotonic() + WAIT
-    while f"cache in {elsewhere}" not in (driver.problem("node") or ""):
-        assert time.monotonic() < end, "the node pod does not say why it is not ready"
-        time.sleep(0.5)
+    poll(
+        lambda: driver.problem("node") or "",
+        lambda told: f"cache in {elsewhere}" in told,
+        "the node pod does not say why it is not ready",
+    )
     install(small, SMALL)
     driver.wait_ready("node")
     again = space.sh("pod", "cat /scratch/file; echo after > /scratch/file; cat /scratch/file")

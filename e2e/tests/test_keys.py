@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +12,7 @@ from e2e.tests.support.accounts import Accounts
 from e2e.tests.support.api import Api
 from e2e.tests.support.driver import Driver
 from e2e.tests.support.objects import of_claim, static_volume
+from e2e.tests.support.polling import poll
 from e2e.tests.support.space import Contents, Space, restarts
 
 IN_BACKGROUND = {"ioTimeout": "5m", "durability": "writeback"}
@@ -75,10 +75,12 @@ class OwnKeys:
             objects.secret(SECRET, access_key_id=access_key, secret_access_key=secret),
             namespace=NAMESPACE,
         )
-        end = time.monotonic() + RENEWAL
-        while any(seen != access_key for seen in self._driver.access_keys()):
-            assert time.monotonic() < end, "the driver's pods do not see the changed Secret"
-            time.sleep(0.5)
+        poll(
+            self._driver.access_keys,
+            lambda seen: all(key == access_key for key in seen),
+            "the driver's pods do not see the changed Secret",
+            RENEWAL,
+        )
 
 
 @pytest.fixture

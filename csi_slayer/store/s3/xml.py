@@ -78,13 +78,9 @@ def _decode(text: str) -> str:
     return unquote_plus(text, errors="surrogateescape") if "%" in text or "+" in text else text
 
 
-def _elsewhere(key: str) -> ValueError:
-    return ValueError(f"{key[:200]!r} is not below the prefix")
-
-
 def _below(key: str, root_prefix: str) -> str:
     if not key.startswith(root_prefix):
-        raise _elsewhere(key)
+        raise ValueError(f"{key[:200]!r} is not below the prefix")
     return key[len(root_prefix) :]
 
 
@@ -123,21 +119,16 @@ def parse_listing(body: bytes, root_prefix: str = "") -> ListPage:
     root = _parse(body)
     if root.tag != "ListBucketResult":
         raise StoreIntegrityError(f"expected a listing, the server sent {root.tag}")
-    encoded = _text(root, "EncodingType") == "url"
+    decode = _decode if _text(root, "EncodingType") == "url" else _same
     objects: list[ObjectInfo] = []
     times: dict[str, int] = {}
-    start = len(root_prefix)
     try:
         for key, modified, etag, size in plain or _objects(root):
-            if encoded and ("%" in key or "+" in key):
-                key = unquote_plus(key, errors="surrogateescape")
-            if not key.startswith(root_prefix):
-                raise _elsewhere(key)
-            if len(key) > start:
+            name = _below(decode(key), root_prefix)
+            if name:
                 objects.append(
-                    ObjectInfo(key[start:], int(size), normal_etag(etag), _time_ns(modified, times))
+                    ObjectInfo(name, int(size), normal_etag(etag), _time_ns(modified, times))
                 )
-        decode = _decode if encoded else _same
         prefixes = [
             _below(decode(_text(element, "Prefix")), root_prefix)
             for element in root.iterfind("CommonPrefixes")

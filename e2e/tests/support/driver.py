@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from e2e.install import NAMESPACE, RELEASE
 from e2e.tests.support.api import WAIT, Api, Object
 from e2e.tests.support.objects import DRIVER
+from e2e.tests.support.polling import poll
 
 # Runs in the node pod, which has the driver's Python: asks every worker's control socket.
 _STATUS = """
@@ -34,7 +34,6 @@ _SECRETS = "/run/secrets/slayerfs/s3"
 """Where the chart mounts the driver's own keys."""
 _NOWHERE = "slayerfs.io/nowhere"
 """Label that no node has."""
-_POLL = 0.5
 
 
 class Driver:
@@ -128,13 +127,16 @@ class Driver:
 
     def wait_for_keeper(self, timeout: float = WAIT) -> None:
         """Until the keeper has been given everything."""
-        end = time.monotonic() + timeout
-        while not any(
-            family.name == "slayerfs_node_keeper_connected" and family.samples[0].value == 1
-            for family in self.scrape("node")
-        ):
-            assert time.monotonic() < end, "the node service is not connected to its keeper"
-            time.sleep(_POLL)
+        poll(
+            lambda: [
+                family.samples[0].value
+                for family in self.scrape("node")
+                if family.name == "slayerfs_node_keeper_connected"
+            ],
+            lambda seen: 1 in seen,
+            "the node service is not connected to its keeper",
+            timeout,
+        )
 
     def workers(self) -> list[dict[str, Any]]:
         """The status of each worker that answers."""
@@ -143,30 +145,27 @@ class Driver:
 
     def worker(self, prefix: str, timeout: float = WAIT) -> dict[str, Any]:
         """The status of the one whose URL ends with ``prefix`` (the last slash does not count)."""
-        end = time.monotonic() + timeout
-        while True:
-            found = [
+        return poll(
+            lambda: [
                 s for s in self.workers() if s["url"].rstrip("/").endswith(f"/{prefix}".rstrip("/"))
-            ]
-            if found:
-                return found[0]
-            assert time.monotonic() < end, f"no worker of {prefix}"
-            time.sleep(_POLL)
+            ],
+            bool,
+            f"no worker of {prefix}",
+            timeout,
+        )[0]
 
     def wait_without_volumes(self, timeout: float = 2 * WAIT) -> None:
         """Until no worker runs and no volume of the driver is left."""
-        end = time.monotonic() + timeout
-        while True:
+
+        def left() -> list[str]:
             volumes = [
                 volume["metadata"]["name"]
                 for volume in self._api.list_all("PersistentVolume")
                 if (volume["spec"].get("csi") or {}).get("driver") == DRIVER
             ]
-            left = volumes, [status["url"] for status in self.workers()]
-            if left == ([], []):
-                return
-            assert time.monotonic() < end, f"left after the tests: {left}"
-            time.sleep(_POLL)
+            return [*volumes, *(status["url"] for status in self.workers())]
+
+        poll(left, lambda seen: not seen, "left after the tests", timeout)
 
     def kill_workers(self) -> list[int]:
         """SIGKILL to each; their pids."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ from e2e import install
 from e2e.environment import Environment
 from e2e.tests.support import objects
 from e2e.tests.support.api import WAIT, Api, Object
+from e2e.tests.support.polling import poll
 from tests.support.s3admin import S3Admin
 
 
@@ -161,13 +161,12 @@ class Contents:
 
     def wait(self, files: dict[str, bytes], timeout: float = WAIT) -> None:
         """Until S3 has these files and no others."""
-        end = time.monotonic() + timeout
-        while True:
-            found = {path: self.read(path) for path in self.keys()}
-            if found == files:
-                return
-            assert time.monotonic() < end, f"S3 has {found}, not {files}"
-            time.sleep(0.5)
+        poll(
+            lambda: {path: self.read(path) for path in self.keys()},
+            lambda found: found == files,
+            f"not {files} is in S3",
+            timeout,
+        )
 
     def all_keys(self) -> list[str]:
         return self.admin.keys(self.bucket, self.prefix)
