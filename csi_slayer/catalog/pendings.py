@@ -106,6 +106,18 @@ class Pendings(Reads):
         )
         return [str(row[0]) for row in rows]
 
+    async def pendings_around(self, key: str, limit: int) -> list[Pending]:
+        """Pending keys that a store on a file system cannot hold together with ``key``: those of
+        files that have the name of a directory on its way, and those below it."""
+        parts = key.split("/")
+        above = ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+        found = [row for name in above if (row := self._find_pending(name)) is not None]
+        if not key.endswith("/"):
+            below = (key + "/", key + "/\U0010ffff", limit)
+            rows = self._db.all(_SELECT + "WHERE key >= ? AND key < ? ORDER BY key LIMIT ?", below)
+            found += [Pending._make(row) for row in rows]
+        return found
+
     async def pending_count(self) -> int:
         row = self._db.one("SELECT count(*) FROM pending")
         return 0 if row is None else int(row[0])

@@ -25,7 +25,13 @@ from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.small import Source
 from csi_slayer.content.staged import StagedFile, settled_stat
 from csi_slayer.content.upload import Uploader, condition_for
-from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed, StoreUnavailable
+from csi_slayer.errors import (
+    FsError,
+    KeyObstructed,
+    ObjectNotFound,
+    PreconditionFailed,
+    StoreUnavailable,
+)
 from csi_slayer.store.base import ObjectInfo, ObjectStore
 from csi_slayer.store.write_token import WRITE_TOKEN
 
@@ -135,7 +141,11 @@ class Objects:
             if found is None and not isinstance(error, FsError):
                 # Deleted by somebody while we changed it: ours is the only version, write it anew.
                 await self._catalog.pending_expect(row.key, "")
-                return await send("")
+                try:
+                    return await send("")
+                except PreconditionFailed:
+                    # Nothing is there, but the store finds something: a directory.
+                    raise KeyObstructed(f"{row.key!r}: a directory of objects is there") from error
             await self._lost_race(inode, row, found, error)
             raise
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import NamedTuple
 
 import structlog
 
@@ -18,7 +19,7 @@ from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.options import ContentOptions
 from csi_slayer.content.tasks import outlast
-from csi_slayer.errors import SlayerError, StoreError, StoreUnavailable
+from csi_slayer.errors import KeyObstructed, SlayerError, StoreError, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +48,14 @@ LOOKS = 32
 """Times that a key whose names keep moving is looked at in one attempt."""
 
 
+class _Wait(NamedTuple):
+    """What the attempt of a key waits for: another key's, or that ``freed`` is done because
+    the content of another inode has left the key."""
+
+    target: str
+    freed: asyncio.Future[None]
+
+
 class Reconciler:
     """Owns the background task and every attempt; ``close`` ends them all."""
 
@@ -60,7 +69,7 @@ class Reconciler:
         self._active: dict[str, asyncio.Task[None]] = {}
         self._noted: dict[str, int] = {}  # when what an attempt works on was noted
         self._again: set[str] = set()  # noted again while an attempt was under way
-        self._waits_for: dict[str, str] = {}
+        self._waits_for: dict[str, _Wait] = {}
         self._resting: dict[str, int] = {}  # when keys that are left alone were noted first
         self._not_before: dict[str, tuple[float, int]] = {}
         self._slots = asyncio.Semaphore(options.upload_concurrency)
@@ -211,23 +220,49 @@ class Reconciler:
         meanwhile. Between the last look and the request to the store nothing suspends."""
         for _ in range(LOOKS):
             inode = await self._catalog.resolve(row.key)
-            if inode is not None and inode.is_dir:
-                await self._objects.put_marker(inode, row)
-                return
             if inode is not None and not forced and self._opened.is_writing(inode.ino):
                 return
             blocker = await self._blocker(row.key, inode)
             if blocker is None:
-                if inode is None:
-                    await self._objects.delete_many([row])
-                elif not await self._objects.put_content(inode, row):
-                    continue
-                elif inode.origin is not None:
-                    self._wake.set()  # what it was copied from may have to go
-                return
-            if not await self._unblock(row.key, blocker, owned=inode is not None):
+                try:
+                    if await self._step(inode, row):
+                        return
+                except KeyObstructed:
+                    if not await self._make_way(row.key):
+                        raise
+            elif not await self._unblock(row.key, blocker, owned=inode is not None):
                 return
         raise StoreUnavailable(f"{row.key!r} is being renamed faster than the store follows")
+
+    async def _step(self, inode: Inode | None, row: Pending) -> bool:
+        """One change of the store; False if the key has to be looked at again."""
+        if inode is None:
+            await self._objects.delete_many([row])
+        elif inode.is_dir:
+            await self._objects.put_marker(inode, row)
+        elif not await self._objects.put_content(inode, row):
+            return False
+        elif inode.origin is not None:
+            self._wake.set()  # what it was copied from may have to go
+        return True
+
+    async def _make_way(self, key: str) -> bool:
+        """Carry out what is pending for keys above and below this one, which the store cannot
+        hold at the same time. False: nothing is, somebody else's object is in the way."""
+        rows = await self._catalog.pendings_around(key, PAGE)
+        for row in rows:
+            blocker = await self._blocker(row.key, None)
+            if blocker is not None:
+                await self._unblock(key, blocker, owned=True)
+            elif self._would_cycle(key, row.key):
+                raise StoreUnavailable(f"{key!r} waits for {row.key!r}, and that for it")
+            elif row.key in self._active:
+                await self._wait_for(key, row.key)
+        await self._delete_many(rows)
+        for row in rows:
+            if row.key in self._not_before:
+                raise StoreUnavailable(f"{key!r} waits for {row.key!r} to be deleted")
+        return bool(rows)
 
     async def _blocker(self, key: str, owner: Inode | None) -> Inode | None:
         """Another inode whose content still is in the object ``key``."""
@@ -243,6 +278,9 @@ class Reconciler:
             return False  # an unlinked open file: deleted when it is closed
         if target is None or self._would_cycle(key, target):
             await self._objects.move_aside(other)
+            waits = self._waits_for.pop(other.origin or "", None)
+            if waits is not None:
+                waits.freed.set_result(None)
         else:
             await self._wait_for(key, target)
         return True
@@ -250,18 +288,20 @@ class Reconciler:
     def _would_cycle(self, key: str, target: str) -> bool:
         seen = target
         while seen in self._waits_for:
-            seen = self._waits_for[seen]
+            seen = self._waits_for[seen].target
             if seen == key:
                 return True
         return target == key
 
     async def _wait_for(self, key: str, target: str) -> None:
-        self._waits_for[key] = target
+        waits = self._waits_for[key] = _Wait(target, asyncio.get_running_loop().create_future())
         # The slot is lent while waiting, or a chain of renames could use them all up.
         self._slots.release()
         try:
             task = self._running(target) or self._begin(target, forced=True)
-            await asyncio.shield(task)
+            await asyncio.wait({task, waits.freed}, return_when=asyncio.FIRST_COMPLETED)
+            if not waits.freed.done():
+                task.result()
         finally:
             self._waits_for.pop(key, None)
             await self._slots.acquire()

@@ -14,6 +14,7 @@
     │   ├── StoreUnavailable         EIO           UNAVAILABLE  transient, retries used up
     │   ├── StoreIntegrityError      EIO           DATA_LOSS    truncated body, wrong length or etag
     │   └── StoreUnsupported         EOPNOTSUPP    UNIMPLEMENTED
+    │       └── KeyObstructed        an object is where a directory has to be, or the reverse
     ├── CatalogError                 EIO           INTERNAL     SQLite says no
     ├── CacheError                   EIO           INTERNAL
     │   ├── CacheFull                ENOSPC        RESOURCE_EXHAUSTED
@@ -106,6 +107,10 @@ class StoreIntegrityError(StoreError):
 class StoreUnsupported(StoreError):
     errno = _errno.EOPNOTSUPP
     grpc_code = "UNIMPLEMENTED"
+
+
+class KeyObstructed(StoreUnsupported):
+    """Stores that keep objects as files cannot hold an object and others below its key."""
 
 
 class CatalogError(SlayerError):

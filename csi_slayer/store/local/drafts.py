@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from csi_slayer.errors import PreconditionFailed, StoreError, StoreUnsupported
+from csi_slayer.errors import KeyObstructed, PreconditionFailed, StoreError
 from csi_slayer.store.base import Condition, ObjectInfo
 from csi_slayer.store.local.attributes import Extra, etag_of
 from csi_slayer.store.local.names import Place
@@ -125,14 +125,14 @@ def _info(place: Place, fd: int, etag: str, extra: Extra) -> ObjectInfo:
 
 
 def current_object(tree: Tree, place: Place) -> ObjectInfo | None:
-    """The object that has the name now. Raises StoreUnsupported if something else has it."""
+    """The object that has the name now. Raises KeyObstructed if something else has it."""
     try:
         with tree.folder(place.folders) as folder:
             status = stat_file(place.name, folder)
     except FileNotFoundError:
         return None
     except NotADirectoryError:
-        raise StoreUnsupported(
+        raise KeyObstructed(
             f"{place.key!r}: an object is in the way, and a local directory cannot hold objects "
             "below it"
         ) from None

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from csi_slayer.errors import StoreUnsupported
+from csi_slayer.errors import KeyObstructed
 from csi_slayer.store.local.attributes import Attributes
 from csi_slayer.store.local.names import HIDDEN, Place
 
@@ -80,7 +80,7 @@ class Tree:
     def make_folders(self, parts: Sequence[str]) -> None:
         """Make the directories that are missing, durably. Call it under the lock.
 
-        Raises StoreUnsupported where a file is in the way.
+        Raises KeyObstructed where a file is in the way.
         """
         with ExitStack() as stack:
             fd = self.root
@@ -93,7 +93,7 @@ class Tree:
                 try:
                     fd = os.open(part, _FOLDER, dir_fd=fd)
                 except NotADirectoryError:
-                    raise StoreUnsupported(
+                    raise KeyObstructed(
                         f"{'/'.join(parts)!r}: {part!r} is an object, and a local directory cannot "
                         "hold objects below it"
                     ) from None
@@ -119,7 +119,7 @@ class Tree:
 def stat_file(name: str, folder: int) -> os.stat_result | None:
     """A regular file's status; None if there is nothing.
 
-    Raises StoreUnsupported if something else has the name.
+    Raises KeyObstructed if something else has the name.
     """
     try:
         status = os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -128,7 +128,7 @@ def stat_file(name: str, folder: int) -> os.stat_result | None:
     if stat.S_ISREG(status.st_mode):
         return status
     kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
-    raise StoreUnsupported(f"{name!r} is {kind} in the local directory: no object can replace it")
+    raise KeyObstructed(f"{name!r} is {kind} in the local directory: no object can replace it")
 
 
 def open_file(tree: Tree, place: Place) -> int:

@@ -11,6 +11,7 @@ from typing import TypeVar
 from csi_slayer.errors import (
     AccessDenied,
     InvalidRange,
+    KeyObstructed,
     ObjectNotFound,
     PreconditionFailed,
     StoreError,
@@ -30,6 +31,7 @@ _STATUS: Mapping[type[Exception], int] = {
     AccessDenied: 403,
     PreconditionFailed: 412,
     InvalidRange: 416,
+    KeyObstructed: 409,
     StoreUnsupported: 501,
 }
 

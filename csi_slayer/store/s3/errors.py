@@ -11,6 +11,7 @@ from csi_slayer.errors import (
     AccessDenied,
     BucketNotFound,
     InvalidRange,
+    KeyObstructed,
     ObjectNotFound,
     PreconditionFailed,
     StoreError,
@@ -39,6 +40,15 @@ _ENDED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefresh
 _UNKNOWN_KEY = "the access key is not known there: check the key id and the endpoint"
 # Codes of a 404 that are about the object; none other may be taken for an object that is gone.
 _ABSENT_CODES = frozenset({"", "NoSuchKey", "NoSuchVersion", "NotFound"})
+# versitygw, MinIO
+_OBSTRUCTED_CODES = frozenset(
+    {
+        "ExistingObjectIsDirectory",
+        "ObjectParentIsFile",
+        "XMinioObjectExistsAsDirectory",
+        "XMinioParentIsObject",
+    }
+)
 _ADVICE = {
     "InvalidAccessKeyId": _UNKNOWN_KEY,
     "XAdminUserNotFound": _UNKNOWN_KEY,  # versitygw, with status 404
@@ -118,6 +128,10 @@ def _by_code(
         return StoreError(f"bucket {bucket!r} is not served here: {advice} ({code})")
     if code in _ADVICE:
         return denied(what, code, message)
+    if code in _OBSTRUCTED_CODES:
+        return KeyObstructed(
+            f"{what}: the store cannot hold an object and others below its key ({code})"
+        )
     if code in ("KeyTooLongError", "XMinioInvalidObjectName", "NotImplemented"):
         return StoreUnsupported(f"{what}: the store cannot do that ({code}: {message})")
     return None

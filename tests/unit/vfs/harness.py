@@ -72,7 +72,7 @@ class Volume:
     def __init__(self, root: Path, *, passthrough: bool, ttl: float, **content: Any) -> None:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         self.root = root
-        self.bucket = Bucket()
+        self.bucket = Bucket(tree=content.pop("tree", False))
         self.kernel = FakeKernel(passthrough)
         self.events = NoEvents()
         durability = content.pop("durability", "close")

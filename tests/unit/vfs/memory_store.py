@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from csi_slayer.errors import InvalidRange, ObjectNotFound, PreconditionFailed
+from csi_slayer.errors import InvalidRange, KeyObstructed, ObjectNotFound, PreconditionFailed
 from csi_slayer.store.base import ANY, Condition, ListPage, ObjectInfo, PendingUpload, RangeSink
 from csi_slayer.store.write_token import WRITE_TOKEN
 
@@ -23,12 +23,14 @@ class Blob:
 
 @dataclass
 class Bucket:
-    """What outlives every client. ``changes``: how many there were."""
+    """What outlives every client. ``changes``: how many there were; ``tree``: whether it is kept
+    as files, so that it cannot hold an object and others below its key."""
 
     objects: dict[str, Blob] = field(default_factory=dict)
     uploads: dict[str, tuple[str, dict[str, str], dict[int, bytes]]] = field(default_factory=dict)
     serial: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     changes: int = 0
+    tree: bool = False
 
 
 class MemoryStore:
@@ -88,11 +90,22 @@ class MemoryStore:
             self._blob(key, condition.if_match)
 
     def _put(self, key: str, body: bytes, metadata: Mapping[str, str] | None) -> ObjectInfo:
+        self._check_place(key)
         number = next(self.bucket.serial)
         blob = Blob(body, f'"{number}"', 10**18 + number, dict(metadata or {}))
         self.bucket.objects[key] = blob
         self._changed()
         return self._info(key, blob)
+
+    def _check_place(self, key: str) -> None:
+        if not self.bucket.tree:
+            return
+        parts = key.split("/")
+        above = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+        below = key.rstrip("/") + "/"
+        for other in self.bucket.objects:
+            if other in above or (not key.endswith("/") and other.startswith(below)):
+                raise KeyObstructed(f"{key}: {other} is in the way")
 
     async def check(self) -> None:
         await self._begin()

@@ -48,6 +48,62 @@ def test_two_names_are_swapped_by_renames(volume: Volume) -> None:
     assert volume.objects() == {"a": b"two", "b": b"one"}
 
 
+@pytest.fixture
+def tree(tmp_path: Path) -> Volume:
+    """Over a store that keeps objects as files."""
+    return Volume(tmp_path, passthrough=False, ttl=3600, tree=True)
+
+
+def mkdir(volume: Volume, name: bytes) -> int:
+    entry = volume.run(volume.fs.mkdir(volume.request(), ROOT, name, 0o755))
+    assert entry.attr is not None
+    return entry.attr.ino
+
+
+@pytest.mark.parametrize("exchange", [False, True])
+def test_a_file_and_a_directory_swap_their_names(tree: Volume, exchange: bool) -> None:
+    put(tree, b"a", b"file")
+    put(tree, b"x", b"inside")
+    d = mkdir(tree, b"d")
+    tree.run(tree.fs.rename(tree.request(), ROOT, b"x", d, b"x", 0))
+    tree.turn(100)
+    assert tree.objects() == {"a": b"file", "d/": b"", "d/x": b"inside"}
+    if exchange:
+        tree.run(tree.fs.rename(tree.request(), ROOT, b"a", ROOT, b"d", 2))
+    else:
+        rename(tree, b"a", b"t")
+        rename(tree, b"d", b"a")
+        rename(tree, b"t", b"d")
+    tree.stop()
+    assert tree.objects() == {"a/": b"", "a/x": b"inside", "d": b"file"}
+
+
+def test_a_file_moves_into_a_directory_of_its_name_and_back(tree: Volume) -> None:
+    put(tree, b"a", b"one")
+    rename(tree, b"a", b"t")
+    a = mkdir(tree, b"a")
+    tree.run(tree.fs.rename(tree.request(), ROOT, b"t", a, b"x", 0))
+    tree.turn(100)
+    assert tree.objects() == {"a/": b"", "a/x": b"one"}
+    tree.run(tree.fs.rename(tree.request(), a, b"x", ROOT, b"t", 0))
+    tree.run(tree.fs.rmdir(tree.request(), ROOT, b"a"))
+    rename(tree, b"t", b"a")
+    tree.stop()
+    assert tree.objects() == {"a": b"one"}
+
+
+def test_a_file_closed_where_a_directory_was_is_stored(tree: Volume) -> None:
+    d = mkdir(tree, b"d")
+    put(tree, b"x", b"old")
+    tree.run(tree.fs.rename(tree.request(), ROOT, b"x", d, b"x", 0))
+    tree.turn(100)
+    tree.run(tree.fs.unlink(tree.request(), d, b"x"))
+    tree.run(tree.fs.rmdir(tree.request(), ROOT, b"d"))
+    put(tree, b"d", b"new")
+    assert tree.objects() == {"d": b"new"}
+    tree.stop()
+
+
 def test_a_copy_that_nobody_noted_is_deleted(volume: Volume) -> None:
     """The worker died between the copy of a rename and its note; then the file moved on."""
     put(volume, b"a", b"one")
