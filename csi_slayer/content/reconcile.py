@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import NamedTuple
 
 import structlog
 
@@ -19,6 +18,7 @@ from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.options import ContentOptions
 from csi_slayer.content.tasks import outlast
+from csi_slayer.content.waits import Waits
 from csi_slayer.errors import KeyObstructed, SlayerError, StoreError, StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -48,14 +48,6 @@ LOOKS = 32
 """Times that a key whose names keep moving is looked at in one attempt."""
 
 
-class _Wait(NamedTuple):
-    """What the attempt of a key waits for: another key's, or that ``freed`` is done because
-    the content of another inode has left the key."""
-
-    target: str
-    freed: asyncio.Future[None]
-
-
 class Reconciler:
     """Owns the background task and every attempt; ``close`` ends them all."""
 
@@ -69,7 +61,7 @@ class Reconciler:
         self._active: dict[str, asyncio.Task[None]] = {}
         self._noted: dict[str, int] = {}  # when what an attempt works on was noted
         self._again: set[str] = set()  # noted again while an attempt was under way
-        self._waits_for: dict[str, _Wait] = {}
+        self._waits = Waits()
         self._resting: dict[str, int] = {}  # when keys that are left alone were noted first
         self._not_before: dict[str, tuple[float, int]] = {}
         self._slots = asyncio.Semaphore(options.upload_concurrency)
@@ -179,7 +171,7 @@ class Reconciler:
     def _ended(self, key: str, task: asyncio.Task[None]) -> None:
         if self._active.get(key) is task:
             self._finished(key)
-        self._waits_for.pop(key, None)
+        self._waits.forget(key)
         if task.cancelled():
             return
         error = task.exception()
@@ -254,7 +246,7 @@ class Reconciler:
             blocker = await self._blocker(row.key, None)
             if blocker is not None:
                 await self._unblock(key, blocker, owned=True)
-            elif self._would_cycle(key, row.key):
+            elif self._waits.would_cycle(key, row.key):
                 raise StoreUnavailable(f"{key!r} waits for {row.key!r}, and that for it")
             elif row.key in self._active:
                 await self._wait_for(key, row.key)
@@ -276,34 +268,20 @@ class Reconciler:
         target = await self._catalog.path(other.ino)
         if target is None and not owned:
             return False  # an unlinked open file: deleted when it is closed
-        if target is None or self._would_cycle(key, target):
+        if target is None or self._waits.would_cycle(key, target):
             await self._objects.move_aside(other)
-            waits = self._waits_for.pop(other.origin or "", None)
-            if waits is not None:
-                waits.freed.set_result(None)
+            self._waits.free(other.origin or "")
         else:
             await self._wait_for(key, target)
         return True
 
-    def _would_cycle(self, key: str, target: str) -> bool:
-        seen = target
-        while seen in self._waits_for:
-            seen = self._waits_for[seen].target
-            if seen == key:
-                return True
-        return target == key
-
     async def _wait_for(self, key: str, target: str) -> None:
-        waits = self._waits_for[key] = _Wait(target, asyncio.get_running_loop().create_future())
         # The slot is lent while waiting, or a chain of renames could use them all up.
         self._slots.release()
         try:
             task = self._running(target) or self._begin(target, forced=True)
-            await asyncio.wait({task, waits.freed}, return_when=asyncio.FIRST_COMPLETED)
-            if not waits.freed.done():
-                task.result()
+            await self._waits.wait(key, target, task)
         finally:
-            self._waits_for.pop(key, None)
             await self._slots.acquire()
 
     async def _run(self) -> None:
