@@ -49,6 +49,16 @@ class Growth:
                 if first < part and size > last and size >= 2 * part:
                     async with self._opened.held(record.ino):
                         await self._send_ahead(record.ino, file)
+            await self._forget_unwanted()
+
+    async def _forget_unwanted(self) -> None:
+        """A part may have been sent ahead just after the whole file was: nothing will use it."""
+        for ino in self._uploader.sent_ahead():
+            key = await self._catalog.path(ino)
+            if not self._opened.is_writing(ino) and (
+                key is None or await self._catalog.pending(key) is None
+            ):
+                await self._uploader.forget(ino)
 
     async def _send_ahead(self, ino: int, file: StagedFile) -> None:
         inode = await self._catalog.find(ino)

@@ -275,6 +275,10 @@ class Uploader:
             if upload is not None:
                 await self._abort(upload)
 
+    def sent_ahead(self) -> list[int]:
+        """Files of which parts have been sent ahead, and no more than that."""
+        return list(self._ahead)
+
     async def forget(self, ino: int) -> None:
         """What was sent ahead for this file is not wanted (it was removed)."""
         upload = self._ahead.pop(ino, None)
