@@ -233,7 +233,8 @@ class Changes(Pendings):
 
     def _place(self, ino: int, parent: int, name: str) -> None:
         self._rows.name(parent, name, ino)
-        self._rows.set(ino, {"parent": parent, "ctime_ns": time.time_ns()})
+        now = time.time_ns()
+        self._rows.set(ino, {"parent": parent, "ctime_ns": now, "checked_ns": now})
 
     async def rename(
         self,

@@ -33,27 +33,28 @@ class Listings(Changes):
                 seen: list[tuple[int, int]] = []
                 for item in found:
                     key = base + item.name + ("/" if stat.S_ISDIR(item.mode) else "")
-                    if item.name in pending or self._deleted_since(key, since_ns):
-                        continue
                     row = known.get(item.name)
-                    if row is None:
+                    if row is not None and row[6] > since_ns:
+                        continue  # newer knowledge
+                    if item.name in pending or self._deleted_since(key, since_ns):
+                        # What is changed here wins, but the name was seen.
+                        if row is not None:
+                            seen.append((since_ns, row[0]))
+                    elif row is None:
                         if key.endswith("/") and self._going_since(key, since_ns):
                             continue  # removed here; the store still has some of what was in it
                         inode = self._fresh(parent, item, since_ns, defaults)
                         inserts.append(inode)
                         names.append((parent, item.name, inode.ino))
                         self.used_bytes += item.size
-                    elif row[6] > since_ns or row[4] is not None:
-                        # Newer knowledge, or a staged copy: the upload's If-Match decides then.
-                        continue
-                    elif self._differs(row, item):
+                    elif row[4] is None and self._differs(row, item):
                         old = self._replace(row, item, since_ns, defaults)
                         changed.append(old)
                         if stat.S_IFMT(old.mode) != stat.S_IFMT(item.mode):
                             inode = self._fresh(parent, item, since_ns, defaults)
                             inserts.append(inode)
                             names.append((parent, item.name, inode.ino))
-                    else:
+                    else:  # with a staged copy its upload's If-Match decides
                         seen.append((since_ns, row[0]))
                 self._rows.add_many(inserts, names)
                 self._rows.set_checked(seen)
@@ -197,7 +198,7 @@ class Listings(Changes):
             )
             for name, *columns in rows:
                 inode = Inode._make(columns)
-                if not self._has_changes(base + name, inode):
+                if not self._has_changes(base + name, inode, since_ns):
                     self._vanish(inode)
                     gone.append((name, inode))
             directory = self._rows.find(parent)
@@ -207,8 +208,9 @@ class Listings(Changes):
                 self._rows.set(parent, {"listed_ns": since_ns, "flags": flags})
         return gone
 
-    def _has_changes(self, key: str, inode: Inode) -> bool:
-        """Whether an inode, or any below it, is changed here and not yet in the store."""
+    def _has_changes(self, key: str, inode: Inode, since_ns: int) -> bool:
+        """Whether an inode, or any below it, is changed here and not in the store, or was not at
+        that time."""
         if self._is_pending(key) or self._is_pending(key + "/"):
             return True
         if not inode.is_dir:
@@ -218,26 +220,27 @@ class Listings(Changes):
             "SELECT 1 FROM pending WHERE key >= ? AND key < ? LIMIT 1",
             (prefix, prefix + "\U0010ffff"),
         )
-        return below is not None or self._staged_below(inode.ino)
+        return below is not None or self._changed_below(inode.ino, since_ns)
 
-    def _staged_below(self, ino: int) -> bool:
+    def _changed_below(self, ino: int, since_ns: int) -> bool:
         row = self._db.one(
             "WITH RECURSIVE below(ino) AS (VALUES(?) UNION ALL "
             "SELECT d.ino FROM dentries d JOIN below b ON d.parent = b.ino) "
             "SELECT 1 FROM inodes i JOIN below b ON i.ino = b.ino "
-            "WHERE i.stage IS NOT NULL LIMIT 1",
-            (ino,),
+            "WHERE i.stage IS NOT NULL OR i.checked_ns >= ? LIMIT 1",
+            (ino, since_ns),
         )
         return row is not None
 
-    async def vanished(self, parent: int, name: str) -> Inode | None:
-        """One name is gone from the store: forget it unless it is changed here."""
+    async def vanished(self, parent: int, name: str, since_ns: int) -> Inode | None:
+        """One name was not in the store when that was asked at ``since_ns``: forget it unless it
+        was changed here. Returns what is forgotten."""
         inode = self._rows.child(parent, name)
-        if inode is None:
+        if inode is None or inode.checked_ns > since_ns:
             return None
         path = self.path_now(parent)
         key = f"{path}/{name}" if path else name
-        if self._has_changes(key, inode):
+        if self._has_changes(key, inode, since_ns):
             return None
         with self._db.transaction():
             self._vanish(inode)

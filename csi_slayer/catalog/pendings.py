@@ -156,10 +156,11 @@ class Pendings(Reads):
             self._db.execute("UPDATE pending SET doubt = 2 WHERE key = ?", (key,))
             self._pending.pop(key, None)
 
-    async def settled(self, row: Pending, found: str | None) -> None:
-        """The object at ``row.key`` is as the row asked, as version ``found``."""
+    async def settled(self, ino: int, row: Pending, found: str | None) -> None:
+        """The object at ``row.key`` is what the inode there asks for, as version ``found``."""
         with self._db.transaction():
             self._settle(row, found)
+            self._rows.set(ino, {"checked_ns": time.time_ns()})
 
     async def removed(self, rows: list[Pending]) -> None:
         """The objects of these keys are deleted."""

@@ -109,7 +109,7 @@ class Objects:
         elif inode.flags & Mark.ATTRS_DIRTY and self._options.posix:
             await self._copy_onto_itself(inode, row)
         else:
-            await self._catalog.settled(row, inode.etag)
+            await self._catalog.settled(inode.ino, row, inode.etag)
         return True
 
     async def _put_empty(self, inode: Inode, row: Pending) -> None:
@@ -334,7 +334,7 @@ class Objects:
         """The empty object that says that a directory exists."""
         values: Mapping[str, str] = await self.metadata_of(inode)
         info = await self._store.put(row.key, b"", metadata=values)
-        await self._catalog.settled(row, info.etag)
+        await self._catalog.settled(inode.ino, row, info.etag)
 
     async def delete_many(self, rows: list[Pending]) -> None:
         """Delete the objects of these keys. Raises StoreError if one is left, which stays

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 
 import structlog
 
@@ -68,7 +69,8 @@ class OpenOps(NameOps):
             await file.close()
             return
         name = self.catalog.name_of(inode.ino, inode.parent)
-        if name is None or await self.catalog.vanished(inode.parent, name) is None:
+        now = time.time_ns()
+        if name is None or await self.catalog.vanished(inode.parent, name, now) is None:
             return
         self._name_gone(inode.parent, name, inode)
         await self.catalog.update(inode.ino, size=file.source.size, etag=file.source.etag)

@@ -320,7 +320,7 @@ class Refresher:
         elif info is not None:
             item = names.from_object(info, name)
         else:
-            inode = await self._catalog.vanished(directory.ino, name)
+            inode = await self._catalog.vanished(directory.ino, name, since_ns)
             if inode is not None:
                 self._gone(directory.ino, name, inode)
             return

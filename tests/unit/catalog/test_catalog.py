@@ -105,7 +105,7 @@ def test_directory_rename_moves_every_key(catalog: Catalog) -> None:
     for key in ("d/", "d/s/"):
         row = run(catalog.pending(key))
         assert row is not None
-        run(catalog.settled(row, None))
+        run(catalog.settled(top.ino if key == "d/" else sub.ino, row, None))
     store(catalog, file, "d/s/f", "e")
     run(catalog.rename(run(catalog.get(top.ino)), ROOT, "d", ROOT, "n",
                        displaced=None, keep_displaced=False))  # fmt: skip
@@ -205,6 +205,79 @@ def test_a_removed_directory_does_not_come_back_for_what_is_left_of_its_content(
     later = time.time_ns() + 1
     run(catalog.merge(ROOT, [Listed("d", stat.S_IFDIR, 0, 1, None)], later, DEFAULTS))
     assert run(catalog.child(ROOT, "d")) is not None
+
+
+def settle(catalog: Catalog, inode: Inode, key: str) -> None:
+    row = run(catalog.pending(key))
+    assert row is not None
+    run(catalog.settled(inode.ino, row, None))
+
+
+def test_a_directory_whose_mark_is_stored_during_a_listing_stays(catalog: Catalog) -> None:
+    directory = make(catalog, ROOT, "d", stat.S_IFDIR | 0o755)
+    begun = time.time_ns()
+    settle(catalog, directory, "d/")
+    assert run(catalog.sweep(ROOT, begun, large=False)) == []
+
+
+def test_a_name_that_was_pending_when_a_listing_passed_it_stays(catalog: Catalog) -> None:
+    inode = make(catalog, ROOT, "a")
+    store(catalog, inode, "a", "e1")
+    run(catalog.dirty(inode.ino, "a", "e1"))
+    begun = time.time_ns()
+    run(catalog.merge(ROOT, [listed("a", "e1")], begun, DEFAULTS))
+    with_nothing_done = run(catalog.pending("a"))
+    assert with_nothing_done is not None
+    run(catalog.removed([with_nothing_done]))
+    assert run(catalog.sweep(ROOT, begun, large=False)) == []
+
+
+def test_a_name_that_came_back_during_a_listing_stays(catalog: Catalog) -> None:
+    inode = make(catalog, ROOT, "a")
+    store(catalog, inode, "a", "e1")
+    there = run(catalog.get(inode.ino))
+    run(catalog.rename(there, ROOT, "a", ROOT, "b", displaced=None, keep_displaced=False))
+    begun = time.time_ns()
+    there = run(catalog.get(inode.ino))
+    run(catalog.rename(there, ROOT, "b", ROOT, "a", displaced=None, keep_displaced=False))
+    run(catalog.removed(run(catalog.pendings("", 10))))
+    assert run(catalog.sweep(ROOT, begun, large=False)) == []
+
+
+def test_a_file_that_was_open_when_a_listing_passed_it_stays(catalog: Catalog) -> None:
+    run(catalog.merge(ROOT, [listed("a")], 10, DEFAULTS))
+    inode = run(catalog.child(ROOT, "a"))
+    assert inode is not None
+    run(catalog.update(inode.ino, stage="s"))
+    run(catalog.merge(ROOT, [listed("a", "theirs")], 20, DEFAULTS))
+    run(catalog.update(inode.ino, stage=None))
+    assert run(catalog.sweep(ROOT, 20, large=False)) == []
+
+
+def test_a_directory_renamed_during_a_listing_stays(catalog: Catalog) -> None:
+    run(catalog.merge(ROOT, [Listed("d", stat.S_IFDIR, 0, 1, None)], 10, DEFAULTS))
+    directory = run(catalog.child(ROOT, "d"))
+    assert directory is not None
+    run(catalog.merge(directory.ino, [listed("f")], 10, DEFAULTS))
+    file = run(catalog.child(directory.ino, "f"))
+    assert file is not None
+    run(catalog.rename(directory, ROOT, "d", ROOT, "n", displaced=None, keep_displaced=False))
+    begun = time.time_ns()
+    row = run(catalog.pending("n/f"))
+    assert row is not None
+    run(catalog.copy_begins("n/f"))
+    assert run(catalog.stored(file.ino, row, "e2", copied=True))
+    run(catalog.removed(run(catalog.pendings("", 10))))
+    assert run(catalog.sweep(ROOT, begun, large=False)) == []
+    assert run(catalog.vanished(ROOT, "n", begun)) is None
+    assert run(catalog.vanished(ROOT, "n", time.time_ns())) is not None
+
+
+def test_a_name_made_while_the_store_was_asked_for_it_stays(catalog: Catalog) -> None:
+    begun = time.time_ns()
+    store(catalog, make(catalog, ROOT, "a"), "a", "e1")
+    assert run(catalog.vanished(ROOT, "a", begun)) is None
+    assert run(catalog.vanished(ROOT, "a", time.time_ns())) is not None
 
 
 def test_sweep_keeps_directories_with_changes_below(catalog: Catalog) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ class Machine(RuleBasedStateMachine):
         run(self.catalog.child(parent, name))
         for _name, inode in run(self.catalog.children(parent, 0, 10)):
             assert run(self.catalog.path(inode.ino)) is not None
-        run(self.catalog.vanished(parent, name))
+        run(self.catalog.vanished(parent, name, time.time_ns()))
 
     @invariant()
     def same(self) -> None:
