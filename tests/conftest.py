@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,10 @@ import pytest
 from tests.support.servers import S3Server, ServerName, start_server
 
 pytest_plugins = ["tests.support.leaks"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell has its background jobs ignore it, and programs would inherit that from us.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _running(name: ServerName, factory: pytest.TempPathFactory) -> Iterator[S3Server]:
