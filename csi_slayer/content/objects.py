@@ -332,7 +332,7 @@ class Objects:
 
     async def put_marker(self, inode: Inode, row: Pending) -> None:
         """The empty object that says that a directory exists."""
-        values: Mapping[str, str] = await self.metadata_of(inode)
+        values = {**await self.metadata_of(inode), WRITE_TOKEN: f"{row.token}-mark"}
         info = await self._store.put(row.key, b"", metadata=values)
         await self._catalog.settled(inode.ino, row, info.etag)
 

@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tests.support.mounts import wait_for
@@ -55,6 +55,11 @@ def run_load(
     assert process.returncode == 0, err
     files: dict[str, str] = json.loads(out)["files"]
     return files
+
+
+def left_names(keys: Iterable[str]) -> list[str]:
+    """Of a bucket's keys those where the load removes everything that it makes."""
+    return [key for key in keys if key.startswith("names/") and key != "names/"]
 
 
 def hashes(objects: Path) -> dict[str, str]:

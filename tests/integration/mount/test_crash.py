@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.mount.conftest import MakeMount
 from tests.integration.mount.s3volumes import s3_volume
-from tests.support.disturb import hashes, run_load
+from tests.support.disturb import hashes, left_names, run_load
 from tests.support.load import big_file
 from tests.support.mounts import TestMount, wait_for
 from tests.support.servers import S3Server
@@ -51,6 +51,7 @@ def test_nobody_notices_a_killed_worker(
     assert '"conflict"' not in mount.log
     mount.umount()
     assert hashes(objects) == files
+    assert list((objects / "names").iterdir()) == []
     assert [path for path in (objects / ".slayerfs").rglob("*") if path.is_file()] == []
 
 
@@ -74,3 +75,4 @@ def test_nobody_notices_over_s3(
         if not key.endswith("/")
     }
     assert found == files
+    assert left_names(versitygw.admin.keys(bucket)) == []

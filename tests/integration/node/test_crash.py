@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.node.loads import s3_store
-from tests.support.disturb import hashes, run_load
+from tests.support.disturb import hashes, left_names, run_load
 from tests.support.load import big_file
 from tests.support.mounts import wait_for
 from tests.support.nodes import TestNode
@@ -72,6 +72,7 @@ def test_nobody_notices(
         raise
     assert node.unpublish("volume", "pod") == ["volume"]
     assert hashes(objects) == files
+    assert list((objects / "names").iterdir()) == []
     assert node.mounts() == []
     assert '"conflict"' not in node.log.read_text()
 
@@ -84,8 +85,9 @@ def test_nobody_notices_over_s3(node: TestNode, versitygw: S3Server) -> None:
     turns = iter([kill_keeper, kill_node_and_workers, kill_worker] * 2)
     files = run_load(path, 6, lambda: next(turns)(node), times=6, serving=node.workers)
     node.unpublish("volume", "pod")
-    found = {key for key in versitygw.admin.keys(bucket) if not key.endswith("/")}
-    assert found == set(files)
+    keys = versitygw.admin.keys(bucket)
+    assert {key for key in keys if not key.endswith("/")} == set(files)
+    assert left_names(keys) == []
 
 
 def test_files_that_are_open_are_read_and_written_while_nothing_of_the_driver_runs(

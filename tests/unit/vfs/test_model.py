@@ -488,6 +488,8 @@ class Machine(RuleBasedStateMachine):
         files = self.files()
         objects = {k: v for k, v in self.volume.objects().items() if not k.endswith("/")}
         assert sorted(objects) == sorted(files)
+        marks = {key.rstrip("/") for key in self.volume.objects() if key.endswith("/")}
+        assert marks <= self.paths().keys() - files.keys(), "a removed directory is still there"
         for path, node in files.items():
             assert objects[path] == node.data, path
         assert self.volume.events.conflicts == 0

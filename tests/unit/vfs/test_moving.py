@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from csi_slayer.catalog import ROOT
+from csi_slayer.content.reconcile import Reconciler
 from tests.unit.vfs.harness import Volume
 
 
@@ -153,3 +154,27 @@ def test_an_upload_that_ends_while_a_rename_looks_its_names_up(
     volume.stop()
     assert volume.objects() == {"to": b"new"}
     assert volume.events.conflicts == 0
+
+
+def test_the_mark_of_a_directory_that_nobody_noted_is_deleted(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker died between the mark's upload and its note; the directory is removed before its
+    successor looks at what is pending."""
+    mkdir(volume, b"d")
+    volume.store.dies_in = 1
+    volume.turn(50)
+    assert volume.objects() == {"d/": b""}
+    volume.die()
+    begin = Reconciler.start
+    with monkeypatch.context() as patch:
+        patch.setattr(Reconciler, "start", lambda _self: None)
+        volume.start(taken_over=True)
+    volume.run(volume.fs.rmdir(volume.request(), ROOT, b"d"))
+
+    async def go_on() -> None:
+        begin(volume.fs.content.reconciler)
+
+    volume.run(go_on())
+    volume.stop()
+    assert volume.objects() == {}
