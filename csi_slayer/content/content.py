@@ -21,6 +21,7 @@ from csi_slayer.content.options import ContentEvents, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.reconcile import Reconciler
 from csi_slayer.content.small import SmallFetcher, Source
+from csi_slayer.content.spares import Spares
 from csi_slayer.content.staged import StagedFile, discarding, os_errors
 from csi_slayer.content.upload import Uploader
 from csi_slayer.errors import CacheError, ObjectNotFound, SlayerError
@@ -64,6 +65,7 @@ class Content:
         self._hydration = Hydration(catalog, self.staging, self.objects, self.open_source, options)
         self.reconciler = Reconciler(catalog, self.objects, self.opened, options)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._spares = Spares(self.staging, self.spawn)
         self._growth = Growth(catalog, self.opened, self.objects, self.uploader)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -190,7 +192,7 @@ class Content:
 
     def new_stage(self) -> StagedFile:
         """An empty staged file. Raises CacheFull."""
-        stage = self.staging.create()
+        stage = self._spares.take()
         return StagedFile(stage.id, stage.file, stage.fd)
 
     async def writable(self, record: OpenInode, inode: Inode, *, truncate: bool) -> File:
