@@ -18,6 +18,7 @@ from csi_slayer.cli.output import console, failing
 from csi_slayer.config import MountConfig, load_config
 from csi_slayer.config.node import default_cache_directory
 from csi_slayer.errors import SlayerError
+from csi_slayer.fuse import mount as mounts
 from csi_slayer.store.observe import NoObserver
 from csi_slayer.store.open import open_store
 from csi_slayer.worker.spec import store_options
@@ -25,6 +26,11 @@ from csi_slayer.worker.spec import store_options
 Level = Literal["ok", "note", "bad"]
 
 CAP_SYS_ADMIN = 21
+
+_STACKED = ("overlay", "ecryptfs")
+"""File systems on others: FUSE passthrough takes no backing file from there."""
+
+_REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "fuse")
 
 _STYLES: dict[Level, str] = {"ok": "green", "note": "yellow", "bad": "red"}
 
@@ -91,7 +97,25 @@ def check_cache(directory: Path) -> Iterator[Finding]:
     level: Level = "ok" if free > 2 << 30 else "note"
     yield Finding(level, f"cache directory {directory}: {free >> 30} GiB free",
                   "" if level == "ok" else "give the cache a disk with more room")  # fmt: skip
+    yield _check_file_system(probe)
     yield _check_xattrs(probe)
+
+
+def _check_file_system(directory: Path, mountinfo: Path = mounts.MOUNTINFO) -> Finding:
+    path = f"{directory.resolve()}/"
+    fstype, longest = "", 0
+    for entry in mounts.entries(mountinfo):
+        above = entry.mountpoint.rstrip("/") + "/"
+        if path.startswith(above) and len(above) >= longest:
+            fstype, longest = entry.fstype, len(above)
+    if fstype in _STACKED:
+        return Finding("note", f"the cache is on {fstype}: every read and write goes through the "
+                       "worker", "give the cache a directory of a disk (in a container a volume): "
+                       "the kernel serves its files by itself then")  # fmt: skip
+    if fstype.partition(".")[0] in _REMOTE:
+        return Finding("note", f"the cache is on {fstype}, which is not a local disk",
+                       "put the cache on a local SSD")  # fmt: skip
+    return Finding("ok", f"the cache is on {fstype}")
 
 
 def _check_xattrs(directory: Path) -> Finding:

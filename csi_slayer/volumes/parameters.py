@@ -139,7 +139,10 @@ class VolumeParameters(BaseModel):
         None, "ask S3 for a file's version at each open", mutable=True
     )
     prefetch: Boolean | None = _field(
-        None, "fetch ahead of sequential readers and directory scans", mutable=True
+        None,
+        "fetch ahead of sequential readers and directory scans; off: only what is asked for, in"
+        " whole blocks, and small files whole",
+        mutable=True,
     )
     io_timeout: Annotated[Duration, Field(gt=0)] | None = _field(
         None, "how long an uncached read or a close waits for an unreachable S3 before EIO"

@@ -62,6 +62,32 @@ def test_a_cache_directory_without_attributes(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("mounts", "level"),
+    [
+        ([("/", "ext4")], "ok"),
+        ([("/", "overlay")], "note"),
+        ([("/", "overlay"), ("/DIR", "xfs")], "ok"),
+        ([("/", "ext4"), ("/DIR", "nfs4")], "note"),
+        ([("/", "ext4"), ("/DIR", "fuse.sshfs")], "note"),
+        ([("/", "ext4"), ("/DIR", "ext4"), ("/DIR", "overlay")], "note"),
+        ([("/", "ext4"), ("/DIRECTLY", "overlay")], "ok"),
+    ],
+)
+def test_the_file_system_of_the_cache(
+    tmp_path: Path, mounts: list[tuple[str, str]], level: str
+) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    lines = [
+        f"{30 + n} 1 8:{n} / {point.replace('/DIR', str(cache))} rw - {fstype} /dev/x rw"
+        for n, (point, fstype) in enumerate(mounts)
+    ]
+    (tmp_path / "mountinfo").write_text("\n".join(lines) + "\n")
+    found = doctor._check_file_system(cache, tmp_path / "mountinfo")
+    assert levels([found]) == [level]
+
+
 def test_a_cache_directory_of_somebody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
