@@ -332,7 +332,7 @@ class Objects:
 
     async def put_marker(self, inode: Inode, row: Pending) -> None:
         """The empty object that says that a directory exists."""
-        values = {**await self.metadata_of(inode), WRITE_TOKEN: f"{row.token}-mark"}
+        values: Mapping[str, str] = await self.metadata_of(inode)
         info = await self._store.put(row.key, b"", metadata=values)
         await self._catalog.settled(inode.ino, row, info.etag)
 
@@ -357,6 +357,8 @@ class Objects:
         """Whether a key that we believe free has an object of ours that nobody noted."""
         if row.doubt == 0:
             return False
+        if row.key.endswith("/"):
+            return True  # whoever marked it: it is the directory that was removed here
         found = await self._found(row.key)
         return found is not None and self._is_ours(row, found)
 
