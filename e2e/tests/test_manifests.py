@@ -34,6 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "volumeAttributesClasses": {"e2e-validated": {"metadataTtl": "5m"}},
         "metrics": {
             "podMonitor": {"enabled": True},
+            "serviceMonitor": {"enabled": True},
             "alerts": {"enabled": True},
             "dashboard": {"enabled": True},
         },

@@ -106,11 +106,12 @@ SNAPSHOT_CRDS = ModuleFiles(
     ("config/crd/snapshot.storage.*.yaml",),
 )
 PROMETHEUS_CRDS = ModuleFiles(
-    "prometheus-crds",
+    "prometheus-monitoring-crds",
     "github.com/prometheus-operator/prometheus-operator",
     "v0.85.0",
     (
         "example/prometheus-operator-crd/*_podmonitors.yaml",
+        "example/prometheus-operator-crd/*_servicemonitors.yaml",
         "example/prometheus-operator-crd/*_prometheusrules.yaml",
     ),
 )

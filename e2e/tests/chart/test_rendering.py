@@ -66,6 +66,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "volumeAttributesClasses": {"relaxed": {"metadataTtl": "5m"}},
         "metrics": {
             "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+            "serviceMonitor": {"enabled": True, "interval": "1m"},
             "alerts": {"enabled": True},
             "dashboard": {"enabled": True},
         },
@@ -193,7 +194,10 @@ def test_older_clusters_are_refused() -> None:
 
 
 def test_what_needs_crds_is_off_by_default(rendered: dict[str, list[Object]]) -> None:
-    optional = {"VolumeSnapshotClass", "VolumeAttributesClass", "PodMonitor", "PrometheusRule"}
+    optional = {
+        "VolumeSnapshotClass", "VolumeAttributesClass", "PodMonitor", "ServiceMonitor", "Service",
+        "PrometheusRule",
+    }  # fmt: skip
     assert not {item["kind"] for item in rendered["defaults"]} & optional
     assert {item["kind"] for item in rendered["everything"]} >= optional
     names = {container["name"] for _, container in containers(rendered["everything"])}

@@ -160,6 +160,7 @@ BAD = [
     ("metrics/port", 80, "metrics/port"),
     ("metrics/port", 8081, "metrics/port"),
     ("metrics/podMonitor/interval", "often", "metrics/podMonitor/interval"),
+    ("metrics/serviceMonitor/interval", "often", "metrics/serviceMonitor/interval"),
     ("networkPolicy", False, "networkPolicy"),
 ]  # fmt: skip
 
