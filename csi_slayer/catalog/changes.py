@@ -351,6 +351,13 @@ class Changes(Pendings):
                 self._update(inode.ino, {"origin": key, "etag": etag})
                 self._unpend(key)
 
+    async def disown(self, ino: int, origin: str) -> None:
+        """The object ``origin``, which the inode's content was, is somebody else's now and stays;
+        what is staged for the inode becomes an object of its own."""
+        with self._db.transaction():
+            self._unpend(origin)
+            self._update(ino, {"etag": None, "origin": None, "stamp": None})
+
     async def setxattr(self, ino: int, name: bytes, value: bytes, request: int | None) -> None:
         with self._db.transaction():
             self._db.execute("INSERT OR REPLACE INTO xattrs VALUES (?,?,?)", (ino, name, value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,9 @@ from csi_slayer.worker.spec import store_options
 Level = Literal["ok", "note", "bad"]
 
 CAP_SYS_ADMIN = 21
+
+OPEN_FILES = 16384
+"""Files that a mount should be able to have open."""
 
 _STACKED = ("overlay", "ecryptfs")
 """File systems on others: FUSE passthrough takes no backing file from there."""
@@ -82,6 +86,15 @@ def check_privileges() -> Iterator[Finding]:
                 yield Finding("ok", "CAP_SYS_ADMIN: may mount and use passthrough")
             else:
                 yield Finding("bad", "no CAP_SYS_ADMIN: may not mount", "run as root (sudo)")
+
+
+def check_limits() -> Iterator[Finding]:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY or hard >= OPEN_FILES:
+        yield Finding("ok", "many files may be open")
+    else:
+        yield Finding("note", f"a mount can have no more than {hard} files open",
+                      "raise the hard limit: LimitNOFILE= of the unit, or ulimit -Hn")  # fmt: skip
 
 
 def check_cache(directory: Path) -> Iterator[Finding]:
@@ -166,7 +179,9 @@ def doctor(
       csi-slayer doctor
       csi-slayer doctor s3://bucket --endpoint http://127.0.0.1:9000
     """
-    checks: list[Callable[[], Iterator[Finding]]] = [check_kernel, check_fuse, check_privileges]
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        check_kernel, check_fuse, check_privileges, check_limits,
+    ]  # fmt: skip
     found = [finding for check in checks for finding in check()]
     with failing():
         if source is not None or config is not None:
@@ -176,9 +191,9 @@ def doctor(
         else:
             found += check_cache(cache_dir or default_cache_directory())
     for finding in found:
-        console.print(f"[{_STYLES[finding.level]}]{finding.level:>4}[/]  ", end="")
-        console.print(finding.text, markup=False, soft_wrap=True)
+        console.print(f"{finding.level:>4}  ", style=_STYLES[finding.level], end="")
+        console.print(finding.text)
         if finding.mend:
-            console.print(f"      {finding.mend}", markup=False, soft_wrap=True)
+            console.print(f"      {finding.mend}")
     if any(finding.level == "bad" for finding in found):
         raise typer.Exit(1)

@@ -12,7 +12,7 @@ import typer
 from pydantic import SecretStr
 
 from csi_slayer.cache.layout import Layout
-from csi_slayer.cli.output import console, errors, fail, failing
+from csi_slayer.cli.output import console, errors, fail, failing, terminable
 from csi_slayer.config import MountConfig, load_config
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.fuse.init import Capabilities
@@ -216,7 +216,8 @@ def _in_background(message: dict[str, Any]) -> dict[str, Any]:
         channel.send(ours, message)
         ours.settimeout(START_TIMEOUT)
         try:
-            received = channel.receive(ours)
+            with terminable():
+                received = channel.receive(ours)
         except KeyboardInterrupt:
             process.terminate()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,27 @@ from rich.console import Console
 
 from csi_slayer.errors import SlayerError
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+# Paths and keys are printed: what is in brackets there is no markup.
+console = Console(highlight=False, soft_wrap=True, markup=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, and is dealt with as Ctrl-C is."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises Terminated within the block."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def fail(message: str, *, status: int = 1) -> NoReturn:
@@ -29,6 +49,8 @@ def failing() -> Iterator[None]:
         yield
     except SlayerError as error:
         fail(str(error))
+    except Terminated:
+        fail("terminated", status=143)
     except KeyboardInterrupt:
         fail("interrupted", status=130)
 

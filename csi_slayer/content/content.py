@@ -19,6 +19,7 @@ from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import File, OpenInode, OpenInodes
 from csi_slayer.content.options import ContentEvents, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
+from csi_slayer.content.races import Races
 from csi_slayer.content.reconcile import Reconciler
 from csi_slayer.content.small import SmallFetcher, Source
 from csi_slayer.content.spares import Spares
@@ -57,9 +58,10 @@ class Content:
         self.smalls = SmallFetcher(store, cache, self._learned)
         self.transfers = Transfers(options.readahead_transfers, options.live)
         self.uploader = Uploader(store, catalog, options.part_size)
+        races = Races(store, catalog, self.staging, self.conflicts, self.opened, events, changed)
         self.objects = Objects(
-            store, catalog, self.staging, self.conflicts, self.uploader, self.opened,
-            self.open_source, events, options, changed,
+            store, catalog, self.staging, races, self.uploader, self.opened, self.open_source,
+            options,
         )  # fmt: skip
         self.objects.retire = self._retire_soon
         self._hydration = Hydration(catalog, self.staging, self.objects, self.open_source, options)

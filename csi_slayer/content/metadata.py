@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import stat
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from csi_slayer.catalog import Defaults, Inode
@@ -23,6 +23,10 @@ XATTR_LIMIT = 1200
 """What of it extended attributes may take, encoded."""
 
 _SECOND = 1_000_000_000
+
+# Anybody may write metadata: what is taken for a number is short, or to read it takes for ever.
+_SECONDS = re.compile(r"(-?)([0-9]{1,11})(?:\.([0-9]{0,20}))?")
+_XATTR_NAME = re.compile(rb"(?=.{1,255}\Z)(?:user|trusted|security)\.[^\0]+", re.DOTALL)
 
 
 def encode(
@@ -42,7 +46,7 @@ def encode(
         "mode": str(inode.mode),
         "uid": str(inode.uid),
         "gid": str(inode.gid),
-        "mtime": f"{inode.mtime_ns // _SECOND}.{inode.mtime_ns % _SECOND:09d}",
+        "mtime": _seconds(inode.mtime_ns),
     }
     if inode.target is not None:
         values["slayerfs-target"] = inode.target
@@ -75,10 +79,11 @@ def decode(metadata: Mapping[str, str], inode: Inode) -> dict[str, Any]:
     if mode is not None:
         kind = stat.S_IFMT(mode)
         special = kind in (stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK) and inode.size == 0
-        if special and (kind != stat.S_IFLNK or "slayerfs-target" in metadata):
+        target = metadata.get("slayerfs-target", "")
+        if special and (kind != stat.S_IFLNK or (target and "\0" not in target)):
             values["mode"] = kind | stat.S_IMODE(mode)
             if kind == stat.S_IFLNK:
-                values["target"] = metadata["slayerfs-target"]
+                values["target"] = target
         else:
             values["mode"] = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
     for name in ("uid", "gid"):
@@ -91,6 +96,11 @@ def decode(metadata: Mapping[str, str], inode: Inode) -> dict[str, Any]:
     return values
 
 
+def _seconds(nanoseconds: int) -> str:
+    whole, fraction = divmod(abs(nanoseconds), _SECOND)
+    return f"{'-' if nanoseconds < 0 else ''}{whole}.{fraction:09d}"
+
+
 def decode_xattrs(metadata: Mapping[str, str]) -> dict[bytes, bytes]:
     """Extended attributes; empty if there are none or they are malformed."""
     text = metadata.get("slayerfs-xattrs")
@@ -98,12 +108,13 @@ def decode_xattrs(metadata: Mapping[str, str]) -> dict[bytes, bytes]:
         return {}
     try:
         items = json.loads(text)
-        return {
+        found = {
             base64.b64decode(name, validate=True): base64.b64decode(value, validate=True)
             for name, value in items.items()
         }
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return {}
+    return {name: value for name, value in found.items() if _XATTR_NAME.fullmatch(name)}
 
 
 def _integer(text: str | None) -> int | None:
@@ -114,8 +125,10 @@ def _integer(text: str | None) -> int | None:
 
 
 def _nanoseconds(text: str | None) -> int | None:
-    try:
-        value = int(Decimal(text) * _SECOND) if text is not None else None
-    except (InvalidOperation, ValueError, OverflowError):
+    found = _SECONDS.fullmatch(text) if text is not None else None
+    if found is None:
         return None
-    return value if value is not None and -(2**63) <= value < 2**63 else None
+    sign, whole, fraction = found.groups()
+    value = int(whole) * _SECOND + int((fraction or "")[:9].ljust(9, "0"))
+    value = -value if sign else value
+    return value if -(2**63) <= value < 2**63 else None

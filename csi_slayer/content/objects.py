@@ -7,21 +7,22 @@ the conflicts directory: nothing is dropped.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 
 import structlog
 
-from csi_slayer.cache import Conflicts, Staging
+from csi_slayer.cache import Staging
 from csi_slayer.catalog import Catalog, Inode, Mark, Pending
 from csi_slayer.content import metadata
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.opened import OpenInodes
-from csi_slayer.content.options import SCRATCH, ContentEvents, ContentOptions
+from csi_slayer.content.options import SCRATCH, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
+from csi_slayer.content.races import Races
 from csi_slayer.content.small import Source
 from csi_slayer.content.staged import StagedFile, settled_stat
 from csi_slayer.content.upload import Uploader, condition_for
@@ -48,25 +49,21 @@ class Objects:
         store: ObjectStore,
         catalog: Catalog,
         staging: Staging,
-        conflicts: Conflicts,
+        races: Races,
         uploader: Uploader,
         opened: OpenInodes,
         open_clean: OpenClean,
-        events: ContentEvents,
         options: ContentOptions,
-        changed: Callable[[int], None],
     ) -> None:
         self._store = store
         self._catalog = catalog
         self._staging = staging
         self._staged = str(staging.directory)
-        self._conflicts = conflicts
+        self._races = races
         self._uploader = uploader
         self._opened = opened
         self._open_clean = open_clean
-        self._events = events
         self._options = options
-        self._changed = changed
         self.retire: Callable[[int], object] = lambda ino: None
         self.moved: Callable[[int, str, str], object] = lambda ino, old, new: None
         """Told that a copy in the store gave the same bytes of an inode another etag."""
@@ -105,9 +102,9 @@ class Objects:
         if inode.etag is None:
             await self._put_empty(inode, row)
         elif inode.origin is not None:
-            await self._copy_here(inode, row)
+            return await self._copy_here(inode, row)
         elif inode.flags & Mark.ATTRS_DIRTY and self._options.posix:
-            await self._copy_onto_itself(inode, row)
+            return await self._copy_onto_itself(inode, row)
         else:
             await self._catalog.settled(inode.ino, row, inode.etag)
         return True
@@ -134,7 +131,7 @@ class Objects:
             # ESTALE: the object under a partial staged copy changed.
             if isinstance(error, FsError) and error.errno != errno.ESTALE:
                 raise
-            found = await self._found(row.key)
+            found = await self._races.found(row.key)
             if found is not None and self._is_ours(row, found):
                 await self._recognise(inode, row, found)
                 return await send(found.etag)
@@ -146,7 +143,7 @@ class Objects:
                 except PreconditionFailed:
                     # Nothing is there, but the store finds something: a directory.
                     raise KeyObstructed(f"{row.key!r}: a directory of objects is there") from error
-            await self._lost_race(inode, row, found, error)
+            await self._races.lost(inode, row, found, error)
             raise
 
     @staticmethod
@@ -172,15 +169,9 @@ class Objects:
         row = await self._catalog.pending(key) if key is not None else None
         if row is None or not inode.flags & Mark.OVERLAY:
             return
-        found = await self._found(row.key)
+        found = await self._races.found(row.key)
         if found is not None and found.etag != inode.etag and self._is_ours(row, found):
             await self._recognise(inode, row, found)
-
-    async def _found(self, key: str) -> ObjectInfo | None:
-        try:
-            return await self._store.head(key)
-        except ObjectNotFound:
-            return None
 
     async def _put_staged(self, inode: Inode, row: Pending) -> bool:
         async with self._opened.held(inode.ino) as record:
@@ -259,26 +250,36 @@ class Objects:
             raise ObjectNotFound(f"inode {inode.ino} has no object")
         return Source(key, inode.etag, inode.size, inode.ino)
 
-    async def _copy_here(self, inode: Inode, row: Pending) -> None:
+    async def _copy_here(self, inode: Inode, row: Pending) -> bool:
         """Carry out a rename: copy the object server-side to the inode's path."""
         assert inode.origin is not None
         replace = await self.metadata_of(inode) if inode.flags & Mark.ATTRS_DIRTY else None
-        await self._require(row, inode.origin)
-        await self._catalog.copy_begins(row.key)
-        info = await self._store.copy(
-            inode.origin, row.key, source_etag=inode.etag, metadata=replace
-        )
+        try:
+            await self._require(row, inode.origin)
+            await self._catalog.copy_begins(row.key)
+            info = await self._store.copy(
+                inode.origin, row.key, source_etag=inode.etag, metadata=replace
+            )
+        except (PreconditionFailed, ObjectNotFound) as error:
+            await self._races.source_changed(inode, inode.origin, error)
+            return False
         await self._copied(inode, row, info.etag)
+        return True
 
-    async def _copy_onto_itself(self, inode: Inode, row: Pending) -> None:
+    async def _copy_onto_itself(self, inode: Inode, row: Pending) -> bool:
         """Replace an object's metadata: chmod, chown, utimes, xattrs of an existing file."""
-        info = await self._store.copy(
-            row.key,
-            row.key,
-            source_etag=inode.etag,
-            metadata=await self.metadata_of(inode),
-        )
+        try:
+            info = await self._store.copy(
+                row.key,
+                row.key,
+                source_etag=inode.etag,
+                metadata=await self.metadata_of(inode),
+            )
+        except (PreconditionFailed, ObjectNotFound) as error:
+            await self._races.source_changed(inode, row.key, error)
+            return False
         await self._copied(inode, row, info.etag)
+        return True
 
     async def _copied(self, inode: Inode, row: Pending, etag: str) -> None:
         if await self._catalog.stored(
@@ -298,23 +299,14 @@ class Objects:
         """For copies, which S3 cannot make conditional on their target: look before."""
         if row.expect is None:
             return
-        found = await self._found(row.key)
+        found = await self._races.found(row.key)
         if found is None or found.etag == row.expect or self._is_ours(row, found):
             return
         # A worker that died may have made the copy already.
         source = await self._store.head(source_key)
         same_write = found.write_token is not None and found.write_token == source.write_token
         if found.size != source.size or not (found.etag == source.etag or same_write):
-            await self._keep_other(row, found.etag)
-
-    async def _keep_other(self, row: Pending, etag: str) -> None:
-        """Somebody put another object where a rename is going: move it aside, under a name that
-        can be found, and go on. Both contents exist."""
-        aside = f"{SCRATCH}/conflicts/{uuid.uuid4().hex}/{row.key}"
-        await self._store.copy(row.key, aside, source_etag=etag)
-        self._events.conflict(row.key)
-        log.error("conflict", key=row.key, kept_as=aside,
-                  reason="another object appeared at the target of a rename")  # fmt: skip
+            await self._races.keep_other(row, found.etag)
 
     async def move_aside(self, inode: Inode) -> None:
         """Copy an inode's object to a temporary key, so that its present key can be used."""
@@ -326,12 +318,18 @@ class Objects:
             await self._catalog.copy_begins(key)
             info = await self._store.copy(inode.origin, key, source_etag=inode.etag)
             await self._catalog.relocated(inode, key, info.etag)
+        except (PreconditionFailed, ObjectNotFound) as error:
+            await self._races.source_changed(inode, inode.origin, error)
+            return
         finally:
             self.moving.discard(key)
         self._tell_reader(inode.ino, key, info.etag)
 
     async def put_marker(self, inode: Inode, row: Pending) -> None:
         """The empty object that says that a directory exists."""
+        if row.expect != "" and await self._has_content(row.key):
+            await self._catalog.settled(inode.ino, row, None)
+            return
         values: Mapping[str, str] = await self.metadata_of(inode)
         info = await self._store.put(row.key, b"", metadata=values)
         await self._catalog.settled(inode.ino, row, info.etag)
@@ -340,6 +338,10 @@ class Objects:
         """Delete the objects of these keys. Raises StoreError if one is left, which stays
         pending."""
         there = [row.expect != "" or await self._left_behind(row) for row in rows]
+        marks = [n for n, row in enumerate(rows) if there[n] and row.key.endswith("/")]
+        full = await asyncio.gather(*(self._has_content(rows[n].key) for n in marks))
+        for n, is_full in zip(marks, full, strict=True):
+            there[n] = not is_full
         keys = [row.key for row, is_there in zip(rows, there, strict=True) if is_there]
         failed: Mapping[str, str] = {}
         if len(keys) == 1:
@@ -353,48 +355,19 @@ class Objects:
         if failed:
             raise StoreUnavailable(f"{len(failed)} objects not deleted yet")
 
+    async def _has_content(self, key: str) -> bool:
+        """Whether a directory's mark is somebody's object with bytes in it: that is not touched."""
+        found = await self._races.found(key)
+        if found is None or found.size == 0:
+            return False
+        log.warning("mark with content left alone", key=key, size=found.size)
+        return True
+
     async def _left_behind(self, row: Pending) -> bool:
         """Whether a key that we believe free has an object of ours that nobody noted."""
         if row.doubt == 0:
             return False
         if row.key.endswith("/"):
             return True  # whoever marked it: it is the directory that was removed here
-        found = await self._found(row.key)
+        found = await self._races.found(row.key)
         return found is not None and self._is_ours(row, found)
-
-    async def _lost_race(
-        self, inode: Inode, row: Pending, found: ObjectInfo | None, error: Exception
-    ) -> None:
-        """The store's object is not the one we meant to replace: it stays, or its absence does,
-        and our bytes are kept."""
-        record = self._opened.get(inode.ino)
-        if record is not None and record.users > 1:
-            return  # the handles keep their bytes; decided when the last one is closed
-        if record is not None and record.file is not None:
-            file, record.file = record.file, None
-            await file.close()
-        self._events.conflict(row.key)
-        kept: Path | None = None
-        if inode.stage is not None:
-            kept = self._conflicts.keep(
-                self._staging, inode.stage, key=row.key, expected=row.expect,
-                found=found.etag if found is not None else None,
-            )  # fmt: skip
-        log.error("conflict", key=row.key, kept_at=str(kept), expected=row.expect,
-                  found=found.etag if found is not None else None, reason=str(error))  # fmt: skip
-        self._changed(inode.ino)
-        if found is None:
-            name = self._catalog.name_of(inode.ino, inode.parent)
-            if name is not None:
-                await self._catalog.remove(inode.parent, name, inode, keep=False)
-            return
-        await self._catalog.stored(
-            inode.ino,
-            row,
-            found.etag,
-            stage=None,
-            stamp=None,
-            size=found.size,
-            mtime_ns=found.mtime_ns,
-            flags=inode.flags & ~(Mark.OVERLAY | Mark.ATTRS_DIRTY | Mark.ATTRS_KNOWN),
-        )

@@ -211,6 +211,10 @@ class Reconciler:
         """Do what the key needs. Whatever waits is followed by a new look: names may have moved
         meanwhile. Between the last look and the request to the store nothing suspends."""
         for _ in range(LOOKS):
+            now = await self._catalog.pending(row.key)
+            if now is None:
+                return  # what is there turned out to be somebody else's
+            row = now
             inode = await self._catalog.resolve(row.key)
             if inode is not None and not forced and self._opened.is_writing(inode.ino):
                 return
@@ -363,7 +367,11 @@ class Reconciler:
         # Looked at again: names may have come back since the pass began. Nothing suspends between
         # this look and the mark in ``_active``.
         rows = [
-            row for row in rows if row.key not in self._active and await self._is_plain_delete(row)
+            row
+            for row in rows
+            if row.key not in self._active
+            and await self._catalog.pending(row.key) is not None
+            and await self._is_plain_delete(row)
         ]
         if not rows:
             return

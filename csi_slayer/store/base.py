@@ -92,6 +92,10 @@ class ObjectStore(Protocol):
     def part_minimum(self) -> int:
         """Smallest size of a multipart part except the last (S3: 5 MiB; local: 1)."""
 
+    @property
+    def key_maximum(self) -> int:
+        """Bytes of the longest key."""
+
     async def check(self) -> None:
         """One cheap call which shows that endpoint, credentials and bucket work."""
 

@@ -15,6 +15,7 @@ from csi_slayer.catalog import ROOT, Catalog, Inode, Name
 from csi_slayer.content.content import Content
 from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed, SlayerError
 from csi_slayer.scheduling.scan import Scan
+from csi_slayer.vfs import names
 from csi_slayer.vfs.handles import HandleTable
 from csi_slayer.vfs.options import VfsEvents, VfsOptions
 from csi_slayer.vfs.refresh import Refresher
@@ -161,6 +162,14 @@ class Base:
         if parent is not None:
             ttl = max(ttl, self.refresh.remaining(parent.listed_ns))
         return Entry(self.attr(inode), ttl, ttl)
+
+    async def check_new(self, parent: int, name: str) -> None:
+        """Refuse a new name that would be hidden, or whose key would be too long for the store."""
+        names.check_new(name, parent == ROOT)
+        path = await self.catalog.path(parent) or ""
+        # A slash comes before the name, and behind it if it is a directory's.
+        if len(path.encode()) + len(name.encode()) + 2 > self.content.store.key_maximum:
+            raise FsError(errno.ENAMETOOLONG, "the object's key would be too long")
 
     @property
     def negative(self) -> Entry:

@@ -56,7 +56,7 @@ class NameOps(Base):
         what else is wrong."""
         self.check_writable()
         text = names.decode(name)
-        names.check_new(text, parent == ROOT)
+        await self.check_new(parent, text)
         directory, inode = await self.find_child(parent, text)
         if inode is not None:
             raise FsError(errno.EEXIST)
@@ -172,7 +172,7 @@ class NameOps(Base):
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
             raise FsError(errno.EINVAL)
         source, target = names.decode(name), names.decode(new_name)
-        names.check_new(target, new_parent == ROOT)
+        await self.check_new(new_parent, target)
         await self.find_child(parent, source)
         await self.find_child(new_parent, target)
         inode, other = await self._both(parent, source, new_parent, target)

@@ -1,9 +1,9 @@
 """Which keys can be names, and names as the kernel gives them.
 
 A key is shown if each of its components is a name a POSIX file system could have: not empty, not
-``.`` or ``..``, at most 255 bytes, no NUL. A key that is both an object and a directory is shown as
-the directory. ``.slayerfs`` at the root is the driver's own. Everything else is hidden, logged once
-per directory and counted; it stays untouched in the bucket.
+``.`` or ``..``, at most 255 bytes of UTF-8, no NUL. A key that is both an object and a directory is
+shown as the directory. ``.slayerfs`` at the root is the driver's own. Everything else is hidden,
+logged once per directory and counted; it stays untouched in the bucket.
 """
 
 from __future__ import annotations
@@ -32,8 +32,13 @@ def decode(name: bytes) -> str:
 
 def showable(name: str, prefix: str) -> bool:
     """Whether a component found below ``prefix`` can be shown."""
-    if name in ("", ".", "..") or "\0" in name or len(name.encode()) > NAME_MAX:
+    if name in ("", ".", "..") or "\0" in name:
         return False
+    try:
+        if len(name.encode()) > NAME_MAX:
+            return False
+    except UnicodeEncodeError:
+        return False  # not UTF-8
     return not (prefix == "" and name == SCRATCH)
 
 
@@ -57,6 +62,8 @@ def from_page(page: ListPage, prefix: str, now_ns: int) -> tuple[list[Listed], l
         name = info.key[start:]
         if name == "":
             marker = prefix != ""
+            if marker and info.size:
+                hidden.append(info.key)
         elif showable(name, prefix):
             found.append(from_object(info, name))
         elif name != SCRATCH:

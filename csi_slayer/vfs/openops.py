@@ -10,7 +10,7 @@ import time
 import structlog
 
 from csi_slayer.cache import SMALL
-from csi_slayer.catalog import ROOT, Inode
+from csi_slayer.catalog import Inode
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.opened import File, IoMode, OpenInode
 from csi_slayer.content.overlay import OverlayFile
@@ -228,7 +228,7 @@ class OpenOps(NameOps):
                 raise FsError(errno.EEXIST)
             opened = await self.open(req, inode.ino, flags)
             return self.entry(await self.catalog.get(inode.ino)), opened
-        names.check_new(text, parent == ROOT)
+        await self.check_new(parent, text)
         self.check_quota(1)
         return await self._create(req, directory, text, mode, flags)
 

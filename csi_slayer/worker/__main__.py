@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -107,6 +108,7 @@ def run_worker(end: socket.socket) -> int:
         # A terminal sends them to all of its processes; what they mean is the supervisor's to say.
         signal.signal(number, signal.SIG_IGN)
     _limit_arenas()
+    _allow_open_files()
     received = channel.receive(end)
     if received is None:
         return FAILED
@@ -119,6 +121,13 @@ def run_worker(end: socket.socket) -> int:
             return runner.run(serve(end, message, fds, config))
     finally:
         writer.close()
+
+
+def _allow_open_files() -> None:
+    """Each open file of the volume is one of ours, and the usual limit is 1,024: take all that this
+    process may have."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _limit_arenas() -> None:

@@ -46,6 +46,11 @@ class LocalStore:
         """Any size will do."""
         return 1
 
+    @property
+    def key_maximum(self) -> int:
+        """Its directories are opened one by one: no longer than Linux lets a path be (PATH_MAX)."""
+        return 4096
+
     async def check(self) -> None:
         """Read the directory and write into its hidden part's lock, as any change does."""
 

@@ -40,6 +40,7 @@ class Reads:
         policy = replace(self._engine.policy, deadline=seconds)
         prefix = self._engine.address.prefix
         query = [("list-type", "2"), ("max-keys", "1"), ("prefix", prefix)]
+        query.append(("encoding-type", "url"))  # a key may have what XML cannot
         request = S3Request("ListObjectsV2", "GET", None, query)
         try:
             async with asyncio.timeout(seconds):

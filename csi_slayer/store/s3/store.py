@@ -12,6 +12,7 @@ from csi_slayer.store.s3.writes import Writes
 from csi_slayer.store.write_token import LostWrites
 
 _SMALLEST_PART = 5 << 20
+_LONGEST_KEY = 1024
 
 
 class S3Store(Reads, Writes, Uploads, Copies, BucketAdmin):
@@ -36,6 +37,11 @@ class S3Store(Reads, Writes, Uploads, Copies, BucketAdmin):
     def part_minimum(self) -> int:
         """5 MiB."""
         return _SMALLEST_PART
+
+    @property
+    def key_maximum(self) -> int:
+        """What of S3's 1,024 bytes the prefix leaves."""
+        return _LONGEST_KEY - len(self._engine.address.prefix.encode())
 
     async def use(self, credentials: Credentials) -> None:
         """Sign with these from now on, if the bucket accepts them; what has been sent already ends

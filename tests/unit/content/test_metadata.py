@@ -14,7 +14,11 @@ from csi_slayer.content import metadata
 
 DEFAULTS = Defaults(0, 0, 0o644, 0o755)
 
-names = st.binary(min_size=1, max_size=40)
+names = st.builds(
+    lambda space, rest: space + b"." + rest.replace(b"\0", b"0"),
+    st.sampled_from([b"user", b"trusted", b"security"]),
+    st.binary(min_size=1, max_size=40),
+)
 xattrs = st.dictionaries(names, st.binary(max_size=60), max_size=4)
 
 
@@ -29,7 +33,7 @@ regular = st.builds(
     mode=st.integers(0, 0o7777).map(lambda bits: stat.S_IFREG | bits),
     uid=st.integers(0, 2**32 - 2),
     gid=st.integers(0, 2**32 - 2),
-    mtime_ns=st.integers(0, 2**63 - 1),
+    mtime_ns=st.integers(1 - 2**63, 2**63 - 1),
 )
 
 
@@ -47,7 +51,7 @@ def test_an_ordinary_file_needs_no_metadata() -> None:
     assert metadata.encode(inode(mtime_ns=99), {}, DEFAULTS, full=False) == {}
 
 
-@given(st.text(max_size=200))
+@given(st.text(min_size=1, max_size=200).filter(lambda text: "\0" not in text))
 def test_a_symlink_keeps_its_target(target: str) -> None:
     link = inode(mode=stat.S_IFLNK | 0o777, target=target, size=0)
     read = metadata.decode(metadata.encode(link, {}, DEFAULTS, full=False), inode(size=0))
@@ -84,3 +88,29 @@ def test_malformed_metadata_is_ignored(values: dict[str, str], size: int) -> Non
         assert 0 <= read.get(name, 0) < 2**32 - 1
     assert -(2**63) <= read.get("mtime_ns", 0) < 2**63
     assert isinstance(metadata.decode_xattrs(values), dict)
+
+
+@pytest.mark.parametrize("mtime", ["1E999990", "9E999999", "1" * 100_000, "1_000", "0x10", "."])
+def test_numbers_that_would_take_for_ever_are_none(mtime: str) -> None:
+    assert metadata.decode({"mtime": mtime}, inode()) == {}
+
+
+def test_times_before_the_epoch() -> None:
+    written = metadata.encode(inode(mtime_ns=-5_500_000_000), {}, DEFAULTS, full=True)
+    assert written["mtime"] == "-5.500000000"
+    assert metadata.decode({"mtime": "-5.5"}, inode())["mtime_ns"] == -5_500_000_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 1700, '{"":""}', '{"AA==":"AA=="}', '{"Zm9v":"YmFy"}', '{"dXNlci4=":""}',
+     '{"c3lzdGVtLmE=":""}'],
+)  # fmt: skip
+def test_attributes_that_nobody_could_set_are_not_shown(text: str) -> None:
+    assert metadata.decode_xattrs({"slayerfs-xattrs": text}) == {}
+
+
+@pytest.mark.parametrize("target", ["", "a\0b"])
+def test_a_target_that_no_symlink_can_have(target: str) -> None:
+    written = {"mode": str(stat.S_IFLNK | 0o777), "slayerfs-target": target}
+    assert "target" not in metadata.decode(written, inode(size=0))

@@ -78,7 +78,7 @@ class Volume:
         durability = content.pop("durability", "close")
         self.live = Live(metadata_ttl=ttl, negative_ttl=0, durability=durability)
         self.content = ContentOptions("v", "t", live=self.live, **content)
-        self.vfs = VfsOptions(live=self.live)
+        self.vfs = VfsOptions(live=self.live, posix=self.content.posix)
         self._uniques = itertools.count(2, 2)
         self.start(taken_over=False)
 

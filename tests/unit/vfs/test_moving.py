@@ -9,7 +9,9 @@ import pytest
 
 from csi_slayer.catalog import ROOT
 from csi_slayer.content.reconcile import Reconciler
+from csi_slayer.vfs.types import SetAttr
 from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.memory_store import Blob
 
 
 @pytest.fixture
@@ -178,3 +180,93 @@ def test_the_mark_of_a_directory_that_nobody_noted_is_deleted(
     volume.run(go_on())
     volume.stop()
     assert volume.objects() == {}
+
+
+# What somebody else does to an object that is being renamed.
+
+
+def replace(volume: Volume, key: str, data: bytes) -> None:
+    volume.bucket.objects[key] = Blob(data, f'"other-{key}"', 10**18, {})
+
+
+def read(volume: Volume, name: bytes) -> bytes:
+    entry = volume.run(volume.fs.lookup(volume.request(), ROOT, name))
+    assert entry.attr is not None
+    opened = volume.run(volume.fs.open(volume.request(), entry.attr.ino, os.O_RDONLY))
+    data = volume.read(entry.attr.ino, opened, 0, 1 << 20)
+    volume.run(volume.fs.release(volume.request(), entry.attr.ino, opened.fh))
+    return data
+
+
+def test_a_renamed_object_that_was_changed_moves_as_it_is(volume: Volume) -> None:
+    put(volume, b"a", b"one")
+    replace(volume, "a", b"theirs, longer")
+    rename(volume, b"a", b"b")
+    volume.turn(50)
+    assert volume.objects() == {"b": b"theirs, longer"}
+    assert read(volume, b"b") == b"theirs, longer"
+    volume.stop()
+
+
+def test_a_renamed_object_that_was_deleted_is_gone(volume: Volume) -> None:
+    put(volume, b"a", b"one")
+    del volume.bucket.objects["a"]
+    rename(volume, b"a", b"b")
+    volume.turn(50)
+    entry = volume.run(volume.fs.lookup(volume.request(), ROOT, b"b"))
+    assert entry.attr is None
+    volume.stop()
+    assert volume.objects() == {}
+
+
+def test_a_new_file_is_stored_though_its_predecessor_was_changed(volume: Volume) -> None:
+    put(volume, b"a", b"one")
+    replace(volume, "a", b"theirs")
+    rename(volume, b"a", b"a.bak")
+    put(volume, b"a", b"two")
+    assert volume.objects() == {"a": b"two", "a.bak": b"theirs"}
+    volume.stop()
+
+
+def test_two_names_are_swapped_though_one_was_changed(volume: Volume) -> None:
+    put(volume, b"a", b"one")
+    put(volume, b"b", b"two")
+    replace(volume, "a", b"theirs")
+    rename(volume, b"a", b"t")
+    rename(volume, b"b", b"a")
+    rename(volume, b"t", b"b")
+    volume.stop()
+    assert volume.objects() == {"a": b"two", "b": b"theirs"}
+
+
+def test_bytes_that_are_here_are_stored_and_the_others_stay(volume: Volume) -> None:
+    """A file that is open for writing is renamed, and its object replaced by somebody else."""
+    fs = volume.fs
+    entry, opened = volume.run(fs.create(volume.request(), ROOT, b"a", 0o644, os.O_RDWR))
+    assert entry.attr is not None
+    volume.write(entry.attr.ino, opened, 0, b"ours")
+    volume.run(fs.flush(volume.request(), entry.attr.ino, opened.fh))
+    replace(volume, "a", b"theirs")
+    rename(volume, b"a", b"b")
+    volume.run(fs.fsync(volume.request(), entry.attr.ino, opened.fh, False))
+    volume.run(fs.release(volume.request(), entry.attr.ino, opened.fh))
+    volume.stop()
+    assert volume.objects() == {"a": b"theirs", "b": b"ours"}
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_attributes_of_an_object_that_was_changed(tmp_path: Path, there: bool) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600, posix=True)
+    put(volume, b"a", b"one")
+    entry = volume.run(volume.fs.lookup(volume.request(), ROOT, b"a"))
+    assert entry.attr is not None
+    if there:
+        replace(volume, "a", b"theirs")
+    else:
+        del volume.bucket.objects["a"]
+    changes = SetAttr(mode=0o600)
+    volume.run(volume.fs.setattr(volume.request(), entry.attr.ino, changes))
+    volume.stop()
+    assert volume.objects() == ({"a": b"theirs"} if there else {})
+    if there:
+        assert int(volume.bucket.objects["a"].metadata["mode"]) & 0o777 == 0o600

@@ -1,0 +1,135 @@
+"""What becomes of an inode whose object is not the one that we knew: somebody else was faster.
+
+Nothing is dropped: what the store has stays, and bytes that are only here are kept beside it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from csi_slayer.cache import Conflicts, Staging
+from csi_slayer.catalog import Catalog, Inode, Mark, Pending
+from csi_slayer.content.opened import OpenInodes
+from csi_slayer.content.options import SCRATCH, ContentEvents
+from csi_slayer.content.overlay import OverlayFile
+from csi_slayer.content.staged import StagedFile
+from csi_slayer.errors import ObjectNotFound, StoreError
+from csi_slayer.store.base import ObjectInfo, ObjectStore
+
+log = structlog.get_logger(__name__)
+
+
+class Races:
+    """``changed(ino)`` is told that an inode's content became another."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        catalog: Catalog,
+        staging: Staging,
+        conflicts: Conflicts,
+        opened: OpenInodes,
+        events: ContentEvents,
+        changed: Callable[[int], None],
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._staging = staging
+        self._conflicts = conflicts
+        self._opened = opened
+        self._events = events
+        self._changed = changed
+
+    async def found(self, key: str) -> ObjectInfo | None:
+        """What the store has there."""
+        try:
+            return await self._store.head(key)
+        except ObjectNotFound:
+            return None
+
+    async def lost(
+        self, inode: Inode, row: Pending, found: ObjectInfo | None, error: Exception
+    ) -> None:
+        """The store's object is not the one we meant to replace: it stays, or its absence does,
+        and our bytes are kept."""
+        record = self._opened.get(inode.ino)
+        if record is not None and record.users > 1:
+            return  # the handles keep their bytes; decided when the last one is closed
+        if record is not None and record.file is not None:
+            file, record.file = record.file, None
+            await file.close()
+        self._events.conflict(row.key)
+        kept: Path | None = None
+        if inode.stage is not None:
+            kept = self._conflicts.keep(
+                self._staging, inode.stage, key=row.key, expected=row.expect,
+                found=found.etag if found is not None else None,
+            )  # fmt: skip
+        log.error("conflict", key=row.key, kept_at=str(kept), expected=row.expect,
+                  found=found.etag if found is not None else None, reason=str(error))  # fmt: skip
+        self._changed(inode.ino)
+        if found is None:
+            await self._forget(inode)
+            return
+        await self._catalog.stored(
+            inode.ino,
+            row,
+            found.etag,
+            stage=None,
+            stamp=None,
+            size=found.size,
+            mtime_ns=found.mtime_ns,
+            flags=inode.flags & ~(Mark.OVERLAY | Mark.ATTRS_DIRTY | Mark.ATTRS_KNOWN),
+        )
+
+    async def keep_other(self, row: Pending, etag: str) -> None:
+        """Somebody put another object where a rename is going: move it aside, under a name that
+        can be found, and go on. Both contents exist."""
+        aside = f"{SCRATCH}/conflicts/{uuid.uuid4().hex}/{row.key}"
+        await self._store.copy(row.key, aside, source_etag=etag)
+        self._events.conflict(row.key)
+        log.error("conflict", key=row.key, kept_as=aside,
+                  reason="another object appeared at the target of a rename")  # fmt: skip
+
+    async def source_changed(self, inode: Inode, key: str, error: StoreError) -> None:
+        """Somebody else has changed or deleted the object that was to be copied. What is there now
+        is the file then, and moves on as such; but if all the bytes that we knew are here, these
+        are uploaded and the other's object stays where it is.
+
+        Raises ``error`` if the object is as we knew it, and while the file is open for writing.
+        """
+        found = await self.found(key)
+        if found is not None and found.etag == inode.etag:
+            raise error
+        log.warning("changed by somebody else", key=key, known=inode.etag,
+                    found=found.etag if found is not None else None)  # fmt: skip
+        whole = inode.stage is not None and not inode.flags & Mark.OVERLAY
+        if whole and inode.origin is not None:
+            await self._catalog.disown(inode.ino, inode.origin)
+            return
+        record = self._opened.get(inode.ino)
+        if record is not None and isinstance(record.file, StagedFile | OverlayFile):
+            raise error
+        self._changed(inode.ino)
+        if inode.stage is not None:
+            self._staging.remove(inode.stage)
+        if found is None:
+            await self._forget(inode)
+            return
+        # Attributes that are set here and not yet there are still to be written.
+        known = Mark.NONE if inode.flags & Mark.ATTRS_DIRTY else Mark.ATTRS_KNOWN
+        await self._catalog.update(
+            inode.ino, etag=found.etag, size=found.size, mtime_ns=found.mtime_ns, stage=None,
+            stamp=None, flags=inode.flags & ~(Mark.OVERLAY | known),
+        )  # fmt: skip
+        await self._catalog.pending_expect(key, found.etag)
+
+    async def _forget(self, inode: Inode) -> None:
+        """The store has no such file any more."""
+        name = self._catalog.name_of(inode.ino, inode.parent)
+        if name is not None:
+            await self._catalog.remove(inode.parent, name, inode, keep=False)
