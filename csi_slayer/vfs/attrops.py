@@ -94,8 +94,7 @@ class AttrOps(Base):
             return
         values["flags"] = known | Mark.ATTRS_DIRTY
         key = await self.catalog.path(inode.ino)
-        write_through = self.options.posix and not inode.is_symlink and key is not None
-        if key is not None and write_through:
+        if key is not None and self.options.posix:
             in_place = inode.etag is not None and inode.origin is None
             key = key + "/" if inode.is_dir else key
             expect = inode.etag if in_place else ("" if not inode.is_dir else None)

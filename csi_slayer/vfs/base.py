@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from csi_slayer.catalog import ROOT, Catalog, Inode, Name
+from csi_slayer.catalog import ROOT, Catalog, Inode, Mark, Name
 from csi_slayer.content.content import Content
 from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed, SlayerError
 from csi_slayer.scheduling.scan import Scan
@@ -177,18 +178,34 @@ class Base:
 
     def needs_metadata(self, inode: Inode | Name) -> bool:
         """Whether only the object's metadata can tell what the inode is: an empty object may be
-        a symlink, a fifo or a socket."""
+        a symlink, a fifo or a socket. With POSIX attributes each object's is read, a directory's
+        mark included."""
+        if stat.S_ISDIR(inode.mode):
+            return (
+                self.options.posix
+                and isinstance(inode, Inode)
+                and not inode.flags & Mark.ATTRS_KNOWN
+                and inode.ino != ROOT
+            )
         return bool(inode.is_unread) and (self.options.posix or inode.size == 0)
 
     async def with_metadata(self, inode: Inode) -> Inode:
         if not self.needs_metadata(inode):
             return inode
-        source = await self.content.objects.source_of(inode)
+        if inode.is_dir:
+            path = await self.catalog.path(inode.ino)
+            if path is None:
+                return inode
+            key = path + "/"
+        else:
+            key = (await self.content.objects.source_of(inode)).key
         try:
-            info = await self.content.store.head(source.key)
+            values = (await self.content.store.head(key)).metadata or {}
         except ObjectNotFound:
-            return inode
-        await self.content.learn(inode.ino, info.metadata or {})
+            if not inode.is_dir:
+                return inode
+            values = {}  # it exists by what is in it alone
+        await self.content.learn(inode.ino, values)
         return await self.catalog.get(inode.ino)
 
     # -- shared checks ----------------------------------------------------------------------

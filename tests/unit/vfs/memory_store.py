@@ -36,6 +36,8 @@ class Bucket:
 class MemoryStore:
     """One client of a bucket. Each call suspends ``turns`` times before and after its effect.
 
+    ``heads`` counts requests for metadata.
+
     After ``dies_in`` further changes the client is dead: the last change happened, its answer and
     all later ones never come.
     """
@@ -49,6 +51,7 @@ class MemoryStore:
         self.turns = turns
         self.dies_in: int | None = None
         self.dead = False
+        self.heads = 0
 
     async def _begin(self) -> None:
         for _ in range(self.turns):
@@ -112,6 +115,7 @@ class MemoryStore:
         await self._begin()
 
     async def head(self, key: str) -> ObjectInfo:
+        self.heads += 1
         await self._begin()
         info = self._info(key, self._blob(key))
         await self._end()

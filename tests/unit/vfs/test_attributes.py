@@ -1,0 +1,63 @@
+"""Attributes that are written through to the objects are there for who comes without a catalog."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from csi_slayer.catalog import ROOT
+from csi_slayer.vfs.types import Attr, SetAttr
+from tests.unit.vfs.harness import Volume
+
+WHEN = 1_222_222_222 * 10**9
+
+
+def posix(directory: Path) -> Volume:
+    return Volume(directory, passthrough=False, ttl=3600, posix=True)
+
+
+def found(volume: Volume, parent: int, name: bytes) -> Attr:
+    entry = volume.run(volume.fs.lookup(volume.request(), parent, name))
+    assert entry.attr is not None
+    return entry.attr
+
+
+def test_of_directories_and_symlinks(tmp_path: Path) -> None:
+    volume = posix(tmp_path / "one")
+    fs, request = volume.fs, volume.request
+    volume.run(fs.mkdir(request(), ROOT, b"d", 0o755))
+    ino = found(volume, ROOT, b"d").ino
+    volume.turn(50)  # its mark is stored without them
+    volume.run(fs.setattr(request(), ino, SetAttr(mode=0o1770, uid=1234, gid=4321)))
+    volume.run(fs.setattr(request(), ino, SetAttr(mtime_ns=WHEN)))
+    volume.run(fs.setxattr(request(), ino, b"user.b", b"value", 0))
+    volume.run(fs.symlink(request(), ROOT, b"l", b"target"))
+    link = found(volume, ROOT, b"l").ino
+    volume.turn(50)
+    volume.run(fs.setattr(request(), link, SetAttr(uid=7, gid=8, mtime_ns=WHEN)))
+    volume.stop()
+
+    other = posix(tmp_path / "two")
+    other.store.bucket = other.bucket = volume.bucket
+    directory = found(other, ROOT, b"d")
+    assert (directory.uid, directory.gid) == (1234, 4321)
+    assert stat.S_IMODE(directory.mode) == 0o1770
+    assert directory.mtime_ns == WHEN
+    value = other.run(other.fs.getxattr(other.request(), directory.ino, b"user.b"))
+    assert value == b"value"
+    attr = found(other, ROOT, b"l")
+    assert stat.S_ISLNK(attr.mode)
+    assert (attr.uid, attr.gid, attr.mtime_ns) == (7, 8, WHEN)
+    assert other.run(other.fs.readlink(other.request(), attr.ino)) == b"target"
+    other.stop()
+
+
+def test_of_a_directory_that_has_no_mark(tmp_path: Path) -> None:
+    volume = posix(tmp_path)
+    volume.run(volume.store.put("d/f", b"1"))
+    before = volume.store.heads
+    directory = found(volume, ROOT, b"d")
+    assert stat.S_IMODE(directory.mode) == 0o755
+    found(volume, ROOT, b"d")
+    assert volume.store.heads == before + 1, "it is looked for once"
+    volume.stop()
