@@ -29,7 +29,7 @@ class AttrOps(Base):
     """See :class:`csi_slayer.vfs.operations.Operations`."""
 
     async def getattr(self, req: Request, ino: int, fh: int | None) -> tuple[Attr, float]:
-        inode = await self.catalog.get(ino)
+        inode = self.removed_dirs.get(ino) or await self.catalog.get(ino)
         if (
             inode.is_file
             and not self.is_local(inode)

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from csi_slayer.vfs.types import Attr, Entry, Kernel, Request
 OTHER_VERSION = (PreconditionFailed, ObjectNotFound, FsError)
 """Among these is what tells that an object is not the version that we knew; see
 :meth:`Base.learn_anew`."""
+
+REMOVED_KEPT = 1024
+"""Removed directories whose attributes are remembered until the kernel forgets them."""
 
 CHANGED_KEPT = 65536
 """Inodes remembered whose kernel cache is to be dropped at the next open."""
@@ -67,6 +71,7 @@ class Base:
         )
         self._kernel: Kernel | None = None
         self._stale_pages: set[int] = set()
+        self.removed_dirs: OrderedDict[int, Inode] = OrderedDict()
 
     @property
     def zero_upcall(self) -> bool:
@@ -163,6 +168,13 @@ class Base:
         if parent is not None:
             ttl = max(ttl, self.refresh.remaining(parent.listed_ns))
         return Entry(self.attr(inode), ttl, ttl)
+
+    def note_removed(self, inode: Inode) -> None:
+        """Who has a removed directory open, or works in it, can still ask for its attributes."""
+        if inode.is_dir:
+            self.removed_dirs[inode.ino] = inode._replace(nlink=0)
+            if len(self.removed_dirs) > REMOVED_KEPT:
+                self.removed_dirs.popitem(last=False)
 
     async def check_new(self, parent: int, name: str) -> None:
         """Refuse a new name that would be hidden, or whose key would be too long for the store."""

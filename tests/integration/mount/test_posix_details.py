@@ -122,3 +122,18 @@ def test_names_that_attributes_cannot_have(place: Place, name: str, error: int) 
     with pytest.raises(OSError) as caught:
         os.setxattr(path, name, b"1")
     assert caught.value.errno == error
+
+
+def test_a_directory_that_was_removed_while_it_is_open(place: Place) -> None:
+    directory = place.root / "d"
+    directory.mkdir()
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        directory.rmdir()
+        assert os.fstat(fd).st_nlink == 0
+        with pytest.raises(FileNotFoundError):
+            os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=fd)
+        with pytest.raises(FileNotFoundError):
+            os.stat("new", dir_fd=fd)
+    finally:
+        os.close(fd)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import pytest
+
 from csi_slayer.catalog import ROOT
+from csi_slayer.errors import FsError
 from csi_slayer.vfs.types import Attr, SetAttr
 from tests.unit.vfs.harness import Volume
 
@@ -60,4 +63,22 @@ def test_of_a_directory_that_has_no_mark(tmp_path: Path) -> None:
     assert stat.S_IMODE(directory.mode) == 0o755
     found(volume, ROOT, b"d")
     assert volume.store.heads == before + 1, "it is looked for once"
+    volume.stop()
+
+
+def test_of_a_removed_directory_while_it_is_open(tmp_path: Path) -> None:
+    volume = posix(tmp_path)
+    fs, request = volume.fs, volume.request
+    inos = {}
+    for name in (b"a", b"b", b"c"):
+        volume.run(fs.mkdir(request(), ROOT, name, 0o750))
+        inos[name] = found(volume, ROOT, name).ino
+    volume.run(fs.rmdir(request(), ROOT, b"a"))
+    volume.run(fs.rename(request(), ROOT, b"c", ROOT, b"b", 0))
+    for name in (b"a", b"b"):
+        attr, _ttl = volume.run(fs.getattr(request(), inos[name], None))
+        assert (attr.nlink, stat.S_IMODE(attr.mode)) == (0, 0o750)
+        fs.forget(inos[name], 1)
+        with pytest.raises(FsError):
+            volume.run(fs.getattr(request(), inos[name], None))
     volume.stop()
