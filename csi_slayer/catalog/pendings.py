@@ -111,12 +111,9 @@ class Pendings(Reads):
         files that have the name of a directory on its way, and those below it."""
         parts = key.split("/")
         above = ["/".join(parts[:depth]) for depth in range(1, len(parts))]
-        found = [row for name in above if (row := self._find_pending(name)) is not None]
-        if not key.endswith("/"):
-            below = (key + "/", key + "/\U0010ffff", limit)
-            rows = self._db.all(_SELECT + "WHERE key >= ? AND key < ? ORDER BY key LIMIT ?", below)
-            found += [Pending._make(row) for row in rows]
-        return found
+        below = [] if key.endswith("/") else await self.pending_below(key + "/", limit)
+        found = map(self._find_pending, [*above, *below])
+        return [row for row in found if row is not None]
 
     async def pending_count(self) -> int:
         row = self._db.one("SELECT count(*) FROM pending")

@@ -22,11 +22,16 @@ LIMIT = 2048
 XATTR_LIMIT = 1200
 """What of it extended attributes may take, encoded."""
 
+XATTR_NAMESPACES = (b"user", b"trusted", b"security")
+"""See xattr(7)."""
+
 _SECOND = 1_000_000_000
 
 # Anybody may write metadata: what is taken for a number is short, or to read it takes for ever.
 _SECONDS = re.compile(r"(-?)([0-9]{1,11})(?:\.([0-9]{0,20}))?")
-_XATTR_NAME = re.compile(rb"(?=.{1,255}\Z)(?:user|trusted|security)\.[^\0]+", re.DOTALL)
+_XATTR_NAME = re.compile(
+    rb"(?=.{1,255}\Z)(?:" + b"|".join(XATTR_NAMESPACES) + rb")\.[^\0]+", re.DOTALL
+)
 
 
 def encode(

@@ -21,8 +21,6 @@ from csi_slayer.vfs.types import Attr, Request, SetAttr
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
 XATTR_NAME_MAX = 255
-XATTR_NAMESPACES = (b"user", b"trusted", b"security")
-"""See xattr(7)."""
 
 
 class AttrOps(Base):
@@ -131,7 +129,7 @@ class AttrOps(Base):
     @staticmethod
     def _check_xattr(name: bytes) -> None:
         namespace, _dot, rest = name.partition(b".")
-        if namespace not in XATTR_NAMESPACES:
+        if namespace not in metadata.XATTR_NAMESPACES:
             raise FsError(errno.EOPNOTSUPP)  # POSIX ACLs, in "system.", among them
         if not rest:
             raise FsError(errno.EINVAL)
