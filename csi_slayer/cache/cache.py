@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from csi_slayer.cache.adopt import adopt
 from csi_slayer.cache.conflicts import Conflicts
+from csi_slayer.cache.direct import Direct, DirectMode
 from csi_slayer.cache.events import CacheEvents
 from csi_slayer.cache.files import make_segment, open_segment, write_whole
 from csi_slayer.cache.header import Header, read_header
@@ -42,17 +43,20 @@ class Cache:
     number of processes may use the same ``root`` without talking to each other. ``capacity`` and
     ``min_free`` (left free on the file system) in bytes; one process must run a
     :class:`csi_slayer.cache.governor.Governor` for anything to be evicted. Create it after a
-    fork, not before. Raises CacheError if ``root`` cannot be used.
+    fork, not before. ``direct``: whether what is fetched goes around the page cache. Raises
+    CacheError if ``root`` cannot be used.
     """
 
-    def __init__(self, root: Path, capacity: int, min_free: int = 0) -> None:
+    def __init__(
+        self, root: Path, capacity: int, min_free: int = 0, *, direct: DirectMode = "auto"
+    ) -> None:
         layout = Layout(root)
         try:
             ledger = Ledger(layout, capacity, min_free)
             marks = Marks(layout)
         except OSError as error:
             raise translated(error, f"cache directory {root}") from error
-        self.shared = Shared(layout, ledger, marks, CacheEvents())
+        self.shared = Shared(layout, ledger, marks, CacheEvents(), Direct(direct))
         self.capacity = capacity
 
     @property

@@ -43,7 +43,7 @@ def detach(opened: OpenSegment, stage_path: str) -> int | None:
             return None
         opened.forget()
         opened.refs = 0
-    opened.discard_map()
+    opened.discard()
     fd, opened.fd = opened.fd, -1
     return fd
 

@@ -9,11 +9,15 @@ goes on holding it when the process has died.
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from csi_slayer.cache.blockmap import BlockMap, block_count, block_hash
+from csi_slayer.cache.direct import ALIGNMENT
+from csi_slayer.cache.fresh import PIECE
 from csi_slayer.cache.header import Header, boot_generation
 from csi_slayer.cache.layout import BLOCK
 from csi_slayer.cache.ledger import on_disk
@@ -30,8 +34,8 @@ class OpenSegment:
     is None for a segment of kind WHOLE."""
 
     __slots__ = (
-        "_complete", "_cursor", "blocks", "checked", "fd", "header", "name", "refs", "shared",
-        "size", "trusted",
+        "_complete", "_cursor", "_direct_fd", "blocks", "checked", "fd", "header", "name", "refs",
+        "shared", "size", "trusted",
     )  # fmt: skip
 
     def __init__(
@@ -47,6 +51,7 @@ class OpenSegment:
     ) -> None:
         self.name = name
         self.fd = fd
+        self._direct_fd = -1
         self.size = header.size
         self.refs = 0
         self.shared = shared
@@ -89,7 +94,7 @@ class OpenSegment:
                 return
             self._remember()
             self.forget()
-        self.discard_map()
+        self.discard()
         os.close(self.fd)
         self.fd = -1
 
@@ -107,10 +112,14 @@ class OpenSegment:
         if self.shared.opened.get(self.name) is self:
             del self.shared.opened[self.name]
 
-    def discard_map(self) -> None:
+    def discard(self) -> None:
+        """Let go of everything but ``fd``."""
         if self.blocks is not None:
             self.blocks.close()
             self.blocks = None
+        if self._direct_fd >= 0:
+            os.close(self._direct_fd)
+            self._direct_fd = -1
 
     # -- state -----------------------------------------------------------------------------
 
@@ -216,8 +225,11 @@ class OpenSegment:
 
     # -- writing ---------------------------------------------------------------------------
 
-    def write_block(self, offset: int, data: bytes | memoryview, wait: float) -> None:
-        """One block, or several that follow each other: one reservation, one write."""
+    def write_block(
+        self, offset: int, data: bytes | memoryview, wait: float, *, direct: bool = False
+    ) -> None:
+        """One block, or several that follow each other: one reservation, one write. ``direct``:
+        around the page cache if possible; ``data`` is page-aligned then."""
         first, rest = divmod(offset, BLOCK)
         end = offset + len(data)
         if rest or not len(data) or end > self.size or (end % BLOCK and end != self.size):
@@ -235,7 +247,7 @@ class OpenSegment:
                 self.shared.ledger.reserve(reserved, wait)
             view = memoryview(data)
             try:
-                self._write(offset, view)
+                self._write(offset, view, direct)
             except OSError as error:
                 self.shared.ledger.release(reserved)
                 raise translated(error, "writing to the cache") from error
@@ -246,7 +258,33 @@ class OpenSegment:
                     self.checked[block] = 1
             _ = self.complete
 
-    def _write(self, offset: int, data: memoryview) -> None:
+    def _write(self, offset: int, view: memoryview, direct: bool) -> None:
+        began, cpu = time.monotonic(), time.thread_time()
+        direct = direct and self._write_direct(offset, view)
+        if not direct:
+            self._write_cached(offset, view)
+        if len(view) == PIECE:
+            spent = time.thread_time() - cpu
+            self.shared.direct.note(direct, spent, time.monotonic() - began)
+
+    def _write_direct(self, offset: int, data: memoryview) -> bool:
+        """False if that could not be done: nothing, or a part of it, is written then."""
+        if len(data) % ALIGNMENT:
+            return False
+        try:
+            with self.shared.lock:
+                if self._direct_fd < 0:
+                    # The flag is of an open file, and what reads ``fd`` is to use the page cache.
+                    path = f"/proc/self/fd/{self.fd}"
+                    self._direct_fd = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+            return os.pwrite(self._direct_fd, data, offset) == len(data)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self.shared.direct.impossible()
+            return False
+
+    def _write_cached(self, offset: int, data: memoryview) -> None:
         while data:
             written = os.pwrite(self.fd, data, offset)
             data, offset = data[written:], offset + written

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from csi_slayer.cache.detach import detach
-from csi_slayer.cache.layout import BLOCK
+from csi_slayer.cache.fresh import PIECE, Claimed, Piece
 from csi_slayer.cache.opened import OpenSegment
 from csi_slayer.cache.verify import verify
 
 WAIT = 1.0
 """Seconds that a transfer waits for the governor to make room before it gives up."""
-
-PIECE = 4 * BLOCK
-"""Bytes that a download hands over at once: enough to make the calls for each cheap, few enough
-to stay in the processor's cache on their way from the socket to the file."""
 
 
 class Segment:
@@ -24,11 +20,12 @@ class Segment:
     is -1 after :meth:`close`. ``size`` in bytes. Methods may be called from any thread.
     """
 
-    __slots__ = ("_opened", "fd", "size")
+    __slots__ = ("_opened", "_owner", "fd", "size")
 
     def __init__(self, opened: OpenSegment) -> None:
         """Takes over one reference that has been counted already."""
         self._opened = opened
+        self._owner = 0
         self.fd = opened.fd
         self.size = opened.size
 
@@ -72,9 +69,27 @@ class Segment:
         """For :meth:`csi_slayer.store.base.ObjectStore.fetch`: writes a download into the segment.
 
         ``base`` is the object offset of the segment's first byte. ``on_piece(offset, length)`` is
-        called in the transfer's thread after each piece, with its place in the segment.
+        called in the transfer's thread with the place in the segment of each piece that has become
+        available, and again of one that has become present.
         """
-        return SegmentSink(self._opened, on_piece, base)
+        if self._owner == 0:
+            self._owner = self._opened.shared.fresh.new_owner()
+        return SegmentSink(self._opened, self._owner, on_piece, base)
+
+    def claim(self, offset: int, end: int) -> Claimed | None:
+        """The bytes [offset, end) from memory, if that has all of them. Once only."""
+        return self._opened.shared.fresh.claim(self._owner, offset, end) if self._owner else None
+
+    def available(self, offset: int, end: int) -> bool:
+        """Whether the bytes [offset, end) are present, or in memory for :meth:`claim`."""
+        opened = self._opened
+        if opened.present(offset, end - offset):
+            return True
+        return self._owner != 0 and opened.shared.fresh.has(self._owner, offset, end)
+
+    def unclaimed(self) -> None:
+        """Nobody will come for what was fetched: keep it on the disk alone."""
+        self._opened.shared.fresh.forget(self._owner)
 
     def detach(self, stage_path: str) -> int | None:
         """Turn the complete segment into the file ``stage_path``, without copying, for a writer.
@@ -92,6 +107,8 @@ class Segment:
         """Let go of the segment; may be called again."""
         if self.fd >= 0:
             self.fd = -1
+            if self._owner:
+                self.unclaimed()
             self._opened.unpin()
 
 
@@ -101,13 +118,26 @@ class SegmentSink:
     piece = PIECE
 
     def __init__(
-        self, opened: OpenSegment, on_piece: Callable[[int, int], None], base: int
+        self, opened: OpenSegment, owner: int, on_piece: Callable[[int, int], None], base: int
     ) -> None:
         self._opened = opened
+        self._owner = owner
+        self._piece: Piece | None = None
         self._on_piece = on_piece
         self._base = base
 
+    def room(self, size: int) -> memoryview | None:
+        """Memory that goes to the disk as it is."""
+        shared = self._opened.shared
+        self._piece = piece = shared.fresh.take() if shared.direct.now else None
+        return None if piece is None else piece.memory[:size]
+
     def write(self, offset: int, data: memoryview) -> None:
         """Raises CacheFull if no room can be made, CacheError if the segment is closed."""
-        self._opened.write_block(offset - self._base, data, WAIT)
-        self._on_piece(offset - self._base, len(data))
+        opened, offset, piece = self._opened, offset - self._base, self._piece
+        if piece is not None:
+            self._piece = None
+            opened.shared.fresh.keep(self._owner, offset, piece, len(data))
+            self._on_piece(offset, len(data))
+        opened.write_block(offset, data, WAIT, direct=piece is not None)
+        self._on_piece(offset, len(data))

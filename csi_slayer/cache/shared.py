@@ -6,7 +6,9 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from csi_slayer.cache.direct import Direct
 from csi_slayer.cache.events import CacheEvents
+from csi_slayer.cache.fresh import Fresh
 from csi_slayer.cache.layout import Layout
 from csi_slayer.cache.ledger import Ledger
 from csi_slayer.cache.marks import Marks
@@ -25,6 +27,8 @@ class Shared:
     ledger: Ledger
     marks: Marks
     events: CacheEvents
+    direct: Direct
+    fresh: Fresh = field(default_factory=Fresh)
     lock: threading.Lock = field(default_factory=threading.Lock)
     opened: dict[str, OpenSegment] = field(default_factory=dict)
     parts: dict[str, tuple[int, int]] = field(default_factory=dict)

@@ -60,6 +60,11 @@ class CacheConfig(Section):
         ge=2**20,
         description="largest cached piece of a file; only a file of one piece gets passthrough",
     )
+    direct: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="write what is fetched to the disk around the page cache; auto: while that is "
+        "dear (little memory to spare) and the disk is fast",
+    )
 
     @field_validator("directory")
     @classmethod

@@ -12,7 +12,7 @@ import structlog
 from csi_slayer.cache import SMALL, Cache, Conflicts, SegmentKey, Staging
 from csi_slayer.catalog import Catalog, Inode, Mark
 from csi_slayer.content import metadata
-from csi_slayer.content.clean import CleanFile, Transfers
+from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.growth import Growth
 from csi_slayer.content.hydration import Hydration
 from csi_slayer.content.objects import Objects
@@ -21,6 +21,7 @@ from csi_slayer.content.options import ContentEvents, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.races import Races
 from csi_slayer.content.reconcile import Reconciler
+from csi_slayer.content.segment_reader import Transfers
 from csi_slayer.content.small import SmallFetcher, Source
 from csi_slayer.content.spares import Spares
 from csi_slayer.content.staged import StagedFile, discarding, os_errors

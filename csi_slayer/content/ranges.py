@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -14,11 +15,21 @@ class FileRange(NamedTuple):
     length: int
 
 
-ReadResult = bytes | memoryview | FileRange
+class Views(NamedTuple):
+    """Bytes in memory that somebody else uses again as soon as nothing refers to ``owners``."""
+
+    parts: Sequence[memoryview]
+    length: int
+    owners: object
+
+
+ReadResult = bytes | memoryview | FileRange | Views
 
 
 def as_bytes(result: ReadResult) -> bytes:
     """The bytes of a read result, whatever its form."""
     if isinstance(result, FileRange):
         return os.pread(result.fd, result.length, result.offset)
+    if isinstance(result, Views):
+        return b"".join(result.parts)
     return bytes(result)

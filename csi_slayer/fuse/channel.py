@@ -19,7 +19,7 @@ import structlog
 
 from csi_slayer.fuse import protocol as p
 from csi_slayer.fuse.splice import Splicer
-from csi_slayer.vfs.types import FileRange
+from csi_slayer.vfs.types import FileRange, Views
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +35,7 @@ _BATCH: Final = 32
 _GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN, errno.EBADF})
 _ONCE_MORE: Final = frozenset({errno.ENOENT, errno.EINTR, errno.EIO})
 
-Reply = bytes | memoryview | FileRange | None
+Reply = bytes | memoryview | FileRange | Views | None
 """A reply's body; a range must be in the page cache, and not larger than can be spliced."""
 
 
@@ -153,7 +153,10 @@ class Channel:
                 if self._splicer.send(unique, body):
                     return
                 body = os.pread(body.fd, body.length, body.offset)
-            if body:
+            if isinstance(body, Views):
+                head = p.OUT_HEADER.pack(16 + body.length, 0, unique)
+                os.writev(self.fd, (head, *body.parts))
+            elif body:
                 os.writev(self.fd, (p.OUT_HEADER.pack(16 + len(body), 0, unique), body))
             else:
                 os.write(self.fd, p.OUT_HEADER.pack(16, 0, unique))

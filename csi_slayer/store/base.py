@@ -70,9 +70,15 @@ class RangeSink(Protocol):
     multiples of ``piece`` bytes (object offsets) and are ``piece`` bytes long; the first one may
     begin, and the last one end, elsewhere.
     ``data`` is valid only during the call. Raising ends the transfer with that exception.
+
+    ``room`` is called in the same thread before a piece is received: memory of ``size`` bytes that
+    is to hold it, which ``write`` then gets; None leaves it to the store where the piece is held.
+    A transfer that fails may leave it unused.
     """
 
     piece: int
+
+    def room(self, size: int) -> memoryview | None: ...
 
     def write(self, offset: int, data: memoryview) -> None: ...
 

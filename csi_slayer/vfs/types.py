@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from csi_slayer.content.ranges import FileRange, ReadResult
+from csi_slayer.content.ranges import FileRange, ReadResult, Views
 
 __all__ = [
     "Attr",
@@ -22,6 +22,7 @@ __all__ = [
     "Request",
     "SetAttr",
     "StatFs",
+    "Views",
 ]
 
 

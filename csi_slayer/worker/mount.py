@@ -82,7 +82,10 @@ class Mount:
         # A worker that only uploads reads nothing that others have cached.
         self.tenant = tenant or store.identity or f"unmounted:{spec.volume}"
         self.cache = Cache(
-            config.cache.directory, config.cache.capacity, min_free=config.cache.min_free
+            config.cache.directory,
+            config.cache.capacity,
+            min_free=config.cache.min_free,
+            direct=config.cache.direct,
         )
         self._stack.callback(self.cache.close)
         if spec.governs:

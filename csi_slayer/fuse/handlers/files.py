@@ -10,7 +10,7 @@ from csi_slayer.fuse.channel import Reply
 from csi_slayer.fuse.handlers.attributes import kill_suidgid
 from csi_slayer.fuse.handlers.served import Handler, Served
 from csi_slayer.fuse.protocol import Opcode
-from csi_slayer.vfs.types import FileRange, Request
+from csi_slayer.vfs.types import FileRange, Request, Views
 
 _MOST_COPIED = 0xFFFFF000
 """Bytes of one COPY_FILE_RANGE, whose reply has 32 bits for them."""
@@ -28,6 +28,8 @@ async def read(served: Served, req: Request, ino: int, body: memoryview) -> Repl
     result = await served.ops.read(req, ino, fh, offset, size)
     if isinstance(result, FileRange):
         return await served.reader.load(result, size)
+    if isinstance(result, Views):
+        return result
     return result if len(result) <= size else memoryview(result)[:size]
 
 

@@ -17,7 +17,7 @@ from csi_slayer.fuse.pyfuse3_engine.requests import Requests, drop_lookups, serv
 from csi_slayer.fuse.reading import FileReader
 from csi_slayer.fuse.stats import Stats
 from csi_slayer.vfs.operations import Operations
-from csi_slayer.vfs.types import FileRange, Opened
+from csi_slayer.vfs.types import FileRange, Opened, Views
 
 LARGEST_READ: Final = 1 << 20
 """Bytes of the largest READ: libfuse's buffers hold no more."""
@@ -185,6 +185,8 @@ class Adapter(Requests, pyfuse3.Operations):
             # What comes of it is copied before anything else runs, as its buffer demands.
             result = await self._reader.load(result, size)
             assert not isinstance(result, FileRange)  # nothing is spliceable here
+        elif isinstance(result, Views):
+            return b"".join(result.parts)
         # Any buffer will do for pyfuse3.
         return cast("bytes", result if len(result) <= size else memoryview(result)[:size])
 

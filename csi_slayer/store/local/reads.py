@@ -106,11 +106,14 @@ def fetch(
         while position < end:
             proceed()
             size = min(sink.piece - position % sink.piece, end - position)
-            read_fully(fd, buffer[:size], position)
+            view = sink.room(size)
+            if view is None:
+                view = buffer[:size]
+            read_fully(fd, view, position)
             # Before the bytes are passed on: a file changed in place is a mixture of versions.
             if etag_of(os.fstat(fd)) != if_match:
                 raise PreconditionFailed(f"{place.key!r} changed while it was read")
-            sink.write(position, buffer[:size])
+            sink.write(position, view)
             position += size
     finally:
         os.close(fd)

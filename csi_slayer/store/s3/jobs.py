@@ -71,10 +71,11 @@ class Download:
 
     def _receive(self, lane: Lane) -> None:
         piece = self._sink.piece
-        buffer = lane.buffer(piece)
         while self.position < self.end:
             size = min(piece - self.position % piece, self.end - self.position)
-            view = buffer[:size]
+            view = self._sink.room(size)
+            if view is None:
+                view = lane.buffer(piece)[:size]
             lane.channel.fill(view)
             lane.halt.check()
             self._sink.write(self.position, view)

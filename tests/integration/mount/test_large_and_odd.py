@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
+import random
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -194,3 +196,59 @@ def test_odd_keys_are_hidden_and_counted(
         wait_for(lambda: volume.status()["counters"]["hidden_keys"] > 0, what="hidden keys")
         assert "keys hidden" in volume.log
     assert server.admin.keys(bucket) == keys
+
+
+@pytest.mark.parametrize("passthrough", [True, False], ids=["passthrough", "served"])
+@pytest.mark.parametrize("direct", ["always", "never"])
+def test_readers_of_a_cold_file_by_either_way_to_the_disk(
+    make_mount: MakeMount, objects: Path, direct: str, passthrough: bool
+) -> None:
+    """In sequence with odd sizes, at random places and by mapping, all at once; then from the disk,
+    and by another worker."""
+    data = os.urandom(48 * MIB + 4097)
+    (objects / "cold").write_bytes(data)
+    options = [f"cache.direct={direct}"] + ([] if passthrough else ["fuse.disable=all"])
+    mount = make_mount(options=options).mount()
+    path = mount.root / "cold"
+    failures: list[str] = []
+
+    def in_sequence(size: int) -> None:
+        with path.open("rb", buffering=0) as file:
+            offset = 0
+            while part := file.read(size):
+                if part != data[offset : offset + len(part)]:
+                    failures.append(f"{len(part)} at {offset}, in sequence")
+                offset += len(part)
+            if offset != len(data):
+                failures.append(f"{offset} bytes in sequence")
+
+    def at_random(seed: int) -> None:
+        places = random.Random(seed)
+        with path.open("rb", buffering=0) as file:
+            for _ in range(100):
+                offset, size = places.randrange(len(data)), places.randrange(1, 300_000)
+                if os.pread(file.fileno(), size, offset) != data[offset : offset + size]:
+                    failures.append(f"{size} at {offset}")
+
+    def mapped() -> None:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
+            if memory[:] != data:
+                failures.append("mapped")
+
+    work = [
+        lambda: in_sequence(1 << 20),
+        lambda: in_sequence(100_003),
+        lambda: at_random(1),
+        mapped,
+    ]
+    threads = [threading.Thread(target=each) for each in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    drop_page_cache(path)
+    assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(data).digest()
+    mount.kill_worker()
+    drop_page_cache(path)
+    assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(data).digest()

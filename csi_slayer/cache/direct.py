@@ -1,0 +1,78 @@
+"""Whether what is fetched is written to the disk around the page cache (O_DIRECT).
+
+A byte that is fetched for a reader ends in the kernel's pages of the mounted file. A second copy in
+the page cache of the cache's own file is cheap while there is memory to spare. Where there is not
+(a control group at its limit, a virtual machine whose free memory its host took back, more dirty
+pages than the kernel allows) it costs as much as all the rest of its way. So writes are direct
+while the page cache is dear and the disk is fast.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final, Literal
+
+DirectMode = Literal["auto", "always", "never"]
+
+ALIGNMENT: Final = 4096
+"""Bytes that position and length of a direct write are multiples of."""
+
+_SAMPLE: Final = 32
+"""Pieces after which the costs are looked at."""
+
+_TURN: Final = 512
+"""Direct pieces after which the page cache is tried again."""
+
+_DEAR_CPU: Final = 0.3e-3
+"""Seconds of processor time for a piece through the page cache; a healthy one takes a third."""
+
+_DEAR_WAIT: Final = 5e-3
+"""Seconds for a piece either way: 100 MB/s for each of the transfers."""
+
+_PAUSE: Final = 30.0
+"""Seconds until a disk that was slow is tried again."""
+
+
+class Direct:
+    """The decision for one process's cache directory. Safe to use from any thread: what a race
+    between two of them loses is a part of a sample."""
+
+    def __init__(self, mode: DirectMode = "auto") -> None:
+        self.now = mode == "always"
+        """Whether the next piece should be written directly."""
+        self._decides = mode == "auto"
+        self._not_before = 0.0
+        self._pieces = 0
+        self._cpu = 0.0
+        self._wall = 0.0
+
+    def note(self, direct: bool, cpu: float, wall: float) -> None:
+        """A piece that was written so took so many seconds of processor time, and in all."""
+        if direct is not self.now or not self._decides:
+            return
+        self._pieces += 1
+        self._cpu += cpu
+        self._wall += wall
+        if self._pieces % _SAMPLE:
+            return
+        cpu, wall = self._cpu / _SAMPLE, self._wall / _SAMPLE
+        self._cpu = self._wall = 0.0
+        if not direct:
+            dear = cpu > _DEAR_CPU or wall > _DEAR_WAIT
+            if dear and time.monotonic() >= self._not_before:
+                self._turn(True)
+        elif wall > _DEAR_WAIT:
+            self._turn(False)
+            self._not_before = time.monotonic() + _PAUSE
+        elif self._pieces >= _TURN:
+            self._turn(False)
+
+    def impossible(self) -> None:
+        """The file system refuses direct writes."""
+        self._turn(False)
+        self._decides = False
+
+    def _turn(self, direct: bool) -> None:
+        self.now = direct
+        self._pieces = 0
+        self._cpu = self._wall = 0.0

@@ -1,0 +1,236 @@
+"""One segment of an object and the transfers that fill it.
+
+Ranges that are missing are fetched concurrently and written into the segment; a reader waits until
+the blocks that it asked for are there, and reads them from the segment file, or from memory as they
+came. Every request carries If-Match: if the object changed, the reader gets ESTALE, never a
+mixture.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+from csi_slayer.cache import BLOCK, Segment
+from csi_slayer.content.options import Live
+from csi_slayer.content.ranges import FileRange, Views
+from csi_slayer.content.small import Source
+from csi_slayer.errors import ObjectNotFound, PreconditionFailed
+from csi_slayer.scheduling.window import Window
+from csi_slayer.store.base import ObjectStore
+
+CHUNK = 16 << 20
+"""Largest range of one transfer, bytes."""
+
+
+class Transfers:
+    """How many readahead transfers a worker has under way, at most ``limit`` and none while the
+    volume is not to fetch ahead; a demanded range never waits here."""
+
+    def __init__(self, limit: int, live: Live) -> None:
+        self._limit = limit
+        self._live = live
+        self._running = 0
+
+    def try_take(self) -> bool:
+        if self.busy:
+            return False
+        self._running += 1
+        return True
+
+    def give_back(self) -> None:
+        self._running -= 1
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is none to be had now."""
+        return self._running >= self._limit or not self._live.prefetch
+
+
+class _Waiter(NamedTuple):
+    start: int
+    end: int
+    ready: Callable[[int, int], bool]
+    future: asyncio.Future[None]
+
+
+class _Transfer(NamedTuple):
+    start: int
+    end: int
+    task: asyncio.Task[None]
+
+
+class SegmentReader:
+    """One segment of an object and the transfers that fill it.
+
+    ``base`` is the object offset of the segment's first byte (files larger than a segment's limit
+    have several). Owned by one :class:`CleanFile`; all calls from the event loop.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        transfers: Transfers,
+        segment: Segment,
+        source: Source,
+        base: int = 0,
+    ) -> None:
+        self.segment = segment
+        self.source = source
+        self.base = base
+        self._store = store
+        self._transfers = transfers
+        self._window = Window()
+        self._running: list[_Transfer] = []
+        self._waiters: list[_Waiter] = []
+        self._loop = asyncio.get_running_loop()
+        self._woken = False
+        self._ahead_to = 0
+
+    async def read(self, offset: int, end: int) -> FileRange | Views:
+        """Bytes [offset, end) of the segment, waiting for them if need be."""
+        segment = self.segment
+        claimed = segment.claim(offset, end)
+        if not segment.complete:
+            here = claimed is not None or segment.present(offset, end - offset)
+            self._prepare(offset, end, stalled=not here)
+            while claimed is None and not segment.present(offset, end - offset):
+                await self._arrival(offset, end, segment.available)
+                claimed = segment.claim(offset, end)
+        if claimed is not None:
+            return Views(claimed.views, end - offset, claimed.pieces)
+        return FileRange(segment.fd, offset, end - offset)
+
+    async def fill(self) -> None:
+        """Fetch all that is missing."""
+        segment, offset = self.segment, 0
+        while offset < segment.size:
+            end = min(segment.size, offset + 4 * CHUNK)
+            if not segment.complete:
+                self._prepare(offset, end, stalled=not segment.present(offset, end - offset))
+                while not segment.present(offset, end - offset):
+                    await self._arrival(offset, end, self._is_present)
+                segment.unclaimed()
+            offset = end
+
+    def _is_present(self, offset: int, end: int) -> bool:
+        return self.segment.present(offset, end - offset)
+
+    def _prepare(self, offset: int, end: int, *, stalled: bool) -> None:
+        """Start fetching what is wanted, if ``stalled``, and what is probably wanted next."""
+        if stalled:
+            self._demand(offset, end)
+        ahead = self._window.note(offset, end, stalled=stalled)
+        if self._window.sequential:
+            self._read_ahead(end, min(ahead, self.segment.size))
+
+    async def _arrival(self, offset: int, end: int, ready: Callable[[int, int], bool]) -> None:
+        """Wait until ``ready(offset, end)``, or until a transfer there has ended."""
+        self._demand(offset, end)
+        waiter = _Waiter(offset, end, ready, self._loop.create_future())
+        self._waiters.append(waiter)
+        try:
+            # Again: a transfer's thread tells us of a block only if somebody waits.
+            if not ready(offset, end):
+                await waiter.future
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def _gaps(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Parts of [start, end) that are neither present nor under way, as (start, end)."""
+        gaps = [(s, s + n) for s, n in self.segment.missing(start, end - start)]
+        for transfer in self._running:
+            left: list[tuple[int, int]] = []
+            for s, e in gaps:
+                if transfer.end <= s or e <= transfer.start:
+                    left.append((s, e))
+                    continue
+                if s < transfer.start:
+                    left.append((s, transfer.start))
+                if transfer.end < e:
+                    left.append((transfer.end, e))
+            gaps = left
+        return gaps
+
+    def _demand(self, start: int, end: int) -> None:
+        for s, e in self._gaps(start, end):
+            for part in range(s, e, CHUNK):
+                self._launch(part, min(e, part + CHUNK), ahead=False)
+
+    def _read_ahead(self, start: int, end: int) -> None:
+        """Start fetching [start, end) as far as transfers are to be had, in large pieces only:
+        many small ranges would cost more requests than they gain. Four pieces make the window, so
+        that several transfers work at it."""
+        if not start <= self._ahead_to <= end:
+            self._ahead_to = start  # a reader that jumped
+        piece = min(CHUNK, max(CHUNK // 4, (end - start) // 4 // BLOCK * BLOCK))
+        if (end - self._ahead_to < piece and end < self.segment.size) or self._transfers.busy:
+            return
+        for s, e in self._gaps(self._ahead_to, end):
+            for part in range(s, e, piece):
+                if not self._transfers.try_take():
+                    return
+                self._launch(part, min(e, part + piece), ahead=True)
+                self._ahead_to = min(e, part + piece)
+        self._ahead_to = end
+
+    def _launch(self, start: int, end: int, *, ahead: bool) -> None:
+        task = self._loop.create_task(self._transfer(start, end, ahead))
+        transfer = _Transfer(start, end, task)
+        self._running.append(transfer)
+        task.add_done_callback(lambda _task: self._ended(transfer))
+
+    async def _transfer(self, start: int, end: int, ahead: bool) -> None:
+        try:
+            while True:
+                source = self.source
+                try:
+                    await self._store.fetch(
+                        source.key,
+                        offset=self.base + start,
+                        length=end - start,
+                        if_match=source.etag,
+                        sink=self.segment.sink(self._piece, base=self.base),
+                    )
+                    return
+                except (ObjectNotFound, PreconditionFailed):
+                    if self.source == source:
+                        raise  # else it was moved meanwhile, by a rename: ask there
+        finally:
+            if ahead:
+                self._transfers.give_back()
+
+    def _piece(self, _offset: int, _length: int) -> None:
+        """Called in a transfer's thread after each block."""
+        if self._waiters and not self._woken:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._progress)
+
+    def _progress(self) -> None:
+        self._woken = False
+        for waiter in self._waiters:
+            if not waiter.future.done() and waiter.ready(waiter.start, waiter.end):
+                waiter.future.set_result(None)
+
+    def _ended(self, transfer: _Transfer) -> None:
+        self._running.remove(transfer)
+        error = None if transfer.task.cancelled() else transfer.task.exception()
+        for waiter in self._waiters:
+            overlaps = waiter.start < transfer.end and transfer.start < waiter.end
+            if waiter.future.done() or not overlaps:
+                continue
+            if error is not None:
+                waiter.future.set_exception(error)
+            else:
+                waiter.future.set_result(None)
+
+    async def close(self) -> None:
+        """Stop the transfers and let go of the segment."""
+        tasks = [transfer.task for transfer in self._running]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        self.segment.close()
