@@ -89,6 +89,9 @@ def test_a_change_while_it_is_fetched_is_noticed(run: Run, store: ObjectStore, r
         piece = 4096
         written = 0
 
+        def room(self, size: int) -> None:
+            return None
+
         def write(self, offset: int, data: memoryview) -> None:
             assert bytes(data) == b"a" * len(data)
             self.written += 1
