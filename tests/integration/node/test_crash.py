@@ -47,7 +47,7 @@ def kill_node_and_workers(node: TestNode) -> None:
     node.start()
 
 
-@pytest.mark.parametrize("durability", ["close", "writeback"])
+@pytest.mark.parametrize("durability", ["close", "fsync", "writeback"])
 @pytest.mark.parametrize(
     ("kill", "times"),
     [(kill_worker, 6), (kill_node, 5), (kill_keeper, 5), (kill_node_and_workers, 5)],
@@ -77,11 +77,20 @@ def test_nobody_notices(
     assert '"conflict"' not in node.log.read_text()
 
 
-def test_nobody_notices_over_s3(node: TestNode, versitygw: S3Server) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"durability": "fsync", "attributes": "posix"}],
+    ids=["close", "fsync-posix"],
+)
+def test_nobody_notices_over_s3(
+    node: TestNode, versitygw: S3Server, options: dict[str, str]
+) -> None:
     """Keeper and node service die in turn, the workers with the latter."""
     bucket = versitygw.create_bucket()
     versitygw.admin.put(bucket, "big", big_file())
-    path = node.publish("volume", "pod", f"s3://{bucket}", store=s3_store(versitygw))
+    path = node.publish(
+        "volume", "pod", f"s3://{bucket}", options=options, store=s3_store(versitygw)
+    )
     turns = iter([kill_keeper, kill_node_and_workers, kill_worker] * 2)
     files = run_load(path, 6, lambda: next(turns)(node), times=6, serving=node.workers)
     node.unpublish("volume", "pod")
