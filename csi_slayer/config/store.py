@@ -137,6 +137,11 @@ class StoreConfig(Connection):
     """The bucket (or local directory), the way there and the identity."""
 
     url: str = Field(description="s3://bucket[/prefix], or file:///directory for a local store")
+    ambient: bool = Field(
+        default=True,
+        description="where no key pair or token is given: take credentials from the surroundings"
+        " (environment, AWS configuration files, container, instance); false: refuse to mount",
+    )
 
     @field_validator("url")
     @classmethod

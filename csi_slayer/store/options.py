@@ -17,6 +17,8 @@ class CredentialOptions:
     with the web identity token (``token``, or read from ``token_file`` each time) if given, else
     with the credentials of the other fields or of the chain. ``sts_endpoint``: URL of the service
     that does it, if not AWS's; another one may exchange a token for a role that it knows itself.
+    ``ambient`` False: the chain and profiles, which are the process's own identity, are not for
+    this store; one without a key pair or a token is refused.
     """
 
     access_key: str | None = None
@@ -27,6 +29,7 @@ class CredentialOptions:
     token: str | None = None
     token_file: str | None = None
     sts_endpoint: str | None = None
+    ambient: bool = True
 
     def __post_init__(self) -> None:
         if (self.access_key is None) != (self.secret_key is None):
@@ -36,6 +39,9 @@ class CredentialOptions:
         if self.has_token and self.role_arn is None and self.sts_endpoint is None:
             raise ConfigError("a web identity token needs the role_arn to assume, or the "
                               "sts_endpoint of a service that needs none")  # fmt: skip
+        for name in ("access_key", "secret_key", "token"):
+            if getattr(self, name) == "":
+                raise ConfigError(f"{name.replace('_', ' ')}: empty")
 
     @property
     def has_token(self) -> bool:

@@ -100,13 +100,15 @@ def parse_secret(values: Mapping[str, str]) -> Secret | None:
         text = value.strip()
         if found.get(field, text) != text:
             raise ConfigError(f"secret: {field} is given twice, with different values")
-        if text:
-            found[field] = text
+        found[field] = text
     if not found:
         return None
+    # A Secret without content asks for nobody's identity, and least for the driver's.
     for field in ("access_key_id", "secret_access_key"):
-        if field not in found:
-            raise ConfigError(f"secret: {field} is missing")
+        if not found.get(field):
+            missing = "missing" if field not in found else "empty"
+            raise ConfigError(f"secret: {field} is {missing}: it needs a key pair")
+    found = {field: text for field, text in found.items() if text}
     if "endpoint" in found:
         try:
             check_endpoint(found["endpoint"])
@@ -213,21 +215,35 @@ def _choose_token(text: str, audience: str | None) -> SecretStr:
             "authentication is pod, but no service account token came with the call:"
             " the CSIDriver object needs tokenRequests"
         )
-    try:
-        tokens = {str(key): str(value["token"]) for key, value in json.loads(text).items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise ConfigError(f"{TOKENS}: not the JSON object that a kubelet sends") from None
+    tokens = _parse_tokens(text)
     names = ", ".join(sorted(repr(name) for name in tokens))
     if audience is None:
         if len(tokens) != 1:
             raise ConfigError(f"the driver requests several tokens: set audience to one of {names}")
-        return SecretStr(next(iter(tokens.values())))
+        return next(iter(tokens.values()))
     if audience not in tokens:
         raise ConfigError(
             f"audience: the driver requests no token for it, only for {names}: add it to"
             " tokenRequests of the CSIDriver object"
         )
-    return SecretStr(tokens[audience])
+    return tokens[audience]
+
+
+def _parse_tokens(text: str) -> dict[str, SecretStr]:
+    """Tokens by audience. An inline volume's author may have written the text, where the kubelet
+    writes none: what is no token must not pass for one, or for the wish to have none."""
+    try:
+        found = json.loads(text)
+        tokens = {audience: entry["token"] for audience, entry in found.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise ConfigError(f"{TOKENS}: not the JSON object that a kubelet sends") from None
+    for audience, token in tokens.items():
+        if not isinstance(token, str) or not token.strip():
+            raise ConfigError(
+                f"{TOKENS}: the token for {audience!r} is empty or not a text: the kubelet sends"
+                " one, nobody else has to"
+            )
+    return {audience: SecretStr(token) for audience, token in tokens.items()}
 
 
 async def driver_identity(driver: DriverStore, role_arn: str | None = None) -> Identity:

@@ -35,9 +35,18 @@ _SCRATCH = frozenset(
     }
 )
 
-
 INLINE: Final = re.compile("csi-[0-9a-f]{64}")
 """Ids of inline volumes, as the kubelet makes them: nobody who writes a pod can choose another."""
+
+_BY_KUBELET = tuple(
+    f"csi.storage.k8s.io/{name}" for name in ("ephemeral", "pod.", "serviceAccount.")
+)
+
+
+def by_kubelet(context: Mapping[str, str]) -> dict[str, str]:
+    """What the kubelet says of an inline volume. What else looks like its or the provisioner's
+    word, such as a claim's name, was written by the pod's author."""
+    return {key: text for key, text in context.items() if key.startswith(_BY_KUBELET)}
 
 
 def check(said: VolumeParameters, secrets: Mapping[str, str], *, local: bool) -> None:

@@ -83,6 +83,8 @@ def store_fields(driver: DriverStore, service: Service, identity: Identity) -> d
         own = None if endpoint == driver.endpoint else _token_service(endpoint)
         fields["sts_endpoint"] = own or driver.sts_endpoint or _token_service(driver.endpoint)
     fields.update(identity.fields)
+    # Whatever becomes of its credentials: what is not the driver's is never done as the driver.
+    fields["ambient"] = identity.kind is Authentication.DRIVER
     if identity.kind is Authentication.POD and not (fields["role_arn"] or fields["sts_endpoint"]):
         raise ConfigError("authentication is pod: set roleArn to the role that the pod is to have")
     return fields

@@ -131,6 +131,7 @@ async def resolve(
     service = Service.of_parameters(parameters)
     volume = None if ephemeral else _provisioned(volume_id)
     if ephemeral:
+        kubernetes = inline.by_kubelet(kubernetes)
         inline.check(said, secrets, local=driver.store.local is not None)
     if ephemeral and said.bucket is None:
         service, identity = Service(), await driver_identity(driver.store)

@@ -26,7 +26,7 @@ _LATER_SECTIONS = frozenset({"cache", "fuse", "log", "metrics", "tracing"})
 LATER = frozenset(
     {
         "store.request_timeout", "store.connect_timeout", "store.retry_deadline",
-        "store.transfer_threads", "store.max_connections",
+        "store.transfer_threads", "store.max_connections", "store.ambient",
         "volume.io_timeout", "volume.part_size", "volume.hydrate_max",
     }
 )  # fmt: skip

@@ -69,15 +69,16 @@ def store_options(config: MountConfig, observer: Any) -> StoreOptions:
         verify_tls=store.verify_tls,
         credentials=CredentialOptions(
             access_key=store.access_key_id,
-            secret_key=secret.get_secret_value() if secret else None,
-            session_token=token.get_secret_value() if token else None,
+            secret_key=secret.get_secret_value() if secret is not None else None,
+            session_token=(token.get_secret_value() or None) if token is not None else None,
             profile=store.profile,
             role_arn=store.role_arn,
-            token=web_token.get_secret_value() if web_token else None,
+            token=web_token.get_secret_value() if web_token is not None else None,
             token_file=str(store.web_identity_token_file)
             if store.web_identity_token_file
             else None,
             sts_endpoint=store.sts_endpoint,
+            ambient=store.ambient,
         ),
         anonymous=store.anonymous,
         # One silent attempt must not outlast what a read may wait in all.

@@ -143,7 +143,8 @@ def choose_source(
     sts: StsEndpoint,
     environment: Mapping[str, str] = os.environ,
 ) -> CredentialSource:
-    """The source that the options and the environment ask for."""
+    """The source that the options and the environment ask for. Raises AccessDenied where they ask
+    for the process's own identity and may not have it."""
     session = environment.get("AWS_ROLE_SESSION_NAME") or f"slayerfs-{socket.gethostname()}"[:64]
     if options.token is not None:
         return WebIdentity(sts, options.role_arn, GivenToken(options.token), session)
@@ -155,6 +156,11 @@ def choose_source(
     if options.access_key is not None and options.secret_key is not None:
         source = GivenKeys(
             AccessKeys(options.access_key, options.secret_key, options.session_token)
+        )
+    elif not options.ambient:
+        raise AccessDenied(
+            "no credentials came for this volume, and those of this process's own surroundings"
+            " are not for it"
         )
     elif (
         token_file

@@ -195,6 +195,27 @@ def test_nothing_found(environment: pytest.MonkeyPatch) -> None:
         choose_source(CredentialOptions(), NOWHERE).load()
 
 
+def test_what_surrounds_the_process_is_refused_where_it_is_not_wanted(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    environment.setenv("AWS_ACCESS_KEY_ID", "from-env")
+    environment.setenv("AWS_SECRET_ACCESS_KEY", "env-secret")
+    for options in (
+        CredentialOptions(ambient=False),
+        CredentialOptions(ambient=False, profile="work"),
+        CredentialOptions(ambient=False, role_arn="arn:role"),
+    ):
+        with pytest.raises(AccessDenied, match="no credentials came"):
+            choose_source(options, NOWHERE)
+    environment.delenv("AWS_ACCESS_KEY_ID")
+    environment.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    environment.setenv("AWS_ROLE_ARN", "arn:driver")
+    with pytest.raises(AccessDenied, match="no credentials came"):
+        choose_source(CredentialOptions(ambient=False), NOWHERE)
+    given = CredentialOptions("AKID", "secret", ambient=False)
+    assert choose_source(given, NOWHERE).load().access_key == "AKID"
+
+
 class Sts(ThreadingHTTPServer):
     """Answers as told and remembers the requests."""
 

@@ -62,6 +62,11 @@ def test_a_secret_has_one_of_several_spellings(spelling):
         ({"access_key_id": "hunter2"}, "secret_access_key is missing"),
         ({"endpoint": "http://hunter2"}, "access_key_id is missing"),
         ({"role_arn": "hunter2"}, "access_key_id is missing"),
+        ({"access_key_id": "", "secret_access_key": ""}, "access_key_id is empty"),
+        ({"access_key_id": " \n", "secret_access_key": "\t"}, "access_key_id is empty"),
+        (KEYS | {"access_key_id": ""}, "access_key_id is empty"),
+        (KEYS | {"secret_access_key": " "}, "secret_access_key is empty"),
+        ({"endpoint": ""}, "access_key_id is missing"),
         (KEYS | {"accessKeyId": "hunter2"}, "given twice"),
         (KEYS | {"endpoint": "hunter2"}, "endpoint: expected an http"),
     ],
@@ -77,6 +82,23 @@ def test_no_text_of_an_error_has_a_secret(values):
     with pytest.raises(ConfigError) as caught:
         parse_secret(values | {"access": "hunter2"})
     assert "hunter2" not in str(caught.value)
+
+
+def test_what_is_optional_in_a_secret_may_be_empty():
+    secret = parse_secret(KEYS | {"session_token": "", "endpoint": "", "region": "\n"})
+    assert secret is not None
+    assert (secret.session_token, secret.endpoint, secret.region) == (None, None, None)
+
+
+def test_an_empty_secret_does_not_make_the_driver_the_identity(run):
+    async def scenario():
+        for secrets in ({"access_key_id": "", "secret_access_key": ""}, {"region": ""}):
+            with pytest.raises(ConfigError, match="access_key_id is"):
+                await publishing_identity(DRIVER, VolumeParameters(), secrets, POD)
+            with pytest.raises(ConfigError, match="access_key_id is"):
+                await provisioning_identity(DRIVER, VolumeParameters(), secrets)
+
+    run(scenario())
 
 
 def test_the_secret_comes_before_the_pod_and_the_pod_before_the_driver(run):
@@ -120,6 +142,18 @@ def test_tokens_may_come_among_the_secrets(run):
         ({}, {TOKENS: "jwt"}, "not the JSON object"),
         ({}, {TOKENS: '{"a": "jwt"}'}, "not the JSON object"),
         ({}, {TOKENS: '["jwt"]'}, "not the JSON object"),
+        ({}, {TOKENS: "null"}, "not the JSON object"),
+        ({}, {TOKENS: '{"a": null}'}, "not the JSON object"),
+        ({}, {TOKENS: '{"a": ["jwt"]}'}, "not the JSON object"),
+        ({}, {TOKENS: '{"a": {"tok": "jwt"}}'}, "not the JSON object"),
+        ({}, {TOKENS: "[" * 100_000}, "not the JSON object"),
+        ({}, {TOKENS: "{}"}, "set audience"),
+        ({}, {TOKENS: tokens(a="")}, "token for 'a' is empty or not a text"),
+        ({}, {TOKENS: tokens(a=" \n")}, "token for 'a' is empty or not a text"),
+        ({"audience": "a"}, {TOKENS: tokens(a="", b="jwt")}, "token for 'a' is empty"),
+        ({}, {TOKENS: '{"a": {"token": 5}}'}, "token for 'a' is empty or not a text"),
+        ({}, {TOKENS: '{"a": {"token": null}}'}, "token for 'a' is empty or not a text"),
+        ({}, {TOKENS: '{"a": {"token": ["jwt"]}}'}, "token for 'a' is empty or not a text"),
     ],
 )
 def test_tokens_that_cannot_be_used_are_explained_and_not_shown(run, parameters, context, message):

@@ -360,6 +360,31 @@ def test_an_inline_volume_on_a_bucket_has_the_pod_s_own_identity(run):
     run(scenario())
 
 
+def test_only_the_driver_s_own_volumes_may_have_what_surrounds_the_driver(run):
+    async def scenario():
+        context = {"bucket": "data-set"}
+        assert (await publish(S3, context=context)).config.store.ambient
+        assert (await publish(S3, "csi-1", context=EPHEMERAL | POD)).config.store.ambient
+        assert not (await publish(S3, context=context, secrets=KEYS)).config.store.ambient
+        pod = context | POD | TOKEN | {"authentication": "pod"}
+        assert not (await publish(S3, context=pod)).config.store.ambient
+
+    run(scenario())
+
+
+def test_the_author_of_a_pod_cannot_label_a_volume_as_somebody_else_s(run):
+    async def scenario():
+        forged = {
+            "csi.storage.k8s.io/pvc/name": "data-web-0",
+            "csi.storage.k8s.io/pvc/namespace": "shop",
+            "csi.storage.k8s.io/pv/name": "pvc-1",
+        }
+        found = await publish(S3, "csi-1", context=EPHEMERAL | POD | forged)
+        assert found.labels == {"claim": "", "namespace": "ns"}
+
+    run(scenario())
+
+
 def test_an_inline_volume_cannot_pose_as_a_provisioned_one(run, world: World):
     async def scenario():
         volume, _ = await create(world.provisioner, "v")

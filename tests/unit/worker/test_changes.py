@@ -37,6 +37,7 @@ def test_equal_configurations_have_no_differences() -> None:
         ({"store__sts_endpoint": "http://sts"}, "credentials"),
         ({"store__request_timeout": 7}, "later"),
         ({"volume__part_size": "32MiB"}, "later"),
+        ({"store__ambient": False}, "later"),
         ({"cache__capacity": "2GiB"}, "later"),
         ({"log__level": "debug"}, "later"),
         ({"metrics__listen": "127.0.0.1:1"}, "later"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_slayer.config import load_config
+from csi_slayer.config import MountConfig, load_config
 from csi_slayer.content.options import Live
 from csi_slayer.errors import ConfigError
 from csi_slayer.observability.metrics import Metrics
@@ -53,6 +53,24 @@ def test_only_read_only_volumes_do_without_upcalls() -> None:
     assert vfs_options(config, live_options(config)).zero_upcall
     config = load_config(None, {**BASE, "volume.read_only": True, "volume.close_to_open": True})
     assert not vfs_options(config, live_options(config)).zero_upcall
+
+
+def test_an_empty_secret_is_not_the_wish_to_have_another_identity() -> None:
+    keys = {"store.access_key_id": "AKIA", "store.secret_access_key": ""}
+    token = {"store.web_identity_token": "", "store.role_arn": "arn:r"}
+    for wrong in (keys, token):
+        with pytest.raises(ConfigError, match="empty"):
+            store_options(load_config(None, {**BASE, **wrong}), Events(Metrics()))
+    given = {**keys, "store.secret_access_key": "x", "store.session_token": ""}
+    options = store_options(load_config(None, {**BASE, **given}), Events(Metrics()))
+    assert options.credentials.session_token is None
+
+
+def test_the_worker_knows_whose_credentials_are_not_for_it() -> None:
+    for ambient in (True, False):
+        config = load_config(None, {**BASE, "store.ambient": ambient})
+        config = MountConfig.from_spec(config.to_spec())
+        assert store_options(config, Events(Metrics())).credentials.ambient is ambient
 
 
 def test_no_wait_of_the_store_is_longer_than_that_of_a_reader() -> None:
