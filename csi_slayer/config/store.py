@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from csi_slayer.config.base import Section
+from csi_slayer.config.plain import check_key, check_plain, check_region
 from csi_slayer.config.units import Duration
 
 # Key of the serialisation context under which secrets are written out instead of masked.
@@ -38,6 +39,7 @@ def check_endpoint(value: str) -> str:
         raise ValueError("expected an http:// or https:// URL with a host name")
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("expected just scheme, host and port")
+    check_plain(value)
     return value.rstrip("/")
 
 
@@ -105,6 +107,30 @@ class Connection(Section):
     @classmethod
     def _check_endpoint(cls, value: str | None) -> str | None:
         return None if value is None else check_endpoint(value)
+
+    @field_validator("region")
+    @classmethod
+    def _check_region(cls, value: str | None) -> str | None:
+        return None if value is None else check_region(value)
+
+    @field_validator("access_key_id")
+    @classmethod
+    def _check_key_id(cls, value: str | None) -> str | None:
+        return None if value is None else check_plain(value)
+
+    @field_validator("secret_access_key")
+    @classmethod
+    def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_key(value.get_secret_value())
+        return value
+
+    @field_validator("session_token", "web_identity_token")
+    @classmethod
+    def _check_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_plain(value.get_secret_value())
+        return value
 
     @model_validator(mode="after")
     def _check_identity(self) -> Self:

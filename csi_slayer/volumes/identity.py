@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from types import MappingProxyType
 from pydantic import SecretStr
 
 from csi_slayer.config.driver import DriverStore
+from csi_slayer.config.plain import check_key, check_plain, check_region
 from csi_slayer.config.store import check_endpoint
 from csi_slayer.errors import AccessDenied, ConfigError
 from csi_slayer.volumes.parameters import Authentication, VolumeParameters
@@ -27,6 +28,9 @@ TOKENS = "csi.storage.k8s.io/serviceAccount.tokens"
 
 _SERVICE_ACCOUNT = "csi.storage.k8s.io/serviceAccount.name"
 _NAMESPACE = "csi.storage.k8s.io/pod.namespace"
+
+# What may stand around a value in a Secret, and is no part of it.
+_AROUND = " \t\r\n"
 
 # Fields of Connection that are the identity; the rest is the way to the service.
 IDENTITY_FIELDS = (
@@ -55,6 +59,17 @@ _SPELLINGS: Mapping[str, str] = MappingProxyType(
         "region": "region",
         "role_arn": "role_arn",
         "roleArn": "role_arn",
+    }
+)
+
+_CHECKS: Mapping[str, Callable[[str], str]] = MappingProxyType(
+    {
+        "access_key_id": check_plain,
+        "secret_access_key": check_key,
+        "session_token": check_plain,
+        "endpoint": check_endpoint,
+        "region": check_region,
+        "role_arn": check_plain,
     }
 )
 
@@ -96,8 +111,8 @@ def parse_secret(values: Mapping[str, str]) -> Secret | None:
             close = difflib.get_close_matches(key, list(_SPELLINGS), n=1, cutoff=0.4)
             nearest = close[0] if close else "access_key_id"
             raise ConfigError(f"secret: {key!r}: unknown key; did you mean {nearest}?")
-        # A trailing newline is what `echo` and editors leave in a Secret's file.
-        text = value.strip()
+        # A newline at the end is what `echo` and editors leave in a Secret's file.
+        text = value.strip(_AROUND)
         if found.get(field, text) != text:
             raise ConfigError(f"secret: {field} is given twice, with different values")
         found[field] = text
@@ -109,11 +124,11 @@ def parse_secret(values: Mapping[str, str]) -> Secret | None:
             missing = "missing" if field not in found else "empty"
             raise ConfigError(f"secret: {field} is {missing}: it needs a key pair")
     found = {field: text for field, text in found.items() if text}
-    if "endpoint" in found:
+    for field, text in found.items():
         try:
-            check_endpoint(found["endpoint"])
+            _CHECKS[field](text)
         except ValueError as error:
-            raise ConfigError(f"secret: endpoint: {error}") from None
+            raise ConfigError(f"secret: {field}: {error}") from None
     token = found.get("session_token")
     return Secret(
         access_key_id=found["access_key_id"],
@@ -243,6 +258,10 @@ def _parse_tokens(text: str) -> dict[str, SecretStr]:
                 f"{TOKENS}: the token for {audience!r} is empty or not a text: the kubelet sends"
                 " one, nobody else has to"
             )
+        try:
+            check_plain(token)
+        except ValueError as error:
+            raise ConfigError(f"{TOKENS}: the token for {audience!r}: {error}") from None
     return {audience: SecretStr(token) for audience, token in tokens.items()}
 
 
@@ -262,7 +281,7 @@ def _read_directory(directory: Path) -> dict[str, object]:
     try:
         current = directory / "..data"
         place = current.resolve(strict=True) if current.is_symlink() else directory
-        values = {
+        values: dict[str, str] = {
             name: (place / name).read_text().strip()
             for name in ("access_key_id", "secret_access_key")
         }
@@ -276,6 +295,13 @@ def _read_directory(directory: Path) -> dict[str, object]:
         ) from None
     if not values["access_key_id"] or not values["secret_access_key"]:
         raise AccessDenied(f"the driver's credentials in {directory}: a file is empty")
+    for name, value in values.items():
+        try:
+            _CHECKS[name](value)
+        except ValueError as error:
+            raise AccessDenied(
+                f"the driver's credentials in {directory}: {name}: {error}"
+            ) from None
     return {
         "access_key_id": values["access_key_id"],
         "secret_access_key": SecretStr(values["secret_access_key"]),

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel
 
 from csi_slayer.config import Durability
+from csi_slayer.config.plain import check_plain, check_region
 from csi_slayer.config.store import check_endpoint
 from csi_slayer.config.units import Duration, Mode, Size
 from csi_slayer.errors import ConfigError
@@ -42,6 +43,8 @@ Boolean = Annotated[bool, BeforeValidator(_boolean)]
 Bucket = Annotated[str, AfterValidator(_bucket)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 Endpoint = Annotated[str, AfterValidator(check_endpoint)]
+Region = Annotated[str, AfterValidator(check_region)]
+Role = Annotated[str, AfterValidator(check_plain)]
 
 
 class Provisioning(StrEnum):
@@ -86,14 +89,14 @@ class VolumeParameters(BaseModel):
         None, "new volumes: prefix in the bucket (default), or a bucket of its own"
     )
     endpoint: Endpoint | None = _field(None, "http(s) URL of the S3 service")
-    region: str | None = _field(None, "S3 region")
+    region: Region | None = _field(None, "S3 region")
     path_style: Boolean | None = _field(None, "bucket in the path instead of the host name")
     authentication: Authentication | None = _field(
         None,
         "whose identity: secret (of the volume), pod (its service account's token), driver;"
         " auto (default): secret where one is given, else pod where roleArn is, else driver",
     )
-    role_arn: str | None = _field(None, "role that the identity assumes")
+    role_arn: Role | None = _field(None, "role that the identity assumes")
     sts_endpoint: Endpoint | None = _field(
         None, "http(s) URL of the service that exchanges tokens; default: the endpoint, or AWS's"
     )

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 
+from csi_slayer.config.plain import check_region
 from csi_slayer.errors import ConfigError
 from csi_slayer.store.options import StoreOptions
 from csi_slayer.store.retry import RetryPolicy
@@ -37,6 +38,10 @@ async def open_s3(url: str, options: StoreOptions) -> S3Store:
     region = options.region
     if region is None:
         region = await asyncio.to_thread(find_region, options)
+    try:
+        check_region(region)
+    except ValueError as error:
+        raise ConfigError(f"region: {error}") from None
     address = locate(bucket, prefix, endpoint, region, options.path_style)
     policy = RetryPolicy(deadline=options.retry_deadline, retried=options.observer.on_retry)
     credentials, who = None, "anonymous"

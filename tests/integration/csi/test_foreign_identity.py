@@ -36,6 +36,10 @@ ATTEMPTS: list[tuple[str, dict[str, str], dict[str, str]]] = [
     (INLINE, {}, dict.fromkeys(KEYS, " \n")),
     (INLINE, {}, {"access_key_id": "AKIA", "secret_access_key": ""}),
     (INLINE, {f"{KUBELET}ephemeral": "false"}, {}),
+    # What no request could be made with: said at once, by whose name it is.
+    (INLINE, {}, {"access_key_id": "AKI\u0410", "secret_access_key": "secret-hunter2"}),
+    (INLINE, {}, {"access_key_id": "AKIA", "secret_access_key": "secret-\nhunter2"}),
+    (INLINE, {"region": "eu\x01"}, {"access_key_id": "AKIA", "secret_access_key": "hunter2"}),
     # An administrator's volume whose secret turns out to be empty.
     ("static", {f"{KUBELET}ephemeral": ""}, dict.fromkeys(KEYS, "")),
     *(
@@ -85,6 +89,7 @@ def test_nothing_that_a_pod_s_author_sends_is_done_as_the_driver(
                     with pytest.raises(grpc.aio.AioRpcError) as caught:
                         await node("NodePublishVolume", **publication(*attempt))
                     assert caught.value.code().name == "INVALID_ARGUMENT", attempt
+                    assert "hunter2" not in str(caught.value.details())
                     assert not (target / "secret.txt").exists(), attempt
                 # What is not refused for its form: no service here knows the token.
                 said = {"authentication": "pod", TOKENS: '{"x": {"token": "x"}}'}

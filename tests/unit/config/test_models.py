@@ -82,7 +82,16 @@ def test_bad_urls(url: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     "endpoint",
-    ["host:9000", "ftp://host", "http://", "http://host:99999", "http://u:p@host", "http://h?x=1"],
+    [
+        "http://ho\nst",
+        "http://h\u0430",
+        "host:9000",
+        "ftp://host",
+        "http://",
+        "http://host:99999",
+        "http://u:p@host",
+        "http://h?x=1",
+    ],
 )
 def test_bad_endpoints(endpoint: str) -> None:
     assert "option: store.endpoint: expected" in _problem(**{"store.endpoint": endpoint})
@@ -99,6 +108,16 @@ def test_bad_endpoints(endpoint: str) -> None:
         ({"web_identity_token": SECRET, "web_identity_token_file": "/t", "role_arn": "r"}, "excl"),
         ({"anonymous": True, "web_identity_token": SECRET, "sts_endpoint": "http://s"}, "excl"),
         ({"anonymous": True, "profile": "p"}, "anonymous excludes"),
+        ({"region": "eu/1"}, "store.region: expected letters"),
+        (
+            {"access_key_id": "A\u0410", "secret_access_key": SECRET},
+            "access_key_id: expected print",
+        ),
+        ({"access_key_id": "A", "secret_access_key": SECRET + "\n"}, "secret_access_key: expected"),
+        (
+            {"access_key_id": "A", "secret_access_key": SECRET, "session_token": "a b"},
+            "_token: exp",
+        ),
     ],
 )
 def test_identities_that_make_no_sense(options: dict[str, object], expected: str) -> None:

@@ -216,6 +216,21 @@ def test_what_surrounds_the_process_is_refused_where_it_is_not_wanted(
     assert choose_source(given, NOWHERE).load().access_key == "AKID"
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("AKI\u0410", "hunter2"),
+        ("AKIA", "hun\nter2"),
+        ("AKIA", "hunter2", "x\r\ny: z"),
+        ("A B", "c"),
+    ],
+)
+def test_keys_that_cannot_be_sent_are_refused_before_they_are(keys: tuple[str, ...]) -> None:
+    with pytest.raises(AccessDenied, match="expected printable ASCII") as caught:
+        choose_source(CredentialOptions(*keys), NOWHERE)
+    assert not any(text in str(caught.value) for text in ("hunter2", "ter2", "AKI"))
+
+
 class Sts(ThreadingHTTPServer):
     """Answers as told and remembers the requests."""
 

@@ -67,6 +67,18 @@ def test_a_secret_has_one_of_several_spellings(spelling):
         (KEYS | {"access_key_id": ""}, "access_key_id is empty"),
         (KEYS | {"secret_access_key": " "}, "secret_access_key is empty"),
         ({"endpoint": ""}, "access_key_id is missing"),
+        (KEYS | {"access_key_id": "hunter2\u0410"}, "access_key_id: expected printable ASCII"),
+        (KEYS | {"access_key_id": "hunter2 x"}, "access_key_id: expected printable ASCII"),
+        (KEYS | {"access_key_id": "hunter2\x01"}, "access_key_id: expected printable ASCII"),
+        (KEYS | {"secret_access_key": "hunter2\nx"}, "secret_access_key: .* line breaks"),
+        (KEYS | {"secret_access_key": "hunter2\xe4"}, "secret_access_key: expected printable"),
+        (KEYS | {"secret_access_key": "hunter2\x00"}, "secret_access_key: expected printable"),
+        (KEYS | {"session_token": "hunter2\r\nx: y"}, "session_token: expected printable ASCII"),
+        (KEYS | {"region": "hunter2\x1f"}, "region: expected letters, digits"),
+        (KEYS | {"region": "x.hunter2/"}, "region: expected letters, digits"),
+        (KEYS | {"role_arn": "hunter2\n\n2"}, "role_arn: expected printable ASCII"),
+        (KEYS | {"endpoint": "http://hunter2\n.test"}, "endpoint: expected printable ASCII"),
+        (KEYS | {"endpoint": "http://hunter2\u0430.test"}, "endpoint: expected printable ASCII"),
         (KEYS | {"accessKeyId": "hunter2"}, "given twice"),
         (KEYS | {"endpoint": "hunter2"}, "endpoint: expected an http"),
     ],
@@ -82,6 +94,13 @@ def test_no_text_of_an_error_has_a_secret(values):
     with pytest.raises(ConfigError) as caught:
         parse_secret(values | {"access": "hunter2"})
     assert "hunter2" not in str(caught.value)
+
+
+def test_white_space_around_a_value_is_no_part_of_it():
+    around = {"access_key_id": " AKIA\r\n", "secret_access_key": "\tpass phrase\n\n"}
+    secret = parse_secret(around)
+    assert secret is not None and secret.access_key_id == "AKIA"
+    assert secret.secret_access_key.get_secret_value() == "pass phrase"
 
 
 def test_what_is_optional_in_a_secret_may_be_empty():
@@ -151,6 +170,7 @@ def test_tokens_may_come_among_the_secrets(run):
         ({}, {TOKENS: tokens(a="")}, "token for 'a' is empty or not a text"),
         ({}, {TOKENS: tokens(a=" \n")}, "token for 'a' is empty or not a text"),
         ({"audience": "a"}, {TOKENS: tokens(a="", b="jwt")}, "token for 'a' is empty"),
+        ({}, {TOKENS: tokens(a="jwt\n.jwt")}, "token for 'a': expected printable ASCII"),
         ({}, {TOKENS: '{"a": {"token": 5}}'}, "token for 'a' is empty or not a text"),
         ({}, {TOKENS: '{"a": {"token": null}}'}, "token for 'a' is empty or not a text"),
         ({}, {TOKENS: '{"a": {"token": ["jwt"]}}'}, "token for 'a' is empty or not a text"),
@@ -227,5 +247,9 @@ def test_a_mounted_secret_is_read_when_it_is_needed(run, tmp_path):
         (tmp_path / "..2" / "secret_access_key").write_text("")
         with pytest.raises(AccessDenied, match="a file is empty"):
             await driver_identity(store)
+        (tmp_path / "..2" / "secret_access_key").write_text("hun\nter2\n")
+        with pytest.raises(AccessDenied, match="without line breaks") as caught:
+            await driver_identity(store)
+        assert "ter2" not in str(caught.value)
 
     run(scenario())

@@ -191,6 +191,8 @@ def test_tokens_are_exchanged_where_the_volume_s_service_is(run):
     [
         ({"context": {}}, "bucket: missing in the volume's attributes"),
         ({"context": {"bucket": "data-set", "prefx": "a"}}, "did you mean prefix"),
+        ({"context": {"bucket": "data-set", "region": "eu\x01"}}, "region: expected letters"),
+        ({"context": {"bucket": "data-set", "roleArn": "arn:\n"}}, "roleArn: expected printable"),
         ({"context": {"bucket": "data-set", "prefix": "../b"}}, "attributes: prefix"),
         ({"context": {"bucket": "data-set", "capacityBytes": "big"}}, "capacityBytes"),
         ({"context": {"bucket": "data-set"}, "mount_flags": ["x"]}, "unknown option"),
