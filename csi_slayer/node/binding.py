@@ -47,8 +47,9 @@ class Binder:
         self, private: str, target: str, connection: int, options: Collection[str] = ()
     ) -> None:
         """Show the mount of ``connection`` at ``private`` at ``target``, which is made if it is
-        not there; if it is shown there already, it gets the options. Raises MountFailed,
-        ConfigError."""
+        not there; if it is shown there already, it gets the options. A directory with something
+        in it is refused: a mount would hide it, and could not be taken away again. Raises
+        MountFailed, ConfigError."""
         if shown(target, connection):
             # Whoever bound it may have been killed before it had its options.
             try:
@@ -61,6 +62,12 @@ class Binder:
         self.clear(target)
         try:
             with self._directory(target, make=True) as fd:
+                if os.listdir(f"/proc/self/fd/{fd}"):
+                    raise MountFailed(
+                        f"{target} is not empty, and nothing is mounted there: move its content"
+                        " away, which is in no volume",
+                        "FAILED_PRECONDITION",
+                    )
                 # By descriptor: the path may be something else by now.
                 mounts.bind(private, f"/proc/self/fd/{fd}")
             if not shown(target, connection):
@@ -92,17 +99,21 @@ class Binder:
             unmount(target)
         raise MountFailed(f"{target} has more than {LAYERS} mounts: unmount them")
 
-    def remove(self, target: str) -> None:
-        """Unbind, and remove the directory. No error if there is none. Raises MountFailed."""
-        self.clear(target)
+    def remove(self, target: str) -> bool:
+        """Remove the directory that a mount was shown at. No error if there is none; False if
+        something is in it: nobody but its owner can tell whether it may go. Raises MountFailed,
+        ConfigError."""
         parent, name = os.path.split(target)
         try:
             with self._directory(parent, make=False) as fd:
                 os.rmdir(name, dir_fd=fd)
         except FileNotFoundError:
-            return
+            return True
         except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
             raise MountFailed(f"cannot remove {target}: {error.strerror}") from error
+        return True
 
     @contextlib.contextmanager
     def _directory(self, path: str, *, make: bool) -> Iterator[int]:

@@ -96,7 +96,8 @@ class Publishing:
             if any(path in other.record.targets for other in self.volumes.values()):
                 log.warning("not_published_there", volume=volume_id, target=path)
                 return  # another volume is, and stays
-            await asyncio.to_thread(self._node.binder.remove, path)
+            await asyncio.to_thread(self._node.binder.clear, path)
+            await self._remove(path, None)
             for unfinished in self.of(volume_id):
                 if unfinished.finishing and not unfinished.unmounted:
                     # An earlier call has failed in between.
@@ -104,8 +105,27 @@ class Publishing:
             return
         last = volume.record.copy()
         await volume.unbind(path)
-        if not volume.record.targets:
-            await self._finish(volume, last)
+        try:
+            await self._remove(path, last)
+        finally:
+            # Whatever is in that directory: the volume is not shown there any more.
+            if not volume.record.targets:
+                await self._finish(volume, last)
+
+    async def _remove(self, path: str, last: Record | None) -> None:
+        """Remove the directory of a target that shows nothing any more. One that has content of
+        its own stays: whoever has written it did so while nothing was mounted there, and it is
+        nowhere else. ``last``: of the volume, to tell its pods."""
+        if await asyncio.to_thread(self._node.binder.remove, path):
+            return
+        log.warning("target_not_empty", target=path, meaning="it stays, and is in no volume")
+        if last is not None:
+            self._node.events.warn(
+                last,
+                "TargetNotEmpty",
+                f"the volume is unpublished, but {path} on the node has content that was written"
+                " while nothing was mounted there: it is in no volume; move it away",
+            )
 
     async def expand(self, volume_id: str, path: str, capacity: int) -> None:
         """Raises VolumeNotFound, MountFailed."""

@@ -2,8 +2,9 @@
 
 * What the keeper holds lives: its mounts go on with new workers.
 * Workers of an earlier node service are ended first; theirs would be two for one mount.
-* Mounts whose connection nobody holds are dead: they are ended, so that nobody hangs in them, and
-  taken away, so that the next publication mounts anew.
+* Mounts whose connection nobody holds are dead: they are ended, so that nobody hangs in them. At
+  the targets they stay, until publication mounts anew or unpublication takes them away: who uses
+  them gets ENOTCONN, where a bare directory would take what is written and lose it.
 * What such volumes had still to upload is uploaded where the driver's own identity may do it, else
   by the next publication, and reported until then.
 """
@@ -28,7 +29,7 @@ from csi_slayer.config.driver import DriverConfig
 from csi_slayer.errors import ConfigError, SlayerError
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.node import leftover, registry
-from csi_slayer.node.binding import Binder, alive
+from csi_slayer.node.binding import alive
 from csi_slayer.node.keeping import Held
 from csi_slayer.node.lock import is_locked
 from csi_slayer.node.records import Places, Record, WorkerMark, boot_id, mark
@@ -57,10 +58,9 @@ class Recovered:
 class Recovery:
     """One start of the node service."""
 
-    def __init__(self, config: DriverConfig, places: Places, binder: Binder, adopt: Adopt) -> None:
+    def __init__(self, config: DriverConfig, places: Places, adopt: Adopt) -> None:
         self._config = config
         self._places = places
-        self._binder = binder
         self._adopt = adopt
 
     async def run(self, held: dict[str, Held]) -> Recovered:
@@ -113,7 +113,7 @@ class Recovery:
         return config.model_copy(update=values)
 
     def _mend(self, dead: list[Record], live: set[int]) -> set[str]:
-        """Take away mounts of ours that no worker can serve; returns which volumes had any."""
+        """End mounts of ours that no worker can serve; returns which volumes had any."""
         entries = [entry for entry in mounts.entries() if entry.fstype == mounts.TYPE]
         inside = f"{self._places.mounts}/"
         owners: dict[int, str] = {}
@@ -123,15 +123,14 @@ class Recovery:
             for record in dead:
                 if entry.mountpoint in record.targets and entry.connection not in live:
                     owners.setdefault(entry.connection, record.mount_id)
-        ours = (inside, f"{self._binder.root}/")
         for connection, name in owners.items():
-            log.error("dead_mount_removed", mount=name, connection=connection)
+            log.error("dead_mount_ended", mount=name, connection=connection)
             try:
                 mounts.abort(connection)
             except OSError as error:
                 log.error("cannot_abort", connection=connection, reason=error.strerror)
         for entry in reversed(entries):
-            if entry.connection in owners and entry.mountpoint.startswith(ours):
+            if entry.connection in owners and entry.mountpoint.startswith(inside):
                 try:
                     mounts.unmount(entry.mountpoint, lazy=True)
                 except OSError as error:

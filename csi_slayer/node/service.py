@@ -207,7 +207,7 @@ class NodeVolumes:
 
     async def _recover(self) -> Recovered:
         held = await self._keeping.start()
-        recovery = Recovery(self._config, self._places, self._binder, self._publishing.adopt)
+        recovery = Recovery(self._config, self._places, self._publishing.adopt)
         recovered = await recovery.run(held)
         for name in recovered.dead - set(self._publishing.volumes):
             await self._keeping.drop(name)

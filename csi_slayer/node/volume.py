@@ -198,8 +198,8 @@ class Volume:
             raise
 
     async def unbind(self, path: str) -> None:
-        """Show it there no more. Raises MountFailed."""
-        await asyncio.to_thread(self._node.binder.remove, path)
+        """Show it there no more; the directory stays. Raises MountFailed."""
+        await asyncio.to_thread(self._node.binder.clear, path)
         if self.record.targets.pop(path, None) is not None:
             await self.save()
 

@@ -184,6 +184,37 @@ def test_a_target_that_lost_its_mount_gets_it_back(node: TestNode, url: str) -> 
     node.unpublish("volume", "a")
 
 
+def test_content_below_a_mount_keeps_nothing_else(node: TestNode, url: str) -> None:
+    """Somebody unmounted the target and a program wrote on: the volume ends, the bytes stay."""
+    path = node.publish("volume", "a", url)
+    mounts.unmount(str(path), lazy=True)
+    (path / "file").write_text("in no volume")
+    with pytest.raises(Refused, match="move its content away") as refused:
+        node.publish("volume", "a", url)
+    assert refused.value.code == "FAILED_PRECONDITION"
+    assert node.unpublish("volume", "a") == ["volume"]
+    assert node.unpublish("volume", "a") == []
+    assert node.mounts() == node.records() == node.workers() == []
+    assert (path / "file").read_text() == "in no volume"
+    assert "TargetNotEmpty" in node.log.read_text()
+    (path / "file").unlink()
+    node.publish("volume", "a", url)
+    node.unpublish("volume", "a")
+    assert not path.exists()
+
+
+def test_a_directory_with_content_is_no_target(node: TestNode, url: str) -> None:
+    target = node.target("a")
+    target.mkdir()
+    (target / "file").write_text("text")
+    with pytest.raises(Refused, match="not empty") as refused:
+        node.publish("volume", "a", url)
+    assert refused.value.code == "FAILED_PRECONDITION"
+    assert node.mounts() == node.records() == node.workers() == []
+    node.unpublish("volume", "a")
+    assert (target / "file").read_text() == "text"
+
+
 def test_a_volume_that_cannot_be_mounted_says_why_and_leaves_nothing(
     node: TestNode, tmp_path: Path, url: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -63,20 +64,37 @@ def test_targets_are_known_to_the_successor(node: TestNode, url: str) -> None:
     assert node.mounts() == node.records() == []
 
 
-def test_dead_mounts_are_taken_away_and_nobody_hangs(node: TestNode, url: str) -> None:
-    """Node service and keeper died together: the connection is lost."""
-    path = node.publish("volume", "a", url)
-    write(path / "file", "text")
+def lose_the_connection(node: TestNode) -> None:
+    """Node service and keeper die together, and both are started again."""
     node.kill_workers()
     node.kill_keeper()
     node.kill()
     node.start_keeper()
     node.start()
-    assert node.mounts() == node.records() == []
+
+
+def test_dead_mounts_are_ended_and_nobody_hangs(node: TestNode, url: str) -> None:
+    path = node.publish("volume", "a", url)
+    write(path / "file", "text")
+    lose_the_connection(node)
+    assert node.records() == [] and list((node.run / "mounts").iterdir()) == []
     # What the kubelet does for a pod that still is there (requiresRepublish).
     node.publish("volume", "a", url)
+    assert node.mounts().count(str(path)) == 1
     assert (path / "file").read_text() == "text"
     node.unpublish("volume", "a")
+    assert not path.exists()
+
+
+def test_nothing_is_written_where_a_mount_is_dead(node: TestNode, url: str) -> None:
+    """A bare directory would take it, and nobody would ever upload it."""
+    path = node.publish("volume", "a", url)
+    lose_the_connection(node)
+    assert node.mounts() == [str(path)]
+    with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
+        (path / "file").write_text("text")
+    assert node.unpublish("volume", "a") == []
+    assert node.mounts() == [] and not path.exists()
 
 
 def test_without_a_keeper_mounts_outlive_their_workers_only(tmp_path: Path, url: str) -> None:
@@ -88,7 +106,7 @@ def test_without_a_keeper_mounts_outlive_their_workers_only(tmp_path: Path, url:
         assert "slayerfs_node_keeper_connected 0" in node.call("metrics")
         node.kill()
         node.start()
-        assert node.mounts() == []
+        assert node.mounts() == [str(path)]
         assert node.log.read_text().count("keeper_absent") == 2
         node.start_keeper()
         node.wait_for_keeper(there=True)

@@ -37,17 +37,16 @@ def test_a_kubelet_directory_that_is_a_link_is_followed(tmp_path: Path) -> None:
 
 def test_removing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
     binder = Binder(tmp_path)
-    binder.remove(str(tmp_path / "pods/x/mount"))
+    assert binder.remove(str(tmp_path / "pods/x/mount"))
     (tmp_path / "mount").mkdir()
-    binder.remove(str(tmp_path / "mount"))
+    assert binder.remove(str(tmp_path / "mount"))
     assert not (tmp_path / "mount").exists()
 
 
 def test_a_directory_with_something_in_it_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / "mount").mkdir()
     (tmp_path / "mount/file").touch()
-    with pytest.raises(MountFailed, match="not empty"):
-        Binder(tmp_path).remove(str(tmp_path / "mount"))
+    assert not Binder(tmp_path).remove(str(tmp_path / "mount"))
     assert (tmp_path / "mount/file").exists()
 
 
@@ -57,6 +56,18 @@ def test_what_is_not_mounted_is_not_bound(tmp_path: Path) -> None:
     with pytest.raises(MountFailed, match="nothing is mounted"):
         binder.bind(str(tmp_path / "private"), str(tmp_path / "target"), 55)
     assert not (tmp_path / "target").exists()
+
+
+def test_a_directory_with_something_in_it_is_not_covered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target/file").touch()
+    private = str(tmp_path / "private")
+    monkeypatch.setattr(binding, "shown", lambda path, connection: path == private)
+    with pytest.raises(MountFailed, match="move its content") as refused:
+        Binder(tmp_path).bind(private, str(tmp_path / "target"), 55)
+    assert refused.value.grpc_code == "FAILED_PRECONDITION"
 
 
 def test_a_connection_without_a_descriptor_is_dead() -> None:

@@ -13,7 +13,6 @@ from csi_slayer.config import MountConfig
 from csi_slayer.config.driver import DriverConfig
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.node import registry
-from csi_slayer.node.binding import Binder
 from csi_slayer.node.keeping import Held
 from csi_slayer.node.records import Places, Record, Target
 from csi_slayer.node.recovery import Recovery
@@ -25,7 +24,13 @@ POD = Pod("pod", "team", "uid")
 
 
 @pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+def unmounted() -> list[str]:
+    """Where something has been unmounted."""
+    return []
+
+
+@pytest.fixture
+def places(tmp_path: Path, unmounted: list[str], monkeypatch: pytest.MonkeyPatch) -> Places:
     """With the mount of one volume, its connection dead, shown to a pod."""
     made = Places(tmp_path / "run", tmp_path / "cache")
     made.make()
@@ -40,7 +45,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     ]
     monkeypatch.setattr(mounts, "entries", lambda: found)
     monkeypatch.setattr(mounts, "abort", lambda connection: connection == CONNECTION)
-    monkeypatch.setattr(mounts, "unmount", lambda mountpoint, *, lazy: None)
+    monkeypatch.setattr(mounts, "unmount", lambda mountpoint, *, lazy: unmounted.append(mountpoint))
     monkeypatch.setattr(registry, "remove", lambda name: None)
     return made
 
@@ -56,7 +61,7 @@ def leave_pending(places: Places) -> None:
 
 @pytest.mark.parametrize("pending", [False, True])
 def test_pods_of_a_dead_mount_are_known_whether_or_not_something_is_pending(
-    places: Places, tmp_path: Path, pending: bool
+    places: Places, pending: bool
 ) -> None:
     if pending:
         leave_pending(places)
@@ -64,8 +69,18 @@ def test_pods_of_a_dead_mount_are_known_whether_or_not_something_is_pending(
     async def adopt(record: Record, config: MountConfig, held: Held) -> None:
         raise AssertionError("nothing of it lives, and it is not the driver's own")
 
-    recovery = Recovery(DriverConfig(), places, Binder(tmp_path), adopt)
+    recovery = Recovery(DriverConfig(), places, adopt)
     recovered = asyncio.run(recovery.run({}))
     (lost,) = recovered.lost
     assert [target.pod for target in lost.targets.values()] == [POD]
     assert [record.targets for record in places.read()] == ([{}] if pending else [])
+
+
+def test_a_dead_mount_stays_at_its_target(places: Places, unmounted: list[str]) -> None:
+    """A bare directory there would take what is written, and lose it."""
+
+    async def adopt(record: Record, config: MountConfig, held: Held) -> None:
+        raise AssertionError("nothing of it lives")
+
+    asyncio.run(Recovery(DriverConfig(), places, adopt).run({}))
+    assert unmounted == [places.mountpoint(NAME)]
