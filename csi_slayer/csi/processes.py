@@ -18,6 +18,7 @@ from csi_slayer.csi.registration import Registration
 from csi_slayer.csi.rpc import Calls
 from csi_slayer.csi.server import Server
 from csi_slayer.node.service import NodeVolumes
+from csi_slayer.node.sole import sole
 from csi_slayer.observability import get_logger
 from csi_slayer.observability.serve import Readiness, serve_metrics
 from csi_slayer.volumes.provisioner import Provisioner
@@ -76,12 +77,15 @@ async def controller(config: DriverConfig) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def node(config: DriverConfig) -> AsyncIterator[None]:
-    """The node service, serving inside the block. Raises ConfigError where it cannot listen, and
-    what NodeVolumes.start raises."""
+    """The node service, serving inside the block. Raises ConfigError where it cannot listen or
+    another one works in the run directory, and what NodeVolumes.start raises."""
     metrics = CallMetrics()
     calls = Calls(metrics)
     registration = Registration(config.node, calls)
     async with AsyncExitStack() as stack:
+        # First of all, and until everything else has ended: what a predecessor that still lives
+        # has mounted looks dead to its successor.
+        await stack.enter_async_context(sole(config.node.run_directory))
         provisioner = Provisioner(config)
         stack.push_async_callback(_in_time, provisioner.close)
         stores = StorePool()

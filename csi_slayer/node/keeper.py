@@ -18,6 +18,7 @@ Or ``{"error": text}``. The keeper never reads from, or writes to, what it holds
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import resource
@@ -25,6 +26,7 @@ import selectors
 import socket
 import struct
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,11 +44,20 @@ CLIENTS = 16
 
 LONGEST_NAME = 48
 
+PREDECESSOR_TIMEOUT = 10.0
+"""Seconds for which a keeper waits for the end of the one before it."""
+
+_POLL = 0.05
+
 _CREDENTIALS = struct.Struct("iII")
 
 
 class Refused(Exception):
     """The request cannot be done; the text says why."""
+
+
+class InUse(Exception):
+    """Another keeper serves the socket."""
 
 
 @dataclass
@@ -199,15 +210,36 @@ def _listen(path: str) -> socket.socket:
     return listener
 
 
+def lock(path: str, timeout: float = PREDECESSOR_TIMEOUT) -> int:
+    """Be the only keeper of the socket, as long as the descriptor is open: one that took the path
+    away from another would leave the next node service without what that one holds. Raises InUse,
+    OSError."""
+    fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(fd)
+                raise InUse(f"{path} is in use by another keeper: end that one first") from None
+            time.sleep(_POLL)
+
+
 def serve(path: str) -> None:
-    """Be the keeper at this socket until the process is ended. Raises OSError."""
+    """Be the keeper at this socket until the process is ended. Raises InUse, OSError."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
+    lock(path)
     Keeper(path).run()
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: keeper.py SOCKET")
-    serve(sys.argv[1])
+    try:
+        serve(sys.argv[1])
+    except InUse as error:
+        sys.exit(f"keeper: {error}")

@@ -111,6 +111,20 @@ class Driver:
                 process.wait()
             servers.live_pids.discard(process.pid)
 
+    @contextlib.contextmanager
+    def succeeded(self, role: Role) -> Iterator[None]:
+        """Another process of this role is there as well; at the end of the block the first one is
+        ended in good order, and the other one carries on."""
+        first = self._processes.pop(role)
+        self.start(role)
+        second = self._processes.pop(role)
+        self._processes[role] = first
+        try:
+            yield
+        finally:
+            self.end(role)
+            self._processes[role] = second
+
     def close(self) -> None:
         """End all of them in good order, and unmount what they have left."""
         try:

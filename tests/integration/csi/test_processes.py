@@ -18,6 +18,7 @@ import pytest
 from csi_slayer.csi.proto import csi_pb2, pluginregistration_pb2
 from tests.support.csi import CsiClient, connected, mount_capability
 from tests.support.driver import Driver, Role, driver, s3_section
+from tests.support.mounts import wait_for
 from tests.support.servers import S3Server, free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -191,22 +192,60 @@ def test_ends_in_good_order_and_its_successor_goes_on(running: Driver) -> None:
     assert not target.exists()
 
 
-def test_a_second_process_does_not_take_the_sockets(shared: Driver) -> None:
-    roles: tuple[Role, ...] = ("node", "controller")
-    for role in roles:
+@pytest.mark.slow
+def test_a_second_process_does_no_harm(shared: Driver) -> None:
+    """It is told that the place is taken before it has ended or unmounted anything."""
+    arguments: dict[Role, list[str]] = {
+        role: [role, "-c", str(shared.config(role))] for role in ("node", "controller")
+    }
+    arguments["keeper"] = ["keeper", "--socket", str(shared.keeper_socket)]
+
+    def start_again(role: Role) -> None:
         result = subprocess.run(
-            [sys.executable, "-m", "csi_slayer.cli", role, "-c", str(shared.config(role))],
+            [sys.executable, "-m", "csi_slayer.cli", *arguments[role]],
             capture_output=True,
             text=True,
             timeout=60,
         )
-        assert result.returncode == 1 and "csi-slayer: " in result.stderr
+        assert result.returncode == 1
+        assert "is in use" in result.stderr and "Traceback" not in result.stderr
 
     async def work(controller: CsiClient, node: CsiClient) -> None:
-        await node("NodeGetInfo")
+        volume = await new_volume(controller)
+        fields = publication(shared, volume)
+        await node("NodePublishVolume", **fields)
+        path = Path(fields["target_path"]) / "file"
+        path.write_text("content")
+        before = _session_pids(shared)
+        await asyncio.gather(*(asyncio.to_thread(start_again, role) for role in arguments))
+        assert _session_pids(shared) == before
+        assert path.read_text() == "content"
         await controller("ListVolumes")
+        await take_away(controller, node, fields)
 
     calling(shared, work)
+
+
+def test_a_successor_waits_for_its_predecessor(running: Driver) -> None:
+    """A rolling update may start the one before the other has ended."""
+
+    async def before(controller: CsiClient, node: CsiClient) -> None:
+        volume = await new_volume(controller)
+        published.update(publication(running, volume))
+        await node("NodePublishVolume", **published)
+        (Path(published["target_path"]) / "file").write_text("content")
+
+    async def after(controller: CsiClient, node: CsiClient) -> None:
+        await node("NodePublishVolume", **published)
+        assert (Path(published["target_path"]) / "file").read_text() == "content"
+        await take_away(controller, node, published)
+
+    published: dict[str, Any] = {}
+    calling(running, before)
+    with running.succeeded("node"):
+        wait_for(lambda: "waiting_for_predecessor" in running.log.read_text(), what="a successor")
+        calling(running, before)
+    calling(running, after)
 
 
 TARGETS = (

@@ -176,3 +176,13 @@ def test_it_runs_alone_without_the_project(tmp_path: Path) -> None:
     usage = subprocess.run([sys.executable, str(program)], capture_output=True, timeout=60)
     assert usage.returncode == 1
     assert b"usage" in usage.stderr
+
+
+def test_there_is_one_keeper_of_a_socket(tmp_path: Path) -> None:
+    """A second one would take the path away from what the first holds."""
+    path = str(tmp_path / "keeper.sock")
+    first = keeper.lock(path)
+    with pytest.raises(keeper.InUse, match="another keeper"):
+        keeper.lock(path, timeout=0.01)
+    os.close(first)
+    os.close(keeper.lock(path))
