@@ -8,7 +8,7 @@ import errno
 from csi_slayer.cache import SMALL, Cache, Segment, SegmentKey
 from csi_slayer.content.options import ContentEvents
 from csi_slayer.content.ranges import ReadResult, as_bytes
-from csi_slayer.content.segment_reader import SegmentReader, Transfers
+from csi_slayer.content.segment_reader import SegmentReader, Settled, Transfers
 from csi_slayer.content.small import SmallFetcher, Source
 from csi_slayer.errors import CacheFull, FsError, ObjectNotFound, PreconditionFailed
 from csi_slayer.store.base import ObjectStore
@@ -27,6 +27,7 @@ class CleanFile:
         events: ContentEvents,
         source: Source,
         segment_max: int,
+        settled: Settled,
     ) -> None:
         self.source = source
         self._store = store
@@ -36,6 +37,7 @@ class CleanFile:
         self._transfers = transfers
         self._events = events
         self._span = segment_max
+        self._settled = settled
         self._readers: dict[int, SegmentReader] = {}
         self._key = source.key
         self._etag = source.etag
@@ -93,7 +95,7 @@ class CleanFile:
         if len(self._readers) >= 8:
             await self._readers.pop(next(iter(self._readers))).close()
         reader = SegmentReader(
-            self._store, self._transfers, segment, self.source, span * self._span
+            self._store, self._transfers, segment, self.source, self._settled, span * self._span
         )
         self._readers[span] = reader
         return reader
@@ -104,8 +106,14 @@ class CleanFile:
             try:
                 return await self._smalls.fetch(source, key)
             except (ObjectNotFound, PreconditionFailed):
-                if self.source == source:
+                if await self._is_still(source):
                     raise
+
+    async def _is_still(self, source: Source) -> bool:
+        """Whether the file's bytes are to be had from there alone, although they are not there."""
+        if self.source == source:
+            await self._settled(source.key)
+        return self.source == source
 
     async def open_local(self) -> None:
         """Open the segment if the cache has it, without asking the store."""
@@ -142,10 +150,16 @@ class CleanFile:
             except CacheFull:
                 pass
         # No room in the cache: hand the bytes on without keeping them.
-        _info, data = await self._store.get(
-            self.source.key, offset=offset, length=end - offset, if_match=self.source.etag
-        )
-        return data
+        while True:
+            source = self.source
+            try:
+                _info, data = await self._store.get(
+                    source.key, offset=offset, length=end - offset, if_match=source.etag
+                )
+                return data
+            except (ObjectNotFound, PreconditionFailed):
+                if await self._is_still(source):
+                    raise
 
     async def fill(self) -> bool:
         """Fetch the whole file into its one segment; False if the cache has no room."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
@@ -30,6 +31,10 @@ from csi_slayer.errors import CacheError, ObjectNotFound, SlayerError
 from csi_slayer.store.base import ObjectStore
 
 log = structlog.get_logger(__name__)
+
+OWN_CHANGE = 10.0
+"""Seconds that a reader, to whom the store says that the version it reads is gone, waits for a
+change of our own that may be why."""
 
 RECOGNISE = 5.0
 """Seconds that a start waits for the store to say whether an upload had succeeded."""
@@ -148,8 +153,13 @@ class Content:
     def open_source(self, source: Source) -> CleanFile:
         return CleanFile(
             self.store, self.cache, self.smalls, self.options.tenant, self.transfers, self.events,
-            source, self.segment_span,
+            source, self.segment_span, self._own_change_over,
         )  # fmt: skip
+
+    async def _own_change_over(self, key: str) -> None:
+        with contextlib.suppress(SlayerError, TimeoutError):
+            async with asyncio.timeout(OWN_CHANGE):
+                await self.reconciler.settle(key)
 
     @property
     def segment_span(self) -> int:

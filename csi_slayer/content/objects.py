@@ -268,15 +268,19 @@ class Objects:
 
     async def _copy_onto_itself(self, inode: Inode, row: Pending) -> bool:
         """Replace an object's metadata: chmod, chown, utimes, xattrs of an existing file."""
+        token = f"{row.token}-attrs"
+        values = {**await self.metadata_of(inode), WRITE_TOKEN: token}
         try:
-            info = await self._store.copy(
-                row.key,
-                row.key,
-                source_etag=inode.etag,
-                metadata=await self.metadata_of(inode),
-            )
+            info = await self._store.copy(row.key, row.key, source_etag=inode.etag, metadata=values)
         except (PreconditionFailed, ObjectNotFound) as error:
-            await self._races.source_changed(inode, row.key, error)
+            found = await self._races.found(row.key)
+            if found is None or found.write_token != token or found.size != inode.size:
+                await self._races.source_changed(inode, row.key, error)
+                return False
+            # A worker that died had made the copy: the same bytes, with the attributes of then.
+            await self._catalog.update(inode.ino, etag=found.etag)
+            await self._catalog.pending_expect(row.key, found.etag)
+            self._tell_reader(inode, row.key, found.etag)
             return False
         await self._copied(inode, row, info.etag)
         return True
@@ -285,14 +289,16 @@ class Objects:
         if await self._catalog.stored(
             inode.ino, row, etag, copied=True, flags=inode.flags & ~Mark.ATTRS_DIRTY
         ):
-            self._tell_reader(inode.ino, row.key, etag)
+            self._tell_reader(inode, row.key, etag)
 
-    def _tell_reader(self, ino: int, key: str, etag: str) -> None:
-        record = self._opened.get(ino)
+    def _tell_reader(self, inode: Inode, key: str, etag: str) -> None:
+        """The version that ``inode`` names is at that key, under that version, now. Who reads one
+        that somebody else has replaced goes on asking for that."""
+        record = self._opened.get(inode.ino)
         file = record.file if record is not None else None
         clean = file.base if isinstance(file, OverlayFile) else file
-        if isinstance(clean, CleanFile):
-            self.moved(ino, clean.source.etag, etag)
+        if isinstance(clean, CleanFile) and clean.source.etag == inode.etag:
+            self.moved(inode.ino, clean.source.etag, etag)
             clean.moved(key, etag)
 
     async def _require(self, row: Pending, source_key: str) -> None:
@@ -323,7 +329,7 @@ class Objects:
             return
         finally:
             self.moving.discard(key)
-        self._tell_reader(inode.ino, key, info.etag)
+        self._tell_reader(inode, key, info.etag)
 
     async def put_marker(self, inode: Inode, row: Pending) -> None:
         """The empty object that says that a directory exists."""

@@ -9,7 +9,7 @@ mixture.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from csi_slayer.cache import BLOCK, Segment
@@ -22,6 +22,11 @@ from csi_slayer.store.base import ObjectStore
 
 CHUNK = 16 << 20
 """Largest range of one transfer, bytes."""
+
+
+Settled = Callable[[str], Awaitable[None]]
+"""Waits, within bounds, for the end of a change of our own to the object of a key, if there is
+one: it may have given the object another version, or another key, that is not noted yet."""
 
 
 class Transfers:
@@ -74,11 +79,13 @@ class SegmentReader:
         transfers: Transfers,
         segment: Segment,
         source: Source,
+        settled: Settled,
         base: int = 0,
     ) -> None:
         self.segment = segment
         self.source = source
         self.base = base
+        self._settled = settled
         self._store = store
         self._transfers = transfers
         self._window = Window()
@@ -196,6 +203,8 @@ class SegmentReader:
                     )
                     return
                 except (ObjectNotFound, PreconditionFailed):
+                    if self.source == source:
+                        await self._settled(source.key)
                     if self.source == source:
                         raise  # else it was moved meanwhile, by a rename: ask there
         finally:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -150,3 +152,38 @@ def test_workers_of_one_node_share_the_cache(
         assert proxy.count("GetObject") == 0
         first.umount()
         second.umount()
+
+
+def test_attributes_are_written_while_the_file_is_read(
+    make_mount: MakeMount, objects: Path
+) -> None:
+    """Each write of them makes another version of the object, of the same bytes."""
+    data = os.urandom(MIB) * 48
+    (objects / "f").write_bytes(data)
+    options = ["volume.attributes=posix", "volume.durability=fsync"]
+    path = make_mount(options=options).mount().root / "f"
+    over = threading.Event()
+    failures: list[BaseException] = []
+
+    def change() -> None:
+        try:
+            with path.open("rb") as file:
+                for number in itertools.count():
+                    if over.is_set():
+                        return
+                    os.fchmod(file.fileno(), 0o600 + number % 2)
+                    os.fsync(file.fileno())
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(3):
+            with path.open("rb", buffering=0) as file:
+                for offset in range(0, len(data), MIB):
+                    assert file.read(MIB) == data[offset : offset + MIB]
+    finally:
+        over.set()
+        thread.join()
+    assert failures == []

@@ -162,7 +162,11 @@ class MemoryStore:
         await self._begin()
         body = self._blob(key, if_match).body[offset : offset + length]
         for start in range(0, len(body), sink.piece):
-            sink.write(offset + start, memoryview(body)[start : start + sink.piece])
+            piece = memoryview(body)[start : start + sink.piece]
+            room = sink.room(len(piece))
+            if room is not None:
+                room[:] = piece
+            sink.write(offset + start, piece if room is None else room)
         await self._end()
 
     async def put(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +86,54 @@ def test_of_a_removed_directory_while_it_is_open(tmp_path: Path) -> None:
         with pytest.raises(FsError):
             volume.run(fs.getattr(request(), inos[name], None))
     volume.stop()
+
+
+@pytest.mark.parametrize("size", [100_000, 3 << 20])
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_reader_of_an_object_whose_attributes_are_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, dies: bool
+) -> None:
+    """The copy that writes them makes another version of the object. That is no reason to fail a
+    reader who has not fetched all of it, not even if nobody lived to note the version."""
+    volume = posix(tmp_path)
+    body = os.urandom(size)
+    volume.run(volume.store.put("f", body))
+    attr = found(volume, ROOT, b"f")
+    opened = volume.run(volume.fs.open(volume.request(), attr.ino, os.O_RDONLY))
+    copy, goes_on = volume.store.copy, asyncio.Event()
+
+    async def slow(*args: Any, **kwargs: Any) -> Any:
+        info = await copy(*args, **kwargs)
+        await goes_on.wait()
+        return info
+
+    monkeypatch.setattr(volume.store, "copy", slow)
+    changes = SetAttr(mode=0o600)
+    before = volume.run(volume.store.head("f")).etag
+    volume.run(volume.fs.setattr(volume.request(), attr.ino, changes))
+    volume.turn(50)
+    assert volume.run(volume.store.head("f")).etag != before
+    if dies:
+        volume.die()
+        volume.start(taken_over=True)
+    else:
+        volume.loop.call_later(1.0, goes_on.set)
+    assert volume.read(attr.ino, opened, 0, size) == body
+    volume.stop()
+    assert volume.objects() == {"f": body}
+    assert int(volume.bucket.objects["f"].metadata["mode"]) & 0o777 == 0o600
+    assert volume.events.conflicts == 0
+
+
+def test_a_reader_is_told_if_somebody_else_changed_the_object(tmp_path: Path) -> None:
+    volume = posix(tmp_path)
+    volume.run(volume.store.put("f", b"1" * (3 << 20)))
+    attr = found(volume, ROOT, b"f")
+    opened = volume.run(volume.fs.open(volume.request(), attr.ino, os.O_RDONLY))
+    volume.run(volume.store.put("f", b"2" * (3 << 20)))
+    volume.run(volume.fs.setattr(volume.request(), attr.ino, SetAttr(mode=0o600)))
+    with pytest.raises(FsError) as caught:
+        volume.read(attr.ino, opened, 0, 10)
+    assert caught.value.errno == errno.ESTALE
+    volume.stop()
+    assert volume.objects() == {"f": b"2" * (3 << 20)}
