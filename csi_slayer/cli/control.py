@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,14 +19,21 @@ class NoWorker(SlayerError):
 
 
 def ask(
-    entry: registry.Mounted, op: str, *, timeout: float = 10.0, **values: Any
+    entry: registry.Mounted,
+    op: str,
+    *,
+    timeout: float = 10.0,
+    within: float | None = None,
+    **values: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Send one request; yields the answers. ``timeout``: longest silence, seconds.
+    """Send one request; yields the answers. ``timeout``: longest silence, ``within``: longest time
+    in all, seconds.
 
     Raises NoWorker, or SlayerError with the worker's own words.
     """
+    end = math.inf if within is None else time.monotonic() + within
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(timeout)
+        client.settimeout(min(timeout, end - time.monotonic()))
         try:
             client.connect(entry.control)
             client.sendall(json.dumps({"op": op, **values}).encode() + b"\n")
@@ -36,6 +45,10 @@ def ask(
                     if answer.get("done"):
                         return
                     yield answer
+                    left = end - time.monotonic()
+                    if left <= 0:
+                        raise TimeoutError("timed out")
+                    client.settimeout(min(timeout, left))
         except (OSError, ValueError) as error:
             raise NoWorker(
                 f"the worker of {entry.mountpoint} does not answer ({error}); "

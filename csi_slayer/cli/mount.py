@@ -12,6 +12,7 @@ import typer
 from pydantic import SecretStr
 
 from csi_slayer.cache.layout import Layout
+from csi_slayer.cli.ending import end_worker
 from csi_slayer.cli.output import console, errors, fail, failing, terminable
 from csi_slayer.config import MountConfig, load_config
 from csi_slayer.fuse import mount as mounts
@@ -177,6 +178,7 @@ def _start(config: MountConfig, mountpoint: str, foreground: bool) -> None:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         fail(f"cache directory {config.cache.directory}: {error.strerror}")
+    _take_over(volume, str(state))
     if foreground:
         raise typer.Exit(_stay(spec, entry))
     log = str(state / "worker.log")
@@ -184,6 +186,16 @@ def _start(config: MountConfig, mountpoint: str, foreground: bool) -> None:
     if "error" in answer:
         fail(str(answer["error"]))
     console.print(f"{config.store.url} is mounted at {mountpoint} (log: {log})")
+
+
+def _take_over(volume: str, state: str) -> None:
+    """End a worker that only uploads what was written before the volume was unmounted here: the
+    new one goes on with it."""
+    entry = next((entry for entry in registry.mounts() if entry.volume == volume), None)
+    # Without an entry it is about to be mounted: its supervisor has the last word.
+    if entry is not None and entry.state == state and is_locked(state):
+        if end_worker(entry, unmounting=False):
+            console.print("what the last mount had still to upload goes on from here")
 
 
 def _stay(spec: dict[str, Any], entry: dict[str, str]) -> int:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import errno
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
+from csi_slayer.cache.layout import directory_name
 from csi_slayer.cli import control
+from csi_slayer.cli.ending import end_worker, free
 from csi_slayer.cli.output import console, fail, failing
 from csi_slayer.errors import SlayerError
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.fuse.mount import is_mounted
 from csi_slayer.node import registry
-from csi_slayer.node.lock import is_locked
+from csi_slayer.node.leftover import pending
 from csi_slayer.worker.spec import LONGEST_DRAIN
 
-END_TIMEOUT = 30.0
-"""Seconds to wait for the worker's end once nothing is pending any more."""
+GRACE = 2.0
+"""Seconds beyond the timeout that the worker may take to end."""
 
 
 def umount(
@@ -37,7 +40,10 @@ def umount(
     ] = 300.0,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Even if busy or hanging. Staged writes are kept for later."),
+        typer.Option(
+            "--force",
+            help="Even if busy or hanging, and end the worker. Staged writes are kept for later.",
+        ),
     ] = False,
 ) -> None:
     """Upload what is pending, unmount, and wait for the worker to end.
@@ -49,30 +55,69 @@ def umount(
       csi-slayer umount /mnt --force
     """
     target = mounts.resolve(mountpoint)
+    deadline = time.monotonic() + timeout
     with failing():
         entry = registry.find(target)
         if not is_mounted(target) and entry is None:
             fail(f"{target} is not mounted")
+        left = 0
         if entry is not None and not force:
-            _drain(entry, timeout)
+            left = _drain(entry, timeout)
         _unmount(target, force)
-        if entry is not None:
-            _wait(entry, timeout)
         console.print(f"{target} is unmounted")
+        if entry is None:
+            return
+        if force:
+            _end(entry)
+        elif left or not free(entry, deadline + GRACE - time.monotonic()):
+            _tell_of_uploads(entry, left)
 
 
-def _drain(entry: registry.Mounted, timeout: float) -> None:
+def _drain(entry: registry.Mounted, timeout: float) -> int:
+    """How many keys are left, as far as the worker has said."""
     left = 0
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), transient=True) as progress:
         task = progress.add_task("uploading what is pending")
         try:
-            for answer in control.ask(entry, "drain", timeout=timeout + 30, seconds=timeout):
+            for answer in control.ask(
+                entry, "drain", timeout=timeout + 1, within=timeout + 1, seconds=timeout
+            ):
                 left = int(answer.get("left", 0))
                 progress.update(task, description=f"uploading what is pending: {left} keys left")
         except SlayerError as error:
             console.print(f"not waiting for uploads: {error}", style="yellow")
+    return left
+
+
+def _tell_of_uploads(entry: registry.Mounted, left: int) -> None:
+    what = f"{left} keys are still to be uploaded" if left else "the worker has not ended yet"
+    console.print(
+        f"{what}: the worker goes on for up to an hour (csi-slayer status shows it), and what it "
+        f"cannot upload stays staged in {entry.cache}\n{_how_to_go_on(entry)}",
+        style="yellow",
+    )
+
+
+def _end(entry: registry.Mounted) -> None:
+    if not end_worker(entry, unmounting=True):
+        console.print(f"the worker has not ended: see {entry.state}/worker.log", style="yellow")
+        return
+    left = pending(Path(entry.state))
     if left:
-        console.print(f"{left} keys are still to be uploaded; they stay staged", style="yellow")
+        number = f"{left} keys are" if left > 0 else "what was written last may be"
+        console.print(
+            f"{number} not uploaded yet, and staged in {entry.cache}\n{_how_to_go_on(entry)}",
+            style="yellow",
+        )
+
+
+def _how_to_go_on(entry: registry.Mounted) -> str:
+    staging = Path(entry.cache) / "staging" / directory_name(entry.volume)
+    return (
+        f"to finish: mount {entry.url} at {entry.mountpoint} again\n"
+        f"to discard: csi-slayer umount {entry.mountpoint} --force (if a worker is there), then "
+        f"rm -r {entry.state} {staging}"
+    )
 
 
 def _unmount(target: str, force: bool) -> None:
@@ -89,14 +134,3 @@ def _unmount(target: str, force: bool) -> None:
             fail(f"{target} is in use: close what has files open or its directory there "
                  f"(fuser -vm {target} shows it), or use --force")  # fmt: skip
         fail(f"cannot unmount {target}: {error.strerror}")
-
-
-def _wait(entry: registry.Mounted, timeout: float) -> None:
-    """Until nobody serves the volume any more."""
-    deadline = time.monotonic() + max(END_TIMEOUT, timeout)
-    while time.monotonic() < deadline:
-        if not is_locked(entry.state):
-            registry.remove(entry.volume)  # a supervisor that was killed did not
-            return
-        time.sleep(0.02)
-    console.print("uploads go on in the background; csi-slayer status shows them", style="yellow")

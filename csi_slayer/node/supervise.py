@@ -45,7 +45,11 @@ def supervise(
     supervisor = Supervisor(spec, log_fd, ready, keep=(lock,))
 
     def terminate(_signal: int, _frame: FrameType | None) -> None:
-        if not supervisor.give_up():
+        if supervisor.give_up():
+            return
+        if not is_mounted(entry["mountpoint"]):
+            supervisor.abandon()  # it was told to unmount before: now it is not to upload either
+        else:
             with contextlib.suppress(OSError):
                 unmount(entry["mountpoint"], lazy=True)
 

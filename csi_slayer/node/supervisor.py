@@ -35,6 +35,10 @@ class _Worker:
     born: float
 
 
+class _Abandoned(Exception):
+    """The volume is, while no worker is there."""
+
+
 class Supervisor:
     """``spec`` is what the worker needs, secrets included: it goes through a socket only.
 
@@ -53,6 +57,8 @@ class Supervisor:
         self._ready = ready
         self._keep_open = keep
         self._process: subprocess.Popen[bytes] | None = None
+        self._abandoned = False
+        self._resting = False
 
     @property
     def restarts(self) -> int:
@@ -67,10 +73,16 @@ class Supervisor:
                     status = self._watch(worker)
                 finally:
                     worker.end.close()
+                if self._abandoned:
+                    return 0
                 pause = self._life.died(status, time.monotonic() - worker.born)
                 if pause is None:
                     return 0
+                self._resting = True
                 time.sleep(pause)
+                self._resting = False
+        except _Abandoned:
+            return 0
         finally:
             self._life.let_go()
 
@@ -83,6 +95,15 @@ class Supervisor:
             self._process.kill()
         return True
 
+    def abandon(self) -> None:
+        """Called from a signal handler once the volume is unmounted: end the worker and start no
+        other. What it had still to upload stays staged for the next mount."""
+        self._abandoned = True
+        if self._process is not None:
+            self._process.kill()
+        if self._resting:
+            raise _Abandoned  # a handler that returns does not end a sleep
+
     def _start(self) -> _Worker:
         ours, theirs = channel.pair()
         with theirs:
@@ -94,6 +115,8 @@ class Supervisor:
                 stderr=self._log_fd,
             )
         self._process = process
+        if self._abandoned:
+            process.kill()
         message, fds = self._life.first_message()
         try:
             channel.send(ours, message, fds)

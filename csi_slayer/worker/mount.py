@@ -57,6 +57,10 @@ class Mount:
         self.metrics = Metrics(**{"volume": spec.volume, **spec.labels})
         self.events = Events(self.metrics)
         self.session: Session | Pyfuse3Session | None = None
+        self.hurry = asyncio.Event()
+        """Set: once unmounted, end without waiting for uploads."""
+        self.serving = True
+        """Whether the volume is mounted, or about to be."""
         self._stack = contextlib.AsyncExitStack()
         self.fs: FileSystem
         self.cache: Cache
@@ -186,17 +190,29 @@ class Mount:
 
     async def serve(self) -> int:
         """Until the volume is unmounted; then upload what is pending. Returns how many keys are
-        left to the next mount, when :data:`DRAIN` is over."""
+        left to the next mount, when :data:`DRAIN` is over or somebody is in a hurry."""
         if self.session is not None:
             await self.session.run()
+        self.serving = False
         await self.fs.let_go()
         left = await self.fs.catalog.pending_count()
         if left:
             log.info("unmounted, uploading what is pending", keys=left)
-            left = await self.fs.drain(DRAIN)
+            left = await self._drain()
         if left:
             log.error("uploads left for the next mount", keys=left)
         return left
+
+    async def _drain(self) -> int:
+        drain = asyncio.create_task(self.fs.drain(DRAIN))
+        hurry = asyncio.create_task(self.hurry.wait())
+        try:
+            await asyncio.wait((drain, hurry), return_when=asyncio.FIRST_COMPLETED)
+            return drain.result() if drain.done() else await self.fs.catalog.pending_count()
+        finally:
+            drain.cancel()
+            hurry.cancel()
+            await asyncio.gather(drain, hurry, return_exceptions=True)
 
     async def close(self) -> None:
         if self.session is not None:

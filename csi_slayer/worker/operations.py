@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import generate_latest
 
-from csi_slayer.errors import ConfigError
+from csi_slayer.errors import ConfigError, VolumeInUse
 from csi_slayer.worker.control import Handler
 from csi_slayer.worker.spec import LONGEST_DRAIN
 from csi_slayer.worker.status import status
@@ -51,4 +51,12 @@ def operations(mount: Mount) -> dict[str, Handler]:
             left = await mount.fs.drain(0.5)
         yield {"left": left}
 
-    return {"status": tell_status, "metrics": metrics, "warm": warm, "drain": drain}
+    async def end(request: dict[str, Any]) -> Answers:
+        """Once the volume is unmounted, end without waiting for uploads: what is left stays staged.
+        While it is mounted only if the request says that it is ``unmounting``."""
+        if mount.serving and request.get("unmounting") is not True:
+            raise VolumeInUse("the volume is mounted: unmount it first")
+        mount.hurry.set()
+        yield {"left": await mount.fs.catalog.pending_count()}
+
+    return {"end": end, "status": tell_status, "metrics": metrics, "warm": warm, "drain": drain}

@@ -99,6 +99,7 @@ def test_another_user_cannot_connect(mount: TestMount, clients: list[socket.sock
         b'{"op": "warm", "path": 7}\n',
         b'{"op": "warm", "path": "a\\u0000b"}\n',
         b'{"op": "warm", "path": ["x"]}\n',
+        b'{"op": "end", "unmounting": 1}\n',
         b'{"op": "drain", "seconds": "for ever"}\n',
         b'{"op": "drain", "seconds": []}\n',
         b'{"op": "drain", "seconds": NaN}\n',
@@ -112,6 +113,12 @@ def test_requests_that_make_no_sense(
     client.sendall(line)
     answers = [json.loads(text) for text in _read_all(client).splitlines()]
     assert not answers or "error" in answers[-1] or answers[-1].get("done")
+
+
+def test_a_mounted_volume_does_not_end(mount: TestMount, clients: list[socket.socket]) -> None:
+    client = _connect(mount, clients)
+    client.sendall(b'{"op": "end"}\n')
+    assert "unmount it first" in json.loads(_read_all(client))["error"]
 
 
 def test_lines_without_an_end(mount: TestMount, clients: list[socket.socket]) -> None:

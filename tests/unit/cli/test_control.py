@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -79,6 +81,26 @@ def test_a_silent_worker_is_not_waited_for_without_end(tmp_path: Path) -> None:
         server.listen()
         with pytest.raises(NoWorker, match="timed out"):
             list(ask(entry(path), "status", timeout=0.05))
+
+
+def test_a_worker_that_talks_on_is_not_listened_to_beyond_the_time(tmp_path: Path) -> None:
+    path = str(tmp_path / "c.sock")
+
+    def talk() -> None:
+        client, _ = server.accept()
+        with client, contextlib.suppress(OSError):
+            while True:
+                client.sendall(b'{"n": 1}\n')
+                time.sleep(0.02)
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        thread = threading.Thread(target=talk)
+        thread.start()
+        with pytest.raises(NoWorker, match="timed out"):
+            list(ask(entry(path), "status", timeout=60, within=0.3))
+        thread.join(30)
 
 
 def test_the_volume_of_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,3 +183,29 @@ def test_giving_up_leaves_a_mounted_volume_alone(stand: Stand) -> None:
     supervisor = stand.supervisor("mount ready 0")
     supervisor.run()
     assert not supervisor.give_up()
+
+
+def test_an_abandoned_volume_s_worker_is_ended_and_not_started_again(stand: Stand) -> None:
+    supervisor = stand.supervisor("mount ready hang", "0")
+    status: list[int] = []
+    thread = threading.Thread(target=lambda: status.append(supervisor.run()))
+    thread.start()
+    wait_until(lambda: stand.ready)
+    supervisor.abandon()
+    thread.join(30)
+    assert status == [0]
+    assert len(stand.workers) == 1
+
+
+def test_a_volume_is_abandoned_while_it_waits_for_the_next_worker(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = stand.supervisor("mount ready killed", "0")
+
+    def signalled(_seconds: float) -> None:
+        supervisor.abandon()
+
+    clock = SimpleNamespace(sleep=signalled, monotonic=time.monotonic)
+    monkeypatch.setattr(module, "time", clock)
+    assert supervisor.run() == 0
+    assert len(stand.workers) == 1
