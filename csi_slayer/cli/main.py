@@ -16,6 +16,7 @@ from csi_slayer.cli.node import node
 from csi_slayer.cli.status import status
 from csi_slayer.cli.umount import umount
 from csi_slayer.cli.warm import warm
+from csi_slayer.worker.cores import forbid_core_dumps
 
 app = typer.Typer(
     name="csi-slayer",
@@ -40,6 +41,7 @@ def main(
     ] = False,
 ) -> None:
     """S3-compatible storage as a directory that survives crashes and runs at local speed."""
+    forbid_core_dumps()
 
 
 app.command()(mount)

@@ -231,6 +231,10 @@ def serve(path: str) -> None:
     """Be the keeper at this socket until the process is ended. Raises InUse, OSError."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # Secrets are in what it holds, though not in its memory; as csi_slayer.worker.cores does it.
+    _soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    limit = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
     os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
     lock(path)
     Keeper(path).run()

@@ -18,6 +18,7 @@ from csi_slayer.node import registry
 from csi_slayer.node.lock import Busy, lock_volume
 from csi_slayer.node.supervisor import CannotStart, Supervisor, ignore_terminal_signals
 from csi_slayer.worker import channel
+from csi_slayer.worker.cores import forbid_core_dumps
 
 
 def supervise(
@@ -71,6 +72,7 @@ def supervise(
 
 
 def main() -> int:
+    forbid_core_dumps()
     client = socket.socket(fileno=int(sys.argv[1]))
     received = channel.receive(client)
     if received is None:

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 from csi_slayer.worker import channel
 from csi_slayer.worker.channel import FAILED
+from csi_slayer.worker.cores import forbid_core_dumps
 from csi_slayer.worker.preload import preload
 
 PROCESS_NAME = b"slayer-worker"
@@ -115,6 +116,7 @@ def _be_ended_first() -> None:
 
 
 def main() -> int:
+    forbid_core_dumps()
     end = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(end.fileno(), False)
     for number in (signal.SIGINT, signal.SIGHUP):

@@ -24,6 +24,7 @@ from csi_slayer.errors import SlayerError
 from csi_slayer.observability import configure_logging, get_logger, log_context, register_secrets
 from csi_slayer.worker import channel
 from csi_slayer.worker.channel import FAILED, UNMOUNTED
+from csi_slayer.worker.cores import forbid_core_dumps
 from csi_slayer.worker.link import Link
 from csi_slayer.worker.mount import Mount
 from csi_slayer.worker.spec import WorkerSpec
@@ -107,6 +108,7 @@ def run_worker(end: socket.socket) -> int:
     for number in (signal.SIGINT, signal.SIGHUP):
         # A terminal sends them to all of its processes; what they mean is the supervisor's to say.
         signal.signal(number, signal.SIG_IGN)
+    forbid_core_dumps()
     _limit_arenas()
     _allow_open_files()
     received = channel.receive(end)
