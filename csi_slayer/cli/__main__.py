@@ -1,5 +1,5 @@
 """``python -m csi_slayer.cli``."""
 
-from csi_slayer.cli.main import app
+from csi_slayer.cli.entry import run
 
-app()
+run()

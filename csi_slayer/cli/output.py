@@ -11,6 +11,7 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 
+from csi_slayer.cli.interrupts import raised
 from csi_slayer.errors import SlayerError
 
 # Paths and keys are printed: what is in brackets there is no markup.
@@ -46,7 +47,8 @@ def fail(message: str, *, status: int = 1) -> NoReturn:
 def failing() -> Iterator[None]:
     """Turn the errors of the layers below into one line and exit status 1."""
     try:
-        yield
+        with raised():
+            yield
     except SlayerError as error:
         fail(str(error))
     except Terminated:
