@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from csi_slayer.cli.output import console, failing
+from csi_slayer.cli.output import console, failing, warn_of_exposed_secrets
 from csi_slayer.config import MountConfig, load_config
 from csi_slayer.config.node import default_cache_directory
 from csi_slayer.errors import SlayerError
@@ -186,6 +186,7 @@ def doctor(
     with failing():
         if source is not None or config is not None:
             loaded = load_config(config, {"store.url": source, "store.endpoint": endpoint})
+            warn_of_exposed_secrets(config)
             found += check_cache(cache_dir or loaded.cache.directory)
             found += asyncio.run(check_store(loaded))
         else:

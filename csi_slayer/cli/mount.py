@@ -13,7 +13,14 @@ from pydantic import SecretStr
 
 from csi_slayer.cache.layout import Layout
 from csi_slayer.cli.ending import end_worker
-from csi_slayer.cli.output import console, errors, fail, failing, terminable
+from csi_slayer.cli.output import (
+    console,
+    errors,
+    fail,
+    failing,
+    terminable,
+    warn_of_exposed_secrets,
+)
 from csi_slayer.config import MountConfig, load_config
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.fuse.init import Capabilities
@@ -83,6 +90,7 @@ def mount(
     with failing():
         overrides |= _extra(option or [])
         configuration = _with_credentials(load_config(config, overrides))
+        warn_of_exposed_secrets(config)
         Capabilities.without(configuration.fuse.disable)  # a wrong name is known at once
         target = mounts.resolve(mountpoint)
         _check_mountpoint(configuration, target)

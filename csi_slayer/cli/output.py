@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 import typer
 from rich.console import Console
 
 from csi_slayer.cli.interrupts import raised
+from csi_slayer.config import exposed_secrets
 from csi_slayer.errors import SlayerError
 
 # Paths and keys are printed: what is in brackets there is no markup.
@@ -41,6 +44,17 @@ def fail(message: str, *, status: int = 1) -> NoReturn:
     """Say what is wrong and end."""
     print(f"csi-slayer: {message}", file=sys.stderr)
     raise typer.Exit(status)
+
+
+def warn_of_exposed_secrets(path: Path | None) -> None:
+    """One line on standard error where a configuration file's secrets can be read by others."""
+    found = exposed_secrets(path) if path is not None else []
+    if found:
+        print(
+            f"csi-slayer: warning: {path} holds store.{', store.'.join(found)} and can be read by"
+            f" others: chmod 600 {shlex.quote(str(path))}",
+            file=sys.stderr,
+        )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import uvloop
 
+from csi_slayer.cli.output import warn_of_exposed_secrets
 from csi_slayer.config import DriverConfig, load_driver_config
 from csi_slayer.csi.processes import until_told
 from csi_slayer.observability import configure_logging
@@ -20,6 +21,7 @@ def serve(path: Path, process: Callable[[DriverConfig], AbstractAsyncContextMana
     Raises SlayerError where it cannot start.
     """
     config = load_driver_config(path)
+    warn_of_exposed_secrets(path)
     writer = configure_logging(config.log)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -6,6 +6,7 @@ points; everything they reject is a ``ConfigError``.
 
 from csi_slayer.config.describe import FieldDescription, describe_fields
 from csi_slayer.config.driver import DriverConfig
+from csi_slayer.config.exposure import exposed_secrets
 from csi_slayer.config.loader import load_config, load_driver_config
 from csi_slayer.config.mount import MountConfig
 from csi_slayer.config.node import (
@@ -32,6 +33,7 @@ __all__ = [
     "TracingConfig",
     "VolumeConfig",
     "describe_fields",
+    "exposed_secrets",
     "format_size",
     "load_config",
     "load_driver_config",

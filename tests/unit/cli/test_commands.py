@@ -229,3 +229,22 @@ def test_sizes_are_short(number: int) -> None:
     factor = 1024 ** ("B", "KiB", "MiB", "GiB", "TiB").index(unit)
     assert abs(float(text) * factor - number) <= 0.051 * factor
     assert unit == "TiB" or float(text) <= 1024
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_a_file_whose_secrets_others_can_read_is_warned_of(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], mode: int
+) -> None:
+    file = tmp_path / "my volume.yaml"
+    file.write_text(
+        "store: {url: 's3://bucket', access_key_id: AKIA, secret_access_key: hunter2}\n"
+    )
+    file.chmod(mode)
+    status, said = slayer(capfd, "mount", "--config", str(file), str(tmp_path / "absent"))
+    assert status == 1 and "does not exist" in said  # the warning is no reason to stop
+    lines = [line for line in said.splitlines() if "warning" in line]
+    assert lines == [] if mode == 0o600 else len(lines) == 1
+    for line in lines:
+        assert f"{file} holds store.secret_access_key and can be read by others" in line
+        assert line.endswith(f"chmod 600 '{file}'")
+    assert "hunter2" not in said

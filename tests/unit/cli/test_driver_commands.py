@@ -10,7 +10,9 @@ from typing import NoReturn
 import pytest
 from typer.testing import CliRunner
 
+from csi_slayer.cli import serving
 from csi_slayer.cli.main import app
+from csi_slayer.errors import ConfigError
 
 runner = CliRunner()
 
@@ -59,3 +61,21 @@ def test_keeper_becomes_the_small_program(monkeypatch: pytest.MonkeyPatch, tmp_p
     [[program, *arguments]] = became
     assert program == sys.executable and arguments[-1] == str(tmp_path / "k.sock")
     assert Path(arguments[-2]).name == "keeper.py" and Path(arguments[-2]).exists()
+
+
+@pytest.mark.parametrize("role", ["node", "controller"])
+def test_a_file_whose_secrets_others_can_read_is_warned_of(
+    role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "driver.yaml"
+    file.write_text("store: {access_key_id: AKIA, secret_access_key: hunter2}\n")
+    file.chmod(0o644)
+
+    def configured(_config: object) -> NoReturn:
+        raise ConfigError("so far and no further")
+
+    monkeypatch.setattr(serving, "configure_logging", configured)
+    result = runner.invoke(app, [role, "-c", str(file)])
+    warning, *_rest = result.stderr.splitlines()
+    assert "store.secret_access_key and can be read by others: chmod 600" in warning
+    assert "hunter2" not in result.output
