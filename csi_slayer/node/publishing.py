@@ -24,6 +24,7 @@ from csi_slayer.node.records import Record, Target, public
 from csi_slayer.node.requests import PublishRequest
 from csi_slayer.node.turns import Turns
 from csi_slayer.node.volume import Node, Volume
+from csi_slayer.volumes.identity import may_follow
 
 log = structlog.get_logger(__name__)
 
@@ -74,14 +75,14 @@ class Publishing:
 
     async def publish(self, request: PublishRequest, path: str) -> None:
         """Raises ConfigError, VolumeConflict, VolumeInUse, MountFailed."""
-        wanted = Target(_options(request), request.pod)
-        volume = self._holder(request, path, wanted) or self.volumes.get(request.mount_id)
-        if volume is not None and volume.record.volume_id != request.volume_id:
-            raise VolumeConflict(f"{volume.record.volume_id} has the same short name on this node")
+        wanted = Target(_options(request), request.pod, request.exclusive)
+        self._check_exclusive(request, path)
+        volume = self._holder(request, path, wanted) or self._shared(request)
         if volume is None or volume.finishing:
             volume = await self._mount(request, volume)
         else:
-            await volume.renew(request.config, self._config.start_timeout)
+            timeout = self._config.start_timeout
+            await volume.renew(request.config, timeout, request.identity)
         try:
             await volume.bind(path, wanted)
         except BaseException:
@@ -147,15 +148,34 @@ class Publishing:
             # Published to its end, or unpublished to its beginning.
             self._turns.begin(record.volume_id, self._finish(volume, record.copy()))
 
+    def _check_exclusive(self, request: PublishRequest, path: str) -> None:
+        """Raises VolumeInUse where one pod alone has the volume, or wants it so."""
+        for volume in self.of(request.volume_id):
+            for other, target in sorted(volume.record.targets.items()):
+                if other != path and (request.exclusive or target.exclusive):
+                    raise VolumeInUse(
+                        "the volume may be used by one pod at a time, and is published at "
+                        f"{other}: unpublish it there first"
+                    )
+
+    def _shared(self, request: PublishRequest) -> Volume | None:
+        """The worker that other targets of the same volume and identity have. Raises
+        VolumeConflict."""
+        volume = self.volumes.get(request.mount_id)
+        if volume is None:
+            return None
+        if volume.record.volume_id != request.volume_id:
+            raise VolumeConflict(f"{volume.record.volume_id} has the same short name on this node")
+        if not volume.finishing and volume.record.identity != request.identity:
+            # Its keys were rotated: those of the request would come back under the other targets.
+            raise VolumeConflict(
+                "the volume is in use on this node with newer keys of the same secret: publish it"
+                " with those"
+            )
+        return volume
+
     def _holder(self, request: PublishRequest, path: str, wanted: Target) -> Volume | None:
-        """Whose target it is already. Raises VolumeConflict, VolumeInUse."""
-        if request.exclusive:
-            targets = {p for volume in self.of(request.volume_id) for p in volume.record.targets}
-            if others := sorted(targets - {path}):
-                raise VolumeInUse(
-                    "the volume may be used by one pod at a time, and is published at "
-                    f"{others[0]}: unpublish it there first"
-                )
+        """Whose target it is already. Raises VolumeConflict."""
         for volume in self.volumes.values():
             found = volume.record.targets.get(path)
             if found is None:
@@ -163,10 +183,19 @@ class Publishing:
             if volume.record.volume_id != request.volume_id:
                 raise VolumeConflict(f"{path} has volume {volume.record.volume_id}")
             read_only = request.config.volume.read_only
-            if found.options != wanted.options or volume.config.volume.read_only != read_only:
+            if (
+                found.options != wanted.options
+                or volume.config.volume.read_only != read_only
+                or found.exclusive not in (None, wanted.exclusive)
+            ):
                 raise VolumeConflict(
                     "the volume is published there already, with other mount options or access:"
                     " unpublish it first"
+                )
+            if not may_follow(volume.record.identity, request.identity):
+                raise VolumeConflict(
+                    "the volume is published there already, with another identity: unpublish it"
+                    " first"
                 )
             return volume
         return None

@@ -25,10 +25,13 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One place where a volume is bound. ``options`` are keys of BIND_FLAGS, sorted."""
+    """One place where a volume is bound. ``options`` are keys of BIND_FLAGS, sorted.
+    ``exclusive``: no other may be beside it; None if it was published by an earlier version, which
+    did not write that down."""
 
     options: tuple[str, ...] = ()
     pod: Pod | None = None
+    exclusive: bool | None = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Record:
         if Path(record.mount_id).name != record.mount_id or not isinstance(record.config, dict):
             raise ValueError("malformed record")
         record.targets = {
-            path: Target(tuple(target["options"]), _pod(target["pod"]))
+            path: Target(tuple(target["options"]), _pod(target["pod"]), target.get("exclusive"))
             for path, target in data["targets"].items()
         }
         worker = data["worker"]

@@ -182,8 +182,8 @@ class Volume:
         """Show it at the path as well. Raises MountFailed, ConfigError."""
         connection = self.record.connection
         assert connection is not None
-        new = self.record.targets.get(path) != target
-        if new:
+        before = self.record.targets.get(path)
+        if before != target:
             # Before it is done: whoever comes after a crash has to know of it.
             self.record.targets[path] = target
             await self.save()
@@ -192,8 +192,11 @@ class Volume:
                 self._node.binder.bind, self.private, path, connection, target.options
             )
         except SlayerError:
-            if new:
+            if before is None:
                 del self.record.targets[path]
+            else:
+                self.record.targets[path] = before
+            if before != target:
                 await self.save()
             raise
 
@@ -203,9 +206,10 @@ class Volume:
         if self.record.targets.pop(path, None) is not None:
             await self.save()
 
-    async def renew(self, wanted: MountConfig, timeout: float) -> None:
+    async def renew(self, wanted: MountConfig, timeout: float, identity: str | None = None) -> None:
         """Go on with the credentials and options of ``wanted``; what it says of the node itself is
-        not the volume's. Raises MountFailed; VolumeConflict if an option cannot be changed."""
+        not the volume's. ``identity``: whose credentials they are, None: whose they were. Raises
+        MountFailed; VolumeConflict if an option cannot be changed."""
         config = self.config.model_copy(update={"store": wanted.store, "volume": wanted.volume})
         if config == self.config:
             return
@@ -221,6 +225,7 @@ class Volume:
             raise
         self.config = config
         self.record.config = public(config)
+        self.record.identity = identity or self.record.identity
         await self.save()
 
     # -- what is kept of it ---------------------------------------------------------------------

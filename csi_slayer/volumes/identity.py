@@ -100,6 +100,14 @@ class Identity:
         return f"Identity({self.name!r})"
 
 
+def may_follow(name: str, later: str) -> bool:
+    """Whether credentials of the identity ``later`` may take the place of those of ``name`` where
+    a pod uses a volume: another key pair for the same role is what a rotated secret looks like; a
+    renewed token has the same name."""
+    before, after = name.split(":", 2), later.split(":", 2)
+    return name == later or (before[0] == after[0] == "key" and before[2:] == after[2:])
+
+
 def parse_secret(values: Mapping[str, str]) -> Secret | None:
     """A secret's values; None if there are none. Raises ConfigError, which shows no value."""
     found: dict[str, str] = {}

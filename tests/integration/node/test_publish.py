@@ -279,6 +279,36 @@ def test_credentials_are_renewed_and_checked(node: TestNode, versitygw: S3Server
     assert {"file", "other"} <= set(versitygw.admin.keys(bucket))
 
 
+def test_a_target_keeps_its_identity(node: TestNode, versitygw: S3Server) -> None:
+    """Else the next pod with the first one would put that back under this pod."""
+    url = f"s3://{versitygw.create_bucket()}"
+    store = s3_store(versitygw)
+    node.publish("volume", "a", url, store=store, identity="driver")
+    with pytest.raises(Refused, match="another identity") as refused:
+        node.publish("volume", "a", url, store=store, identity="key:one")
+    assert refused.value.code == "ALREADY_EXISTS"
+    assert [record["identity"] for record in node.records()] == ["driver"]
+    node.unpublish("volume", "a")
+
+
+def test_a_volume_for_one_pod_alone(node: TestNode, url: str) -> None:
+    """Also after a restart, and whichever of the two calls says so."""
+    node.publish("volume", "a", url, exclusive=True)
+    node.kill()
+    node.start()
+    for exclusive in (False, True):
+        with pytest.raises(Refused, match="one pod at a time") as refused:
+            node.publish("volume", "b", url, exclusive=exclusive)
+        assert refused.value.code == "FAILED_PRECONDITION"
+    with pytest.raises(Refused, match="other mount options or access") as refused:
+        node.publish("volume", "a", url, exclusive=False)
+    assert refused.value.code == "ALREADY_EXISTS"
+    node.publish("volume", "a", url, exclusive=True)
+    node.unpublish("volume", "a")
+    node.publish("volume", "b", url)
+    node.unpublish("volume", "b")
+
+
 def test_a_worker_that_is_restarting_is_a_condition(node: TestNode, url: str) -> None:
     path = node.publish("volume", "a", url)
     node.kill_workers()

@@ -36,11 +36,13 @@ class PretendedVolumes:
         self.requests.append(request)
         found = self.targets.get(request.target)
         if found is not None and (
-            found.volume_id != request.volume_id or found.read_only != request.read_only
+            found.volume_id != request.volume_id
+            or found.read_only != request.read_only
+            or found.exclusive != request.exclusive
         ):
             raise VolumeConflict("published there already, as something else: unpublish it first")
         others = [it for it in self._of(request.volume_id) if it.target != request.target]
-        if request.exclusive and others:
+        if others and (request.exclusive or any(it.exclusive for it in others)):
             raise VolumeInUse("used by another pod: unpublish it there first")
         self.targets[request.target] = request
 

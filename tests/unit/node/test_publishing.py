@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from csi_slayer.config import MountConfig
 from csi_slayer.config.driver import NodeConfig
-from csi_slayer.errors import MountFailed
+from csi_slayer.errors import MountFailed, SlayerError, VolumeConflict, VolumeInUse
 from csi_slayer.node.publishing import Publishing
+from csi_slayer.node.records import Record, Target
+from csi_slayer.node.requests import PublishRequest
 from csi_slayer.node.turns import Turns
 
 
@@ -40,3 +44,90 @@ def test_volumes_go_on_with_an_earlier_cache_that_is_there(tmp_path: Path) -> No
 
 def test_the_configured_directory_need_not_be_there(tmp_path: Path) -> None:
     publishing(tmp_path / "new").check_caches(tmp_path / "new")
+
+
+class Pretended:
+    """A volume that is mounted."""
+
+    def __init__(self, request: PublishRequest) -> None:
+        self.record = Record(request.mount_id, request.volume_id, request.identity, {})
+        self.config = request.config
+        self.finishing = False
+
+    async def renew(self, config: MountConfig, timeout: float, identity: str) -> None:
+        self.config, self.record.identity = config, identity
+
+    async def bind(self, path: str, target: Target) -> None:
+        self.record.targets[path] = target
+
+
+def asked(identity: str = "driver", *, exclusive: bool = False) -> PublishRequest:
+    config = MountConfig.model_validate({"store": {"url": "s3://bucket"}})
+    return PublishRequest("volume", "", identity, config, exclusive=exclusive)
+
+
+def published(**targets: PublishRequest) -> Publishing:
+    """With these targets, published one after the other."""
+    made = publishing()
+    for path, request in targets.items():
+        volume: Any = made.volumes.get(request.mount_id) or Pretended(request)
+        made.volumes[request.mount_id] = volume
+        asyncio.run(made.publish(request, path))
+    return made
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_volume_of_one_pod_alone_has_no_second_target(first: bool) -> None:
+    made = published(a=asked(exclusive=first))
+    with pytest.raises(VolumeInUse, match="unpublish"):
+        asyncio.run(made.publish(asked(exclusive=not first), "b"))
+    if not first:
+        asyncio.run(made.publish(asked(), "b"))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_another_access_mode_at_the_same_target_is_a_conflict(first: bool) -> None:
+    made = published(a=asked(exclusive=first))
+    asyncio.run(made.publish(asked(exclusive=first), "a"))
+    with pytest.raises(VolumeConflict, match="access"):
+        asyncio.run(made.publish(asked(exclusive=not first), "a"))
+
+
+def test_a_target_of_an_earlier_version_learns_its_access_mode() -> None:
+    made = published(a=asked())
+    (volume,) = made.volumes.values()
+    volume.record.targets["a"] = Target((), None, None)
+    asyncio.run(made.publish(asked(exclusive=True), "a"))
+    assert volume.record.targets["a"].exclusive is True
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "error"),
+    [
+        ("driver", "key:AKIA", VolumeConflict),
+        ("key:AKIA", "driver", VolumeConflict),
+        ("pod:team/one:role", "pod:team/two:role", VolumeConflict),
+        ("key:AKIA:arn:role", "key:AKIA", VolumeConflict),
+        ("key:AKIA", "key:AKIB", None),
+        ("key:AKIA:arn:role", "key:AKIB:arn:role", None),
+        ("pod:team/one:role", "pod:team/one:role", None),
+    ],
+)
+def test_a_target_keeps_its_identity_but_for_rotated_keys(
+    before: str, after: str, error: type[SlayerError] | None
+) -> None:
+    made = published(a=asked(before))
+    if error is None:
+        asyncio.run(made.publish(asked(after), "a"))
+        (volume,) = made.volumes.values()
+        assert volume.record.identity == after
+    else:
+        with pytest.raises(error, match="identity"):
+            asyncio.run(made.publish(asked(after), "a"))
+
+
+def test_earlier_keys_do_not_come_back_under_another_target() -> None:
+    made = published(a=asked("key:old"))
+    asyncio.run(made.publish(asked("key:new"), "a"))
+    with pytest.raises(VolumeConflict, match="newer keys"):
+        asyncio.run(made.publish(asked("key:old"), "b"))

@@ -119,3 +119,10 @@ def test_a_record_of_a_later_version_is_understood() -> None:
     data["later"] = data["worker"]["later"] = data["targets"]["/a"]["later"] = 1
     data["targets"]["/a"]["pod"]["later"] = 1
     assert Record.from_json(data) == record()
+
+
+def test_targets_of_an_earlier_version_have_an_unknown_access_mode() -> None:
+    data = record().to_json()
+    for target in data["targets"].values():
+        del target["exclusive"]
+    assert [it.exclusive for it in Record.from_json(data).targets.values()] == [None, None]
