@@ -137,6 +137,11 @@ class NodeConfig(Section):
     def keeper_socket(self) -> Path:
         return self.keeper or self.run_directory / "keeper.sock"
 
+    @property
+    def registration_directory(self) -> Path:
+        """Where the kubelet looks for drivers."""
+        return self.kubelet_directory / "plugins_registry"
+
 
 class ControllerConfig(Section):
     """The controller service."""
@@ -175,6 +180,12 @@ class DriverConfig(Section):
     log: LogConfig = Field(default_factory=LogConfig)
     metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     tracing: TracingConfig = Field(default_factory=TracingConfig)
+
+    @property
+    def own_directories(self) -> tuple[Path, ...]:
+        """What the node service needs, and no volume may be mounted over."""
+        node = self.node
+        return node.run_directory, node.registration_directory, self.cache.directory
 
     @model_validator(mode="after")
     def _short_paths(self) -> Self:

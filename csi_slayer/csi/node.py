@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Final
 
 from csi_slayer.config.driver import DriverConfig
 from csi_slayer.csi.capabilities import check_all, use_of
-from csi_slayer.csi.fields import BadRequest
 from csi_slayer.csi.messages import capacity_of
 from csi_slayer.csi.proto import csi_pb2
 from csi_slayer.csi.rpc import rpc
@@ -88,16 +86,10 @@ class Node:
             answer.accessible_topology.segments.update(node.topology)
         return answer
 
-    def _check_target(self, path: str) -> None:
-        """Raises BadRequest for the driver's own directory; the rest is the node's to check."""
-        if Path(path).is_relative_to(self._config.node.run_directory):
-            raise BadRequest("target_path: in the driver's own directory: name a pod's")
-
     @rpc("volume_id", "target_path", "volume_capability", one_at_a_time="volume_id")
     async def NodePublishVolume(
         self, request: csi_pb2.NodePublishVolumeRequest
     ) -> csi_pb2.NodePublishVolumeResponse:
-        self._check_target(request.target_path)
         use = use_of(request.volume_capability)
         try:
             resolved = await resolve(
@@ -136,7 +128,6 @@ class Node:
     async def NodeUnpublishVolume(
         self, request: csi_pb2.NodeUnpublishVolumeRequest
     ) -> csi_pb2.NodeUnpublishVolumeResponse:
-        self._check_target(request.target_path)
         gone = await self._volumes.unpublish(request.volume_id, request.target_path)
         if not self._volumes.has(request.volume_id):
             gone.append(request.volume_id)  # this process or an earlier one may not have emptied it

@@ -33,7 +33,7 @@ class Registration:
     """Implements ``pluginregistration.Registration`` on a socket of its own."""
 
     def __init__(self, config: NodeConfig, calls: Calls) -> None:
-        self.path = config.kubelet_directory / "plugins_registry" / f"{DRIVER_NAME}-reg.sock"
+        self.path = config.registration_directory / f"{DRIVER_NAME}-reg.sock"
         self._endpoint = config.socket
         self._calls = calls
         self._server: Server | None = None

@@ -13,7 +13,7 @@ import contextlib
 import errno
 import os
 import select
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from csi_slayer.errors import ConfigError, MountFailed
@@ -26,22 +26,33 @@ LAYERS = 16
 
 
 class Binder:
-    """``kubelet``: the directory that all targets are in."""
+    """``kubelet``: the directory that all targets are in. ``own``: directories of the driver, in
+    which no target is, and which none may cover."""
 
-    def __init__(self, kubelet: Path) -> None:
+    def __init__(self, kubelet: Path, own: Iterable[Path] = ()) -> None:
         self._given = str(kubelet)
         # mountinfo shows where it really is.
         self.root = os.path.realpath(kubelet)
+        self._own = [Path(os.path.realpath(path)) for path in own]
+        self._pods = Path(self.root, "pods")
 
     def real(self, target: str) -> str:
         """The target as mountinfo has it. Raises ConfigError if it is not below the kubelet's
-        directory, or not in its shortest form."""
+        directory, not in its shortest form (but for a slash at its end), or a directory of the
+        driver or of all pods."""
+        target = target.rstrip("/")
         plain = "\0" not in target
         normal = plain and os.path.isabs(target) and os.path.normpath(target) == target
         inside = os.path.relpath(target, self._given) if normal else ".."
         if inside.split("/")[0] in (".", ".."):
             raise ConfigError(f"target path: expected a path below {self._given}, without ..")
-        return os.path.join(self.root, inside)
+        real = Path(self.root, inside)
+        covered = any(path.is_relative_to(real) for path in (*self._own, self._pods))
+        if covered or any(real.is_relative_to(path) for path in self._own):
+            raise ConfigError(
+                "target path: the driver's own directory, or one that others are in: name a pod's"
+            )
+        return str(real)
 
     def bind(
         self, private: str, target: str, connection: int, options: Collection[str] = ()
@@ -101,8 +112,8 @@ class Binder:
 
     def remove(self, target: str) -> bool:
         """Remove the directory that a mount was shown at. No error if there is none; False if
-        something is in it: nobody but its owner can tell whether it may go. Raises MountFailed,
-        ConfigError."""
+        something is in it, or it is no directory: nobody but its owner can tell whether that may
+        go. Raises MountFailed, ConfigError."""
         parent, name = os.path.split(target)
         try:
             with self._directory(parent, make=False) as fd:
@@ -110,7 +121,7 @@ class Binder:
         except FileNotFoundError:
             return True
         except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 return False
             raise MountFailed(f"cannot remove {target}: {error.strerror}") from error
         return True
@@ -131,6 +142,12 @@ class Binder:
                     if error.errno in (errno.ELOOP, errno.ENOTDIR):
                         raise ConfigError(
                             f"{path}: {name} is a symbolic link or no directory: refused"
+                        ) from None
+                    if make and error.errno == errno.ENOENT:
+                        raise MountFailed(
+                            f"{path}: its parent directory does not exist: whoever publishes has"
+                            " to make it first",
+                            "FAILED_PRECONDITION",
                         ) from None
                     raise
                 os.close(fd)

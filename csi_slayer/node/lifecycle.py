@@ -94,6 +94,11 @@ class Lifecycle:
         if self.left is not None or status == UNMOUNTED:
             return None
         if not self.mounted:
+            if status is None or status < 0:  # by a signal: not its own doing
+                raise CannotStart(
+                    f"the worker was killed (status {status}) before it mounted: try again",
+                    "UNAVAILABLE",
+                )
             raise CannotStart(
                 f"the worker ended with status {status} before it mounted: see its log"
             )

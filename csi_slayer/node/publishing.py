@@ -115,8 +115,8 @@ class Publishing:
 
     async def _remove(self, path: str, last: Record | None) -> None:
         """Remove the directory of a target that shows nothing any more. One that has content of
-        its own stays: whoever has written it did so while nothing was mounted there, and it is
-        nowhere else. ``last``: of the volume, to tell its pods."""
+        its own, or a file in its place, stays: whoever has written it did so while nothing was
+        mounted there, and it is nowhere else. ``last``: of the volume, to tell its pods."""
         if await asyncio.to_thread(self._node.binder.remove, path):
             return
         log.warning("target_not_empty", target=path, meaning="it stays, and is in no volume")

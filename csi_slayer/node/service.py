@@ -7,7 +7,6 @@ import ctypes
 import os
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 import structlog
 from prometheus_client.metrics_core import Metric
@@ -43,7 +42,7 @@ class NodeVolumes:
 
     def __init__(self, config: DriverConfig) -> None:
         self._config = config
-        self._binder = Binder(Path(config.node.kubelet_directory))
+        self._binder = Binder(config.node.kubelet_directory, config.own_directories)
         self._launcher = Launcher()
         self._keeping = Keeping(
             config.node.keeper_socket,

@@ -257,6 +257,12 @@ TARGETS = (
     ("{kubelet}//pods/t", "expected a path below"),
     ("{kubelet}/pods/link/t", "symbolic link"),
     ("{run}/mounts/t", "own directory"),
+    ("{run}", "own directory"),
+    ("{run}/", "own directory"),
+    ("{kubelet}/plugins", "own directory"),
+    ("{kubelet}/plugins_registry", "own directory"),
+    ("{kubelet}/plugins_registry/t", "own directory"),
+    ("{kubelet}/pods", "own directory"),
 )
 
 

@@ -215,6 +215,23 @@ def test_a_directory_with_content_is_no_target(node: TestNode, url: str) -> None
     assert (target / "file").read_text() == "text"
 
 
+def test_a_slash_at_the_end_of_a_target_is_of_no_meaning(node: TestNode, url: str) -> None:
+    path = str(node.publish("volume", "a", url))
+    request = node.request("volume", "a", url)
+    node.call("publish", **{**request, "target": f"{path}/"})
+    assert node.mounts().count(path) == 1
+    assert not node.call("stats", volume_id="volume", path=f"{path}/")["abnormal"]
+    assert node.call("unpublish", volume_id="volume", target=f"{path}/") == ["volume"]
+    assert not os.path.lexists(path)
+
+
+def test_what_is_no_directory_is_unpublished_and_stays(node: TestNode) -> None:
+    for pod, make in (("a", Path.touch), ("b", lambda path: path.symlink_to("nowhere"))):
+        make(node.target(pod))
+        assert node.unpublish("volume", pod) == []
+        assert os.path.lexists(node.target(pod))
+
+
 def test_a_volume_that_cannot_be_mounted_says_why_and_leaves_nothing(
     node: TestNode, tmp_path: Path, url: str
 ) -> None:

@@ -70,5 +70,43 @@ def test_a_directory_with_something_in_it_is_not_covered(
     assert refused.value.grpc_code == "FAILED_PRECONDITION"
 
 
+def test_no_target_is_in_or_over_the_driver_s_directories(tmp_path: Path) -> None:
+    own = ("kubelet/plugins/csi", "kubelet/plugins_registry", "kubelet/var/cache")
+    binder = Binder(tmp_path / "kubelet", [tmp_path / path for path in own])
+    for refused in (
+        *("plugins", "plugins/csi", "plugins/csi/x", "plugins_registry", "plugins_registry/x"),
+        *("var", "var/cache", "var/cache/staging", "pods"),
+    ):
+        with pytest.raises(ConfigError, match="own directory"):
+            binder.real(str(tmp_path / "kubelet" / refused))
+    for accepted in ("pods/x/mount", "plugins/other", "plugins/csi2", "variable"):
+        path = str(tmp_path / "kubelet" / accepted)
+        assert binder.real(path) == path
+
+
+def test_a_slash_at_the_end_is_of_no_meaning(tmp_path: Path) -> None:
+    binder = Binder(tmp_path)
+    assert binder.real(f"{tmp_path}/pods/x/") == f"{tmp_path}/pods/x"
+    with pytest.raises(ConfigError):
+        binder.real(f"{tmp_path}/")
+
+
+def test_a_parent_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private = str(tmp_path / "private")
+    monkeypatch.setattr(binding, "shown", lambda path, connection: path == private)
+    with pytest.raises(MountFailed, match="parent directory") as refused:
+        Binder(tmp_path).bind(private, str(tmp_path / "pods/x/mount"), 55)
+    assert refused.value.grpc_code == "FAILED_PRECONDITION"
+
+
+def test_what_is_no_directory_is_not_removed(tmp_path: Path) -> None:
+    binder = Binder(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "link"):
+        assert not binder.remove(str(tmp_path / name))
+        assert os.path.lexists(tmp_path / name)
+
+
 def test_a_connection_without_a_descriptor_is_dead() -> None:
     assert not binding.alive(None)

@@ -81,6 +81,17 @@ def test_one_that_never_mounted_is_not_tried_again() -> None:
         Lifecycle({}).died(-9, 0.1)
 
 
+@pytest.mark.parametrize(
+    ("status", "code"), [(-9, "UNAVAILABLE"), (None, "UNAVAILABLE"), (3, "INTERNAL")]
+)
+def test_one_that_was_killed_before_it_mounted_is_worth_another_call(
+    status: int | None, code: str
+) -> None:
+    with pytest.raises(CannotStart) as refused:
+        Lifecycle({}).died(status, 1.0)
+    assert refused.value.code == code
+
+
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
 def test_pauses_grow_while_workers_die_young_and_are_bounded(old: list[bool]) -> None:
     life = mounted()
