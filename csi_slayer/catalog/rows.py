@@ -19,12 +19,17 @@ ROWS_KEPT = 8192
 ABSENT_KEPT = 1024
 """Names remembered that do not exist: a create asks twice."""
 
+SMALL_DIRECTORY = 256
+"""Names that a directory may have for all of them to be read when one is looked for that it has
+not: whoever makes many files in it looks for each of them first."""
+
 _GET = SELECT + "WHERE i.ino = ?"
 _CHILD = SELECT + "JOIN dentries d ON d.ino = i.ino WHERE d.parent = ? AND d.name = ?"
 _PLACE = (
     "SELECT d.parent, d.name FROM inodes i "
     "JOIN dentries d ON d.parent = i.parent AND d.ino = i.ino WHERE i.ino = ?"
 )
+_NAMES = "SELECT name, ino FROM dentries WHERE parent = ? LIMIT ?"
 _NAME = "INSERT INTO dentries VALUES (?,?,?)"
 
 
@@ -37,6 +42,7 @@ class Rows:
         self._names: dict[tuple[int, str], int] = {}
         self._places: dict[int, tuple[int, str]] = {}
         self._absent: set[tuple[int, str]] = set()
+        self._whole: dict[int, bool] = {}  # directories: whether all their names are in _names
         self._updates: dict[tuple[str, ...], str] = {}
         self.origins = True
         """Whether any inode may have an ``origin``."""
@@ -47,6 +53,7 @@ class Rows:
         self._names.clear()
         self._places.clear()
         self._absent.clear()
+        self._whole.clear()
 
     def remember(self, inode: Inode, name: str | None = None) -> None:
         """This is the inode's row and, if it has one, its name in ``inode.parent``."""
@@ -82,7 +89,7 @@ class Rows:
         ino = self._names.get(place)
         if ino is not None:
             return self.find(ino)
-        if place in self._absent:
+        if place in self._absent or self._whole.get(parent) or self._read_whole(parent, name):
             return None
         row = self._db.one(_CHILD, place)
         if row is None:
@@ -93,6 +100,19 @@ class Rows:
         inode = Inode._make(row)
         self.remember(inode, name)
         return inode
+
+    def _read_whole(self, parent: int, name: str) -> bool:
+        """Read all names of a directory that is small; whether ``name`` is known to be absent."""
+        if parent in self._whole:
+            return False
+        found = self._db.all(_NAMES, (parent, SMALL_DIRECTORY + 1))
+        whole = len(found) <= SMALL_DIRECTORY
+        if len(self._names) + len(found) > ROWS_KEPT or len(self._whole) >= ABSENT_KEPT:
+            self.forget()
+        self._whole[parent] = whole
+        if whole:
+            self._names.update([((parent, name), ino) for name, ino in found])
+        return whole and (parent, name) not in self._names
 
     def place(self, ino: int) -> tuple[int, str] | None:
         """Directory and name of an inode; None if it has no name."""
@@ -120,6 +140,8 @@ class Rows:
         self._db.executemany(INSERT, inodes)
         self._db.executemany(_NAME, names)
         self._absent.clear()
+        for parent in {parent for parent, _name, _ino in names}:
+            self._whole.pop(parent, None)
 
     def set(self, ino: int, values: Mapping[str, Any]) -> None:
         """Change columns of an inode."""

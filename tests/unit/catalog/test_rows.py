@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from csi_slayer.catalog import ROOT, Catalog, Inode, Listed, Pending
+from csi_slayer.catalog import rows as rows_module
 from csi_slayer.catalog.rows import Rows
 from csi_slayer.errors import CatalogError
 from tests.unit.catalog.test_catalog import DEFAULTS, run
@@ -45,6 +46,8 @@ def check(catalog: Catalog, path: Path) -> None:
         assert names.get(place) == ino
         assert inodes[ino].parent == place[0]
     assert not rows._absent & names.keys()
+    for parent, whole in rows._whole.items():
+        assert not whole or {place for place in names if place[0] == parent} <= rows._names.keys()
     for key, row in catalog._pending.items():
         assert pending.get(key) == row
     assert rows.origins or all(inode.origin is None for inode in inodes.values())
@@ -165,8 +168,48 @@ class Machine(RuleBasedStateMachine):
         check(self.catalog, self.path)
 
 
+class CrowdedMachine(Machine):
+    """Directories count as large, and little is remembered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = pytest.MonkeyPatch()
+        self.patches.setattr(rows_module, "SMALL_DIRECTORY", 1)
+        self.patches.setattr(rows_module, "ROWS_KEPT", 5)
+        self.patches.setattr(rows_module, "ABSENT_KEPT", 2)
+
+    def teardown(self) -> None:
+        self.patches.undo()
+        super().teardown()
+
+
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestCrowdedMachine = CrowdedMachine.TestCase
+TestCrowdedMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+
+
+def test_absent_names_of_a_small_directory_cost_one_query(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = Catalog(tmp_path / "catalog.db", DEFAULTS)
+    queries: list[str] = []
+    database = catalog._db
+    for name in ("one", "all"):
+        real = getattr(database, name)
+
+        def counted(sql: str, args: Any = (), *, real: Any = real) -> Any:
+            queries.append(sql)
+            return real(sql, args)
+
+        monkeypatch.setattr(database, name, counted)
+    for number in range(1000):
+        assert run(catalog.child(ROOT, f"f{number}")) is None
+        run(catalog.make(ROOT, f"f{number}", mode=stat.S_IFREG | 0o644, uid=0, gid=0))
+    assert len([sql for sql in queries if "dentries" in sql]) == 1
+    for number in range(1000):
+        assert run(catalog.child(ROOT, f"f{number}")) is not None
+    catalog.close()
 
 
 def test_a_change_that_fails_is_not_remembered(tmp_path: Path) -> None:
