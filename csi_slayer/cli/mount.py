@@ -90,12 +90,12 @@ def mount(
     with failing():
         overrides |= _extra(option or [])
         configuration = _with_credentials(load_config(config, overrides))
-        warn_of_exposed_secrets(config)
         Capabilities.without(configuration.fuse.disable)  # a wrong name is known at once
         target = mounts.resolve(mountpoint)
         _check_mountpoint(configuration, target)
         _check_outside(configuration, target)
         _start(configuration, target, foreground)
+        warn_of_exposed_secrets(config)  # last: a mount that fails says one thing
 
 
 def _extra(options: list[str]) -> dict[str, object]:
