@@ -6,6 +6,7 @@ files are all they have in common.
 
 from csi_slayer.cache.cache import Cache, Usage
 from csi_slayer.cache.conflicts import Conflicts
+from csi_slayer.cache.count import Counted, count
 from csi_slayer.cache.events import CacheEvents
 from csi_slayer.cache.governor import Evicted, Governor
 from csi_slayer.cache.key import SegmentKey
@@ -20,6 +21,7 @@ __all__ = [
     "Cache",
     "CacheEvents",
     "Conflicts",
+    "Counted",
     "Evicted",
     "Governor",
     "Segment",
@@ -28,6 +30,7 @@ __all__ = [
     "Staging",
     "Usage",
     "Verified",
+    "count",
     "evict_all",
     "verify_all",
 ]

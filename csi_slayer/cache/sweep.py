@@ -35,6 +35,11 @@ def key_and_pages(record: bytes) -> tuple[int, int]:
     return int.from_bytes(key, "big"), pages
 
 
+def is_segment(name: str) -> bool:
+    """Whether a file of this name is a segment's data."""
+    return _NAME.match(name) is not None
+
+
 def names(layout: Layout) -> Iterator[str]:
     """The names of all segments. Runs along the disk: in a thread."""
     for shard in layout.shards():

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from csi_slayer.cache import Cache, evict_all, verify_all
-from csi_slayer.cli.output import console, fail, failing, size
+from csi_slayer.cache import Cache, Counted, count, evict_all, verify_all
+from csi_slayer.cli.capacity import known_capacities
+from csi_slayer.cli.output import console, errors, fail, failing, size
 from csi_slayer.config.node import default_cache_capacity, default_cache_directory
 
 cache_app = typer.Typer(
     name="cache", help="Look at, check or empty the node's cache.", no_args_is_help=True
 )
+
+COUNT_TIME = 30.0
+"""Seconds after which counting ends, whatever there is."""
 
 Directory = Annotated[
     Path | None, typer.Option("--cache-dir", help="Directory of the cache; else the default one.")
@@ -34,7 +41,7 @@ def usage(
     cache_dir: Directory = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Show how much the cache holds.
+    """Count what the cache holds at this moment.
 
     \b
     [bold]Example[/bold]
@@ -42,14 +49,33 @@ def usage(
     """
     with failing():
         cache = _open(cache_dir)
-        found = cache.usage()
-        cache.close()
+        try:
+            layout, free = cache.shared.layout, cache.usage().free
+            with _counting() as progress:
+                found = count(layout, COUNT_TIME, progress)
+        finally:
+            cache.close()
+        capacities = known_capacities(layout.root)
     if as_json:
-        print(json.dumps(found._asdict()))
+        # The smallest: beyond it something is evicted.
+        capacity = capacities[0] if capacities else None
+        print(json.dumps({**asdict(found), "capacity": capacity, "free": free}))
         return
-    console.print(f"{size(found.used)} cached in {found.segments} segments")
+    least, end = ("", "") if found.complete else ("at least ", f" (counted for {COUNT_TIME:.0f} s)")
+    known = " or ".join(size(capacity) for capacity in capacities)
+    console.print(f"{least}{size(found.used)} cached in {found.segments} segments{end}")
     console.print(f"{size(found.staged)} staged besides: written, and perhaps not yet in the store")
-    console.print(f"{size(found.free)} free on the file system")
+    console.print(f"capacity {known or 'not known: no volume with this cache is mounted'}")
+    console.print(f"{size(free)} free on the file system")
+
+
+@contextmanager
+def _counting() -> Iterator[Callable[[Counted], None]]:
+    """Progress on standard error, for a large cache takes seconds."""
+    columns = (SpinnerColumn(), TextColumn("{task.completed} segments counted"))
+    with Progress(*columns, console=errors, transient=True) as progress:
+        task = progress.add_task("count", total=None)
+        yield lambda found: progress.update(task, completed=found.segments)
 
 
 @cache_app.command()

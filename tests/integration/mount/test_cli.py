@@ -113,11 +113,13 @@ def test_cache(mount: TestMount, objects: Path) -> None:
     where = ("--cache-dir", str(mount.cache))
     slayer("warm", str(mount.root))
     shown = slayer("cache", "usage", *where).stdout
-    assert "cached in" in shown
-    assert "staged besides" in shown
+    assert "cached in 6 segments" in shown
+    assert "0 B staged besides" in shown
+    assert "capacity 4.0 GiB" in shown
     usage = json.loads(slayer("cache", "usage", *where, "--json").stdout)
     assert usage["used"] >= 3 << 20
-    assert usage["staged"] == 0
+    assert (usage["staged"], usage["segments"], usage["capacity"]) == (0, 6, 4 << 30)
+    assert usage["complete"]
     assert "6 segments" in slayer("cache", "verify", *where).stdout
     damaged = max((mount.cache / "segments").glob("*/" + "[0-9a-f]" * 32), key=os.path.getsize)
     with damaged.open("r+b") as file:
@@ -130,7 +132,9 @@ def test_cache(mount: TestMount, objects: Path) -> None:
     mount.umount()
     assert "segments removed" in slayer("cache", "evict", *where).stdout
     usage = json.loads(slayer("cache", "usage", *where, "--json").stdout)
-    assert usage["used"] < 1 << 20
+    assert (usage["used"], usage["segments"], usage["capacity"]) == (0, 0, None)
+    shown = slayer("cache", "usage", *where).stdout
+    assert "capacity not known: no volume with this cache is mounted" in shown
     assert (objects / "large").read_bytes() == b"y" * (3 << 20)
 
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from csi_slayer import __version__
+from csi_slayer.cache import SegmentKey
+from csi_slayer.cli import cache as cache_module
 from csi_slayer.cli import mount as mount_module
 from csi_slayer.cli.main import app
 from csi_slayer.cli.output import failing, size
@@ -248,3 +250,15 @@ def test_a_file_whose_secrets_others_can_read_is_warned_of(
         assert f"{file} holds store.secret_access_key and can be read by others" in line
         assert line.endswith(f"chmod 600 '{file}'")
     assert "hunter2" not in said
+
+
+def test_a_cache_that_takes_too_long_to_count_is_said_to_be_larger(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "COUNT_TIME", 0.0)
+    cache = cache_module.Cache(tmp_path / "cache", 1 << 30)
+    assert cache.store_small(SegmentKey("0" * 32), b"x")
+    cache.close()
+    status, said = slayer(capfd, "cache", "usage", "--cache-dir", str(tmp_path / "cache"))
+    assert status == 0
+    assert "at least 0 B cached in 0 segments (counted for 0 s)" in said
