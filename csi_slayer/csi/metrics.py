@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector
 
 _BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
@@ -20,6 +22,15 @@ class CallMetrics:
             buckets=_BOUNDS,
             registry=self.registry,
         )
+
+    def watch_emptying(self, owed: Callable[[], int]) -> None:
+        """Show how many inline volumes have content that is still to be deleted."""
+        gauge = Gauge(
+            "slayerfs_node_unemptied_volumes",
+            "ended inline volumes whose content is still to be deleted",
+            registry=self.registry,
+        )
+        gauge.set_function(owed)
 
     def called(self, method: str, code: str, seconds: float) -> None:
         """One call has ended. Both labels are from closed sets: methods and codes of gRPC."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from csi_slayer.config.driver import DriverConfig
 from csi_slayer.csi.capabilities import check_all, use_of
+from csi_slayer.csi.emptying import Emptying
 from csi_slayer.csi.messages import capacity_of
 from csi_slayer.csi.proto import csi_pb2
 from csi_slayer.csi.rpc import rpc
-from csi_slayer.errors import AccessDenied, BucketNotFound, SlayerError, StoreUnavailable
+from csi_slayer.errors import StoreUnavailable
+from csi_slayer.node.records import Record
 from csi_slayer.node.requests import PublishRequest, VolumeStats
 from csi_slayer.node.service import NodeVolumes
 from csi_slayer.observability import get_logger
 from csi_slayer.volumes.inline import INLINE
-from csi_slayer.volumes.provisioner import Provisioner
 from csi_slayer.volumes.resolve import resolve
 from csi_slayer.volumes.stores import StorePool
 
@@ -30,9 +30,6 @@ CAPABILITIES: Final = (
     _RPC.SINGLE_NODE_MULTI_WRITER,
     _RPC.VOLUME_MOUNT_GROUP,
 )
-
-OTHERS_TIMEOUT: Final = 5.0
-"""Seconds that one volume's end waits for the deletion of what others have left."""
 
 
 def usages(stats: VolumeStats) -> list[csi_pb2.VolumeUsage]:
@@ -51,21 +48,20 @@ def usages(stats: VolumeStats) -> list[csi_pb2.VolumeUsage]:
 
 
 class Node:
-    """Implements ``csi.v1.Node``. ``provisioner`` removes what inline ephemeral volumes held;
-    ``stores``, which the caller closes, are those that volumes' records are read from."""
+    """Implements ``csi.v1.Node``. ``emptying`` removes what inline ephemeral volumes held;
+    ``stores`` are those that volumes' records are read from. The caller closes both."""
 
     def __init__(
         self,
         config: DriverConfig,
         volumes: NodeVolumes,
-        provisioner: Provisioner,
+        emptying: Emptying,
         stores: StorePool,
     ) -> None:
         self._config = config
         self._volumes = volumes
-        self._provisioner = provisioner
+        self._emptying = emptying
         self._stores = stores
-        self._emptying: set[str] = set()
 
     @rpc(quiet=True)
     async def NodeGetCapabilities(
@@ -91,6 +87,7 @@ class Node:
         self, request: csi_pb2.NodePublishVolumeRequest
     ) -> csi_pb2.NodePublishVolumeResponse:
         use = use_of(request.volume_capability)
+        await self._emptying.before_use(request.volume_id)
         try:
             resolved = await resolve(
                 self._config,
@@ -128,34 +125,28 @@ class Node:
     async def NodeUnpublishVolume(
         self, request: csi_pb2.NodeUnpublishVolumeRequest
     ) -> csi_pb2.NodeUnpublishVolumeResponse:
-        gone = await self._volumes.unpublish(request.volume_id, request.target_path)
-        if not self._volumes.has(request.volume_id):
-            gone.append(request.volume_id)  # this process or an earlier one may not have emptied it
-        self._emptying.update(id for id in gone if INLINE.fullmatch(id))
-        await self._empty(request.volume_id)
+        id = request.volume_id
+        last = self._volumes.record(id)
+        await self._volumes.unpublish(id, request.target_path)
+        if INLINE.fullmatch(id):
+            await self._end_inline(id, last)
         return csi_pb2.NodeUnpublishVolumeResponse()
 
-    async def _empty(self, volume_id: str) -> None:
-        """Delete what inline volumes held that are gone from this node. Raises StoreError if that
-        of ``volume_id`` cannot be: the kubelet asks again. Others must not hold this call up: what
-        is not done soon is tried at the next."""
-        if volume_id in self._emptying:
-            await self._delete(volume_id)
-        try:
-            async with asyncio.timeout(OTHERS_TIMEOUT):
-                for id in sorted(self._emptying):
-                    await self._delete(id)
-        except (SlayerError, TimeoutError) as error:
-            log.warning("content of inline volumes stays for now", volume=id, error=str(error))
-
-    async def _delete(self, id: str) -> None:
-        try:
-            await self._provisioner.delete_ephemeral(id)
-        except (AccessDenied, BucketNotFound) as error:
-            # An inline volume with a bucket of its own needs no bucket of the driver's: a pod must
-            # not stay for ever because that one is closed.
-            log.warning("content of an inline volume may stay", volume=id, error=str(error))
-        self._emptying.discard(id)
+    async def _end_inline(self, id: str, last: Record | None) -> None:
+        """Delete what an inline volume held that no pod has any more: at once, or later. Raises
+        VolumeBusy."""
+        if self._volumes.published(id):
+            return
+        await self._emptying.owe(id)
+        if self._volumes.has(id):
+            return  # it is still uploading: afterwards
+        if not await self._emptying.at_once(id) and last is not None:
+            self._volumes.warn(
+                last,
+                "ContentStays",
+                "the volume is gone from the node, but S3 did not let its content be deleted in"
+                " time: the node goes on trying",
+            )
 
     @rpc("volume_id", "volume_path", quiet=True)
     async def NodeGetVolumeStats(

@@ -10,6 +10,7 @@ from typing import Final
 
 from csi_slayer.config.driver import DriverConfig
 from csi_slayer.csi.controller import Controller
+from csi_slayer.csi.emptying import Emptying
 from csi_slayer.csi.identity import Identity, Probe
 from csi_slayer.csi.metrics import CallMetrics
 from csi_slayer.csi.node import Node
@@ -104,10 +105,16 @@ async def node(config: DriverConfig) -> AsyncIterator[None]:
         await stack.enter_async_context(_http(config, metrics, ready))
         stack.push_async_callback(_in_time, volumes.close)
         await volumes.start()
+        emptying = Emptying(
+            config.node.run_directory / "emptying", provisioner.delete_ephemeral, volumes.has
+        )
+        stack.push_async_callback(emptying.close)
+        await emptying.start()
+        metrics.watch_emptying(emptying.__len__)
         metrics.registry.register(volumes)
         services = {
             "Identity": Identity(config, probe),
-            "Node": Node(config, volumes, provisioner, stores),
+            "Node": Node(config, volumes, emptying, stores),
         }
         handlers = [calls.handler(it, _SERVICES[name]) for name, it in services.items()]
         server = Server(config.node.socket, handlers)

@@ -22,7 +22,7 @@ from csi_slayer.node.keeping import Keeping
 from csi_slayer.node.launcher import Launcher
 from csi_slayer.node.metrics import Counts, families, of_cache, of_workers
 from csi_slayer.node.publishing import Publishing
-from csi_slayer.node.records import Places
+from csi_slayer.node.records import Places, Record
 from csi_slayer.node.recovery import Recovered, Recovery
 from csi_slayer.node.requests import PublishRequest, VolumeStats
 from csi_slayer.node.turns import Turns
@@ -150,6 +150,15 @@ class NodeVolumes:
     def has(self, volume_id: str) -> bool:
         """Whether anything of it is on this node: a mount, or uploads under way."""
         return any(self._publishing.of(volume_id))
+
+    def record(self, volume_id: str) -> Record | None:
+        """What is known of it here and now, with the pods that have it."""
+        volume = next(self._publishing.of(volume_id), None)
+        return None if volume is None else volume.record.copy()
+
+    def warn(self, record: Record, reason: str, message: str) -> None:
+        """An event about a volume."""
+        self._events.warn(record, reason, message)
 
     def published(self, volume_id: str) -> bool:
         return any(volume.record.targets for volume in self._publishing.of(volume_id))

@@ -111,6 +111,14 @@ _DRIVER_LIMITS = (
     ("Kubernetes events that wait to be sent", "node.events", "WAITING", _COUNT),
     ("the same event of the same object is not sent again within", "node.events", "AGAIN",
      _SECONDS),
+    ("the end of an inline volume waits for the deletion of its content", "csi.emptying",
+     "AT_ONCE", _SECONDS),
+    ("longest pause before that is tried again; it is never given up", "csi.emptying", "AGAIN_MAX",
+     _SECONDS),
+    ("a node service waits for the end of its predecessor", "node.sole", "PREDECESSOR_TIMEOUT",
+     _SECONDS),
+    ("a keeper waits for the end of its predecessor", "node.keeper", "PREDECESSOR_TIMEOUT",
+     _SECONDS),
     ("a scrape of all volumes of a node", "node.service", "COLLECT_TIMEOUT", _SECONDS),
 )  # fmt: skip
 

@@ -18,6 +18,7 @@ import pytest
 from csi_slayer.csi.proto import csi_pb2, pluginregistration_pb2
 from tests.support.csi import CsiClient, connected, mount_capability
 from tests.support.driver import Driver, Role, driver, s3_section
+from tests.support.faultproxy import FaultProxy
 from tests.support.mounts import wait_for
 from tests.support.servers import S3Server, free_port
 
@@ -286,6 +287,42 @@ def test_targets_that_are_no_pods(shared: Driver) -> None:
 
     calling(shared, work)
     assert not list(outside.iterdir()) and not os.path.lexists("/etc/t")
+
+
+def test_the_end_of_a_pod_does_not_wait_for_s3(
+    short_directory: Path, versitygw: S3Server, tmp_path: Path
+) -> None:
+    """Its inline volume is emptied when S3 is back, by whichever process there is then."""
+    bucket = versitygw.create_bucket()
+    inline = csi_pb2.Volume(
+        volume_id="csi-" + "0123456789abcdef" * 4,
+        volume_context={"csi.storage.k8s.io/ephemeral": "true"},
+    )
+    with FaultProxy(versitygw.endpoint) as proxy:
+        store = s3_section(versitygw, bucket, tmp_path / "secret") | {"endpoint": proxy.endpoint}
+        metrics = {"listen": f"127.0.0.1:{free_port()}"}
+        with driver(short_directory, metrics=metrics, store=store) as running:
+            fields = publication(running, inline)
+
+            async def away(controller: CsiClient, node: CsiClient) -> None:
+                await node("NodePublishVolume", **fields)
+                (Path(fields["target_path"]) / "file").write_text("content")
+                assert versitygw.admin.keys(bucket) != []
+                proxy.go_away()
+                where = {name: fields[name] for name in ("volume_id", "target_path")}
+                await node("NodeUnpublishVolume", **where)
+
+            calling(running, away)
+            assert "ContentStays" in running.log.read_text()
+            assert "slayerfs_node_unemptied_volumes 1.0" in get(running, "/metrics")[1]
+            running.end("node")
+            running.start("node")
+            wait_for(
+                lambda: "slayerfs_node_unemptied_volumes 1.0" in get(running, "/metrics")[1],
+                what="what the predecessor left",
+            )
+            proxy.come_back()
+            wait_for(lambda: versitygw.admin.keys(bucket) == [], 60, what="an empty bucket")
 
 
 def test_wrong_secret_and_vanished_bucket(shared: Driver, versitygw: S3Server) -> None:

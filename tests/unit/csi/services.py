@@ -11,9 +11,11 @@ from prometheus_client.metrics_core import Metric
 
 from csi_slayer.config.driver import DriverConfig
 from csi_slayer.csi.controller import Controller
+from csi_slayer.csi.emptying import Emptying
 from csi_slayer.csi.identity import Identity, Probe
 from csi_slayer.csi.node import Node
 from csi_slayer.errors import ConfigError, VolumeConflict, VolumeInUse, VolumeNotFound
+from csi_slayer.node.records import Record
 from csi_slayer.node.requests import Condition, PublishRequest, VolumeStats
 from csi_slayer.volumes.provisioner import Provisioner
 from csi_slayer.volumes.stores import StorePool
@@ -30,6 +32,7 @@ class PretendedVolumes:
     targets: dict[str, PublishRequest] = field(default_factory=dict)
     requests: list[PublishRequest] = field(default_factory=list)
     capacities: dict[str, int] = field(default_factory=dict)
+    warned: list[tuple[str, str]] = field(default_factory=list)
 
     async def publish(self, request: PublishRequest) -> None:
         self._check(request.target)
@@ -74,6 +77,13 @@ class PretendedVolumes:
 
     async def shows(self, volume_id: str, target: str) -> bool:
         return any(it.target == target for it in self._of(volume_id))
+
+    def record(self, volume_id: str) -> Record | None:
+        found = self._of(volume_id)
+        return Record("0" * 16, volume_id, found[0].identity, {}) if found else None
+
+    def warn(self, record: Record, reason: str, message: str) -> None:
+        self.warned.append((record.volume_id, reason))
 
     def published(self, volume_id: str) -> bool:
         return any(self._of(volume_id))
@@ -132,9 +142,11 @@ def with_driver(
 
     provisioner = Provisioner(config)
     stores = StorePool()
+    # Not started: what is not done at once stays undone here.
+    emptying = Emptying(directory / "emptying", provisioner.delete_ephemeral, volumes.has)
     services = {
         "Identity": Identity(config, Probe(provisioner.probe)),
         "Controller": Controller(provisioner),
-        "Node": Node(config, volumes, provisioner, stores),  # type: ignore[arg-type]
+        "Node": Node(config, volumes, emptying, stores),  # type: ignore[arg-type]
     }
     serve(directory, services, run)

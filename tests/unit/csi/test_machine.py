@@ -13,6 +13,7 @@ from hypothesis import settings
 from structlog.testing import capture_logs
 
 from csi_slayer.csi.controller import Controller
+from csi_slayer.csi.emptying import Emptying
 from csi_slayer.csi.node import Node
 from csi_slayer.csi.proto import csi_pb2
 from csi_slayer.csi.rpc import Calls
@@ -33,7 +34,8 @@ class PretendedMachine(CsiMachine):
         volumes = PretendedVolumes(directory / "kubelet")
         calls = Calls(Counted())
         services = csi_pb2.DESCRIPTOR.services_by_name
-        node = Node(config, volumes, provisioner, stores)  # type: ignore[arg-type]
+        emptying = Emptying(directory / "emptying", provisioner.delete_ephemeral, volumes.has)
+        node = Node(config, volumes, emptying, stores)  # type: ignore[arg-type]
         server = Server(
             directory / "csi.sock",
             [

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from csi_slayer.csi import node
+from csi_slayer.csi import emptying, node
 from csi_slayer.csi.capabilities import READ_ONLY, SUPPORTED
 from csi_slayer.csi.proto import csi_pb2
 from csi_slayer.errors import AccessDenied, BucketNotFound, SlayerError, StoreUnavailable
@@ -202,35 +202,39 @@ def test_inline_volumes_content_ends_with_it(tmp_path: Path) -> None:
     with_driver(tmp_path, check)
 
 
-def test_inline_content_that_cannot_be_deleted_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_pod_does_not_wait_for_a_store_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool
 ) -> None:
     working: Callable[..., Any] = Provisioner.delete_ephemeral
-    tried: list[str] = []
+    away = [True]
 
     async def failing(self: Provisioner, volume_id: str) -> None:
-        tried.append(volume_id)
-        if len(tried) < 3:
+        if not away[0]:
+            await working(self, volume_id)
+        elif answers:
             raise StoreUnavailable("S3 does not answer")
-        await working(self, volume_id)
+        else:
+            await asyncio.Event().wait()
 
     monkeypatch.setattr(Provisioner, "delete_ephemeral", failing)
+    monkeypatch.setattr(emptying, "AT_ONCE", 0.05)
 
     async def check(it: Serving, volumes: PretendedVolumes) -> None:
         fields = _inline(volumes)
         await it.client("NodePublishVolume", **fields)
         end = {"volume_id": INLINE, "target_path": fields["target_path"]}
-        code, text = await it.refused("NodeUnpublishVolume", **end)
-        assert (code, text) == ("UNAVAILABLE", "S3 does not answer")
-        # Another volume's end is not held up by it.
-        await it.client("NodePublishVolume", **publication(volumes))
-        await it.client(
-            "NodeUnpublishVolume",
-            volume_id="a-static-volume",
-            target_path=f"{volumes.kubelet}/t",
-        )
         await it.client("NodeUnpublishVolume", **end)
-        assert tried == [INLINE] * 3
+        assert volumes.warned == [(INLINE, "ContentStays")]
+        assert [path.name for path in (tmp_path / "emptying").iterdir()] == [INLINE]
+        # Until then its content would come back to whoever has it next.
+        code, _text = await it.refused("NodePublishVolume", **fields)
+        assert code == ("UNAVAILABLE" if answers else "ABORTED")
+        away[0] = False
+        monkeypatch.setattr(emptying, "AT_ONCE", 30.0)
+        await it.client("NodePublishVolume", **fields)
+        assert list((tmp_path / "emptying").iterdir()) == []
+        await it.client("NodeUnpublishVolume", **end)
 
     with_driver(tmp_path, check)
 
@@ -264,36 +268,6 @@ def test_a_closed_bucket_of_the_driver_s_keeps_no_pod(
         fields = _inline(volumes)
         await it.client("NodePublishVolume", **fields)
         await it.client("NodeUnpublishVolume", volume_id=INLINE, target_path=fields["target_path"])
-
-    with_driver(tmp_path, check)
-
-
-def test_an_end_does_not_wait_long_for_what_others_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    entered = asyncio.Event()
-
-    async def never_ends(self: Provisioner, volume_id: str) -> None:
-        entered.set()
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(Provisioner, "delete_ephemeral", never_ends)
-    monkeypatch.setattr(node, "OTHERS_TIMEOUT", 0.05)
-
-    async def check(it: Serving, volumes: PretendedVolumes) -> None:
-        fields = _inline(volumes)
-        await it.client("NodePublishVolume", **fields)
-        end = {"volume_id": INLINE, "target_path": fields["target_path"]}
-        own = asyncio.ensure_future(it.client("NodeUnpublishVolume", **end))
-        await entered.wait()
-        await it.client("NodePublishVolume", **publication(volumes))
-        await it.client(
-            "NodeUnpublishVolume",
-            volume_id="a-static-volume",
-            target_path=f"{volumes.kubelet}/t",
-        )
-        assert not own.done()
-        own.cancel()
 
     with_driver(tmp_path, check)
 
