@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.node import Bench, in_parallel, left
+from csi_slayer.node import registry
 from tests.support.mounts import wait_for
 from tests.support.nodes import TestNode, node_at
+from tests.support.servers import S3Server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -132,7 +135,7 @@ def test_limits_of_workers(tmp_path: Path, url: str) -> None:
 
 
 def test_descriptors_and_processes_do_not_pile_up(node: TestNode, url: str) -> None:
-    """A thousand cycles are in bench; here a few, after the first ones have warmed everything."""
+    """One after the other, after the first ones have warmed everything."""
 
     def cycle(number: int) -> None:
         path = node.publish(f"volume{number % 4}", "a", url)
@@ -151,3 +154,26 @@ def test_descriptors_and_processes_do_not_pile_up(node: TestNode, url: str) -> N
     assert children(pids[0]) == [pids[1]]
     assert children(pids[1]) == []
     assert node.mounts() == node.records() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_thousand_cycles_leave_nothing_behind(node: TestNode, versitygw: S3Server) -> None:
+    """Eight at a time, as the kubelet asks: processes, descriptors, mounts and files of the node
+    service and all below it are as many as before."""
+    bench = Bench(node, versitygw)
+
+    def cycle(number: int) -> float:
+        seconds = bench.publish(number % 100)
+        return seconds + bench.unpublish(number % 100)
+
+    def there_is() -> dict[str, int]:
+        return {what: number for what, number in left(node).items() if what != "node_rss"}
+
+    in_parallel(cycle, range(16))
+    before = there_is()
+    in_parallel(cycle, range(1000))
+    wait_for(lambda: there_is() == before, what="what there was before")
+    assert node.records() == node.workers() == []
+    assert not list(node.kubelet.glob("pods/*/volumes/*/pv/*"))
+    assert not [it for it in registry.mounts() if it.mountpoint.startswith(str(node.base))]
