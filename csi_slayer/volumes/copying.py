@@ -1,8 +1,7 @@
-"""Server-side copies of whole volumes and snapshots.
+"""Server-side copies of single objects, and of snapshots, which never change.
 
-What has been copied is what the target has: a copy that was interrupted goes on by comparing two
-listings. An object that changes while it is copied is copied as it is then; one that has vanished
-since it was listed is left out.
+What has been copied of a snapshot is what the target has: a copy that was interrupted goes on by
+comparing two listings.
 """
 
 from __future__ import annotations
@@ -49,19 +48,17 @@ async def copy_object(
     raise VolumeBusy(f"{source!r} changes faster than it can be copied: ask again")
 
 
-async def copy_content(
+async def copy_frozen(
     origin: ObjectStore,
     below: str,
     target: ObjectStore,
     progress: Progress,
     parallel: int,
     check: Callable[[], None],
-    *,
-    frozen: bool,
 ) -> None:
-    """Copy every object whose key begins with ``below`` to the key without it.
+    """Copy every object whose key begins with ``below`` to the key without it; one that vanishes
+    meanwhile is an error.
 
-    ``frozen``: nothing changes there, so that an object that is missing is an error.
     ``check`` is called before each copy and raises when this process must not go on.
     """
 
@@ -81,10 +78,9 @@ async def copy_content(
         check()
         key = info.key.removeprefix(below)
         copied = await copy_object(origin, info.key, target, key, info.etag)
-        if copied is not None:
-            progress.add(1, copied.size)
-        elif frozen:
+        if copied is None:
             raise StoreIntegrityError(f"{info.key!r}, a part of the snapshot, has vanished")
+        progress.add(1, copied.size)
 
     await for_each(missing(), one, parallel)
 

@@ -13,7 +13,7 @@ from csi_slayer.errors import (
     VolumeNotFound,
 )
 from csi_slayer.volumes import capacity
-from csi_slayer.volumes.copying import copy_content
+from csi_slayer.volumes.copying import copy_frozen
 from csi_slayer.volumes.home import Found, Home
 from csi_slayer.volumes.ids import Kind, ObjectId, valid_name
 from csi_slayer.volumes.jobs import Progress
@@ -22,7 +22,8 @@ from csi_slayer.volumes.lease import Lease
 from csi_slayer.volumes.origin import Origin
 from csi_slayer.volumes.places import Access
 from csi_slayer.volumes.records import State, VolumeRecord
-from csi_slayer.volumes.removal import remove_volume
+from csi_slayer.volumes.removal import clear_notes, remove_volume
+from csi_slayer.volumes.rounds import Rounds
 from csi_slayer.volumes.session import Session, is_empty, volumes
 from csi_slayer.volumes.wish import Wish, placed
 
@@ -126,16 +127,17 @@ class Creation:
             self._access.store(source.bucket, source.prefix) as there,
             self._access.store(content.bucket, content.prefix) as here,
         ):
-            await copy_content(
-                there,
-                source.below,
-                here,
-                progress,
-                self._session.parallel,
-                lease.check,
-                frozen=source.frozen,
-            )
+            parallel, check = self._session.parallel, lease.check
+            if source.frozen:
+                await copy_frozen(there, source.below, here, progress, parallel, check)
+            else:
+                volume = self._wish.volume
+                if self._access.local:
+                    await self._access.make(volume.bucket, volume.copying_prefix)
+                async with self._access.store(volume.bucket, volume.copying_prefix) as notes:
+                    await Rounds(there, here, "", notes, progress, parallel, check).run()
         await origin.check_unchanged(source)
+        await lease.write(copied=True)
 
     async def _claim_prefix(self, home: Home[VolumeRecord]) -> None:
         """Mark the prefix as taken. Raises VolumeConflict if there are objects already: they are
@@ -210,6 +212,9 @@ class Creation:
                     " and is not empty: remove it, or choose another name"
                 )
             await lease.write(bucket_made=True)
-        if self._origin is not None:
+        if self._origin is not None and not lease.record.copied:
             await self._copy(self._origin, content, lease, progress)
+        if self._origin is not None and self._origin.living:
+            # Before others may change the volume: its name may be used again.
+            await clear_notes(self._session, self._access, self._wish.volume, lease.check)
         return await lease.finish(state=State.READY)

@@ -106,6 +106,11 @@ class ObjectId:
         """Prefix of everything of a snapshot but its record."""
         return f"{record_prefix(Kind.SNAPSHOT)}{self.name}/"
 
+    @property
+    def copying_prefix(self) -> str:
+        """Prefix of what is noted of a volume while it is made as a clone of another."""
+        return f"{record_prefix(Kind.VOLUME)}{self.name}/"
+
 
 RECORD_SUFFIX = ".json"
 

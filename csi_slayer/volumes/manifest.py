@@ -1,13 +1,15 @@
-"""What a snapshot consists of: pages of up to 1,000 entries, below the snapshot's prefix.
+"""What a snapshot or clone consists of: rounds of pages of up to 1,000 entries, below a prefix.
 
-First everything is listed, which is quick and makes the snapshot as near to one moment as a bucket
-allows; then page after page is copied, and each page is written again with what was copied. So an
-interrupted snapshot goes on at the first page that does not say ``done``.
+A round is what one listing of the source found: the first has everything, each further one what
+differs from what those before it say together. Each page is written when it is listed, and again
+when its objects have been copied: so an interrupted copy goes on at the first page that does not
+say ``done``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, aclosing
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -17,9 +19,13 @@ from csi_slayer.store.base import ObjectInfo, ObjectStore
 MANIFEST = "manifest/"
 DATA = "data/"
 
-LISTED, CHANGED, GONE = "", "changed", "gone"
-"""Whether an object was copied as it was listed, as it was later, or not at all, since it was
-deleted meanwhile."""
+LISTED, CHANGED, MISSING, GONE, DROPPED = "", "changed", "missing", "gone", "dropped"
+"""Of an object: copied as it was listed; copied as it was later; not there any more in a later
+listing, the copy stays; not there when it was to be copied; the copy was removed since two
+listings in a row did not have it."""
+
+PRESENT = frozenset((LISTED, CHANGED, MISSING))
+"""Notes of what there is a copy of."""
 
 
 class Entry(BaseModel):
@@ -44,9 +50,13 @@ class Page(BaseModel):
     done: bool = False
 
 
-def page_key(number: int) -> str:
-    """Key, in the snapshot's store, of a page; pages are numbered from 0."""
-    return f"{MANIFEST}{number:08d}.json"
+def page_key(number: int, page: int) -> str:
+    """Key of a round's page; both are numbered from 0."""
+    return f"{_round_prefix(number)}{page:08d}.json"
+
+
+def _round_prefix(number: int) -> str:
+    return f"{MANIFEST}{number:03d}/"
 
 
 def entries_of(objects: Sequence[ObjectInfo]) -> list[Entry]:
@@ -56,27 +66,68 @@ def entries_of(objects: Sequence[ObjectInfo]) -> list[Entry]:
     ]
 
 
-async def write_page(store: ObjectStore, number: int, page: Page) -> None:
-    await store.put(page_key(number), page.model_dump_json(exclude_defaults=True).encode())
+async def write_page(store: ObjectStore, number: int, at: int, page: Page) -> None:
+    await store.put(page_key(number, at), page.model_dump_json(exclude_defaults=True).encode())
 
 
-async def read_page(store: ObjectStore, number: int) -> Page:
+async def read_page(store: ObjectStore, number: int, at: int) -> Page:
     """Raises ObjectNotFound, StoreIntegrityError."""
-    _, body = await store.get(page_key(number))
+    _, body = await store.get(page_key(number, at))
     try:
         return Page.model_validate_json(body)
     except ValidationError:
         raise StoreIntegrityError(
-            f"{page_key(number)} of the snapshot is damaged: delete the snapshot, make another"
+            f"{page_key(number, at)} of the copy is damaged: delete the snapshot or volume that is"
+            " being made, make another"
         ) from None
 
 
-async def count_pages(store: ObjectStore) -> int:
-    """How many pages have been written."""
+async def count_rounds(store: ObjectStore) -> int:
+    """How many rounds have been begun."""
     count, token = 0, None
     while True:
-        listed = await store.list_page(MANIFEST, delimiter=False, token=token)
-        count += sum(info.key == page_key(count + i) for i, info in enumerate(listed.objects))
+        listed = await store.list_page(MANIFEST, token=token)
+        count += len(listed.prefixes)
         token = listed.token
         if token is None:
             return count
+
+
+async def count_pages(store: ObjectStore, number: int) -> int:
+    """How many pages of a round have been written."""
+    count, token = 0, None
+    while True:
+        listed = await store.list_page(_round_prefix(number), delimiter=False, token=token)
+        keys = [info.key for info in listed.objects]
+        count += sum(key == page_key(number, count + i) for i, key in enumerate(keys))
+        token = listed.token
+        if token is None:
+            return count
+
+
+async def entries(store: ObjectStore, rounds: int, after: str = "") -> AsyncGenerator[Entry, None]:
+    """What the first ``rounds`` say of each key behind ``after``, in order; the latest word counts.
+
+    One page of each round is in memory.
+    """
+    async with AsyncExitStack() as stack:
+        streams = [
+            await stack.enter_async_context(aclosing(_entries_of_round(store, number, after)))
+            for number in reversed(range(rounds))
+        ]
+        heads = [await anext(stream, None) for stream in streams]
+        while found := [head for head in heads if head is not None]:
+            first = min(found, key=lambda entry: entry.key)  # of equal ones that of the latest
+            yield first
+            for index, head in enumerate(heads):
+                if head is not None and head.key == first.key:
+                    heads[index] = await anext(streams[index], None)
+
+
+async def _entries_of_round(
+    store: ObjectStore, number: int, after: str
+) -> AsyncGenerator[Entry, None]:
+    for at in range(await count_pages(store, number)):
+        for entry in (await read_page(store, number, at)).entries:
+            if entry.key > after:
+                yield entry

@@ -50,6 +50,11 @@ class Origin:
                 " storage class: choose a class on the same one"
             )
 
+    @property
+    def living(self) -> bool:
+        """Whether it is a volume, which may change while it is copied."""
+        return self._id.kind is Kind.VOLUME
+
     async def read(self) -> Source:
         """Raises VolumeNotFound, VolumeBusy if it is not ready, StoreError."""
         found = self._id

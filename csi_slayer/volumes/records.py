@@ -62,6 +62,8 @@ class VolumeRecord(Record):
     """Parameters that ControllerModifyVolume may change, as they are now."""
     source: str | None = None
     """Id of the snapshot or volume that it was made from."""
+    copied: bool = False
+    """While it is made: whether all of the source is here."""
     labels: dict[str, str] = Field(default_factory=dict)
     """``claim``, ``namespace`` and ``pv`` where the provisioner said them."""
 

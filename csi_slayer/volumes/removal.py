@@ -34,7 +34,14 @@ async def remove_volume(
             lease = session.lease(home, volume)
             making = found.record.state is State.CREATING
             await lease.take(found, preempt=making, state=State.DELETING)
-            await lease.run(lambda: _clear_volume(session, access, content, lease, progress))
+
+            async def work() -> None:
+                await _clear_volume(session, access, content, lease, progress)
+                if lease.record.source is not None:
+                    await clear_notes(session, access, volume, lease.check)
+                await lease.remove()
+
+            await lease.run(work)
     except VolumeNotFound:
         return
     except BucketNotFound as error:
@@ -55,7 +62,17 @@ async def _clear_volume(
     elif access.local:
         lease.check()
         await access.remove(content.bucket, content.prefix)
-    await lease.remove()
+
+
+async def clear_notes(
+    session: Session, access: Access, volume: ObjectId, check: Callable[[], None]
+) -> None:
+    """Delete what was noted while a volume was made as a clone of another."""
+    notes = Content(volume.bucket, volume.copying_prefix, False)
+    await clear(session, access, notes, check, Progress(f"notes of {volume} are being deleted"))
+    if access.local:
+        check()
+        await access.remove(notes.bucket, notes.prefix)
 
 
 async def clear(

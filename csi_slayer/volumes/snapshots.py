@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Mapping
 
 import structlog
 
@@ -16,33 +16,19 @@ from csi_slayer.errors import (
     VolumeNotFound,
 )
 from csi_slayer.store.base import ObjectStore
-from csi_slayer.volumes.bounded import for_each
-from csi_slayer.volumes.copying import copy_object
 from csi_slayer.volumes.home import Found, Home
 from csi_slayer.volumes.ids import Kind, ObjectId, safe_name
 from csi_slayer.volumes.jobs import Progress, StillRunning
 from csi_slayer.volumes.layout import content_of
 from csi_slayer.volumes.lease import Lease
-from csi_slayer.volumes.manifest import (
-    CHANGED,
-    DATA,
-    GONE,
-    Entry,
-    Page,
-    count_pages,
-    entries_of,
-    read_page,
-    write_page,
-)
+from csi_slayer.volumes.manifest import DATA
 from csi_slayer.volumes.places import Access
 from csi_slayer.volumes.records import SnapshotRecord, State, VolumeRecord
 from csi_slayer.volumes.removal import remove_snapshot
+from csi_slayer.volumes.rounds import Rounds
 from csi_slayer.volumes.session import Session, read_ready, snapshots, volumes
 
 log = structlog.get_logger(__name__)
-
-PAGE = 1000
-"""Entries of a manifest page: what one listing answers."""
 
 
 def snapshot_of(volume: ObjectId, name: str) -> ObjectId:
@@ -141,10 +127,10 @@ class SnapshotCreation:
             self._access.store(content.bucket, content.prefix) as origin,
             self._access.store(self._snapshot.bucket, prefix) as target,
         ):
-            pages = await _list_all(origin, target, lease.check)
-            objects, size = await _copy_all(
-                origin, target, pages, progress, self._session.parallel, lease.check
+            rounds = Rounds(
+                origin, target, DATA, target, progress, self._session.parallel, lease.check
             )
+            objects, size = await rounds.run()
         await _still_there(volumes(store), self._volume, source)
         return await lease.finish(
             state=State.READY, objects=objects, size_bytes=size, finished_ns=time.time_ns()
@@ -161,80 +147,3 @@ async def _still_there(home: Home[VolumeRecord], volume: ObjectId, before: Volum
     now = (await read_ready(home, volume)).record
     if now.created_ns != before.created_ns:
         raise VolumeNotFound(f"volume {volume} was deleted while it was copied")
-
-
-async def _list_all(origin: ObjectStore, target: ObjectStore, check: Callable[[], None]) -> int:
-    """Write the pages that are missing; how many there are."""
-    number = await count_pages(target)
-    after: str | None = None
-    if number:
-        page = await read_page(target, number - 1)
-        if page.last:
-            return number
-        after = page.entries[-1].key
-    token: str | None = None
-    while True:
-        check()
-        listed = await origin.list_page(
-            "", delimiter=False, token=token, start_after=after, limit=PAGE
-        )
-        token = listed.token
-        page = Page(entries=entries_of(listed.objects), last=token is None)
-        if page.entries or page.last:
-            await write_page(target, number, page)
-            number += 1
-        if page.last:
-            return number
-
-
-async def _copy_all(
-    origin: ObjectStore,
-    target: ObjectStore,
-    pages: int,
-    progress: Progress,
-    parallel: int,
-    check: Callable[[], None],
-) -> tuple[int, int]:
-    """Copy what is in the pages that are not done; objects and bytes of all of them."""
-    objects = size = 0
-    for number in range(pages):
-        check()
-        page = await read_page(target, number)
-        if not page.done:
-            page = await _copy_page(origin, target, page, progress, parallel, check)
-            check()
-            await write_page(target, number, page)
-        kept = [entry for entry in page.entries if entry.note != GONE]
-        objects += len(kept)
-        size += sum(entry.size for entry in kept)
-    return objects, size
-
-
-async def _copy_page(
-    origin: ObjectStore,
-    target: ObjectStore,
-    page: Page,
-    progress: Progress,
-    parallel: int,
-    check: Callable[[], None],
-) -> Page:
-    copied: dict[str, Entry] = {}
-
-    async def one(entry: Entry) -> None:
-        check()
-        made = await copy_object(origin, entry.key, target, DATA + entry.key, entry.etag)
-        if made is None:
-            copied[entry.key] = entry.model_copy(update={"note": GONE})
-            return
-        progress.add(1, made.size)
-        if made.etag != entry.etag:
-            changes = {"size": made.size, "etag": made.etag, "note": CHANGED}
-            entry = entry.model_copy(update=changes)
-        copied[entry.key] = entry
-
-    async def entries() -> AsyncGenerator[Entry, None]:
-        for entry in page.entries:
-            yield entry
-
-    await for_each(entries(), one, parallel)
-    return Page(entries=[copied[e.key] for e in page.entries], last=page.last, done=True)

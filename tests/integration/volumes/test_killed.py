@@ -19,7 +19,8 @@ from tests.unit.volumes.world import create, persistently
 
 pytestmark = pytest.mark.integration
 
-COUNT = 800
+COUNT = 1600
+"""More than a page of a copy."""
 LEASE = 2.0
 """Seconds for which the next process waits, to know that the first is dead."""
 
@@ -96,22 +97,22 @@ def test_a_copy_goes_on(run, make, config, s3_server, bucket, what):
         volume, record = await create(p, "v")
         await many(config, bucket, record.prefix, COUNT)
         prefix = {"clone": "c/", "snapshot": ".slayerfs/snapshots/s/data/"}[what]
-        halfway = begun(s3_server, bucket, prefix)
+        halfway = begun(s3_server, bucket, f"{prefix}d5/")
         await asyncio.to_thread(kill_in_the_middle, config, bucket, what, halfway)
         client = s3_server.admin.client
         page = client.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]
         first = next(item for item in page if item["Key"] != prefix)
         if what == "clone":
             await persistently(lambda: create(p, "c", source=str(volume)))
-            # What had been copied was not copied again.
-            page = client.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]
-            assert first in page
         else:
             state = State.CREATING
             while state is not State.READY:
                 _, made = await persistently(lambda: p.create_snapshot("s", str(volume), {}, {}))
                 state = made.state
             assert (made.objects, made.size_bytes) == (COUNT, COUNT)
+        # The pages that had been copied were not copied again.
+        page = client.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]
+        assert first in page
         copied = [k.removeprefix(prefix) for k in s3_server.admin.keys(bucket, prefix)]
         original = [k.removeprefix("v/") for k in s3_server.admin.keys(bucket, "v/")]
         assert [key for key in copied if key] == [key for key in original if key]

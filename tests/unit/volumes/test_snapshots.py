@@ -14,7 +14,7 @@ from csi_slayer.errors import (
     VolumeConflict,
     VolumeNotFound,
 )
-from csi_slayer.volumes import creation, snapshots
+from csi_slayer.volumes import rounds
 from csi_slayer.volumes.manifest import CHANGED, GONE, read_page
 from csi_slayer.volumes.provisioner import Provisioner
 from csi_slayer.volumes.records import State
@@ -154,9 +154,9 @@ class Gate:
 
 @contextlib.contextmanager
 def gated_pages(monkeypatch):
-    """Stops snapshots between listing and copying."""
+    """Stops copies of volumes between listing and copying."""
     gate = Gate()
-    real = snapshots._copy_all
+    real = rounds.Rounds._copy
 
     async def held(*args, **rest):
         gate.reached.set()
@@ -164,7 +164,7 @@ def gated_pages(monkeypatch):
         return await real(*args, **rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(snapshots, "_copy_all", held)
+        patch.setattr(rounds.Rounds, "_copy", held)
         yield gate
 
 
@@ -183,7 +183,7 @@ def test_what_changes_while_it_is_copied_is_noted(run, world: World, monkeypatch
             snapshot, made = await making
         assert (made.objects, made.size_bytes) == (2, 6)
         async with await world.open(HOME, snapshot.snapshot_prefix) as store:
-            page = await read_page(store, 0)
+            page = await read_page(store, 0, 0)
         assert page.done and page.last
         assert {entry.key: (entry.note, entry.size) for entry in page.entries} == {
             "a": ("", 1),
@@ -261,13 +261,13 @@ def test_a_snapshot_being_made_can_be_deleted(run, world: World, monkeypatch):
 
 def test_an_interrupted_copy_goes_on(run, world: World, monkeypatch):
     """Each process dies one operation later than the one before it, until one gets through."""
-    monkeypatch.setattr(snapshots, "PAGE", 3)
+    monkeypatch.setattr(rounds, "PAGE", 3)
 
     async def scenario():
         volume, record = await create(world.provisioner, "v")
         content = {f"f{number:02}": b"x" * number for number in range(10)}
         await world.put(HOME, record.prefix, content)
-        for operation in ("snapshot", "restore", "delete"):
+        for operation in ("snapshot", "restore", "delete", "clone", "delete"):
             for die_at in range(1, 200):
                 faults = Faults()
                 faults.die_at, faults.done_before = die_at, die_at % 2 == 0
@@ -275,6 +275,7 @@ def test_an_interrupted_copy_goes_on(run, world: World, monkeypatch):
                 calls = {
                     "snapshot": lambda p=p: p.create_snapshot("s", str(volume), {}, {}),
                     "restore": lambda p=p: create(p, "r", source="snap1:home:s"),
+                    "clone": lambda p=p: create(p, "r", source=str(volume)),
                     "delete": lambda p=p: p.delete_volume("slayer1:home:r", {}),
                 }
                 await until_dead(persistently(calls[operation]), p, faults)
@@ -283,7 +284,7 @@ def test_an_interrupted_copy_goes_on(run, world: World, monkeypatch):
                     break
             else:
                 raise AssertionError("it never got through")
-            if operation == "restore":
+            if operation in ("restore", "clone"):
                 assert await world.keys(HOME, "r/") == content
         assert not (world.root / HOME / "r").exists()
         found, _ = await world.provisioner.list_volumes("", 0)
@@ -298,13 +299,13 @@ def test_a_clone_whose_source_goes_meanwhile_leaves_nothing(run, world: World, m
         p = world.provisioner
         volume, record = await create(p, "v")
         await world.put(HOME, record.prefix, CONTENT)
-        real = creation.copy_content
+        real = rounds.Rounds.run
 
         async def held(*args, **rest):
             await real(*args, **rest)
             await p.delete_volume(str(volume), {})
 
-        monkeypatch.setattr(creation, "copy_content", held)
+        monkeypatch.setattr(rounds.Rounds, "run", held)
         parameters = {"provisioning": "bucket"} if own else {}
         with pytest.raises(VolumeNotFound):
             await create(p, "c", source=str(volume), parameters=parameters)
