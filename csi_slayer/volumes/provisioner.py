@@ -183,10 +183,10 @@ class Provisioner:
     async def create_snapshot(
         self, name: str, source_volume_id: str, parameters: Mapping[str, str], secrets: Secrets
     ) -> tuple[ObjectId, SnapshotRecord]:
-        """The snapshot of this name, made now or before; its state is CREATING while copies go on.
+        """The snapshot of this name, made now or before, which is ready.
 
         Raises ConfigError, VolumeConflict (same name, another volume), VolumeNotFound (source),
-        VolumeBusy, StoreError.
+        VolumeBusy (it goes on: ask again), StoreError.
         """
         volume = parse_volume(source_volume_id)
         access = await self._session.access(volume, secrets)
@@ -216,7 +216,7 @@ class Provisioner:
         source: str | None,
         secrets: Secrets,
     ) -> tuple[list[tuple[ObjectId, SnapshotRecord]], str]:
-        """Snapshots that are there or being made: one, those of a volume, or those with their
+        """Snapshots that are ready: one, those of a volume, or those with their
         record in the driver's own bucket; and the token of the next page.
 
         An id of nothing lists nothing. Raises VolumeBusy for a token that is none, StoreError.
@@ -271,4 +271,4 @@ class Provisioner:
 
 
 def _shown(record: SnapshotRecord, source: str | None) -> bool:
-    return record.state is not State.DELETING and source in (None, record.source)
+    return record.state is State.READY and source in (None, record.source)

@@ -18,7 +18,7 @@ from csi_slayer.errors import (
 from csi_slayer.store.base import ObjectStore
 from csi_slayer.volumes.home import Found, Home
 from csi_slayer.volumes.ids import Kind, ObjectId, safe_name
-from csi_slayer.volumes.jobs import Progress, StillRunning
+from csi_slayer.volumes.jobs import Progress
 from csi_slayer.volumes.layout import content_of
 from csi_slayer.volumes.lease import Lease
 from csi_slayer.volumes.manifest import DATA
@@ -47,7 +47,8 @@ class SnapshotCreation:
         self._snapshot = snapshot_of(volume, name)
 
     async def run(self, parameters: Mapping[str, str]) -> tuple[ObjectId, SnapshotRecord]:
-        """The snapshot; its state is CREATING while copies are under way."""
+        """The snapshot, which is ready. Raises StillRunning while copies are under way: it is cut
+        when the last of them is done."""
         if parameters:
             raise ConfigError(
                 f"parameters: {', '.join(sorted(parameters))}: a snapshot class of this driver has"
@@ -63,11 +64,8 @@ class SnapshotCreation:
         self._compare(found.record)
         if found.record.state is State.READY:
             return snapshot, found.record
-        try:
-            what = f"snapshot {snapshot} is being made"
-            record = await self._session.jobs.join(creation_key(snapshot), what, self._finish)
-        except StillRunning:
-            record = found.record
+        what = f"snapshot {snapshot} is being made"
+        record = await self._session.jobs.join(creation_key(snapshot), what, self._finish)
         return snapshot, record
 
     def _compare(self, record: SnapshotRecord) -> None:

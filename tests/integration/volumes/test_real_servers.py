@@ -122,14 +122,9 @@ def test_thousands_of_objects_are_copied(run, provisioner: Provisioner, s3_serve
         volume, record = await create(provisioner, "v")
         await many(config, bucket, record.prefix, 1200)
         before = s3_server.admin.keys(bucket, record.prefix)
-
-        async def ready():
-            snapshot, made = await provisioner.create_snapshot("s", str(volume), {}, {})
-            return (snapshot, made) if made.state is State.READY else None
-
-        while (done := await ready()) is None:
-            pass
-        snapshot, made = done
+        snapshot, made = await persistently(
+            lambda: provisioner.create_snapshot("s", str(volume), {}, {})
+        )
         assert (made.objects, made.size_bytes) == (1200, 1200)
         _, restored = await persistently(lambda: create(provisioner, "r", source=str(snapshot)))
         after = s3_server.admin.keys(bucket, restored.prefix)

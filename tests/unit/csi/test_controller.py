@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from csi_slayer import __version__
 from csi_slayer.config.driver import DRIVER_NAME
 from csi_slayer.csi.proto import csi_pb2
+from csi_slayer.volumes.rounds import Rounds
 from tests.support.csi import mount_capability
 from tests.unit.csi.services import BUCKET, PretendedVolumes, with_driver
 from tests.unit.csi.serving import Serving
@@ -157,3 +159,29 @@ def test_expansion_is_to_be_told_to_the_nodes(tmp_path: Path) -> None:
         assert code == "INVALID_ARGUMENT" and "bytes" in text
 
     with_driver(tmp_path, check)
+
+
+def test_a_snapshot_that_is_not_cut_is_neither_answered_nor_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = asyncio.Event()
+    real = Rounds.run
+
+    async def held(self: Rounds) -> tuple[int, int]:
+        await gate.wait()
+        return await real(self)
+
+    monkeypatch.setattr(Rounds, "run", held)
+
+    async def check(it: Serving, volumes: PretendedVolumes) -> None:
+        origin = (await it.client("CreateVolume", **NEW)).volume
+        fields = {"name": "s", "source_volume_id": origin.volume_id}
+        code, text = await it.refused("CreateSnapshot", **fields)
+        assert code == "ABORTED" and "is being made: 0 objects so far" in text
+        assert not (await it.client("ListSnapshots")).entries
+        gate.set()
+        answer = await it.client("CreateSnapshot", **fields)
+        assert answer.snapshot.ready_to_use
+        assert len((await it.client("ListSnapshots")).entries) == 1
+
+    with_driver(tmp_path, check, controller={"wait": "2s"})

@@ -229,7 +229,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(name=snapshot_names, source=names, disturbance=disturbances)
     def snapshot(self, name, source, disturbance) -> None:
-        got = self.outcome(lambda p: _ready_snapshot(p, name, self.id_of(source)), disturbance)
+        got = self.outcome(
+            lambda p: p.create_snapshot(name, self.id_of(source), {}, {}), disturbance
+        )
         there, volume = self.snapshots.get(name), self.volumes.get(source)
         if there is not None:
             if there.source == self.id_of(source):
@@ -323,13 +325,6 @@ async def _settled(call: Call, p: Provisioner) -> Any:
         return await persistently(lambda: call(p))
     except SlayerError as error:
         return type(error)
-
-
-async def _ready_snapshot(p: Provisioner, name: str, source: str) -> Any:
-    while True:
-        snapshot, record = await p.create_snapshot(name, source, {}, {})
-        if record.state is State.READY:
-            return snapshot, record
 
 
 TestMachine = Machine.TestCase

@@ -15,6 +15,7 @@ from csi_slayer.errors import (
     VolumeNotFound,
 )
 from csi_slayer.volumes import rounds
+from csi_slayer.volumes.jobs import StillRunning
 from csi_slayer.volumes.manifest import CHANGED, GONE, read_page
 from csi_slayer.volumes.provisioner import Provisioner
 from csi_slayer.volumes.records import State
@@ -220,20 +221,18 @@ def test_a_call_does_not_wait_for_a_long_copy(run, world: World, monkeypatch):
         volume, record = await create(p, "v")
         await world.put(HOME, record.prefix, CONTENT)
         with gated_pages(monkeypatch) as gate:
-            snapshot, made = await p.create_snapshot("s", str(volume), {}, {})
-            assert made.state is State.CREATING
-            found, _ = await p.list_snapshots(
-                "", 0, snapshot_id=str(snapshot), source=None, secrets={}
-            )
-            assert found[0][1].state is State.CREATING
+            for _ in range(2):
+                with pytest.raises(StillRunning, match="is being made: 0 objects so far"):
+                    await p.create_snapshot("s", str(volume), {}, {})
+            for which in ({}, {"snapshot_id": "snap1:home:s"}, {"source": str(volume)}):
+                which = {"snapshot_id": None, "source": None} | which
+                found = await p.list_snapshots("", 0, secrets={}, **which)
+                assert found == ([], ""), "it has not been cut"
             with pytest.raises(VolumeBusy, match="is being made"):
-                await create(p, "r", source=str(snapshot))
+                await create(p, "r", source="snap1:home:s")
             gate.open.set()
-            while made.state is not State.READY:
-                snapshot, made = await persistently(
-                    lambda: p.create_snapshot("s", str(volume), {}, {})
-                )
-        assert made.objects == len(CONTENT)
+            _, made = await persistently(lambda: p.create_snapshot("s", str(volume), {}, {}))
+        assert (made.state, made.objects) == (State.READY, len(CONTENT))
         await p.close()
 
     run(scenario())
@@ -247,7 +246,8 @@ def test_a_snapshot_being_made_can_be_deleted(run, world: World, monkeypatch):
         await world.put(HOME, record.prefix, CONTENT)
         with gated_pages(monkeypatch) as gate:
             while not gate.reached.is_set():
-                await persistently(lambda: p.create_snapshot("s", str(volume), {}, {}))
+                with pytest.raises(StillRunning):
+                    await p.create_snapshot("s", str(volume), {}, {})
             deleter = world.provisioner if other_process else p
             await persistently(lambda: deleter.delete_snapshot("snap1:home:s", {}))
             assert not any("snapshots" in key for key in await world.keys())
