@@ -5,6 +5,8 @@ from __future__ import annotations
 import structlog
 
 from csi_slayer.errors import (
+    AccessDenied,
+    BucketNotFound,
     CapacityOutOfRange,
     PreconditionFailed,
     SlayerError,
@@ -13,21 +15,25 @@ from csi_slayer.errors import (
     VolumeNotFound,
 )
 from csi_slayer.volumes import capacity
+from csi_slayer.volumes.claim import check_free, claim
 from csi_slayer.volumes.copying import copy_frozen
 from csi_slayer.volumes.home import Found, Home
-from csi_slayer.volumes.ids import Kind, ObjectId, valid_name
+from csi_slayer.volumes.ids import ObjectId
 from csi_slayer.volumes.jobs import Progress
 from csi_slayer.volumes.layout import Content, content_of
 from csi_slayer.volumes.lease import Lease
 from csi_slayer.volumes.origin import Origin
 from csi_slayer.volumes.places import Access
 from csi_slayer.volumes.records import State, VolumeRecord
-from csi_slayer.volumes.removal import clear_notes, remove_volume
+from csi_slayer.volumes.removal import clear_notes, clear_volume, remove_volume
 from csi_slayer.volumes.rounds import Rounds
 from csi_slayer.volumes.session import Session, is_empty, volumes
 from csi_slayer.volumes.wish import Wish, placed
 
 log = structlog.get_logger(__name__)
+
+# Why a volume can never be: its source or bucket is gone, its place is another's, or closed to it.
+_NEVER = (VolumeNotFound, VolumeConflict, BucketNotFound, AccessDenied)
 
 
 class Creation:
@@ -39,6 +45,10 @@ class Creation:
         self._wish = wish
         self._origin = None if wish.source is None else Origin(access, wish.volume, wish.source)
 
+    @property
+    def _takes_long(self) -> bool:
+        return self._wish.content.own or self._origin is not None
+
     async def run(self) -> tuple[ObjectId, VolumeRecord]:
         """The volume, made now or before. Raises SlayerError."""
         wish = self._wish
@@ -48,10 +58,14 @@ class Creation:
                 found = await home.read(wish.volume)
             except VolumeNotFound:
                 found = await self._begin(home)
-            self._compare(found.record)
-            if found.record.state is State.READY:
-                return wish.volume, found.record
-        record = await self._session.jobs.join(
+        if found.record.state is State.DELETING:
+            await self._end_deletion()
+        self._compare(found.record)
+        if found.record.state is State.READY:
+            return wish.volume, found.record
+        # What is made in a moment does not wait for copies that take hours.
+        jobs = self._session.jobs if self._takes_long else self._session.quick
+        record = await jobs.join(
             f"create {wish.volume}", f"volume {wish.volume} is being made", self._finish
         )
         return wish.volume, record
@@ -88,11 +102,12 @@ class Creation:
         wish = self._wish
         chosen = await self._choose_capacity()
         if not wish.content.own:
-            await self._claim_prefix(home)
-        later = wish.content.own or wish.source is not None
+            # Looked at again when the record is there; what is refused now leaves no trace.
+            await check_free(self._access, home, wish.volume, wish.content)
         record = placed(wish.name, wish.content).model_copy(
             update={
-                "state": State.CREATING if later else State.READY,
+                "state": State.CREATING,
+                "claimed": wish.content.own,
                 "capacity_bytes": chosen,
                 "parameters": wish.parameters,
                 "mutable": wish.mutable,
@@ -104,6 +119,16 @@ class Creation:
             return await home.create(wish.volume, record)
         except PreconditionFailed:
             return await home.read(wish.volume)
+
+    async def _end_deletion(self) -> None:
+        """Go on with the deletion of a volume of this name: where it began because the volume could
+        not be, nobody else knows the id."""
+        volume = self._wish.volume
+        await self._session.jobs.join(
+            f"delete {volume}",
+            f"volume {volume} is being deleted",
+            lambda progress: remove_volume(self._session, self._access, volume, progress),
+        )
 
     async def _choose_capacity(self) -> int:
         """Raises CapacityOutOfRange also where the source would not fit."""
@@ -139,42 +164,6 @@ class Creation:
         await origin.check_unchanged(source)
         await lease.write(copied=True)
 
-    async def _claim_prefix(self, home: Home[VolumeRecord]) -> None:
-        """Mark the prefix as taken. Raises VolumeConflict if there are objects already: they are
-        somebody's, and would be deleted with the volume."""
-        content = self._wish.content
-        await self._check_above(home)
-        if self._access.local:
-            await self._access.make(content.bucket, content.prefix)
-        async with self._access.store(content.bucket, content.prefix) as store:
-            empty = await is_empty(store)
-            if empty and not self._access.local:
-                # The object whose key is the prefix: it shows a later volume above this one that
-                # there is something, and is no part of either one's content.
-                await store.put("", b"")
-        if not empty:
-            raise VolumeConflict(
-                f"bucket {content.bucket!r} has objects below {content.prefix!r} that belong to no"
-                " volume of this name: remove them, or choose another prefix or name"
-            )
-
-    async def _check_above(self, home: Home[VolumeRecord]) -> None:
-        """Raises VolumeConflict if the prefix is within that of another volume."""
-        parts = self._wish.content.prefix.split("/")[:-2]
-        for depth, name in enumerate(parts, 1):
-            if not valid_name(name):
-                continue
-            above = ObjectId(Kind.VOLUME, self._wish.volume.bucket, name)
-            try:
-                record = (await home.read(above)).record
-            except VolumeNotFound:
-                continue
-            if record.prefix == "/".join(parts[:depth]) + "/":
-                raise VolumeConflict(
-                    f"prefix: {record.prefix!r} belongs to volume {above}, and would be deleted"
-                    " with it: choose another one for the class"
-                )
-
     async def _finish(self, progress: Progress) -> VolumeRecord:
         """The part of making a volume that takes time; it goes on where an earlier one ended."""
         wish = self._wish
@@ -186,22 +175,37 @@ class Creation:
                 return found.record
             lease = self._session.lease(home, wish.volume)
             await lease.take(found)
-            try:
-                return await lease.run(lambda: self._fill(lease, progress))
-            except (VolumeNotFound, VolumeConflict):
-                await self._withdraw(progress)
-                raise
+            return await lease.run(lambda: self._make(home, lease, progress))
 
-    async def _withdraw(self, progress: Progress) -> None:
-        """Leave nothing of a volume that can never be: its source is gone, or its bucket is
-        another's. Nobody may ask to delete it, since nobody was told its id."""
+    async def _make(
+        self, home: Home[VolumeRecord], lease: Lease[VolumeRecord], progress: Progress
+    ) -> VolumeRecord:
         try:
-            await remove_volume(self._session, self._access, self._wish.volume, progress)
+            return await self._fill(home, lease, progress)
+        except _NEVER:
+            await self._withdraw(lease, progress)
+            raise
+
+    async def _withdraw(self, lease: Lease[VolumeRecord], progress: Progress) -> None:
+        """Leave nothing of a volume that can never be. Nobody may ask to delete it, since nobody
+        was told its id."""
+        try:
+            await lease.write(state=State.DELETING)
+            wish = self._wish
+            await clear_volume(
+                self._session, self._access, wish.volume, wish.content, lease, progress
+            )
         except SlayerError as error:
             log.warning("the rest of a volume stays", volume=self._wish.name, reason=str(error))
 
-    async def _fill(self, lease: Lease[VolumeRecord], progress: Progress) -> VolumeRecord:
+    async def _fill(
+        self, home: Home[VolumeRecord], lease: Lease[VolumeRecord], progress: Progress
+    ) -> VolumeRecord:
         content = self._wish.content
+        if not lease.record.claimed:
+            await claim(self._access, home, self._wish.volume, content, lease.check)
+            if self._origin is not None:
+                await lease.write(claimed=True)
         if content.own and not lease.record.bucket_made:
             await self._access.make(content.bucket)
             async with self._access.store(content.bucket) as store:
@@ -217,4 +221,4 @@ class Creation:
         if self._origin is not None and self._origin.living:
             # Before others may change the volume: its name may be used again.
             await clear_notes(self._session, self._access, self._wish.volume, lease.check)
-        return await lease.finish(state=State.READY)
+        return await lease.finish(state=State.READY, claimed=True)

@@ -54,6 +54,9 @@ class VolumeRecord(Record):
     """Whether ``bucket`` is the volume's alone and goes with it."""
     bucket_made: bool = False
     """With ``own_bucket``: whether the bucket is known to have been made (or found empty) by us."""
+    claimed: bool = True
+    """Whether the prefix is known to be the volume's alone; before that nothing below it is
+    deleted with the volume."""
     capacity_bytes: int = 0
     """0: unlimited."""
     parameters: dict[str, str] = Field(default_factory=dict)

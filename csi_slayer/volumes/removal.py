@@ -10,6 +10,7 @@ from collections.abc import Callable
 import structlog
 
 from csi_slayer.errors import BucketNotFound, VolumeNotFound
+from csi_slayer.volumes.claim import withdraw
 from csi_slayer.volumes.deletion import delete_content
 from csi_slayer.volumes.ids import ObjectId
 from csi_slayer.volumes.jobs import Progress
@@ -34,34 +35,37 @@ async def remove_volume(
             lease = session.lease(home, volume)
             making = found.record.state is State.CREATING
             await lease.take(found, preempt=making, state=State.DELETING)
-
-            async def work() -> None:
-                await _clear_volume(session, access, content, lease, progress)
-                if lease.record.source is not None:
-                    await clear_notes(session, access, volume, lease.check)
-                await lease.remove()
-
-            await lease.run(work)
+            await lease.run(lambda: clear_volume(session, access, volume, content, lease, progress))
     except VolumeNotFound:
         return
     except BucketNotFound as error:
         log.warning("a volume's bucket is gone, and the volume with it", reason=str(error))
 
 
-async def _clear_volume(
+async def clear_volume(
     session: Session,
     access: Access,
+    volume: ObjectId,
     content: Content,
     lease: Lease[VolumeRecord],
     progress: Progress,
 ) -> None:
-    if not content.own or lease.record.bucket_made:
-        await clear(session, access, content, lease.check, progress)
-    if content.own:
-        await _remove_bucket(access, content, lease)
-    elif access.local:
+    """Delete what belongs to a volume whose record says DELETING, then the record."""
+    if not lease.record.claimed:
+        # Whatever is at its prefix may be somebody else's.
         lease.check()
-        await access.remove(content.bucket, content.prefix)
+        await withdraw(access, content)
+    else:
+        if not content.own or lease.record.bucket_made:
+            await clear(session, access, content, lease.check, progress)
+        if content.own:
+            await _remove_bucket(access, content, lease)
+        elif access.local:
+            lease.check()
+            await access.remove(content.bucket, content.prefix)
+    if lease.record.source is not None:
+        await clear_notes(session, access, volume, lease.check)
+    await lease.remove()
 
 
 async def clear_notes(

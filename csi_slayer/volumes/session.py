@@ -40,7 +40,8 @@ def snapshots(store: ObjectStore) -> Home[SnapshotRecord]:
 
 @dataclass
 class Session:
-    """``lease_seconds``: shorter in tests. ``pool``: open stores."""
+    """``lease_seconds``: shorter in tests. ``pool``: open stores. ``jobs``: copies and deletions;
+    ``quick``: what is done in a moment."""
 
     config: DriverConfig
     pool: StorePool
@@ -48,9 +49,11 @@ class Session:
     defaults: VolumeParameters
     lease_seconds: float = LEASE
     parallel: int = field(init=False)
+    quick: Jobs = field(init=False)
 
     def __post_init__(self) -> None:
         self.parallel = self.config.controller.parallel
+        self.quick = Jobs(self.config.controller.wait)
 
     @staticmethod
     def open(config: DriverConfig) -> Session:
@@ -61,6 +64,7 @@ class Session:
 
     async def close(self) -> None:
         await self.jobs.close()
+        await self.quick.close()
         await self.pool.close()
 
     async def access(

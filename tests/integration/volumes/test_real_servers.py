@@ -16,7 +16,8 @@ from csi_slayer.volumes.records import State
 from csi_slayer.volumes.resolve import resolve
 from tests.integration.volumes.filling import many
 from tests.support.servers import S3Server
-from tests.unit.volumes.world import create, persistently
+from tests.unit.volumes.nesting import made_at_once
+from tests.unit.volumes.world import Pause, create, persistently
 
 pytestmark = pytest.mark.integration
 
@@ -300,6 +301,23 @@ def test_two_controllers_at_once_make_one_volume(run, make, config, s3_server, b
         ]
         await asyncio.gather(*deletions)
         assert s3_server.admin.keys(bucket) == []
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("held", ["n0", "inner"])
+def test_two_controllers_at_once_make_no_volume_within_another(
+    run, make, config, s3_server, bucket, held
+):
+    async def scenario():
+        other = make(config)
+        for at in range(1, 12):
+            pause = Pause(at, done_before=at % 2 == 0)
+            slow = make(config, faults=pause)
+            for volume, record in await made_at_once(slow, pause, other, held):
+                fill(s3_server, bucket, record.prefix, {"f": b"1"})
+                await other.delete_volume(str(volume), {})
+            assert s3_server.admin.keys(bucket) == [], at
 
     run(scenario())
 

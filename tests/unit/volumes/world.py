@@ -68,6 +68,35 @@ class Faults:
         return await call()
 
 
+class Pause(Faults):
+    """Holds its process at operation ``at``, done or not, until ``go`` is set."""
+
+    def __init__(self, at: int, done_before: bool) -> None:
+        super().__init__()
+        self.at = at
+        self.done_before = done_before
+        self.reached = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def around(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        if self.buried:
+            raise StoreUnavailable("this process is dead")
+        self.count += 1
+        if self.count != self.at:
+            return await call()
+        done = await call() if self.done_before else None
+        self.reached.set()
+        await self.go.wait()
+        return done if self.done_before else await call()
+
+    async def hold(self, calling: asyncio.Future[Any]) -> None:
+        """Until the operation is reached, or the call ends without it."""
+        reaching = asyncio.ensure_future(self.reached.wait())
+        await asyncio.wait((calling, reaching), return_when=asyncio.FIRST_COMPLETED)
+        reaching.cancel()
+        await asyncio.gather(reaching, return_exceptions=True)
+
+
 class FaultyStore:
     """A store whose operations go through :class:`Faults`."""
 
