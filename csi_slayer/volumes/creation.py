@@ -28,6 +28,7 @@ from csi_slayer.volumes.records import State, VolumeRecord
 from csi_slayer.volumes.removal import clear_notes, clear_volume, remove_volume
 from csi_slayer.volumes.rounds import Rounds
 from csi_slayer.volumes.session import Session, is_empty, volumes
+from csi_slayer.volumes.turns import Work
 from csi_slayer.volumes.wish import Wish, placed
 
 log = structlog.get_logger(__name__)
@@ -66,7 +67,11 @@ class Creation:
         # What is made in a moment does not wait for copies that take hours.
         jobs = self._session.jobs if self._takes_long else self._session.quick
         record = await jobs.join(
-            f"create {wish.volume}", f"volume {wish.volume} is being made", self._finish
+            f"create {wish.volume}",
+            f"volume {wish.volume} is being made",
+            self._finish,
+            Work.COPY,
+            self._access.service,
         )
         return wish.volume, record
 
@@ -128,6 +133,8 @@ class Creation:
             f"delete {volume}",
             f"volume {volume} is being deleted",
             lambda progress: remove_volume(self._session, self._access, volume, progress),
+            Work.DELETION,
+            self._access.service,
         )
 
     async def _choose_capacity(self) -> int:

@@ -10,13 +10,11 @@ from typing import Any, TypeVar
 import structlog
 
 from csi_slayer.errors import SlayerError, VolumeBusy
+from csi_slayer.volumes.turns import OWN, Turns, Work
 
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
-
-AT_ONCE = 8
-"""Jobs that run at a time; the others wait their turn."""
 
 MOST = 1000
 """Jobs that are known at a time; further ones are refused until some have ended."""
@@ -58,13 +56,21 @@ class Jobs:
 
     def __init__(self, wait: float) -> None:
         self._wait = wait
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._turns = Turns()
         self._jobs: dict[str, _Job] = {}
         self._closed = False
 
-    async def join(self, key: str, what: str, work: Callable[[Progress], Awaitable[T]]) -> T:
+    async def join(
+        self,
+        key: str,
+        what: str,
+        work: Callable[[Progress], Awaitable[T]],
+        kind: Work = Work.COPY,
+        service: str = OWN,
+    ) -> T:
         """The result of the job ``key``, begun with ``work`` if it does not run yet.
 
+        ``kind``, ``service``: among which others it waits its turn.
         Raises what the job raises, or StillRunning with its progress if it goes on.
         """
         if self._closed:
@@ -73,7 +79,7 @@ class Jobs:
         if job is None:
             if len(self._jobs) >= MOST:
                 raise VolumeBusy(f"{what}: {MOST} others are waiting: ask again later")
-            job = self._begin(key, what, work)
+            job = self._begin(key, what, work, kind, service)
         job.waiting += 1
         try:
             await asyncio.wait((job.task,), timeout=self._wait)
@@ -86,11 +92,18 @@ class Jobs:
         finally:
             job.waiting -= 1
 
-    def _begin(self, key: str, what: str, work: Callable[[Progress], Awaitable[T]]) -> _Job:
+    def _begin(
+        self,
+        key: str,
+        what: str,
+        work: Callable[[Progress], Awaitable[T]],
+        kind: Work,
+        service: str,
+    ) -> _Job:
         progress = Progress(what)
 
         async def run() -> T:
-            async with self._turns:
+            async with self._turns.turn(kind, service):
                 return await work(progress)
 
         job = _Job(asyncio.get_running_loop().create_task(run()), progress)

@@ -17,6 +17,7 @@ from csi_slayer.volumes.identity import Identity
 from csi_slayer.volumes.ids import ObjectId
 from csi_slayer.volumes.parameters import Authentication, VolumeParameters
 from csi_slayer.volumes.stores import StorePool
+from csi_slayer.volumes.turns import OWN
 from csi_slayer.worker.spec import store_options
 
 _AWS = (".amazonaws.com", ".amazonaws.com.cn")
@@ -126,6 +127,12 @@ class Access:
         self._pool = pool
         self._fields = store_fields(driver.store, service, identity)
         self.local = driver.store.local is not None
+
+    @property
+    def service(self) -> str:
+        """Names the S3 service, to tell it from others; OWN if it is the driver's."""
+        endpoint = self._fields["endpoint"]
+        return OWN if endpoint == self._driver.store.endpoint else str(endpoint)
 
     def config(self, bucket: str, prefix: str = "") -> MountConfig:
         """Raises ConfigError."""

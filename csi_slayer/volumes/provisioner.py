@@ -29,6 +29,7 @@ from csi_slayer.volumes.session import (
     volumes,
 )
 from csi_slayer.volumes.snapshots import SnapshotCreation, creation_key
+from csi_slayer.volumes.turns import Work
 from csi_slayer.volumes.wish import understand
 
 
@@ -91,6 +92,8 @@ class Provisioner:
             f"delete {volume}",
             f"volume {volume} is being deleted",
             lambda progress: remove_volume(self._session, access, volume, progress),
+            Work.DELETION,
+            access.service,
         )
 
     async def get_volume(self, volume_id: str, secrets: Secrets) -> tuple[ObjectId, VolumeRecord]:
@@ -205,6 +208,8 @@ class Provisioner:
             f"delete {snapshot}",
             f"snapshot {snapshot} is being deleted",
             lambda progress: remove_snapshot(self._session, access, snapshot, progress),
+            Work.DELETION,
+            access.service,
         )
 
     async def list_snapshots(
@@ -265,6 +270,7 @@ class Provisioner:
             f"delete ephemeral {volume_id}",
             what,
             lambda progress: clear(self._session, access, content, lambda: None, progress),
+            Work.DELETION,
         )
         if access.local:
             await access.remove(content.bucket, content.prefix)

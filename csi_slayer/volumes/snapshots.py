@@ -27,6 +27,7 @@ from csi_slayer.volumes.records import SnapshotRecord, State, VolumeRecord
 from csi_slayer.volumes.removal import remove_snapshot
 from csi_slayer.volumes.rounds import Rounds
 from csi_slayer.volumes.session import Session, read_ready, snapshots, volumes
+from csi_slayer.volumes.turns import Work
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +66,9 @@ class SnapshotCreation:
         if found.record.state is State.READY:
             return snapshot, found.record
         what = f"snapshot {snapshot} is being made"
-        record = await self._session.jobs.join(creation_key(snapshot), what, self._finish)
+        record = await self._session.jobs.join(
+            creation_key(snapshot), what, self._finish, Work.COPY, self._access.service
+        )
         return snapshot, record
 
     def _compare(self, record: SnapshotRecord) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from hypothesis import given
@@ -16,12 +17,14 @@ from csi_slayer.errors import (
     VolumeBusy,
     VolumeConflict,
 )
-from csi_slayer.volumes import tokens
+from csi_slayer.volumes import tokens, turns
 from csi_slayer.volumes.bounded import for_each
+from csi_slayer.volumes.identity import driver_identity
 from csi_slayer.volumes.ids import Kind, valid_name
 from csi_slayer.volumes.jobs import Jobs, StillRunning
-from csi_slayer.volumes.places import mount_config
+from csi_slayer.volumes.places import Access, Service, mount_config
 from csi_slayer.volumes.stores import StorePool
+from csi_slayer.volumes.turns import Work
 
 
 def test_calls_join_a_job_and_hear_how_far_it_is(run):
@@ -116,6 +119,78 @@ def test_a_cancelled_call_leaves_its_job_and_the_end_of_the_process_ends_it(run)
             await other
         with pytest.raises(VolumeBusy, match="about to end"):
             await jobs.join("k", "x", work)
+
+    run(scenario())
+
+
+@contextlib.asynccontextmanager
+async def hanging(jobs: Jobs, kind: Work, services: list[str]):
+    """Jobs that hang, one at each of the services, as far as they get a turn."""
+    begun: list[str] = []
+
+    def work(service: str):
+        async def hang(progress) -> None:
+            begun.append(service)
+            await asyncio.get_running_loop().create_future()
+
+        return hang
+
+    calls = [
+        asyncio.ensure_future(jobs.join(f"{number}", "x", work(service), kind, service))
+        for number, service in enumerate(services)
+    ]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    yield begun
+    await jobs.close()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def done(progress) -> str:
+    return "done"
+
+
+def test_jobs_that_hang_stop_no_other_kind_and_no_other_service(run):
+    async def scenario():
+        jobs = Jobs(20)
+        async with hanging(jobs, Work.DELETION, ["dead"] * 20) as begun:
+            assert len(begun) == turns.AT_SERVICE
+            for kind, service in [
+                (Work.DELETION, turns.OWN),
+                (Work.DELETION, "other"),
+                (Work.COPY, "dead"),
+                (Work.COPY, turns.OWN),
+            ]:
+                assert await jobs.join("k", "x", done, kind, service) == "done"
+
+    run(scenario())
+
+
+def test_however_many_services_hang_the_driver_s_own_has_its_turns(run):
+    async def scenario():
+        jobs = Jobs(20)
+        services = [f"dead{number}" for number in range(100)]
+        async with hanging(jobs, Work.DELETION, services) as begun:
+            assert len(begun) == turns.ELSEWHERE
+            assert await jobs.join("k", "x", done, Work.DELETION, turns.OWN) == "done"
+            assert await jobs.join("k", "x", done, Work.COPY, "dead1") == "done"
+        assert not jobs._turns._services, "a service that has no jobs is not remembered"
+
+    run(scenario())
+
+
+def test_a_service_is_told_from_the_driver_s_own(run):
+    async def scenario():
+        driver = DriverConfig.model_validate(
+            {"store": {"endpoint": "https://s3.example", "bucket": "home", "anonymous": True}}
+        )
+        pool = StorePool()
+        found = [
+            Access(driver, pool, Service(endpoint=endpoint), await driver_identity(driver.store))
+            for endpoint in (None, "https://s3.example", "https://other.example")
+        ]
+        assert [access.service for access in found] == ["", "", "https://other.example"]
+        await pool.close()
 
     run(scenario())
 
