@@ -15,7 +15,8 @@ from csi_slayer.errors import (
     VolumeNotFound,
 )
 from csi_slayer.volumes import rounds
-from csi_slayer.volumes.jobs import StillRunning
+from csi_slayer.volumes.copying import copy_frozen
+from csi_slayer.volumes.jobs import Progress, StillRunning
 from csi_slayer.volumes.manifest import CHANGED, GONE, read_page
 from csi_slayer.volumes.provisioner import Provisioner
 from csi_slayer.volumes.records import State
@@ -290,6 +291,26 @@ def test_an_interrupted_copy_goes_on(run, world: World, monkeypatch):
         found, _ = await world.provisioner.list_volumes("", 0)
         assert [volume.name for volume, _ in found] == ["v"]
 
+    run(scenario())
+
+
+def test_a_restore_that_goes_on_copies_anew_what_has_another_size(run, world: World):
+    async def scenario():
+        async with (
+            await world.open(HOME, "s") as source,
+            await world.open(HOME, "r") as target,
+        ):
+            await world.put(HOME, "s", {"data/a": b"1", "data/b": b"22", "data/c": b"333"})
+            await world.put(HOME, "r", {"a": b"1", "b": b""})
+            before = await target.head("a")
+            progress = Progress("restore")
+            await copy_frozen(source, "data/", target, progress, 2, lambda: None)
+            assert await world.keys(HOME, "r") == {"a": b"1", "b": b"22", "c": b"333"}
+            assert (progress.objects, progress.bytes) == (2, 5)
+            assert await target.head("a") == before, "it was there"
+
+    (world.root / HOME / "s").mkdir()
+    (world.root / HOME / "r").mkdir()
     run(scenario())
 
 
