@@ -30,6 +30,7 @@ from tests.unit.volumes.world import (
     HOME,
     LEASE,
     Faults,
+    Meanwhile,
     World,
     create,
     fast_directory,
@@ -247,6 +248,69 @@ class Machine(RuleBasedStateMachine):
             self.snapshots[name] = Snapshot(
                 self.id_of(source), volume.capacity, dict(volume.content)
             )
+
+    @rule(
+        name=snapshot_names | names,
+        source=names,
+        change=st.sampled_from(["rename", "write"]),
+        at=st.integers(1, 40),
+    )
+    def copy_while_it_changes(self, name, source, change, at) -> None:
+        """A snapshot or clone has what its source had before the change or after it."""
+        volume = self.volumes.get(source)
+        if volume is None or name in self.volumes or name in self.snapshots:
+            return
+        before = dict(volume.content)
+        if change == "rename" and "f" not in before:
+            return
+        got = self.runner.run(self._copied_meanwhile(name, volume, source, change, at))
+        if name in ("s", "s-1"):
+            content = self.runner.run(self._found(HOME, f".slayerfs/snapshots/{name}/data/"))
+            assert (got.objects, got.size_bytes) == (
+                len(content),
+                sum(map(len, content.values())),
+            )
+            self.snapshots[name] = Snapshot(self.id_of(source), volume.capacity, content)
+        else:
+            content = self.runner.run(self._found(got.bucket, got.prefix))
+            self.volumes[name] = Volume(
+                volume.capacity, {}, self.id_of(source), content=dict(content)
+            )
+        assert content in (before, volume.content)
+
+    async def _found(self, bucket: str, prefix: str) -> dict[str, bytes]:
+        keys = await self.world.keys(bucket)
+        return {
+            key.removeprefix(prefix): body
+            for key, body in keys.items()
+            if key.startswith(prefix) and key != prefix
+        }
+
+    async def _copied_meanwhile(
+        self, name: str, volume: Volume, source: str, change: str, at: int
+    ) -> Any:
+        _, record = await self.world.provisioner.get_volume(self.id_of(source), {})
+
+        async def act() -> None:
+            async with await self.world.open(record.bucket, record.prefix) as store:
+                if change == "write":
+                    self.made += 1
+                    volume.content["f"] = str(self.made).encode()
+                    await store.put("f", volume.content["f"])
+                else:
+                    volume.content["moved"] = volume.content.pop("f")
+                    await store.copy("f", "moved")
+                    await store.delete("f")
+
+        p = Provisioner(
+            self.world.config, make_session(self.world.config, Meanwhile(at, act), lease=LEASE)
+        )
+        try:
+            if name in ("s", "s-1"):
+                return (await p.create_snapshot(name, self.id_of(source), {}, {}))[1]
+            return (await create(p, name, source=self.id_of(source)))[1]
+        finally:
+            await p.close()
 
     @rule(name=snapshot_names, disturbance=disturbances)
     def delete_snapshot(self, name, disturbance) -> None:

@@ -97,6 +97,21 @@ class Pause(Faults):
         await asyncio.gather(reaching, return_exceptions=True)
 
 
+class Meanwhile(Faults):
+    """Does something before the operation with the number ``at``."""
+
+    def __init__(self, at: int, act: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
+        self._left = at
+        self._act = act
+
+    async def around(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        self._left -= 1
+        if self._left == 0:
+            await self._act()
+        return await super().around(call)
+
+
 class FaultyStore:
     """A store whose operations go through :class:`Faults`."""
 
