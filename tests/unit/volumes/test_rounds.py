@@ -174,6 +174,26 @@ def test_a_file_renamed_behind_the_listing_is_there(run):
     run(scenario())
 
 
+def test_the_copy_of_a_file_renamed_behind_a_later_listing_is_not_removed(run):
+    async def scenario():
+        async with copying({"b": b"1", "c": b"2", "d": b"3", "e": b"4"}) as it:
+            copied = listed = 0
+
+            async def before(operation: str, key: str) -> None:
+                nonlocal copied, listed
+                copied += operation == "copy_from"
+                listed += copied == 4 and (operation, key) == ("list_page", "")
+                if listed == 2:
+                    listed += 1
+                    await rename(it.origin, "e", "a")
+
+            it.before = before
+            assert await it.run() == (4, 4)
+            assert await it.copied() == {"a": b"4", "b": b"1", "c": b"2", "d": b"3"}
+
+    run(scenario())
+
+
 def test_a_file_renamed_after_it_was_copied_is_there_once(run):
     async def scenario():
         async with copying({"a": b"1", "b": b"2", "c": b"3"}) as it:
