@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from csi_slayer.errors import SlayerError
@@ -176,7 +176,22 @@ hostile_records = st.fixed_dictionaries(
 )
 
 
+def pointing_at_another_bucket(state: str) -> dict[str, Any]:
+    """The record that would do most harm, if it were believed."""
+    return {
+        "csi_name": "a",
+        "bucket": OTHER,
+        "prefix": "",
+        "own_bucket": True,
+        "bucket_made": True,
+        "state": state,
+    }
+
+
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@example(pointing_at_another_bucket("ready"), "")
+@example(pointing_at_another_bucket("creating"), "")
+@example(pointing_at_another_bucket("deleting"), "")
 @given(hostile_records, st.sampled_from(["", "~" + "0" * 8]))
 def test_hostile_records_delete_nothing_but_the_volume_itself(record, base):
     async def scenario(world: World) -> None:

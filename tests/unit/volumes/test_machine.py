@@ -44,8 +44,9 @@ Call = Callable[[Provisioner], Coroutine[Any, Any, Any]]
 names = st.sampled_from(["a", "ab", "a-b"])
 snapshot_names = st.sampled_from(["s", "s-1"])
 sizes = st.sampled_from([0, 10, 20, 30])
+NONE = ("none", 0, False)
 disturbances = st.one_of(
-    st.just(("none", 0, False)),
+    st.just(NONE),
     st.tuples(st.sampled_from(["fail", "die"]), st.integers(1, 25), st.booleans()),
     st.just(("both", 0, False)),
 )
@@ -190,6 +191,54 @@ class Machine(RuleBasedStateMachine):
     def delete(self, name, disturbance) -> None:
         assert self.outcome(lambda p: p.delete_volume(self.id_of(name), {}), disturbance) is None
         self.volumes.pop(name, None)
+
+    @rule(name=names, own=st.booleans(), one_controller=st.booleans())
+    def create_and_delete_at_once(self, name, own, one_controller) -> None:
+        parameters = {"provisioning": "bucket"} if own else {}
+        first = self.world.provisioner
+        second = first if one_controller else self.other
+
+        async def both() -> list[Any]:
+            return await asyncio.gather(
+                _settled(lambda p: create(p, name, parameters=parameters), first),
+                _settled(lambda p: p.delete_volume(self.id_of(name), {}), second),
+            )
+
+        made, deleted = self.runner.run(both())
+        assert isinstance(made, tuple) or made is VolumeConflict, made
+        assert deleted is None
+        # Either may have been first; in the end there is nothing left of it.
+        assert self.outcome(lambda p: p.delete_volume(self.id_of(name), {}), NONE) is None
+        self.volumes.pop(name, None)
+
+    @rule(outer=names, own=st.booleans())
+    def create_one_within_another_at_once(self, outer, own) -> None:
+        parameters = {"provisioning": "bucket"} if own else {}
+
+        async def both() -> list[Any]:
+            return await asyncio.gather(
+                _settled(lambda p: create(p, outer, parameters=parameters), self.world.provisioner),
+                _settled(lambda p: create(p, "in", parameters={"prefix": outer}), self.other),
+            )
+
+        outside, inside = self.runner.run(both())
+        there = self.volumes.get(outer)
+        assert inside is VolumeConflict or isinstance(inside, tuple), inside
+        if isinstance(inside, tuple):
+            assert outside is VolumeConflict or outside[1].own_bucket
+            assert there is None or "provisioning" in there.parameters
+            delete = str(inside[0])
+            assert self.outcome(lambda p: p.delete_volume(delete, {}), NONE) is None
+        if there is None:
+            assert self.outcome(lambda p: p.delete_volume(self.id_of(outer), {}), NONE) is None
+        if there is None or "provisioning" in there.parameters:
+            self.runner.run(self._remove_directory(outer))
+
+    async def _remove_directory(self, name: str) -> None:
+        """One that another volume was to be in; in S3 a prefix of nothing is nothing."""
+        left = [key for key in await self.world.keys() if key.startswith(f"{name}/")]
+        assert left in ([], [f"{name}/"])
+        await (await self.world.session.driver_access()).remove(HOME, f"{name}/")
 
     @rule(name=names, required=sizes, limit=sizes, disturbance=disturbances)
     def expand(self, name, required, limit, disturbance) -> None:

@@ -9,6 +9,7 @@ import pytest
 from csi_slayer.errors import (
     CapacityOutOfRange,
     ConfigError,
+    StoreUnavailable,
     VolumeBusy,
     VolumeConflict,
     VolumeError,
@@ -17,8 +18,9 @@ from csi_slayer.errors import (
 from csi_slayer.volumes.capacity import LARGEST
 from csi_slayer.volumes.context import volume_context
 from csi_slayer.volumes.ids import Kind, ephemeral_prefix, own_bucket, parse
+from csi_slayer.volumes.provisioner import Provisioner
 from csi_slayer.volumes.records import State
-from tests.unit.volumes.world import HOME, World, create
+from tests.unit.volumes.world import HOME, Faults, World, create, make_session
 
 
 def test_a_volume_is_a_prefix_with_a_record(run, world: World):
@@ -45,6 +47,22 @@ def test_a_volume_is_a_prefix_with_a_record(run, world: World):
             "csi.storage.k8s.io/pvc/namespace": "n",
         }
         assert list(await world.keys()) == [".slayerfs/volumes/pvc-1.json"]
+
+    run(scenario())
+
+
+def test_the_probe_asks_the_bucket_itself(run, world: World):
+    async def scenario():
+        faults = Faults()
+        p = Provisioner(world.config, make_session(world.config, faults))
+        try:
+            await p.probe()
+            assert faults.count == 1
+            faults.fail_at = 2
+            with pytest.raises(StoreUnavailable):
+                await p.probe()
+        finally:
+            await p.close()
 
     run(scenario())
 
