@@ -15,6 +15,7 @@ from csi_slayer.csi.messages import (
 from csi_slayer.csi.proto import csi_pb2
 from csi_slayer.csi.rpc import rpc
 from csi_slayer.csi.snapshots import Snapshots
+from csi_slayer.csi.validation import difference
 from csi_slayer.errors import ConfigError, VolumeNotFound
 from csi_slayer.volumes.ids import Kind, parse
 
@@ -97,10 +98,15 @@ class Controller(Snapshots):
     async def ValidateVolumeCapabilities(
         self, request: csi_pb2.ValidateVolumeCapabilitiesRequest
     ) -> csi_pb2.ValidateVolumeCapabilitiesResponse:
-        await self.provisioner.get_volume(request.volume_id, dict(request.secrets))
+        _, record = await self.provisioner.get_volume(request.volume_id, dict(request.secrets))
         answer = csi_pb2.ValidateVolumeCapabilitiesResponse()
-        for capability in request.volume_capabilities:
-            wrong = problem(capability)
+        wrongs = [problem(capability) for capability in request.volume_capabilities]
+        wrongs.append(
+            difference(
+                record, request.volume_context, request.parameters, request.mutable_parameters
+            )
+        )
+        for wrong in wrongs:
             if wrong is not None:
                 answer.message = wrong
                 return answer

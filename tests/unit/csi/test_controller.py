@@ -92,22 +92,73 @@ def test_wrong_mount_options_are_refused_before_a_volume_is_made(tmp_path: Path)
 
 def test_validation_confirms_what_it_was_asked(tmp_path: Path) -> None:
     async def check(it: Serving, volumes: PretendedVolumes) -> None:
-        made = (await it.client("CreateVolume", **NEW)).volume
+        made = await it.client(
+            "CreateVolume",
+            **NEW,
+            parameters={"durability": "fsync", "uid": "5"} | EXTRA,
+            mutable_parameters={"prefetch": "true"},
+            capacity_range={"required_bytes": GIB},
+        )
+        made = made.volume
+        await it.client(
+            "ControllerExpandVolume",
+            volume_id=made.volume_id,
+            capacity_range={"required_bytes": 2 * GIB},
+        )
         modes = ("SINGLE_NODE_SINGLE_WRITER", "MULTI_NODE_READER_ONLY")
         asked = [mount_capability(mode) for mode in modes]
         answer = await it.client(
             "ValidateVolumeCapabilities",
             volume_id=made.volume_id,
             volume_capabilities=asked,
-            volume_context=dict(made.volume_context),
-            parameters={"durability": "close"},
+            volume_context=dict(made.volume_context)
+            | {"storage.kubernetes.io/csiProvisionerIdentity": "1-csi.slayerfs.io"},
+            parameters={"durability": "close", "uid": "5"} | EXTRA,
             mutable_parameters={"prefetch": "true"},
         )
         confirmed = answer.confirmed
         assert list(confirmed.volume_capabilities) == asked
-        assert confirmed.volume_context == made.volume_context
-        assert confirmed.parameters == {"durability": "close"}
+        assert made.volume_context.items() <= confirmed.volume_context.items()
+        assert confirmed.parameters == {"durability": "close", "uid": "5"} | EXTRA
         assert confirmed.mutable_parameters == {"prefetch": "true"}
+
+    with_driver(tmp_path, check)
+
+
+@pytest.mark.parametrize(
+    ("field", "changes", "said"),
+    [
+        ("volume_context", {"bucket": "other"}, "volume_context: bucket: not as"),
+        ("volume_context", {"bukket": "other"}, "did you mean bucket"),
+        ("volume_context", {"uid": "6"}, "volume_context: uid: not as"),
+        ("parameters", {"bukket": "x"}, "did you mean bucket"),
+        ("parameters", {"uid": "6"}, "parameters: uid: not as"),
+        ("parameters", {"gid": "6"}, "parameters: gid, uid: not as"),
+        ("mutable_parameters", {"uid": "5"}, "fixed when the volume is made"),
+        ("mutable_parameters", {"prefetch": "maybe"}, "expected true or false"),
+        ("mutable_parameters", {"prefetch": "false"}, "prefetch: not as"),
+        ("mutable_parameters", {"durability": "close"}, "durability: not as"),
+    ],
+)
+def test_validation_confirms_nothing_that_is_not_so(
+    field: str, changes: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    async def check(it: Serving, volumes: PretendedVolumes) -> None:
+        made = await it.client(
+            "CreateVolume",
+            **NEW,
+            parameters={"uid": "5"},
+            mutable_parameters={"prefetch": "true"},
+        )
+        given = dict(made.volume.volume_context) if field == "volume_context" else {}
+        answer = await it.client(
+            "ValidateVolumeCapabilities",
+            volume_id=made.volume.volume_id,
+            volume_capabilities=[mount_capability()],
+            **{field: given | changes},
+        )
+        assert not answer.HasField("confirmed")
+        assert said in answer.message
 
     with_driver(tmp_path, check)
 
