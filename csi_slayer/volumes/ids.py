@@ -32,6 +32,7 @@ from enum import StrEnum
 
 import xxhash
 
+from csi_slayer.config.store import check_endpoint
 from csi_slayer.errors import ConfigError
 
 LONGEST_ID = 128
@@ -139,7 +140,16 @@ def parse(text: str, kind: Kind) -> ObjectId:
     if place is None or what is None:
         raise ConfigError(f"not an id of this driver: expected {kind.value}:BUCKET:NAME")
     endpoint = parts[3] if len(parts) == 4 else None
+    if endpoint is not None and not _is_endpoint(endpoint):
+        raise ConfigError("not an id of this driver: its endpoint is no http(s) URL of a service")
     return ObjectId(kind, place[1], what[1], endpoint, place[2], what[2])
+
+
+def _is_endpoint(text: str) -> bool:
+    try:
+        return check_endpoint(text) == text
+    except ValueError:
+        return False
 
 
 def safe_name(name: str) -> str:

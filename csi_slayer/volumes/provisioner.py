@@ -11,12 +11,13 @@ from asyncio import to_thread
 from collections.abc import Mapping
 
 from csi_slayer.config.driver import DriverConfig
-from csi_slayer.errors import ConfigError, SlayerError, VolumeNotFound
+from csi_slayer.errors import BucketNotFound, ConfigError, SlayerError, VolumeNotFound
 from csi_slayer.volumes import capacity, options, tokens
 from csi_slayer.volumes.creation import Creation
 from csi_slayer.volumes.ids import Kind, ObjectId, ephemeral_prefix, parse
 from csi_slayer.volumes.layout import Content, content_of
 from csi_slayer.volumes.listing import filtered_page
+from csi_slayer.volumes.parameters import Authentication, VolumeParameters
 from csi_slayer.volumes.records import SnapshotRecord, State, VolumeRecord, id_of
 from csi_slayer.volumes.removal import clear, remove_snapshot, remove_volume
 from csi_slayer.volumes.session import (
@@ -73,8 +74,22 @@ class Provisioner:
         wish, merged = understand(
             self._session, name, parameters, mutable, required_bytes, limit_bytes, source, labels
         )
+        if secrets:
+            self._check_authentication(merged)
         access = await self._session.access(wish.volume, secrets, merged)
         return await Creation(self._session, access, wish).run()
+
+    def _check_authentication(self, parameters: VolumeParameters) -> None:
+        """Raises ConfigError if a deletion, which knows the secret but not the class, would use
+        another identity than the creation."""
+        wanted = parameters.authentication is Authentication.DRIVER
+        if wanted != (self._session.defaults.authentication is Authentication.DRIVER):
+            raise ConfigError(
+                "authentication: the class names a provisioner's secret, but the identity it asks"
+                f" for is {'the driver' if wanted else 'not the driver'}, and DeleteVolume, which"
+                " knows the secret alone, would use the other: remove the secret from the class, or"
+                " authentication"
+            )
 
     async def delete_volume(self, volume_id: str, secrets: Secrets) -> None:
         """Delete a volume and all its content. An id that is not this driver's, or of a volume
@@ -236,10 +251,15 @@ class Provisioner:
         if where is None:
             return [], ""
         access = await self._session.access(where, secrets)
-        async with access.store(where.bucket) as store:
-            found, following = await filtered_page(
-                snapshots(store), where, after, limit, lambda record: _shown(record, source)
-            )
+        try:
+            async with access.store(where.bucket) as store:
+                found, following = await filtered_page(
+                    snapshots(store), where, after, limit, lambda record: _shown(record, source)
+                )
+        except BucketNotFound:
+            if not source:
+                raise  # the driver's own: a fault to be seen
+            return [], ""
         return found, tokens.make(Kind.SNAPSHOT, following)
 
     async def _one_snapshot(
@@ -250,7 +270,7 @@ class Provisioner:
             access = await self._session.access(snapshot, secrets)
             async with access.store(snapshot.bucket) as store:
                 record = (await snapshots(store).read(snapshot)).record
-        except (VolumeNotFound, ConfigError):
+        except (VolumeNotFound, BucketNotFound, ConfigError):
             return []
         return [(snapshot, record)] if _shown(record, source) else []
 

@@ -76,6 +76,8 @@ class SnapshotRecord(Record):
 
     source: str
     """Id of the volume."""
+    source_created_ns: Nanoseconds = 0
+    """``created_ns`` of that volume, whose name may be another's later; 0: not known."""
     size_bytes: int = 0
     objects: int = 0
     capacity_bytes: int = 0

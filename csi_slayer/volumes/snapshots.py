@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import structlog
 
 from csi_slayer.errors import (
+    BucketNotFound,
     ConfigError,
     PreconditionFailed,
     SlayerError,
@@ -62,7 +63,8 @@ class SnapshotCreation:
                 found = await home.read(snapshot)
             except VolumeNotFound:
                 found = await self._begin(home, store)
-        self._compare(found.record)
+            self._compare(found.record)
+            await self._compare_source(volumes(store), found.record)
         if found.record.state is State.READY:
             return snapshot, found.record
         what = f"snapshot {snapshot} is being made"
@@ -80,11 +82,24 @@ class SnapshotCreation:
                 f"snapshot {snapshot} exists, of another volume or name: choose another name"
             )
 
+    async def _compare_source(self, home: Home[VolumeRecord], record: SnapshotRecord) -> None:
+        """Raises VolumeConflict if the volume was deleted since, and made anew under its name."""
+        try:
+            now = (await home.read(self._volume)).record
+        except VolumeNotFound:
+            return
+        if record.source_created_ns not in (0, now.created_ns):
+            raise VolumeConflict(
+                f"snapshot {self._snapshot} exists, of an earlier volume {self._volume}: choose"
+                " another name"
+            )
+
     async def _begin(self, home: Home[SnapshotRecord], store: ObjectStore) -> Found[SnapshotRecord]:
         source = (await read_ready(volumes(store), self._volume)).record
         record = SnapshotRecord(
             csi_name=self._name,
             source=str(self._volume),
+            source_created_ns=source.created_ns,
             state=State.CREATING,
             capacity_bytes=source.capacity_bytes,
         )
@@ -105,7 +120,7 @@ class SnapshotCreation:
             await lease.take(found)
             try:
                 return await lease.run(lambda: self._copy(store, lease, progress))
-            except VolumeNotFound:
+            except (VolumeNotFound, BucketNotFound):
                 await self._withdraw(progress)
                 raise
 

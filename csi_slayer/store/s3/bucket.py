@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from csi_slayer.errors import AccessDenied, BucketNotFound, StoreError
 from csi_slayer.store.s3.engine import Engine
+from csi_slayer.store.s3.errors import BucketNotEmpty
 from csi_slayer.store.s3.request import S3Request
 
 # Has no LocationConstraint of its own (CreateBucket, S3 API reference).
@@ -62,11 +63,8 @@ class BucketAdmin:
             await self._engine.call(S3Request("DeleteBucket", "DELETE", None), lambda _: None)
         except BucketNotFound:
             return
-        except AccessDenied:
+        except (AccessDenied, BucketNotEmpty):
             raise
         except StoreError as error:
             bucket = self._engine.address.bucket
-            raise StoreError(
-                f"bucket {bucket!r} cannot be deleted: {error}. If it is not empty, something"
-                " still writes to it, or it has versioning on: delete the old versions"
-            ) from None
+            raise StoreError(f"bucket {bucket!r} cannot be deleted: {error}") from None

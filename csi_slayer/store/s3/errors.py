@@ -6,6 +6,7 @@ Source: "Error Responses" of the S3 API reference, and what MinIO and versitygw 
 from __future__ import annotations
 
 import time
+from errno import EINVAL
 
 from csi_slayer.errors import (
     AccessDenied,
@@ -68,6 +69,19 @@ class UploadNotFound(ObjectNotFound):
     """The multipart upload is not there: completed, aborted or never begun."""
 
 
+class BucketNameRefused(BucketNotFound):
+    """The service allows no bucket of that name: there is none, and will be none."""
+
+    errno = EINVAL
+    grpc_code = "INVALID_ARGUMENT"
+
+
+class BucketNotEmpty(StoreError):
+    """The bucket cannot be deleted as long as something is in it."""
+
+    grpc_code = "FAILED_PRECONDITION"
+
+
 class CredentialsEnded(Exception):
     """The credentials have ended; ``otherwise`` is the error if they cannot be renewed.
 
@@ -120,6 +134,16 @@ def _by_code(
 ) -> StoreError | None:
     if code == "NoSuchBucket":
         return BucketNotFound(f"bucket {bucket!r} does not exist: check its name and the endpoint")
+    if code == "InvalidBucketName":
+        return BucketNameRefused(
+            f"bucket {bucket!r}: the service allows no such name: choose another"
+        )
+    if code == "BucketNotEmpty":
+        return BucketNotEmpty(
+            f"bucket {bucket!r} is not empty: something writes there, or its versioning is on and"
+            " old versions and delete markers are left, which the driver does not delete: remove"
+            " them, or let a lifecycle rule do it; then ask again"
+        )
     if code == "NoSuchUpload":
         return UploadNotFound(f"{what}: there is no such multipart upload")
     if code in ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"):

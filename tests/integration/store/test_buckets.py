@@ -105,7 +105,7 @@ def test_a_bucket_with_objects_stays(run: Run[Any], s3_server: Any, bucket: str)
     s3_server.admin.put(bucket, "a", b"1")
 
     async def scenario() -> None:
-        with pytest.raises(StoreError, match="something still writes to it, or it has versioning"):
+        with pytest.raises(StoreError, match="something writes there, or its versioning is on"):
             await delete_bucket(f"s3://{bucket}", options_for(s3_server))
 
     run(scenario())

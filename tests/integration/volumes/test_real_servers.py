@@ -6,9 +6,10 @@ import asyncio
 import json
 
 import pytest
+from botocore.exceptions import ClientError
 
 from csi_slayer.config.driver import DriverConfig
-from csi_slayer.errors import AccessDenied, BucketNotFound, SlayerError, VolumeConflict
+from csi_slayer.errors import AccessDenied, BucketNotFound, SlayerError, StoreError, VolumeConflict
 from csi_slayer.volumes.context import volume_context
 from csi_slayer.volumes.ids import own_bucket
 from csi_slayer.volumes.provisioner import Provisioner
@@ -219,6 +220,47 @@ def test_a_missing_bucket_is_named(run, make, provisioner: Provisioner, config):
         other = make(config.model_copy(update={"store": store}))
         with pytest.raises(BucketNotFound, match="no-such-bucket"):
             await other.probe()
+
+    run(scenario())
+
+
+def test_a_name_that_no_bucket_can_have_is_wrong_and_not_away(run, provisioner: Provisioner):
+    async def scenario():
+        with pytest.raises(BucketNotFound, match=r"A_B.*no such name") as caught:
+            await create(provisioner, "v", parameters={"bucket": "A_B"})
+        assert caught.value.grpc_code == "INVALID_ARGUMENT"
+        await provisioner.delete_volume("slayer1:A_B:v", {})
+        await provisioner.delete_snapshot("snap1:A_B:v", {})
+        listed = await provisioner.list_snapshots(
+            "", 0, snapshot_id="snap1:A_B:v", source=None, secrets={}
+        )
+        assert listed == ([], "")
+
+    run(scenario())
+
+
+def test_old_versions_in_an_own_bucket_are_said(run, provisioner: Provisioner, s3_server, bucket):
+    async def scenario():
+        client = s3_server.admin.client
+        volume, record = await create(provisioner, "v", parameters={"provisioning": "bucket"})
+        try:
+            client.put_bucket_versioning(
+                Bucket=record.bucket, VersioningConfiguration={"Status": "Enabled"}
+            )
+        except ClientError:
+            await provisioner.delete_volume(str(volume), {})
+            pytest.skip("the server has no versions")
+        client.put_object(Bucket=record.bucket, Key="f", Body=b"1")
+        with pytest.raises(StoreError, match="lifecycle rule") as caught:
+            await provisioner.delete_volume(str(volume), {})
+        assert caught.value.grpc_code == "FAILED_PRECONDITION"
+        there = client.list_object_versions(Bucket=record.bucket)
+        for version in [*there.get("Versions", []), *there.get("DeleteMarkers", [])]:
+            client.delete_object(
+                Bucket=record.bucket, Key=version["Key"], VersionId=version["VersionId"]
+            )
+        await provisioner.delete_volume(str(volume), {})
+        assert s3_server.admin.keys(bucket) == []
 
     run(scenario())
 

@@ -19,7 +19,14 @@ from csi_slayer.errors import (
 )
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.answer import Answer
-from csi_slayer.store.s3.errors import ClockSkewed, CredentialsEnded, UploadNotFound, translate
+from csi_slayer.store.s3.errors import (
+    BucketNameRefused,
+    BucketNotEmpty,
+    ClockSkewed,
+    CredentialsEnded,
+    UploadNotFound,
+    translate,
+)
 
 
 def _answer(status: int, code: str = "", more: str = "", **headers: str) -> Answer:
@@ -34,6 +41,8 @@ def _answer(status: int, code: str = "", more: str = "", **headers: str) -> Answ
         (404, "NoSuchKey", ObjectNotFound),
         (404, "", ObjectNotFound),
         (404, "NoSuchBucket", BucketNotFound),
+        (400, "InvalidBucketName", BucketNameRefused),
+        (409, "BucketNotEmpty", BucketNotEmpty),
         (404, "NoSuchUpload", UploadNotFound),
         (404, "XAdminUserNotFound", AccessDenied),
         (403, "AccessDenied", AccessDenied),

@@ -15,6 +15,7 @@ from csi_slayer.errors import (
     VolumeError,
     VolumeNotFound,
 )
+from csi_slayer.volumes import options
 from csi_slayer.volumes.capacity import LARGEST
 from csi_slayer.volumes.context import volume_context
 from csi_slayer.volumes.ids import Kind, ephemeral_prefix, own_bucket, parse
@@ -214,10 +215,36 @@ def test_a_bucket_that_is_there_and_not_empty_is_not_taken(run, world: World):
 
 def test_deleting_what_is_not_there_is_no_error(run, world: World):
     async def scenario():
-        for volume_id in ("", "csi-123", "slayer1:home:v", "slayer1:nowhere:v", "../../etc"):
+        for volume_id in (
+            "",
+            "csi-123",
+            "slayer1:home:v",
+            "slayer1:nowhere:v",
+            "../../etc",
+            "slayer1:home:v:garbage",
+        ):
             await world.provisioner.delete_volume(volume_id, {})
         await world.provisioner.delete_snapshot("snap1:home:v", {})
         await world.provisioner.delete_snapshot("x", {})
+
+    run(scenario())
+
+
+def test_an_identity_that_could_not_delete_the_volume_makes_none(run, world: World):
+    keys = {"access_key_id": "AK", "secret_access_key": "SK"}
+
+    async def scenario():
+        with pytest.raises(ConfigError, match="remove the secret from the class"):
+            await create(
+                world.provisioner, "v", parameters={"authentication": "driver"}, secrets=keys
+            )
+        await create(world.provisioner, "v", parameters={"authentication": "driver"})
+        world.session.defaults = options.parse({"authentication": "driver"}, "driver")
+        await create(world.provisioner, "w", secrets=keys)
+        with pytest.raises(ConfigError, match="remove the secret from the class"):
+            await create(
+                world.provisioner, "x", parameters={"authentication": "secret"}, secrets=keys
+            )
 
     run(scenario())
 

@@ -8,6 +8,7 @@ import contextlib
 import pytest
 
 from csi_slayer.errors import (
+    BucketNotFound,
     CapacityOutOfRange,
     ConfigError,
     VolumeBusy,
@@ -88,6 +89,53 @@ def test_the_same_name_of_another_volume_is_a_conflict(run, world: World):
             await p.create_snapshot("s", str(other), {}, {})
         with pytest.raises(ConfigError, match="has none"):
             await p.create_snapshot("t", str(volume), {"compression": "on"}, {})
+
+    run(scenario())
+
+
+def test_a_bucket_that_is_gone_has_no_snapshots(run, world: World):
+    async def scenario():
+        listed = world.provisioner.list_snapshots
+        nothing = ([], "")
+        one = {"snapshot_id": "snap1:gone:s", "source": None, "secrets": {}}
+        of_volume = {"snapshot_id": None, "source": "slayer1:gone:v", "secrets": {}}
+        for asked in (one, of_volume):
+            assert await listed("", 0, **asked) == nothing
+        (world.root / HOME).rename(world.root / "away")
+        with pytest.raises(BucketNotFound):  # the driver's own: nothing is well
+            await listed("", 0, snapshot_id=None, source=None, secrets={})
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("what", ["snapshot", "clone"])
+def test_of_a_volume_whose_own_bucket_is_gone_nothing_is_made(run, world: World, what):
+    async def scenario():
+        p = world.provisioner
+        volume, record = await create(p, "v", parameters={"provisioning": "bucket"})
+        (world.root / record.bucket).rename(world.root / ".away")
+        before = await world.keys()
+        calls = {
+            "snapshot": lambda: p.create_snapshot("s", str(volume), {}, {}),
+            "clone": lambda: create(p, "c", source=str(volume)),
+        }
+        with pytest.raises(BucketNotFound):
+            await calls[what]()
+        assert await world.keys() == before
+
+    run(scenario())
+
+
+def test_a_snapshot_of_an_earlier_volume_of_that_name_is_another_one(run, world: World):
+    async def scenario():
+        p = world.provisioner
+        volume, _ = await create(p, "v")
+        snapshot, made = await p.create_snapshot("s", str(volume), {}, {})
+        await p.delete_volume(str(volume), {})
+        assert await p.create_snapshot("s", str(volume), {}, {}) == (snapshot, made)
+        await create(p, "v")
+        with pytest.raises(VolumeConflict, match="an earlier volume"):
+            await p.create_snapshot("s", str(volume), {}, {})
 
     run(scenario())
 
