@@ -16,7 +16,7 @@ from csi_slayer.observability import get_logger
 
 log = get_logger(__name__)
 
-REMEMBERED: Final = 5.0
+REMEMBERED: Final = 1.0
 """Seconds for which the result of a check is good: many may ask, S3 and kernel are asked once."""
 
 

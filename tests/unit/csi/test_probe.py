@@ -30,6 +30,10 @@ def test_what_keeps_a_process_from_its_work_is_logged_when_it_changes(
     assert [logged.count(word) for word in ("away", "refused", "ready_again")] == [1, 1, 1]
 
 
+def test_an_outage_is_told_within_a_second() -> None:
+    assert identity.REMEMBERED <= 1
+
+
 def test_a_check_is_not_made_again_at_once() -> None:
     made = 0
 
