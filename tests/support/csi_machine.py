@@ -58,6 +58,8 @@ class ModelSnapshot:
     volume_id: str
     gib: int
     content: dict[str, bytes]
+    volume: ModelVolume
+    """That of this name then; a later one is another."""
 
 
 @dataclass
@@ -254,13 +256,13 @@ class CsiMachine(RuleBasedStateMachine):
             times, "CreateSnapshot", {"name": name, "source_volume_id": volume.id}
         )
         known = self.snapshots.get(name)
-        if known is not None and known.volume_id != volume.id:
+        if known is not None and (known.volume_id != volume.id or known.volume is not volume):
             assert answer == "ALREADY_EXISTS"
             return
         assert answer.snapshot.source_volume_id == volume.id and answer.snapshot.ready_to_use
         if known is None:
             self.snapshots[name] = ModelSnapshot(
-                answer.snapshot.snapshot_id, volume.id, volume.gib, dict(volume.content)
+                answer.snapshot.snapshot_id, volume.id, volume.gib, dict(volume.content), volume
             )
         else:
             assert answer.snapshot.snapshot_id == known.id
