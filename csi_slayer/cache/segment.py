@@ -89,7 +89,8 @@ class Segment:
 
     def unclaimed(self) -> None:
         """Nobody will come for what was fetched: keep it on the disk alone."""
-        self._opened.shared.fresh.forget(self._owner)
+        if self._owner:
+            self._opened.shared.fresh.forget(self._owner)
 
     def detach(self, stage_path: str) -> int | None:
         """Turn the complete segment into the file ``stage_path``, without copying, for a writer.
@@ -107,8 +108,7 @@ class Segment:
         """Let go of the segment; may be called again."""
         if self.fd >= 0:
             self.fd = -1
-            if self._owner:
-                self.unclaimed()
+            self.unclaimed()
             self._opened.unpin()
 
 

@@ -1,8 +1,9 @@
-"""Running coroutines side by side."""
+"""Running coroutines side by side, and ending them."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -19,6 +20,14 @@ async def together(coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+
+
+async def end_task(task: asyncio.Task[None] | None) -> None:
+    """Cancel a task, if there is one, and wait for its end. Raises what it had failed with."""
+    if task is not None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def outlast(task: asyncio.Task[None], deadline: float) -> None:

@@ -8,12 +8,12 @@ by this process or the next, as often as it takes.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+from csi_slayer.content.tasks import end_task
 from csi_slayer.errors import AccessDenied, BucketNotFound, SlayerError, VolumeBusy
 from csi_slayer.observability import get_logger
 from csi_slayer.volumes.inline import INLINE
@@ -61,10 +61,7 @@ class Emptying:
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end_task(self._task)
 
     async def owe(self, id: str) -> None:
         """Have the volume emptied, sooner or later. Raises VolumeBusy where that cannot be written

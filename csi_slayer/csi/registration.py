@@ -8,10 +8,10 @@ and so a socket that was removed under us is made again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Final
 
 from csi_slayer.config.driver import DRIVER_NAME, NodeConfig
+from csi_slayer.content.tasks import end_task
 from csi_slayer.csi.proto import pluginregistration_pb2 as registration_pb2
 from csi_slayer.csi.rpc import Calls, rpc
 from csi_slayer.csi.server import Server
@@ -51,10 +51,7 @@ class Registration:
         self._watch = asyncio.create_task(self._look_after(look_after))
 
     async def close(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watch
+        await end_task(self._watch)
         if self._server is not None:
             await self._server.close(_GRACE)
 

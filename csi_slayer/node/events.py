@@ -8,7 +8,6 @@ same object once in a while only.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 import http.client
 import json
@@ -21,6 +20,7 @@ from typing import Any, Final
 import structlog
 
 from csi_slayer.config.driver import DRIVER_NAME
+from csi_slayer.content.tasks import end_task
 from csi_slayer.node.records import Record
 
 log = structlog.get_logger(__name__)
@@ -59,10 +59,7 @@ class Events:
             self._task = asyncio.create_task(self._send_all())
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end_task(self._task)
 
     def warn(self, record: Record, reason: str, message: str) -> None:
         """Say something of a volume, to its pods, or to its claim where none is known."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
 
+from csi_slayer.content.tasks import end_task
 from csi_slayer.errors import MountFailed
 from csi_slayer.node.asking import ask
 from csi_slayer.node.condition import judge
@@ -44,10 +44,7 @@ class Health:
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end_task(self._task)
 
     async def look(self, volume: Volume) -> Condition:
         """Ask a volume's worker, and say so if something is wrong."""

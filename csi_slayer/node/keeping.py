@@ -6,7 +6,6 @@ Without a keeper everything works, but a restart of the node service then ends t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import json
 import os
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from csi_slayer.content.tasks import end_task
 from csi_slayer.node import keeper
 from csi_slayer.observability import get_logger
 
@@ -111,10 +111,7 @@ class Keeping:
         return held
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end_task(self._task)
         self._disconnect()
 
     async def put(self, name: str) -> bool:
