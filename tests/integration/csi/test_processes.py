@@ -313,7 +313,7 @@ def test_the_end_of_a_pod_does_not_wait_for_s3(
                 await node("NodeUnpublishVolume", **where)
 
             calling(running, away)
-            assert "ContentStays" in running.log.read_text()
+            wait_for(lambda: "ContentStays" in running.log.read_text(), what="an event")
             assert "slayerfs_node_unemptied_volumes 1.0" in get(running, "/metrics")[1]
             running.end("node")
             running.start("node")

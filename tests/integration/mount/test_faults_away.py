@@ -13,7 +13,7 @@ import pytest
 
 from tests.integration.mount.test_faults import Faulty, at_once, content
 from tests.support.faults import Blackhole
-from tests.support.mounts import TestMount
+from tests.support.mounts import TestMount, wait_for
 from tests.support.servers import S3Server
 
 pytestmark = pytest.mark.integration
@@ -85,14 +85,14 @@ def test_reading(faulty: Faulty, how: str) -> None:
             lambda: is_error(os.listdir, root / "unknown"),
         ]
     )
-    assert "store is away, serving what is known" in mount.log
+    wait_for(lambda: "store is away, serving what is known" in mount.log)
     come_back(faulty)
     assert (root / "known/other").read_bytes() == cached
     assert (root / "known/large-other").read_bytes() == large
     assert os.listdir(root / "unknown") == ["file"]
     faulty.put("known/new", b"new")
     assert (root / "known/new").read_bytes() == b"new"
-    assert "store is back" in mount.log
+    wait_for(lambda: "store is back" in mount.log)
 
 
 @pytest.mark.parametrize("how", HOW)

@@ -90,6 +90,8 @@ def test_log_lines_say_volume_and_request(faulty: Faulty) -> None:
     faulty.proxy.inject(Status(500), kind="GetObject")
     with pytest.raises(OSError):
         (mount.root / "file").read_bytes()
+    # A thread writes the log: the program may have its answer first.
+    wait_for(lambda: "fuse_request_failed" in mount.log and mount.log.endswith("\n"))
     lines = [json.loads(line) for line in mount.log.splitlines()]
     (failed,) = [line for line in lines if line["event"] == "fuse_request_failed"]
     assert failed["volume"] == mount.entry()["volume"]

@@ -196,7 +196,7 @@ def test_content_below_a_mount_keeps_nothing_else(node: TestNode, url: str) -> N
     assert node.unpublish("volume", "a") == []
     assert node.mounts() == node.records() == node.workers() == []
     assert (path / "file").read_text() == "in no volume"
-    assert "TargetNotEmpty" in node.log.read_text()
+    wait_for(lambda: "TargetNotEmpty" in node.log.read_text(), what="an event")
     (path / "file").unlink()
     node.publish("volume", "a", url)
     node.unpublish("volume", "a")

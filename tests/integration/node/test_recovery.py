@@ -107,7 +107,7 @@ def test_without_a_keeper_mounts_outlive_their_workers_only(tmp_path: Path, url:
         node.kill()
         node.start()
         assert node.mounts() == [str(path)]
-        assert node.log.read_text().count("keeper_absent") == 2
+        wait_for(lambda: node.log.read_text().count("keeper_absent") == 2, what="a log line")
         node.start_keeper()
         node.wait_for_keeper(there=True)
         node.publish("volume", "a", url)
@@ -234,7 +234,7 @@ def test_unpublishing_does_not_wait_for_a_store_that_is_away(
         assert not path.exists()
         assert metric(node, "finishing_volumes") == 1
         assert metric(node, "unfinished_uploads_total") == 1
-        assert "UploadsUnfinished" in node.log.read_text()
+        wait_for(lambda: "UploadsUnfinished" in node.log.read_text(), what="an event")
         node.kill()
         node.start()
         assert metric(node, "finishing_volumes") == 1

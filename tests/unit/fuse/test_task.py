@@ -294,9 +294,10 @@ def test_a_result_is_kept_though_a_cancellation_came_too_late(driver: Driver) ->
 
 def test_shielded_work_goes_on(driver: Driver) -> None:
     finished: list[bool] = []
+    go_on = asyncio.Event()
 
     async def work() -> None:
-        await asyncio.sleep(0.01)
+        await go_on.wait()
         finished.append(True)
 
     async def handler() -> None:
@@ -305,8 +306,11 @@ def test_shielded_work_goes_on(driver: Driver) -> None:
     task, done = driver.begin(handler)
     driver.loop.call_later(0.001, task.cancel)
     driver.loop.run_until_complete(asyncio.wait_for(done, 5))
-    driver.loop.run_until_complete(asyncio.sleep(0.05))
     assert isinstance(task.error, asyncio.CancelledError)
+    assert finished == []
+    go_on.set()
+    driver.loop.run_until_complete(asyncio.sleep(0))
+    driver.loop.run_until_complete(asyncio.sleep(0))
     assert finished == [True]
 
 
