@@ -60,6 +60,11 @@ class Cache:
         self.capacity = capacity
 
     @property
+    def memory_is_dear(self) -> bool:
+        """Whether what is read once is better not kept in the page cache now."""
+        return self.shared.direct.dear
+
+    @property
     def events(self) -> CacheEvents:
         return self.shared.events
 

@@ -9,6 +9,7 @@ while the page cache is dear and the disk is fast.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Final, Literal
 
@@ -40,6 +41,8 @@ class Direct:
     def __init__(self, mode: DirectMode = "auto") -> None:
         self.now = mode == "always"
         """Whether the next piece should be written directly."""
+        self.dear = self.now
+        """Whether the page cache is dear, be the disk fast or not."""
         self._decides = mode == "auto"
         self._not_before = 0.0
         self._pieces = 0
@@ -58,8 +61,8 @@ class Direct:
         cpu, wall = self._cpu / _SAMPLE, self._wall / _SAMPLE
         self._cpu = self._wall = 0.0
         if not direct:
-            dear = cpu > _DEAR_CPU or wall > _DEAR_WAIT
-            if dear and time.monotonic() >= self._not_before:
+            self.dear = cpu > _DEAR_CPU or wall > _DEAR_WAIT
+            if self.dear and time.monotonic() >= self._not_before:
                 self._turn(True)
         elif wall > _DEAR_WAIT:
             self._turn(False)
@@ -70,7 +73,7 @@ class Direct:
     def impossible(self) -> None:
         """The file system refuses direct writes."""
         self._turn(False)
-        self._decides = False
+        self._not_before = math.inf
 
     def _turn(self, direct: bool) -> None:
         self.now = direct

@@ -11,6 +11,7 @@ from csi_slayer.content.ranges import ReadResult, as_bytes
 from csi_slayer.content.segment_reader import SegmentReader, Settled, Transfers
 from csi_slayer.content.small import SmallFetcher, Source
 from csi_slayer.errors import CacheFull, FsError, ObjectNotFound, PreconditionFailed
+from csi_slayer.scheduling.behind import Behind
 from csi_slayer.store.base import ObjectStore
 
 
@@ -42,6 +43,7 @@ class CleanFile:
         self._key = source.key
         self._etag = source.etag
         self.renamed = False
+        self._behind = Behind()
 
     @property
     def size(self) -> int:
@@ -160,6 +162,14 @@ class CleanFile:
             except (ObjectNotFound, PreconditionFailed):
                 if await self._is_still(source):
                     raise
+
+    def passed(self, offset: int, size: int) -> range | None:
+        """Those bytes were read; returns what of the file is worth less than the memory that the
+        kernel has it in: what is behind a reader, while memory is dear."""
+        end = min(offset + size, self.size)
+        if offset >= end:
+            return None
+        return self._behind.note(offset, end, drop=self._cache.memory_is_dear)
 
     async def fill(self) -> bool:
         """Fetch the whole file into its one segment; False if the cache has no room."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -24,8 +24,15 @@ log = structlog.get_logger(__name__)
 LIMIT: Final = 1 << 16
 """Most invalidations that wait."""
 
-_WHOLE: Final = (0, 0)
-"""Offset and length of an inode's pages: from 0 to the end."""
+
+class Invalidation(NamedTuple):
+    """Of a name if there is one, else of an inode's attributes and of the ``length`` bytes of its
+    pages from ``offset`` on; 0: all."""
+
+    ino: int
+    name: bytes | None = None
+    offset: int = 0
+    length: int = 0
 
 
 def _message(code: Notify, body: bytes) -> bytes:
@@ -45,7 +52,7 @@ class Notifier:
         self._flags = p.EXPIRE_ONLY if expire_only else 0
         self._limit = limit
         self._changed = threading.Condition()
-        self._queue: dict[tuple[int, bytes | None], None] = {}
+        self._queue: dict[Invalidation, None] = {}
         self._closing = False
         self._thread: threading.Thread | None = None
         self._refused = False
@@ -53,13 +60,17 @@ class Notifier:
 
     def invalidate_inode(self, ino: int) -> None:
         """Attributes and pages of an inode."""
-        self._put((ino, None))
+        self._put(Invalidation(ino))
+
+    def invalidate_pages(self, ino: int, pages: range) -> None:
+        """A part of an inode's pages, bytes, and its attributes."""
+        self._put(Invalidation(ino, None, pages.start, len(pages)))
 
     def invalidate_entry(self, parent: int, name: bytes) -> None:
         """A name in a directory, and the directory's cached listing."""
-        self._put((parent, name))
+        self._put(Invalidation(parent, name))
 
-    def _put(self, key: tuple[int, bytes | None]) -> None:
+    def _put(self, key: Invalidation) -> None:
         with self._changed:
             if self._closing or key in self._queue:
                 return
@@ -96,13 +107,13 @@ class Notifier:
                     if self._closing:
                         return
                     self._changed.wait()
-                ino, name = next(iter(self._queue))
-                del self._queue[ino, name]
-            self._write(ino, name)
+                first = next(iter(self._queue))
+                del self._queue[first]
+            self._write(first)
 
-    def _write(self, ino: int, name: bytes | None) -> None:
+    def _write(self, what: Invalidation) -> None:
         try:
-            self.send(ino, name)
+            self.send(what)
         except OSError as error:
             # ENOENT: the kernel has nothing cached. The others: the connection has ended.
             expected = (errno.ENOENT, errno.ENODEV, errno.ENOTCONN, errno.EBADF, errno.EPERM)
@@ -110,10 +121,11 @@ class Notifier:
                 self._refused = True
                 log.warning("fuse_invalidation_refused", error=os.strerror(error.errno or 0))
 
-    def send(self, ino: int, name: bytes | None) -> None:
-        """Have the kernel drop an inode, or a name in it. May wait. Raises OSError."""
+    def send(self, what: Invalidation) -> None:
+        """Have the kernel drop it. May wait. Raises OSError."""
+        ino, name, offset, length = what
         if name is None:
-            body = p.NOTIFY_INVAL_INODE.pack(ino, *_WHOLE)
+            body = p.NOTIFY_INVAL_INODE.pack(ino, offset, length)
             message = _message(Notify.INVAL_INODE, body)
         else:
             body = p.NOTIFY_INVAL_ENTRY.pack(ino, len(name), self._flags) + name + b"\0"

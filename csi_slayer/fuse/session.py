@@ -126,6 +126,9 @@ class Session:
     def invalidate_inode(self, ino: int) -> None:
         self._notifier.invalidate_inode(ino)
 
+    def invalidate_pages(self, ino: int, pages: range) -> None:
+        self._notifier.invalidate_pages(ino, pages)
+
     def invalidate_entry(self, parent: int, name: bytes) -> None:
         self._notifier.invalidate_entry(parent, name)
 

@@ -42,13 +42,19 @@ class FileOps(OpenOps):
             return await self._read_unopened(ino, offset, size)
         file = await self._file(ino, fh)
         try:
-            return await file.read(offset, size)
+            result = await file.read(offset, size)
         except FsError as error:
             if error.errno == errno.ESTALE and (inode := await self.catalog.find(ino)):
                 # Before the answer: an open that follows it must know the new version.
                 with contextlib.suppress(SlayerError):
                     await self.refresh.revalidate(inode)
             raise
+        # Only where a file that is complete is opened with the pages of the cache's own file.
+        if isinstance(file, CleanFile) and self.kernel.passthrough:
+            passed = file.passed(offset, size)
+            if passed is not None:
+                self.kernel.invalidate_pages(ino, passed)
+        return result
 
     async def _read_unopened(self, ino: int, offset: int, size: int) -> ReadResult:
         record = await self._without_open(ino)

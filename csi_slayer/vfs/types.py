@@ -136,5 +136,8 @@ class Kernel(Protocol):
     def invalidate_inode(self, ino: int) -> None:
         """Drop the kernel's cached attributes and pages of an inode; returns at once."""
 
+    def invalidate_pages(self, ino: int, pages: range) -> None:
+        """Drop a part of the kernel's cached pages of an inode, bytes; returns at once."""
+
     def invalidate_entry(self, parent: int, name: bytes) -> None:
         """Drop a cached name; returns at once."""

@@ -19,7 +19,7 @@ import structlog
 from csi_slayer.errors import FsError
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.fuse.init import SessionState
-from csi_slayer.fuse.notify import Notifier
+from csi_slayer.fuse.notify import Invalidation, Notifier
 from csi_slayer.fuse.pyfuse3_engine.adapter import LARGEST_READ, Adapter
 from csi_slayer.fuse.session import SessionOptions
 from csi_slayer.fuse.stats import Stats
@@ -42,11 +42,12 @@ class LibfuseNotifier(Notifier):
     def __init__(self) -> None:
         super().__init__(-1, expire_only=False)
 
-    def send(self, ino: int, name: bytes | None) -> None:
-        if name is None:
-            pyfuse3.invalidate_inode(pyfuse3.InodeT(ino))
-        else:
-            pyfuse3.invalidate_entry(pyfuse3.InodeT(ino), pyfuse3.FileNameT(name))
+    def send(self, what: Invalidation) -> None:
+        ino = pyfuse3.InodeT(what.ino)
+        if what.name is not None:
+            pyfuse3.invalidate_entry(ino, pyfuse3.FileNameT(what.name))
+        elif what.length == 0:  # libfuse's Python binding knows no parts
+            pyfuse3.invalidate_inode(ino)
 
 
 class Pyfuse3Session:
@@ -117,6 +118,9 @@ class Pyfuse3Session:
 
     def invalidate_inode(self, ino: int) -> None:
         self._notifier.invalidate_inode(ino)
+
+    def invalidate_pages(self, ino: int, pages: range) -> None:
+        self._notifier.invalidate_pages(ino, pages)
 
     def invalidate_entry(self, parent: int, name: bytes) -> None:
         self._notifier.invalidate_entry(parent, name)

@@ -205,7 +205,7 @@ def test_readers_of_a_cold_file_by_either_way_to_the_disk(
 ) -> None:
     """In sequence with odd sizes, at random places and by mapping, all at once; then from the disk,
     and by another worker."""
-    data = os.urandom(48 * MIB + 4097)
+    data = os.urandom(80 * MIB + 4097)
     (objects / "cold").write_bytes(data)
     options = [f"cache.direct={direct}"] + ([] if passthrough else ["fuse.disable=all"])
     mount = make_mount(options=options).mount()

@@ -33,6 +33,7 @@ def test_a_cheap_page_cache_is_used() -> None:
     direct = Direct()
     pieces(direct, 1000, CHEAP, CHEAP)
     assert not direct.now
+    assert not direct.dear
 
 
 @pytest.mark.parametrize(("cpu", "wall"), [(DEAR, DEAR), (CHEAP, SLOW)], ids=["cpu", "throttled"])
@@ -61,6 +62,9 @@ def test_a_slow_disk_gets_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not direct.now
     pieces(direct, 320, DEAR, DEAR)
     assert not direct.now
+    assert direct.dear
+    pieces(direct, 32, CHEAP, CHEAP)
+    assert not direct.dear
     clock.now += 31
     pieces(direct, 32, DEAR, DEAR)
     assert direct.now
@@ -78,7 +82,7 @@ def test_who_configures_decides(mode: DirectMode) -> None:
     direct = Direct(mode)
     pieces(direct, 100, DEAR, SLOW)
     pieces(direct, 600, CHEAP, CHEAP)
-    assert direct.now is (mode == "always")
+    assert direct.now is direct.dear is (mode == "always")
 
 
 def send(sink: SegmentSink, data: bytes) -> int:
