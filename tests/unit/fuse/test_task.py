@@ -43,6 +43,13 @@ class Driver:
         self.loop.call_soon(start)
         return task, done
 
+    def cancel_later(self, task: RequestTask, turns: int = 3) -> None:
+        """Cancel it that many turns of the loop after what was begun before has started."""
+        if turns:
+            self.loop.call_soon(self.cancel_later, task, turns - 1)
+        else:
+            assert task.cancel()
+
     def run(self, handler: Handler) -> Any:
         _, done = self.begin(handler)
 
@@ -243,7 +250,7 @@ def test_cancelling_reaches_the_innermost_wait(driver: Driver) -> None:
             log.append("handler")
 
     task, done = driver.begin(handler)
-    driver.loop.call_later(0.01, task.cancel)
+    driver.cancel_later(task)
     driver.loop.run_until_complete(asyncio.wait_for(done, 5))
     assert isinstance(task.error, asyncio.CancelledError)
     assert log == ["inner", "handler"] or log == ["handler", "inner"]
@@ -304,7 +311,7 @@ def test_shielded_work_goes_on(driver: Driver) -> None:
         await asyncio.shield(asyncio.ensure_future(work()))
 
     task, done = driver.begin(handler)
-    driver.loop.call_later(0.001, task.cancel)
+    driver.cancel_later(task)
     driver.loop.run_until_complete(asyncio.wait_for(done, 5))
     assert isinstance(task.error, asyncio.CancelledError)
     assert finished == []
