@@ -50,6 +50,12 @@ def count(staging: Staging) -> int:
     return len(list(staging.list()))
 
 
+@pytest.fixture(autouse=True)
+def crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long this machine takes between two files."""
+    monkeypatch.setattr(spares, "CROWD", 60.0)
+
+
 @pytest.fixture
 def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spares, "SLOW", 0.0)
@@ -59,7 +65,7 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_crowd_gets_files_made_ahead_and_none_is_left(
     staging: Staging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spares, "IDLE", 0.1)
+    monkeypatch.setattr(spares, "IDLE", 60.0)
 
     async def scenario() -> None:
         owner = Owner()
@@ -72,6 +78,7 @@ def test_a_crowd_gets_files_made_ahead_and_none_is_left(
         assert count(staging) == SPARES + 2, "they were there already"
         assert all(os.fstat(stage.fd).st_mtime_ns > made for stage in taken[2:]), "new files"
         assert len({stage.id for stage in taken}) == len(taken)
+        monkeypatch.setattr(spares, "IDLE", 0.1)  # from the next filling on
         taken += [files.take() for _ in range(3 * SPARES)]
         assert len({stage.id for stage in taken}) == len(taken)
         await until(lambda: all(task.done() for task in owner.tasks))
