@@ -32,6 +32,10 @@ _KEPT: Final = 4
 _BATCH: Final = 32
 """Most requests per turn of the loop: other callbacks get a turn within a millisecond or so."""
 
+_LOOKS: Final = 10
+"""Times that we look for the next request after a write was answered, before we sleep: a writer
+that waits for each answer is back within microseconds, and to wake us takes longer than that."""
+
 _GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN, errno.EBADF})
 _ONCE_MORE: Final = frozenset({errno.ENOENT, errno.EINTR, errno.EIO})
 
@@ -112,6 +116,7 @@ class Channel:
             self._loop.remove_reader(self.fd)
 
     def _readable(self) -> None:
+        looks = 0
         for _ in range(_BATCH):
             buffer = self._buffer
             if buffer is None:
@@ -122,7 +127,11 @@ class Channel:
             try:
                 length = os.readv(self.fd, buffer.parts)
             except BlockingIOError:
-                return
+                if looks == 0:
+                    return
+                looks -= 1
+                os.sched_yield()
+                continue
             except OSError as error:
                 if error.errno in _ONCE_MORE:  # that request was withdrawn while being copied
                     continue
@@ -134,9 +143,11 @@ class Channel:
             if length < p.IN_HEADER_SIZE:
                 self._end(OSError(errno.EBADF, "no request device"))
                 return
+            looks = _LOOKS if length >= p.PAGE else 0  # only a write is that long
             if handle(buffer, length):
                 self._buffer = None
                 self._taken += 1
+                looks = 0
 
     def _end(self, error: OSError) -> None:
         if error.errno not in _GONE:
