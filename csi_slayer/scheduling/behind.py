@@ -7,7 +7,7 @@ time (a mapped file whose pages are used again and again) keeps it.
 
 from __future__ import annotations
 
-from csi_slayer.scheduling.window import SLACK
+from csi_slayer.scheduling.window import follows
 
 KEEP = 32 << 20
 """Bytes behind the foremost reader that stay: for others that read the same a little later."""
@@ -25,7 +25,7 @@ class Behind:
 
     def note(self, offset: int, end: int, *, drop: bool) -> range | None:
         """[offset, end) was read; returns what can be dropped now if ``drop``."""
-        if not self._next - SLACK <= offset <= self._next + SLACK:
+        if not follows(offset, self._next):
             # A jump. What lies in between was perhaps never read, what lies before was named.
             self._start = max(self._start, -(-offset // STEP) * STEP)
             self._next = end

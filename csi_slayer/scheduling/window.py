@@ -17,6 +17,11 @@ SLACK = 4 << 20
 the kernel's own readahead sends requests in flight out of order."""
 
 
+def follows(offset: int, expected: int) -> bool:
+    """Whether a request at ``offset`` is one of a reader in sequence that is at ``expected``."""
+    return expected - SLACK <= offset <= expected + SLACK
+
+
 class Window:
     """Sizes and offsets in bytes. ``ahead_end`` is how far fetching should have been started."""
 
@@ -31,7 +36,7 @@ class Window:
 
     def note(self, offset: int, end: int, *, stalled: bool) -> int:
         """A request for [offset, end); returns the offset up to which to fetch (>= ``end``)."""
-        if self._next - SLACK <= offset <= self._next + SLACK:
+        if follows(offset, self._next):
             self._read += max(0, end - self._next)
             size = max(self._size, 2 * self._read)
             self._size = min(MAXIMUM, max(MINIMUM, size * 2) if stalled else size)

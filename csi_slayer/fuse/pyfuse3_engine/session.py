@@ -46,7 +46,7 @@ class LibfuseNotifier(Notifier):
         ino = pyfuse3.InodeT(what.ino)
         if what.name is not None:
             pyfuse3.invalidate_entry(ino, pyfuse3.FileNameT(what.name))
-        elif what.length == 0:  # libfuse's Python binding knows no parts
+        else:
             pyfuse3.invalidate_inode(ino)
 
 
@@ -120,7 +120,7 @@ class Pyfuse3Session:
         self._notifier.invalidate_inode(ino)
 
     def invalidate_pages(self, ino: int, pages: range) -> None:
-        self._notifier.invalidate_pages(ino, pages)
+        """Nothing: libfuse's Python binding knows no parts of an inode."""
 
     def invalidate_entry(self, parent: int, name: bytes) -> None:
         self._notifier.invalidate_entry(parent, name)
