@@ -43,7 +43,7 @@ def pods_of(space: Space, kind: str, app: str, count: int) -> list[str]:
 def test_a_claim_a_snapshot_of_it_and_what_is_made_from_both(space: Space) -> None:
     space.apply(*load(space, "claim"))
     space.ready("writer")
-    written = space.sh("writer", "cat /data/log")
+    written = space.written("writer", "/data/log")
     # The pod's user has no rights but those of its group.
     assert space.sh("writer", "stat -c %g /data").strip() == "1000"
     snapshot, *claims = load(space, "snapshot")
@@ -74,7 +74,7 @@ def test_pods_that_share_a_volume_have_directories_of_their_own(space: Space) ->
 def test_replicas_of_a_stateful_set_have_volumes_of_their_own(space: Space) -> None:
     space.apply(*load(space, "statefulset"))
     for pod in pods_of(space, "StatefulSet", "store", 3):
-        assert space.sh(pod, "cat /data/log").split() == [pod]
+        assert space.written(pod, "/data/log").split() == [pod]
 
 
 def test_a_claim_may_name_its_attributes(space: Space) -> None:
@@ -95,4 +95,4 @@ def test_scratch_space_is_there_for_one_pod(space: Space) -> None:
     container["command"] = ["sh", "-c", "echo hello > /scratch/file; sleep infinity"]
     space.apply(pod)
     space.ready("inline")
-    assert space.sh("inline", "cat /scratch/file").strip() == "hello"
+    assert space.written("inline", "/scratch/file") == "hello\n"

@@ -8,6 +8,7 @@ import pytest
 
 from e2e.environment import Environment
 from e2e.tests.kubernetes import Kubectl
+from e2e.tests.support.polling import poll
 
 CONNECT = """
 import os, socket, sys
@@ -34,13 +35,22 @@ def pod(name: str, image: str, *command: str) -> dict[str, Any]:
     }
 
 
+def logs(kubectl: Kubectl, namespace: str, pod: str, text: str) -> None:
+    """Until the pod's log is the text: what a container prints gets there on its own time."""
+    poll(
+        lambda: kubectl("logs", "-n", namespace, pod),
+        lambda found: found == text,
+        f"the log of {pod} is not {text!r}",
+    )
+
+
 def test_a_pod_runs_logs_and_takes_commands(
     kubectl: Kubectl, namespace: str, environment: Environment
 ) -> None:
     image = environment.images["busybox"]
     kubectl.apply(pod("shell", image, "sh", "-c", "echo hello; sleep 600"), namespace=namespace)
     kubectl("wait", "-n", namespace, "--for=condition=Ready", "pod/shell", "--timeout=60s")
-    assert kubectl("logs", "-n", namespace, "shell") == "hello\n"
+    logs(kubectl, namespace, "shell", "hello\n")
     assert kubectl("exec", "-n", namespace, "shell", "--", "echo", "here") == "here\n"
 
 
@@ -54,7 +64,7 @@ def test_pods_reach_the_api_server_by_its_service_and_the_s3_servers(
     kubectl.apply(manifest, namespace=namespace)
     done = "--for=jsonpath={.status.phase}=Succeeded"
     kubectl("wait", "-n", namespace, done, "pod/client", "--timeout=60s")
-    assert kubectl("logs", "-n", namespace, "client") == "reached 3\n"
+    logs(kubectl, namespace, "client", "reached 3\n")
 
 
 @pytest.mark.parametrize("kind", ["volumesnapshots.snapshot.storage.k8s.io"])

@@ -8,8 +8,9 @@ from e2e.tests.support import objects
 from e2e.tests.support.api import Object
 from e2e.tests.support.space import Contents, Space
 
-# Writes down what version found what the one before left.
-WORK = 'echo "$VERSION" >> /data/versions; ' + objects.SLEEP[2]
+# Each pod adds its line to what those before it left, and is ready when it has.
+WORK = 'echo "$VERSION $HOSTNAME" >> /data/versions; ' + objects.SLEEP[2]
+HAS_WORKED = ["sh", "-c", 'grep -q "$HOSTNAME" /data/versions']
 
 
 def deployment(space: Space, version: str) -> Object:
@@ -20,7 +21,7 @@ def deployment(space: Space, version: str) -> Object:
         container={
             "env": [{"name": "VERSION", "value": version}],
             "readinessProbe": {
-                "exec": {"command": ["grep", "-q", version, "/data/versions"]},
+                "exec": {"command": HAS_WORKED},
                 "periodSeconds": 1,
             },
         },
@@ -58,7 +59,8 @@ def test_a_deployment_rolls_over_on_a_shared_volume(space: Space) -> None:
     roll("v2")
     pods = space.api.list_all("Pod", space.name, "app=web")
     alive = [p["metadata"]["name"] for p in pods if not p["metadata"].get("deletionTimestamp")]
-    assert sorted(space.sh(alive[0], "cat /data/versions").split()) == ["v1", "v1", "v2", "v2"]
+    lines = space.sh(alive[0], "cat /data/versions").splitlines()
+    assert sorted(line.split()[0] for line in lines) == ["v1", "v1", "v2", "v2"]
     assert Contents.of(space, space.bound()).keys() == ["versions"]
 
 
@@ -86,6 +88,7 @@ def test_each_replica_of_a_stateful_set_keeps_its_volume(space: Space) -> None:
     space.apply(stateful_set(space))
     for pod in ("store-0", "store-1"):
         space.ready(pod, 90)
+        assert space.written(pod, "/data/log").split() == [pod]
     old = space.api.get("Pod", "store-0", space.name)
     assert old is not None
     space.api.delete("Pod", "store-0", space.name)
@@ -95,7 +98,7 @@ def test_each_replica_of_a_stateful_set_keeps_its_volume(space: Space) -> None:
         "made again",
     )  # fmt: skip
     space.ready("store-0")
-    assert space.sh("store-0", "cat /data/log").split() == ["store-0", "store-0"]
+    assert space.written("store-0", "/data/log", 2).split() == ["store-0", "store-0"]
     assert space.sh("store-1", "cat /data/log").split() == ["store-1"]
     prefixes = {Contents.of(space, space.bound(f"data-store-{n}")).prefix for n in (0, 1)}
     assert len(prefixes) == 2

@@ -107,6 +107,15 @@ class Space:
         """What a shell script in the pod prints. Raises AssertionError: it failed."""
         return self.api.exec(self.name, pod, "sh", "-ec", script, timeout=timeout)
 
+    def written(self, pod: str, path: str, lines: int = 1) -> str:
+        """What the pod's own command has written to a file, once that is so many lines: a pod is
+        ready when its command has started, not when it has got somewhere."""
+        return poll(
+            lambda: self.sh(pod, f"cat {path} 2>&1 || true"),
+            lambda text: text.count("\n") >= lines and "can't open" not in text,
+            f"{pod} has not written {lines} lines to {path}",
+        )
+
     def remove(self, kind: str, name: str, timeout: float = WAIT) -> None:
         """Delete and wait until it is gone."""
         self.api.delete(kind, name, self.name)
