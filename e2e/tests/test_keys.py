@@ -15,7 +15,8 @@ from e2e.tests.support.objects import of_claim, static_volume
 from e2e.tests.support.polling import poll
 from e2e.tests.support.space import Contents, Space, restarts
 
-IN_BACKGROUND = {"ioTimeout": "5m", "durability": "writeback"}
+# Names stay known while S3 refuses: to look one up after their time would mean to ask S3.
+IN_BACKGROUND = {"ioTimeout": "5m", "durability": "writeback", "metadataTtl": "10m"}
 RENEWAL = 180.0
 """Seconds until a changed Secret is in use: kubelets look at pods every minute or so."""
 
