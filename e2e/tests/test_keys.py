@@ -47,7 +47,7 @@ def test_those_of_a_volume(space: Space, driver: Driver, api: Api, accounts: Acc
 
     accounts.delete(old[0])
     space.sh("pod", "echo refused > /data/refused; cat /data/before")
-    message = space.event("pod", "refused", RENEWAL)
+    message = space.event("pod", "refused", timeout=RENEWAL)
     assert old[1] not in message
     assert contents.keys() == ["before"]
 

@@ -53,8 +53,7 @@ def test_node_pod_and_keeper_gone_together_end_mounts_and_lose_nothing(
         with driver.without_keeper():
             driver.delete_pods("node")
     # As the documents say: the pod gets errors and an event that says what to do.
-    message = space.event("pod", "restart the pod")
-    assert "what was written is not lost" in message
+    space.event("pod", "restart the pod", "what was written is not lost")
     assert "MountLost" in [event["reason"] for event in api.events(space.name, "pod")]
     with pytest.raises(AssertionError, match="not connected"):
         space.sh("pod", "cat /data/stored")

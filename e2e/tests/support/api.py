@@ -166,16 +166,16 @@ class Api:
             if event["involvedObject"].get("name") == name
         ]
 
-    def wait_event(self, namespace: str, name: str, fragment: str, timeout: float = WAIT) -> str:
-        """The message of an event about ``name`` that contains ``fragment`` in any case."""
+    def wait_event(self, namespace: str, name: str, *fragments: str, timeout: float = WAIT) -> str:
+        """The message of an event about ``name`` that contains all ``fragments`` in any case."""
         end = time.monotonic() + timeout
         while True:
             messages = [event.get("message") or "" for event in self.events(namespace, name)]
             for message in messages:
-                if fragment.lower() in message.lower():
+                if all(fragment.lower() in message.lower() for fragment in fragments):
                     return str(message)
             if time.monotonic() > end:
-                raise AssertionError(f"no event about {name} says {fragment!r}: {messages}")
+                raise AssertionError(f"no event about {name} says {fragments}: {messages}")
             time.sleep(_AGAIN)
 
     def logs(self, namespace: str, pod: str, container: str | None = None, **options: Any) -> str:

@@ -56,6 +56,8 @@ def pod_spec(
     names = {path: f"v{number}" for number, path in enumerate(volumes)}
     return {
         "terminationGracePeriodSeconds": 5,
+        # No test pod speaks to the API server, and its token would be one more volume to wait for.
+        "automountServiceAccountToken": False,
         "containers": [
             {
                 "name": "main",

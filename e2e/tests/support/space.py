@@ -121,8 +121,16 @@ class Space:
         self.api.delete(kind, name, self.name)
         self.api.wait(kind, name, self.name, lambda seen: seen is None, "gone", timeout)
 
-    def event(self, name: str, fragment: str, timeout: float = WAIT) -> str:
-        return self.api.wait_event(self.name, name, fragment, timeout)
+    def event(self, name: str, *fragments: str, timeout: float = WAIT) -> str:
+        """The message of an event that contains all of them: what else is told of an object, and
+        in which order, differs from run to run."""
+        return self.api.wait_event(self.name, name, *fragments, timeout=timeout)
+
+    def not_mounted(self, pod: str, volume: str, *fragments: str) -> str:
+        """The kubelet's message of why a volume is not in a pod. ``volume``: the PersistentVolume,
+        or, of an inline one, its name in the pod."""
+        failed = f'MountVolume.SetUp failed for volume "{volume}"'
+        return self.event(pod, failed, *fragments)
 
     def patch(self, kind: str, name: str, change: Object) -> None:
         self.api.patch(kind, name, change, self.name)
