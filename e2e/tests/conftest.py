@@ -20,6 +20,10 @@ from e2e.tests.support.driver import Driver, run_directory
 from e2e.tests.support.polling import poll
 from e2e.tests.support.space import Space
 
+_TIMEOUT = 600
+"""Seconds for a test that names none, with its set-up and its end: what it waits for inside has
+limits of its own, and they tell what was missing."""
+
 
 @pytest.fixture(scope="session")
 def environment() -> Environment:
@@ -97,6 +101,14 @@ def space(
     api.delete("Namespace", name)
     for kind, object_name in space.cluster_wide:
         api.delete(kind, object_name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Of all tests that are run, also of those elsewhere, which have less time.
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_TIMEOUT))
 
 
 _SPACE = pytest.StashKey[tuple[Space, float]]()
