@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -172,18 +173,21 @@ class Contents:
     def read(self, path: str) -> bytes:
         return self.admin.get(self.bucket, self.prefix + path)
 
+    def files(self) -> dict[str, bytes]:
+        """What is in each file. One that goes between listing and reading is left out."""
+        found = {}
+        for path in self.keys():
+            with contextlib.suppress(KeyError):
+                found[path] = self.read(path)
+        return found
+
     def digests(self) -> dict[str, str]:
         """sha256 of each file."""
-        return {path: hashlib.sha256(self.read(path)).hexdigest() for path in self.keys()}
+        return {path: hashlib.sha256(data).hexdigest() for path, data in self.files().items()}
 
     def wait(self, files: dict[str, bytes], timeout: float = WAIT) -> None:
         """Until S3 has these files and no others."""
-        poll(
-            lambda: {path: self.read(path) for path in self.keys()},
-            lambda found: found == files,
-            f"not {files} is in S3",
-            timeout,
-        )
+        poll(self.files, lambda found: found == files, f"not {files} is in S3", timeout)
 
     def all_keys(self) -> list[str]:
         return self.admin.keys(self.bucket, self.prefix)
