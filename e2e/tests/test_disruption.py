@@ -64,7 +64,7 @@ def load_files(space: Space) -> None:
     )
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("load_files", "restored")
 def test_nobody_notices_the_driver_or_s3_going_and_coming_back(
     space: Space, driver: Driver, api: Api, next_image: str, record: Callable[..., None]

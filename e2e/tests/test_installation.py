@@ -35,7 +35,7 @@ SMALL: dict[str, Any] = {
 """Legal, and far from the defaults: the smallest driver that serves inline volumes."""
 
 
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("restored")
 def test_nothing_stays_and_another_driver_can_be_installed(
     space: Space, driver: Driver, kubectl: Kubectl

@@ -31,7 +31,7 @@ def unharmed(space: Space, api: Api, pod: str) -> bool:
     return found is not None and restarts(found) == 0
 
 
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(1200)
 def test_those_of_a_volume(space: Space, driver: Driver, api: Api, accounts: Accounts) -> None:
     bucket, name = space.unique("bucket"), space.unique("volume")
     space.s3().create_bucket(bucket)
@@ -92,7 +92,7 @@ def own_keys(space: Space, driver: Driver) -> Iterator[OwnKeys]:
     keys.replace(*space.environment.keys())
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_those_of_the_driver(space: Space, api: Api, accounts: Accounts, own_keys: OwnKeys) -> None:
     old = accounts.create(space.unique("old"))
     own_keys.replace(*old)

@@ -14,7 +14,6 @@ PATIENT = {"ioTimeout": "5m"}
 RECOVERY = 120.0
 
 
-@pytest.mark.timeout(300)
 def test_a_node_pod_is_replaced_while_s3_is_away(space: Space, driver: Driver, api: Api) -> None:
     space.claim("sure", class_name=space.storage_class("sure", PATIENT))
     background = space.storage_class("fast", {**PATIENT, "durability": "writeback"})
@@ -39,7 +38,6 @@ def test_a_node_pod_is_replaced_while_s3_is_away(space: Space, driver: Driver, a
     assert restarts(pod) == 0
 
 
-@pytest.mark.timeout(300)
 def test_node_pod_and_keeper_gone_together_end_mounts_and_lose_nothing(
     space: Space, driver: Driver, api: Api
 ) -> None:
