@@ -14,7 +14,7 @@ from e2e.cluster.settings import DEFAULT_STATE
 from e2e.environment import Environment
 from e2e.install import BUCKET, admin, install
 from e2e.tests.kubernetes import Kubectl
-from e2e.tests.support.api import Api
+from e2e.tests.support.api import WAIT, Api
 from e2e.tests.support.diagnosis import collect
 from e2e.tests.support.driver import Driver, run_directory
 from e2e.tests.support.polling import poll
@@ -52,7 +52,7 @@ def namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]
     """A namespace of the test's own, deleted afterwards with all that is in it."""
     kubectl("create", "namespace", name := f"test-{os.urandom(4).hex()}")
     yield name
-    kubectl("delete", "namespace", name, "--timeout=90s", timeout=100)
+    kubectl("delete", "namespace", name, f"--timeout={WAIT:.0f}s")
 
 
 @pytest.fixture(scope="session")

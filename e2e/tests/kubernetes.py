@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from e2e.environment import Environment
+from e2e.tests.support.api import WAIT
 
-_TIMEOUT = 60.0
+_TIMEOUT = WAIT + 30
+"""Of kubectl, which may wait as long as that itself."""
 
 
 @dataclass(frozen=True, slots=True)

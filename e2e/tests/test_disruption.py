@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from e2e import install
-from e2e.tests.support.api import Api
+from e2e.tests.support.api import WAIT, Api
 from e2e.tests.support.driver import Driver
 from e2e.tests.support.objects import of_claim
 from e2e.tests.support.plot import plot
@@ -27,7 +27,6 @@ OUTAGE = 60.0
 """Seconds without S3."""
 CALM = 4.0
 """Seconds of undisturbed load before and after each disruption, so that the plot shows its rate."""
-_RECOVERY = 120.0
 
 
 class Timeline:
@@ -43,12 +42,12 @@ class Timeline:
         begin = time.time()
         yield
         undone = time.time()
-        self._samples.wait(DURABLE, 5, undone, _RECOVERY)
+        self._samples.wait(DURABLE, 5, undone, WAIT)
         self.marks.append((name, begin, time.time()))
 
     def calm(self) -> None:
         begin = time.time()
-        self._samples.wait(DURABLE, 1, begin + CALM, _RECOVERY)
+        self._samples.wait(DURABLE, 1, begin + CALM, WAIT)
 
 
 @pytest.fixture
@@ -107,7 +106,7 @@ def test_nobody_notices_the_driver_or_s3_going_and_coming_back(
     pod = api.get("Pod", "load", space.name)
     assert is_ready(pod), f"the load has ended: {samples.other}"
     api.exec(space.name, "load", "sh", "-c", "kill -TERM 1")
-    samples.join(_RECOVERY)
+    samples.join(WAIT)
     assert samples.other == []
     pod = api.wait(
         "Pod", "load", space.name,

@@ -9,7 +9,6 @@ from e2e.tests.support.space import Space
 from tests.support.helm import objects
 
 EXAMPLES = PROJECT / "deploy" / "examples"
-WAIT = 90.0
 
 
 def load(space: Space, name: str) -> list[dict[str, Any]]:
@@ -35,7 +34,7 @@ def pods_of(space: Space, kind: str, app: str, count: int) -> list[str]:
     def ready(seen: dict[str, Any] | None) -> bool:
         return (seen or {}).get("status", {}).get("readyReplicas") == count
 
-    space.api.wait(kind, app, space.name, ready, "ready", WAIT)
+    space.api.wait(kind, app, space.name, ready, "ready")
     found = space.api.list_all("Pod", space.name, f"app={app}")
     return sorted(pod["metadata"]["name"] for pod in found)
 
@@ -51,12 +50,12 @@ def test_a_claim_a_snapshot_of_it_and_what_is_made_from_both(space: Space) -> No
     space.api.wait(
         "VolumeSnapshot", snapshot["metadata"]["name"], space.name,
         lambda seen: bool((seen or {}).get("status", {}).get("readyToUse")),
-        "ready to use", WAIT,
+        "ready to use",
     )  # fmt: skip
     space.apply(*claims)
     for claim in claims:
         name = claim["metadata"]["name"]
-        space.bound(name, WAIT)
+        space.bound(name)
         space.running(name, name)
         assert space.sh(name, "cat /data/log") == written
 

@@ -17,7 +17,7 @@ from e2e.tests.support.space import Contents, Space, restarts
 
 # Names stay known while S3 refuses: to look one up after their time would mean to ask S3.
 IN_BACKGROUND = {"ioTimeout": "5m", "durability": "writeback", "metadataTtl": "10m"}
-RENEWAL = 180.0
+RENEWAL = 300.0
 """Seconds until a changed Secret is in use: kubelets look at pods every minute or so."""
 
 

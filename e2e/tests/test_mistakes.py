@@ -16,7 +16,7 @@ def test_a_wrong_secret_is_named_and_mended(space: Space) -> None:
     space.pod("pod", {"/data": of_claim(name)})
     space.not_mounted("pod", name, "the secret key does not fit the access key")
     space.secret("keys")
-    space.ready("pod", 120)
+    space.ready("pod")
     space.sh("pod", "echo works > /data/file")
     assert space.s3().get(bucket, "file") == b"works\n"
     told = [event["message"] for event in space.api.events(space.name, "pod")]
@@ -31,7 +31,7 @@ def test_a_missing_bucket_is_named_and_made(space: Space) -> None:
     space.pod("pod", {"/data": of_claim(name)})
     space.not_mounted("pod", name, f"bucket {bucket!r} does not exist")
     space.s3().create_bucket(bucket)
-    space.ready("pod", 120)
+    space.ready("pod")
     space.sh("pod", "echo works > /data/file")
     assert space.s3().keys(bucket) == ["file"]
     space.remove("Pod", "pod")

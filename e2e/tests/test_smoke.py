@@ -8,6 +8,7 @@ import pytest
 
 from e2e.environment import Environment
 from e2e.tests.kubernetes import Kubectl
+from e2e.tests.support.api import WAIT
 from e2e.tests.support.polling import poll
 
 CONNECT = """
@@ -49,7 +50,7 @@ def test_a_pod_runs_logs_and_takes_commands(
 ) -> None:
     image = environment.images["busybox"]
     kubectl.apply(pod("shell", image, "sh", "-c", "echo hello; sleep 600"), namespace=namespace)
-    kubectl("wait", "-n", namespace, "--for=condition=Ready", "pod/shell", "--timeout=60s")
+    kubectl("wait", "-n", namespace, "--for=condition=Ready", "pod/shell", f"--timeout={WAIT:.0f}s")
     logs(kubectl, namespace, "shell", "hello\n")
     assert kubectl("exec", "-n", namespace, "shell", "--", "echo", "here") == "here\n"
 
@@ -63,7 +64,7 @@ def test_pods_reach_the_api_server_by_its_service_and_the_s3_servers(
     manifest["spec"]["restartPolicy"] = "Never"
     kubectl.apply(manifest, namespace=namespace)
     done = "--for=jsonpath={.status.phase}=Succeeded"
-    kubectl("wait", "-n", namespace, done, "pod/client", "--timeout=60s")
+    kubectl("wait", "-n", namespace, done, "pod/client", f"--timeout={WAIT:.0f}s")
     logs(kubectl, namespace, "client", "reached 3\n")
 
 

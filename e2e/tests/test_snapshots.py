@@ -30,7 +30,7 @@ def test_snapshot_restore_and_clone(space: Space) -> None:
     space.sh("pod", "mkdir /data/d; for i in $(seq 50); do echo $i > /data/d/$i; done")
     space.sh("pod", "dd if=/dev/urandom of=/data/large bs=1M count=12 2>/dev/null")
     space.apply(snapshot("monday", "data"))
-    seen = space.api.wait("VolumeSnapshot", "monday", space.name, is_usable, "ready to use", 90)
+    seen = space.api.wait("VolumeSnapshot", "monday", space.name, is_usable, "ready to use")
     assert seen is not None
     then = Contents.of(space, space.bound()).digests()
 
@@ -38,8 +38,8 @@ def test_snapshot_restore_and_clone(space: Space) -> None:
     source: dict[str, Any] = {"kind": "VolumeSnapshot", "name": "monday"}
     space.claim("restored", dataSource=source | {"apiGroup": "snapshot.storage.k8s.io"})
     space.claim("clone", dataSource={"kind": "PersistentVolumeClaim", "name": "data"})
-    restored = Contents.of(space, space.bound("restored", 90))
-    clone = Contents.of(space, space.bound("clone", 90))
+    restored = Contents.of(space, space.bound("restored"))
+    clone = Contents.of(space, space.bound("clone"))
     assert restored.digests() == then
     assert clone.digests() == Contents.of(space, space.bound()).digests()
 
@@ -60,7 +60,7 @@ def test_snapshot_restore_and_clone(space: Space) -> None:
     content = seen["status"]["boundVolumeSnapshotContentName"]
     space.remove("VolumeSnapshot", "monday")
     gone = space.api.wait(
-        "VolumeSnapshotContent", content, None, lambda found: found is None, "deleted", 90
+        "VolumeSnapshotContent", content, None, lambda found: found is None, "deleted"
     )
     assert gone is None
     left = restored.admin.keys(restored.bucket, ".slayerfs/snapshots/")

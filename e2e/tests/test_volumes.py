@@ -112,7 +112,7 @@ def test_a_volume_grows_while_it_is_used(space: Space) -> None:
     space.api.wait(
         "PersistentVolumeClaim", "data", space.name,
         lambda seen: seen is not None and seen["status"]["capacity"]["storage"] == "64Mi",
-        "grown", 90,
+        "grown",
     )  # fmt: skip
     assert space.sh("pod", size).strip() == "64"
     assert write("large", 20) == ""
@@ -130,7 +130,7 @@ def test_deleting_the_claim_deletes_the_objects(space: Space) -> None:
     space.remove("Pod", "pod")
     space.remove("PersistentVolumeClaim", "data")
     name = volume["metadata"]["name"]
-    space.api.wait("PersistentVolume", name, None, lambda seen: seen is None, "deleted", 90)
+    space.api.wait("PersistentVolume", name, None, lambda seen: seen is None, "deleted")
     assert contents.all_keys() == []
     records = contents.admin.keys(contents.bucket, ".slayerfs/volumes/")
     assert not [key for key in records if name in key]
@@ -151,5 +151,5 @@ def test_a_retained_volume_keeps_its_objects(space: Space) -> None:
     # An administrator who no longer wants it.
     delete = {"spec": {"persistentVolumeReclaimPolicy": "Delete"}}
     space.api.patch("PersistentVolume", name, delete)
-    space.api.wait("PersistentVolume", name, None, lambda seen: seen is None, "deleted", 90)
+    space.api.wait("PersistentVolume", name, None, lambda seen: seen is None, "deleted")
     assert contents.all_keys() == []

@@ -53,7 +53,7 @@ def test_a_deployment_rolls_over_on_a_shared_volume(space: Space) -> None:
             names = ("replicas", "updatedReplicas", "availableReplicas")
             return all(seen["status"].get(name) == 2 for name in names)
 
-        space.api.wait("Deployment", "web", space.name, complete, f"rolled to {version}", 120)
+        space.api.wait("Deployment", "web", space.name, complete, f"rolled to {version}")
 
     roll("v1")
     roll("v2")
@@ -87,7 +87,7 @@ def stateful_set(space: Space) -> Object:
 def test_each_replica_of_a_stateful_set_keeps_its_volume(space: Space) -> None:
     space.apply(stateful_set(space))
     for pod in ("store-0", "store-1"):
-        space.ready(pod, 90)
+        space.ready(pod)
         assert space.written(pod, "/data/log").split() == [pod]
     old = space.api.get("Pod", "store-0", space.name)
     assert old is not None

@@ -56,7 +56,7 @@ class Driver:
             self._api.delete("Pod", pod["metadata"]["name"], NAMESPACE)
         for pod in old:
             name = pod["metadata"]["name"]
-            self._api.wait("Pod", name, NAMESPACE, lambda seen: seen is None, "gone", 90)
+            self._api.wait("Pod", name, NAMESPACE, lambda seen: seen is None, "gone")
         self.wait_ready(component)
 
     def wait_ready(self, component: str, timeout: float = 2 * WAIT) -> None:
@@ -90,7 +90,7 @@ class Driver:
         try:
             for pod in old:
                 name = pod["metadata"]["name"]
-                self._api.wait("Pod", name, NAMESPACE, lambda seen: seen is None, "gone", WAIT)
+                self._api.wait("Pod", name, NAMESPACE, lambda seen: seen is None, "gone")
             yield
         finally:
             self._keep_on({_NOWHERE: None})

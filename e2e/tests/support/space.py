@@ -104,7 +104,7 @@ class Space:
         """A pod that is ready."""
         return self.ready(self.pod(name, volumes, **options))
 
-    def sh(self, pod: str, script: str, timeout: float = 60.0) -> str:
+    def sh(self, pod: str, script: str, timeout: float = WAIT) -> str:
         """What a shell script in the pod prints. Raises AssertionError: it failed."""
         return self.api.exec(self.name, pod, "sh", "-ec", script, timeout=timeout)
 
