@@ -22,7 +22,8 @@ def deployment(space: Space, version: str) -> Object:
             "env": [{"name": "VERSION", "value": version}],
             "readinessProbe": {
                 "exec": {"command": HAS_WORKED},
-                "periodSeconds": 1,
+                "periodSeconds": 2,
+                "timeoutSeconds": 10,  # of the default's one second a busy node needs all
             },
         },
     )
