@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from kubernetes.client.exceptions import ApiException
@@ -122,8 +122,11 @@ class Driver:
         return None
 
     def scrape(self, component: str) -> list[Metric]:
-        """The metrics of a pod of a component."""
-        return list(text_string_to_metric_families(self.ask(component, "metrics")))
+        """The metrics of a pod of a component. Volumes whose worker is busy are left out, and all
+        where the pod does not answer: whoever wants them asks again."""
+        with suppress(ApiException, IndexError):
+            return list(text_string_to_metric_families(self.ask(component, "metrics")))
+        return []
 
     def wait_for_keeper(self, timeout: float = WAIT) -> None:
         """Until the keeper has been given everything."""
