@@ -23,7 +23,8 @@ from tests.support import binaries
 
 _NODE_TIMEOUT = 60
 _GRACE = 3.0
-"""Seconds that components get to end when the whole cluster goes: nothing of theirs is kept."""
+"""Seconds that components get to end by themselves when the whole cluster goes: nothing of theirs
+is kept."""
 _CNI_PLUGINS = ("/usr/lib/cni", "/opt/cni/bin")
 _SHOWN = "all,pvc,pv,csidrivers,csinodes,volumesnapshots,leases"
 _LONGEST_STATE = 40

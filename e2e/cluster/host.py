@@ -17,12 +17,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from e2e.cluster.processes import ClusterError, Process
+from e2e.cluster.processes import KILL_TIMEOUT, ClusterError, Process
 from e2e.cluster.settings import BRIDGE, GATEWAY, GATEWAY_PREFIX, Settings
 
 _COMMAND_TIMEOUT = 60
 _CGROUPS = Path("/sys/fs/cgroup")
-_KILL_TIMEOUT = 20.0
 
 # Set here (value), or by the kubelet and kube-proxy (None); all are put back.
 _PARAMETERS = {
@@ -185,7 +184,7 @@ class Host:
 
         That also ends the servers of FUSE mounts, and with them what waits for their answers.
         """
-        deadline = time.monotonic() + _KILL_TIMEOUT
+        deadline = time.monotonic() + KILL_TIMEOUT
         while True:
             left = {*self._shims(), *self._in_control_groups()}
             if not left:

@@ -15,6 +15,8 @@ from pathlib import Path
 START_TIMEOUT = 120.0
 """Seconds until a component must be ready: the API server's start on two busy cores takes 20."""
 STOP_TIMEOUT = 20.0
+KILL_TIMEOUT = 60.0
+"""Seconds after SIGKILL: it cannot be refused, but a busy machine frees the memory first."""
 _POLL = 0.1
 
 
@@ -151,7 +153,7 @@ class Services:
             process.signal(signal.SIGCONT)  # one that is paused would not notice
             if not process.wait(timeout):
                 process.signal(signal.SIGKILL)
-                if not process.wait(timeout):
+                if not process.wait(KILL_TIMEOUT):
                     raise ClusterError(f"{name} (pid {process.pid}) does not end on SIGKILL")
         (self._pids / f"{name}.json").unlink(missing_ok=True)
 
