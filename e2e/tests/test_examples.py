@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from e2e.install import PROJECT
-from e2e.tests.support.space import Space
+from e2e.tests.support.space import Contents, Space
 from tests.support.helm import objects
 
 EXAMPLES = PROJECT / "deploy" / "examples"
@@ -45,6 +45,8 @@ def test_a_claim_a_snapshot_of_it_and_what_is_made_from_both(space: Space) -> No
     written = space.written("writer", "/data/log")
     # The pod's user has no rights but those of its group.
     assert space.sh("writer", "stat -c %g /data").strip() == "1000"
+    # What is read may not be in S3 yet, which is what a snapshot is of.
+    Contents.of(space, space.bound("data")).wait({"log": written.encode()})
     snapshot, *claims = load(space, "snapshot")
     space.apply(snapshot)
     space.api.wait(
