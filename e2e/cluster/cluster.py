@@ -21,7 +21,7 @@ from e2e.environment import BUSYBOX_IMAGE, DRIVER_IMAGE, PYTHON_IMAGE, Environme
 from e2e.roles import DISCOVERY_BY_ANYBODY, minio_role
 from tests.support import binaries
 
-_NODE_TIMEOUT = 60
+_NODE_TIMEOUT = 180
 _GRACE = 3.0
 """Seconds that components get to end by themselves when the whole cluster goes: nothing of theirs
 is kept."""
@@ -139,7 +139,11 @@ def _up(root: Path) -> Cluster:
     for name in rest:
         cluster.services.wait(_PROGRAMS[name](settings))
     say("waiting for the node")
-    cluster.kubectl("wait", "--for=condition=Ready", f"node/{NODE}", f"--timeout={_NODE_TIMEOUT}s")
+    # First it is not there: the kubelet makes it.
+    cluster.kubectl(
+        "wait", "--for=create", "--for=condition=Ready", f"node/{NODE}",
+        f"--timeout={_NODE_TIMEOUT}s",
+    )  # fmt: skip
     _environment(cluster).save(settings.s3_access, settings.s3_secret)
     say(f"up after {time.monotonic() - began:.0f} s: export KUBECONFIG={settings.kubeconfig}")
     return cluster

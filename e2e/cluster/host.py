@@ -20,7 +20,8 @@ from typing import Any
 from e2e.cluster.processes import KILL_TIMEOUT, ClusterError, Process
 from e2e.cluster.settings import BRIDGE, GATEWAY, GATEWAY_PREFIX, Settings
 
-_COMMAND_TIMEOUT = 60
+_COMMAND_TIMEOUT = 300
+"""Seconds: longer than kubectl is told to wait."""
 _CGROUPS = Path("/sys/fs/cgroup")
 
 # Set here (value), or by the kubelet and kube-proxy (None); all are put back.

@@ -22,6 +22,8 @@ DRIVER_ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUNBUFFERED": "1",
 }
+_IMPORT_TIMEOUT = 600
+"""Seconds for some hundred megabytes that are unpacked to a disk which others use, too."""
 _PATH = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
@@ -83,6 +85,7 @@ def load(settings: Settings, found: list[Image]) -> None:
         run(
             f"{settings.bin}/ctr", f"--address={settings.containerd_socket}",
             "--namespace=k8s.io", "images", "import", "--local", str(archive),
+            timeout=_IMPORT_TIMEOUT,
         )  # fmt: skip
 
 
