@@ -51,8 +51,11 @@ def kubectl(environment: Environment) -> Kubectl:
 def namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the test's own, deleted afterwards with all that is in it."""
     kubectl("create", "namespace", name := f"test-{os.urandom(4).hex()}")
+    limit = f"--timeout={WAIT:.0f}s"
+    # No pod is taken without its account, which is made a moment later.
+    kubectl("wait", "--for=create", "-n", name, "serviceaccount/default", limit)
     yield name
-    kubectl("delete", "namespace", name, f"--timeout={WAIT:.0f}s")
+    kubectl("delete", "namespace", name, limit)
 
 
 @pytest.fixture(scope="session")
