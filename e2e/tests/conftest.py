@@ -72,6 +72,7 @@ def driver(api: Api, environment: Environment) -> Iterator[Driver]:
     no worker and no object in S3."""
     install(environment)
     driver = Driver(api, run_directory(str(environment.kubelet_directory)))
+    driver.wait_for_keeper()
     yield driver
     driver.wait_without_volumes()
     poll(
@@ -88,6 +89,7 @@ def restored(driver: Driver, environment: Environment) -> Iterator[None]:
     install(environment)
     driver.wait_ready("node")
     driver.wait_ready("controller")
+    driver.wait_for_keeper()
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ def test_nothing_stays_and_another_driver_can_be_installed(
     assert driver.problem("node") is None
     space.running("pod", {"/scratch": inline()})
     space.sh("pod", "echo before > /scratch/file")
+    driver.wait_for_keeper()
 
     # A mistake: its cache is not where it was. It is told, and can be undone.
     install(environment, SMALL)

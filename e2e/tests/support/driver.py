@@ -95,6 +95,7 @@ class Driver:
         finally:
             self._keep_on({_NOWHERE: None})
             self.wait_ready("keeper")
+            self.wait_for_keeper()
 
     def _keep_on(self, labels: dict[str, str | None]) -> None:
         change = {"spec": {"template": {"spec": {"nodeSelector": labels}}}}
@@ -129,7 +130,7 @@ class Driver:
         return []
 
     def wait_for_keeper(self, timeout: float = WAIT) -> None:
-        """Until the keeper has been given everything."""
+        """Until the keeper has been given everything: no mount outlives the node pod before."""
         poll(
             lambda: [
                 family.samples[0].value
