@@ -170,7 +170,7 @@ def _environment(cluster: Cluster) -> Environment:
         programs={name: str(settings.bin / name) for name in ("kubectl", "helm", "ctr")},
         s3={name: settings.s3_endpoint(name) for name in ("versitygw", "minio")},
         credentials=settings.root / "s3-credentials",
-        minio_role=minio_role(cluster.services.log("minio").read_text()),
+        minio_role=minio_role(cluster.services.log("minio").read_text),
         images=sidecars
         | {"driver": DRIVER_IMAGE, "busybox": BUSYBOX_IMAGE, "python": PYTHON_IMAGE},
     )

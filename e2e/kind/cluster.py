@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,7 +38,6 @@ SNAPSHOTS = "https://github.com/kubernetes-csi/external-snapshotter"
 MONITORING = "https://github.com/prometheus-operator/prometheus-operator/raw"
 
 _TIMEOUT = 900
-_READY_TIMEOUT = 60.0
 
 Run = Callable[..., str]
 
@@ -93,7 +91,7 @@ def up(state: Path, run: Run = run) -> None:
         programs={name: shutil.which(name) or name for name in ("kubectl", "helm")},
         s3=s3,
         credentials=state / "s3-credentials",
-        minio_role=_wait_for_role(run),
+        minio_role=minio_role(lambda: run("docker", "logs", f"{NAME}-minio")),
         images=sidecar_images()
         | {"driver": DRIVER_IMAGE, "busybox": BUSYBOX_IMAGE, "python": PYTHON_IMAGE},
     )
@@ -157,17 +155,6 @@ def start_s3(state: Path, keys: tuple[str, str], run: Run) -> dict[str, str]:
         address = run("docker", "inspect", f"--format={template}", f"{NAME}-{name}").strip()
         endpoints[name] = f"http://{address}:{port}"
     return endpoints
-
-
-def _wait_for_role(run: Run) -> str:
-    deadline = time.monotonic() + _READY_TIMEOUT
-    while True:
-        try:
-            return minio_role(run("docker", "logs", f"{NAME}-minio"))
-        except LookupError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
 
 
 def down(state: Path, keep_logs: Path | None = None, run: Run = run) -> None:
