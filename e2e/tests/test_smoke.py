@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from e2e.environment import Environment
 from e2e.tests.kubernetes import Kubectl
 from e2e.tests.support.api import WAIT
@@ -68,6 +66,6 @@ def test_pods_reach_the_api_server_by_its_service_and_the_s3_servers(
     logs(kubectl, namespace, "client", "reached 3\n")
 
 
-@pytest.mark.parametrize("kind", ["volumesnapshots.snapshot.storage.k8s.io"])
-def test_the_cluster_knows_snapshots(kubectl: Kubectl, kind: str) -> None:
-    assert kubectl("get", kind, "-A", "--ignore-not-found") == ""
+def test_the_cluster_knows_snapshots(kubectl: Kubectl) -> None:
+    # An error where the kind is not known; there may be some, of tests whose end is still to come.
+    kubectl("get", "volumesnapshots.snapshot.storage.k8s.io", "--all-namespaces")
