@@ -1,8 +1,8 @@
 """Kubernetes events about volumes that need attention: what ``kubectl describe pod`` shows.
 
 One POST each, by the service account of the node's pod; the ``kubernetes`` package would cost more
-memory than all the rest of the node service. Bounded: few wait, and the same thing is said of the
-same object once in a while only.
+memory than all the rest of the node service. Bounded: few wait, the same thing is said of the same
+object once in a while only, and few different ones meanwhile.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import datetime
 import http.client
 import json
 import os
+import re
 import ssl
 import time
 from pathlib import Path
@@ -29,7 +30,12 @@ WAITING: Final = 64
 """Events that wait to be sent; more are dropped and counted."""
 
 AGAIN: Final = 600.0
-"""Seconds within which the same reason is not sent again for the same object."""
+"""Seconds within which the same reason is not sent again for the same object with the same message,
+whatever numbers are in it."""
+
+DIFFERENT: Final = 5
+"""Messages of the same reason and object within that time: what is wrong may become something else,
+but those which name what was written last differ all the time."""
 
 TIMEOUT: Final = 5.0
 """Seconds for one event."""
@@ -37,6 +43,7 @@ TIMEOUT: Final = 5.0
 LONGEST: Final = 1000
 """Characters of a message: Kubernetes accepts 1024."""
 
+_NUMBER = re.compile(r"\d+")
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -50,7 +57,7 @@ class Events:
         self._account = account
         host, port = (os.environ.get(f"KUBERNETES_SERVICE_{it}") for it in ("HOST", "PORT"))
         self._server = (host, int(port)) if enabled and host and port else None
-        self._said: dict[tuple[str, str], float] = {}
+        self._said: dict[tuple[str, str], dict[str, float]] = {}
         self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(WAITING)
         self._task: asyncio.Task[None] | None = None
 
@@ -64,12 +71,8 @@ class Events:
     def warn(self, record: Record, reason: str, message: str) -> None:
         """Say something of a volume, to its pods, or to its claim where none is known."""
         for target in _objects(record) or [{"volume": record.volume_id}]:
-            key = (json.dumps(target), reason)
-            now = time.monotonic()
-            if now - self._said.get(key, -AGAIN) < AGAIN:
+            if not self._is_news((json.dumps(target), reason), message):
                 continue
-            self._said = {k: said for k, said in self._said.items() if now - said < AGAIN}
-            self._said[key] = now
             log.warning("event", reason=reason, message=message, volume=record.volume_id)
             if self._server is None or "kind" not in target:
                 continue
@@ -77,6 +80,18 @@ class Events:
                 self._queue.put_nowait(self._event(target, reason, message))
             except asyncio.QueueFull:
                 self.dropped += 1
+
+    def _is_news(self, about: tuple[str, str], message: str) -> bool:
+        """Whether to say it; it is taken to be said then. ``about``: object and reason."""
+        now = time.monotonic()
+        known = self._said.get(about, {})
+        lately = {text: said for text, said in known.items() if now - said < AGAIN}
+        text = _NUMBER.sub("", message[:LONGEST])
+        if text in lately or len(lately) >= DIFFERENT:
+            return False
+        self._said = {k: it for k, it in self._said.items() if now - max(it.values()) < AGAIN}
+        self._said[about] = lately | {text: now}
+        return True
 
     def _event(self, target: dict[str, str], reason: str, message: str) -> dict[str, Any]:
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

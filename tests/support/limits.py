@@ -112,6 +112,8 @@ _DRIVER_LIMITS = (
     ("Kubernetes events that wait to be sent", "node.events", "WAITING", _COUNT),
     ("the same event of the same object is not sent again within", "node.events", "AGAIN",
      _SECONDS),
+    ("different events of the same reason and object within that time", "node.events", "DIFFERENT",
+     _COUNT),
     ("the end of an inline volume waits for the deletion of its content", "csi.emptying",
      "AT_ONCE", _SECONDS),
     ("longest pause before that is tried again; it is never given up", "csi.emptying", "AGAIN_MAX",

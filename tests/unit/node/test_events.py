@@ -116,6 +116,30 @@ def test_the_same_is_said_once_in_a_while(
     assert [body["reason"] for _path, _auth, body in server.got] == ["Reason", "Other", "Reason"]
 
 
+def test_another_message_is_told_but_not_for_a_number_and_not_without_end(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        events = Events("node-1", enabled=True, account=tmp_path)
+        events.start()
+        for minutes in range(5):
+            events.warn(record("a"), "Reason", f"it waits for {minutes} minutes")
+            events.warn(record("a"), "Reason", "it is refused")
+        for letter in "abcdefghij":
+            events.warn(record("a"), "Reason", f"file {letter} is refused")
+        for _ in range(module.DIFFERENT):
+            await wait(server)
+        events.warn(record("b"), "Reason", "it is refused")
+        await wait(server)
+        await events.close()
+
+    asyncio.run(run())
+    assert [body["message"] for _path, _auth, body in server.got] == [
+        "it waits for 0 minutes", "it is refused", "file a is refused", "file b is refused",
+        "file c is refused", "it is refused",
+    ]  # fmt: skip
+
+
 def test_without_a_pod_the_claim_is_told(server: ApiServer, tmp_path: Path) -> None:
     async def run() -> None:
         events = Events("node-1", enabled=True, account=tmp_path)
