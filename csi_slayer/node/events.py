@@ -38,7 +38,13 @@ DIFFERENT: Final = 5
 but those which name what was written last differ all the time."""
 
 TIMEOUT: Final = 5.0
-"""Seconds for one event."""
+"""Seconds for one attempt to send an event."""
+
+ATTEMPTS: Final = 4
+"""For one event, which the others wait for. One that is refused is not sent again."""
+
+PAUSE: Final = 5.0
+"""Seconds between attempts: an API server is away that long when it is replaced."""
 
 LONGEST: Final = 1000
 """Characters of a message: Kubernetes accepts 1024."""
@@ -111,15 +117,34 @@ class Events:
 
     async def _send_all(self) -> None:
         while True:
-            event = await self._queue.get()
-            try:
-                await asyncio.to_thread(self._post, event)
+            problem = await self._send(await self._queue.get())
+            if problem is None:
                 self.sent += 1
-            except (OSError, ValueError, http.client.HTTPException) as error:
+            else:
                 self.dropped += 1
-                log.warning("event_not_sent", reason=str(error) or type(error).__name__)
+                log.warning("event_not_sent", reason=problem)
 
-    def _post(self, event: dict[str, Any]) -> None:
+    async def _send(self, event: dict[str, Any]) -> str | None:
+        """What has kept the event from the API server at last, or None. One that was taken without
+        an answer is there twice."""
+        problem = ""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(PAUSE)
+            try:
+                status = await asyncio.to_thread(self._post, event)
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                problem = str(error) or type(error).__name__
+                continue
+            if status < 300:
+                return None
+            problem = f"the API server says {status}"
+            if status < 500 and status != 429:
+                break
+        return problem
+
+    def _post(self, event: dict[str, Any]) -> int:
+        """The status of the answer."""
         assert self._server is not None
         # Read each time: the kubelet replaces the token.
         token = (self._account / "token").read_text().strip()
@@ -134,8 +159,7 @@ class Events:
             )
             answer = connection.getresponse()
             answer.read()
-            if answer.status >= 300:
-                raise http.client.HTTPException(f"the API server says {answer.status}")
+            return answer.status
         finally:
             connection.close()
 

@@ -110,6 +110,8 @@ _DRIVER_LIMITS = (
     ("pause until uploads of an unmounted volume are tried again", "node.running", "DRAIN_AGAIN",
      _SECONDS),
     ("Kubernetes events that wait to be sent", "node.events", "WAITING", _COUNT),
+    ("attempts to send one; it is dropped then", "node.events", "ATTEMPTS", _COUNT),
+    ("pause between them", "node.events", "PAUSE", _SECONDS),
     ("the same event of the same object is not sent again within", "node.events", "AGAIN",
      _SECONDS),
     ("different events of the same reason and object within that time", "node.events", "DIFFERENT",

@@ -20,13 +20,15 @@ from tests.support.certs import make_certificate
 
 
 class ApiServer:
-    """Takes events, or refuses them with ``status``."""
+    """Takes events, or refuses them with ``status``; with those of ``first`` before, of which 0 is
+    no answer."""
 
     def __init__(self, directory: Path) -> None:
         certificate, context = make_certificate(directory)
         (directory / "ca.crt").write_bytes(certificate.read_bytes())
         (directory / "token").write_text("the-token\n")
         self.status = 201
+        self.first: list[int] = []
         self.got: list[tuple[str, str, dict[str, Any]]] = []
         self.arrived = threading.Semaphore(0)
         outer = self
@@ -35,9 +37,11 @@ class ApiServer:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.got.append((self.path, self.headers["Authorization"], body))
-                self.send_response(outer.status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                status = outer.first.pop(0) if outer.first else outer.status
+                if status:
+                    self.send_response(status)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
                 outer.arrived.release()
 
             def log_message(self, *_args: object) -> None:
@@ -171,6 +175,47 @@ def test_a_refusal_and_too_many_are_counted(server: ApiServer, tmp_path: Path) -
         assert events.dropped >= 4
 
     asyncio.run(run())
+
+
+def test_one_that_does_not_arrive_is_sent_again(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    server.first = [0, 503, 429]
+
+    async def run() -> None:
+        events = Events("node-1", enabled=True, account=tmp_path)
+        events.start()
+        events.warn(record("a", "b"), "Reason", "message")
+        for _ in range(5):
+            await wait(server)
+        await events.close()
+        assert events.sent >= 1
+        assert events.dropped == 0
+
+    asyncio.run(run())
+    told = [body["involvedObject"]["name"] for _path, _auth, body in server.got]
+    assert told == ["a", "a", "a", "a", "b"]
+
+
+def test_one_that_never_arrives_keeps_the_others_for_some_attempts_only(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    server.first = [503] * module.ATTEMPTS
+
+    async def run() -> None:
+        events = Events("node-1", enabled=True, account=tmp_path)
+        events.start()
+        events.warn(record("a", "b"), "Reason", "message")
+        for _ in range(module.ATTEMPTS + 1):
+            await wait(server)
+        await events.close()
+        assert events.dropped == 1
+
+    asyncio.run(run())
+    told = [body["involvedObject"]["name"] for _path, _auth, body in server.got]
+    assert told == ["a"] * module.ATTEMPTS + ["b"]
 
 
 @pytest.mark.parametrize("enabled", [True, False])
