@@ -260,8 +260,6 @@ class OpenSegment:
 
     def _write(self, offset: int, view: memoryview, direct: bool) -> None:
         began, cpu = time.monotonic(), time.thread_time()
-        if len(view) == PIECE:
-            self.shared.extents.take(self.fd, offset, PIECE)
         direct = direct and self._write_direct(offset, view)
         if not direct:
             self._write_cached(offset, view)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from csi_slayer.cache.direct import Direct
 from csi_slayer.cache.events import CacheEvents
-from csi_slayer.cache.extents import Extents
 from csi_slayer.cache.fresh import Fresh
 from csi_slayer.cache.layout import Layout
 from csi_slayer.cache.ledger import Ledger
@@ -29,7 +28,6 @@ class Shared:
     marks: Marks
     events: CacheEvents
     direct: Direct
-    extents: Extents = field(default_factory=Extents)
     fresh: Fresh = field(default_factory=Fresh)
     lock: threading.Lock = field(default_factory=threading.Lock)
     opened: dict[str, OpenSegment] = field(default_factory=dict)
