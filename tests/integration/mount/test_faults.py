@@ -28,7 +28,7 @@ from tests.support.faults import (
 from tests.support.mounts import TestMount
 from tests.support.servers import S3Server
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 SHORT = [
     "volume.io_timeout=5s",

@@ -19,7 +19,7 @@ from tests.integration.mount.s3volumes import s3_volume
 from tests.support.mounts import wait_for
 from tests.support.servers import S3Server
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 MIB = 1 << 20
 

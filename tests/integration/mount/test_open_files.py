@@ -11,7 +11,7 @@ import pytest
 from tests.integration.mount.conftest import MakeMount
 from tests.integration.mount.test_posix import renameat2
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 MIB = 1 << 20
 
@@ -51,7 +51,7 @@ def test_a_directory_with_open_files_is_renamed(make_mount: MakeMount, objects: 
     assert sorted(os.listdir(root)) == ["new"]
     assert len(os.listdir(root / "new")) == 1001
     assert (root / "new/sub/f1").read_bytes() == b"1 more"
-    mount.wait_idle()
+    mount.wait_idle(300)  # a copy and a deletion for each of the files
     found = {str(p.relative_to(objects)) for p in objects.rglob("*") if p.is_file()}
     found = {name for name in found if not name.startswith(".slayerfs")}
     assert found == {f"new/{'sub/' * (number % 2)}f{number}" for number in range(2000)}
