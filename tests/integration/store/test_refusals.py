@@ -67,8 +67,7 @@ def test_missing_bucket(run: Run[Any], s3_server: S3Server) -> None:
 
 def test_nobody_listens(run: Run[Any], versitygw: S3Server) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}"
-    options = options_for(versitygw, endpoint=endpoint, check_deadline=1.0)
-    error = _refusal(run, "s3://bucket", options)
+    error = _refusal(run, "s3://bucket", options_for(versitygw, endpoint=endpoint))
     assert isinstance(error, StoreUnavailable)
     assert "connection refused: check the endpoint" in str(error)
 
