@@ -8,7 +8,8 @@ import os
 import pytest
 
 from tests.integration.mount.conftest import MakeMount
-from tests.support.mounts import slayer
+from tests.integration.mount.test_faults_disk import used
+from tests.support.mounts import slayer, wait_for
 
 MIB = 1 << 20
 SIZE = 64 * MIB
@@ -29,6 +30,10 @@ def test_a_sequential_reader_gets_what_it_asks_for(make_mount: MakeMount, prefet
     fd = os.open(mount.root / "f", os.O_RDONLY)
     for offset in range(0, READ, MIB // 4):
         assert os.pread(fd, MIB // 4, offset) == data[offset : offset + MIB // 4]
+    if prefetch:
+        # Before the file is closed, which ends it.
+        segments = mount.cache / "segments"
+        wait_for(lambda: used(segments) > READ + KERNEL + MIB, what="what was fetched ahead")
     os.close(fd)
     mount.umount()
     usage = json.loads(slayer("cache", "usage", "--cache-dir", str(mount.cache), "--json").stdout)
