@@ -182,10 +182,12 @@ def test_damage_is_noticed(
     small, large = content(200_000), content(9 * MIB, 2)
     (objects / "small").write_bytes(small)
     (objects / "large").write_bytes(large)
-    mount = make_mount(options=capabilities).mount()
+    # A file that is complete has no map that matters, and reading ahead may complete it.
+    ahead = "volume.prefetch=false" if what == "map" else "volume.prefetch=true"
+    mount = make_mount(options=[*capabilities, ahead]).mount()
     assert (mount.root / "small").read_bytes() == small
     with (mount.root / "large").open("rb") as file:
-        assert file.read(MIB) == large[:MIB]  # in part only: then its map matters
+        assert file.read(MIB) == large[:MIB]
     if when == "mount_next":
         mount.umount()
     else:

@@ -193,8 +193,8 @@ def test_odd_keys_are_hidden_and_counted(
             below = [key for key in keys if key.startswith(f"{name}/") and key not in hidden]
             assert set(os.listdir(root / name)) == {key.split("/")[1] for key in below}
     if hidden:
-        wait_for(lambda: volume.status()["counters"]["hidden_keys"] > 0, what="hidden keys")
-        assert "keys hidden" in volume.log
+        wait_for(lambda: volume.ask_status()["counters"]["hidden_keys"] > 0, what="hidden keys")
+        wait_for(lambda: "keys hidden" in volume.log, what="a line about them")
     assert server.admin.keys(bucket) == keys
 
 

@@ -57,8 +57,11 @@ def test_after_a_killed_worker_the_volume_is_mounted_anew(
         assert caught.value.errno in (errno.ENOTCONN, errno.ECONNABORTED)
         wait_for(lambda: is_reachable(path), what="the new mount")
         assert path.read_bytes() == b"acknowledged"
-        assert volume.status()["restarts"] == restarts
-    assert volume.log.count("open files got errors; mounting anew") == 2
+        assert volume.ask_status()["restarts"] == restarts
+    wait_for(
+        lambda: volume.log.count("open files got errors; mounting anew") == 2,
+        what="a line about each",
+    )
     volume.umount()
     assert (objects / "file").read_bytes() == b"acknowledged"
     assert not volume.mounted
