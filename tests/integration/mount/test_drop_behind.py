@@ -24,8 +24,8 @@ _libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 
 
 STAYS = KEEP + 2 * STEP
-"""Bytes, more than dropping would leave. Not all of the file: the kernel may take pages away itself,
-and up to two steps of the first reading may still be to come."""
+"""Bytes, more than dropping would leave. Not all of the file: the kernel may take pages away
+itself, and the last two steps of the first reading may still be to come."""
 
 
 def resident(file: int) -> int:

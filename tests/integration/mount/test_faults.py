@@ -244,7 +244,7 @@ def test_writes_that_fail_twice_are_repeated(faulty_each: Faulty) -> None:
 @pytest.mark.parametrize("durability", ["close", "writeback"])
 def test_a_bad_day(faulty_each: Faulty, durability: str) -> None:
     """A third of all requests fail in one way or another, under changes of all kinds."""
-    mount = faulty_each.mount(f"volume.durability={durability}", "volume.io_timeout=30s")
+    mount = faulty_each.mount(f"volume.durability={durability}", *PATIENT)
     for fault in (Status(503, "SlowDown"), Cut(500), LoseAnswer(), Truncate(100), CutUpload(300)):
         faulty_each.proxy.inject(fault, fraction=0.07)
     rng = random.Random(3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,10 +16,6 @@ from tests.support.mounts import TestMount, wait_for
 from tests.support.servers import S3Server
 
 pytestmark = pytest.mark.integration
-
-BOUND = 30.0
-"""Seconds: io_timeout is 5 s, a request under way may take as long again; the rest is a machine
-that is busy with other tests."""
 
 HOW = ["refused", "silent"]
 
@@ -47,18 +42,16 @@ def come_back(faulty: Faulty) -> None:
 
 
 def is_error(call: object, *args: object) -> None:
-    """The call ends with EIO within the bound."""
+    """The call ends, with EIO."""
     assert callable(call)
-    started = time.monotonic()
     with pytest.raises(OSError) as caught:
         call(*args)
     assert caught.value.errno == errno.EIO
-    assert time.monotonic() - started < BOUND
 
 
 @pytest.mark.parametrize("how", HOW)
 def test_reading(faulty: Faulty, how: str) -> None:
-    """Names and attributes that are known and bytes that are cached; else EIO by the bound."""
+    """Names and attributes that are known and bytes that are cached; else EIO."""
     cached, large = content(100_000), content(3 << 20, 2)
     for name in ("cached", "other"):
         faulty.put(f"known/{name}", cached)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.mount.conftest import MakeMount
-from tests.integration.mount.test_faults import Faulty
+from tests.integration.mount.test_faults import PATIENT, Faulty
 from tests.support.faults import Status
 from tests.support.mounts import wait_for
 from tests.support.servers import S3Server, free_port
@@ -44,7 +44,7 @@ def scrape(address: str) -> dict[str, float]:
 def test_metrics(faulty: Faulty) -> None:
     faulty.put("small", b"x" * 100_000)
     address = f"127.0.0.1:{free_port()}"
-    mount = faulty.mount(f"metrics.listen={address}")
+    mount = faulty.mount(f"metrics.listen={address}", *PATIENT)
     faulty.proxy.inject(Status(503, "SlowDown"), kind="GetObject", times=1)
     assert len((mount.root / "small").read_bytes()) == 100_000
     assert len((mount.root / "small").read_bytes()) == 100_000
