@@ -13,7 +13,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-_PROGRAM = "import os, sys\nfor line in sys.stdin:\n    print(repr(eval(line)), flush=True)\n"
+_PROGRAM = (
+    "import itertools, os, sys\nfor line in sys.stdin:\n    print(repr(eval(line)), flush=True)\n"
+)
 
 
 class Client:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from csi_slayer.fuse.pyfuse3_engine.session import Pyfuse3Session
 
 _SIZE = 1 << 16
-WATCHDOG_SECONDS = 60.0
+WATCHDOG_SECONDS = 90.0
+"""Less than a test has: one that waits for a file system in vain is to say where."""
 
 
 class Server:
@@ -74,9 +75,16 @@ class Server:
         if self.state is None:
             self.fd = fds[0] if fds else None
             self.state = json.loads(data)
-            self._watchdog = threading.Timer(WATCHDOG_SECONDS, self.abort)
-            self._watchdog.daemon = True
-            self._watchdog.start()
+        self.watch()
+
+    def watch(self) -> None:
+        """Abort the file system some time from now, unless this is called again: by each test that
+        uses it."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        self._watchdog = threading.Timer(WATCHDOG_SECONDS, self.abort)
+        self._watchdog.daemon = True
+        self._watchdog.start()
 
     @property
     def connection(self) -> int:

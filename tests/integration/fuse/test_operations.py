@@ -46,6 +46,7 @@ def server(
 @pytest.fixture
 def root(server: Server, request: pytest.FixtureRequest) -> Path:
     """A directory of the test's own."""
+    server.watch()
     path = server.mountpoint / f"{abs(hash(request.node.name)):x}"
     path.mkdir()
     return path

@@ -111,16 +111,21 @@ def test_open_files_go_on(server: Server, client: Client) -> None:
 
 
 def test_reads_and_writes_are_right_however_often_the_server_is_killed(
-    server: Server, client: Client
+    server: Server, client: Client, tmp_path: Path
 ) -> None:
+    over = tmp_path / "over"
     client.do("globals().update(fd=os.open('free', os.O_RDWR))")
     client.begin(
-        "all(os.pwrite(fd, bytes([n % 251]) * 3000, n * 3000) == 3000"
-        " and os.pread(fd, 3000, n * 3000) == bytes([n % 251]) * 3000 for n in range(5000))"
+        "all(os.pwrite(fd, bytes([n % 251]) * 3000, n % 5000 * 3000) == 3000"
+        " and os.pread(fd, 3000, n % 5000 * 3000) == bytes([n % 251]) * 3000"
+        f" for n in itertools.takewhile(lambda _: not os.path.exists({str(over)!r}),"
+        " itertools.count()))"
     )
     for count in (50, 200, 500, 1000):
         server.wait_for(written=count)
         succeed(server)
+    server.wait_for(written=50)
+    over.touch()
     assert client.result() is True
     client.do("os.close(fd)")
 
