@@ -57,6 +57,7 @@ class Supervisor:
         self._ready = ready
         self._keep_open = keep
         self._process: subprocess.Popen[bytes] | None = None
+        self._given_up = False
         self._abandoned = False
         self._resting = False
 
@@ -76,6 +77,8 @@ class Supervisor:
                 if self._abandoned:
                     return 0
                 pause = self._life.died(status, time.monotonic() - worker.born)
+                if self._given_up:
+                    raise CannotStart("it was told to end before it was mounted", "UNAVAILABLE")
                 if pause is None:
                     return 0
                 self._resting = True
@@ -91,6 +94,7 @@ class Supervisor:
         :meth:`run` says CannotStart; False if there is a mount."""
         if self._life.mounted:
             return False
+        self._given_up = True  # that it has mounted may be on its way to us
         if self._process is not None:
             self._process.kill()
         return True
@@ -115,7 +119,7 @@ class Supervisor:
                 stderr=self._log_fd,
             )
         self._process = process
-        if self._abandoned:
+        if self._abandoned or self._given_up:
             process.kill()
         message, fds = self._life.first_message()
         try:
@@ -135,7 +139,7 @@ class Supervisor:
                 break
             message, fds = received
             self._life.heard(message, fds)
-            if "ready" in message and not self._life.announced:
+            if "ready" in message and not self._life.announced and not self._given_up:
                 self._life.announced = True
                 self._ready(worker.process.pid)
         return worker.process.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ import pytest
 from csi_slayer.node import lifecycle
 from csi_slayer.node import supervisor as module
 from csi_slayer.node.supervisor import CannotStart, Supervisor
+from csi_slayer.worker import channel
 
 WORKER = """#!{python}
 import json, os, signal, socket, sys
@@ -45,6 +47,8 @@ for step in spec["plan"][message["restarts"]].split():
         supervisor.send(b'{{"error": "the bucket is missing"}}')
     elif step == "nonsense":
         supervisor.send(b"not json")
+    elif step == "said":
+        open(spec["said"], "w").close()
     elif step == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     elif step == "hang":
@@ -66,6 +70,7 @@ class Stand:
         self.device = base / "device"
         self.device.touch()
         self.log = base / "log"
+        self.said = base / "said"
         self.ready: list[int] = []
         monkeypatch.setattr(module, "sys", SimpleNamespace(executable=str(program)))
         self.pauses: list[float] = []
@@ -75,7 +80,7 @@ class Stand:
     def supervisor(self, *plan: str, keep: tuple[int, ...] = ()) -> Supervisor:
         spec: dict[str, Any] = {
             "plan": plan, "log": str(self.log), "device": str(self.device), "secret": SECRET,
-            "kept": list(keep),
+            "kept": list(keep), "said": str(self.said),
         }  # fmt: skip
         return Supervisor(spec, sys.__stderr__.fileno(), self.ready.append, keep)
 
@@ -177,6 +182,36 @@ def test_giving_up_ends_a_worker_that_has_not_mounted(stand: Stand) -> None:
     assert supervisor.give_up()
     thread.join(30)
     assert len(ended) == 1
+
+
+def test_giving_up_before_there_is_a_worker_ends_it_at_once(stand: Stand) -> None:
+    supervisor = stand.supervisor("hang")
+    assert supervisor.give_up()
+    with pytest.raises(CannotStart):
+        supervisor.run()
+
+
+@pytest.mark.parametrize("plan", ["mount said hang", "mount ready said hang"])
+def test_giving_up_is_not_lost_on_a_worker_that_has_mounted_meanwhile(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, plan: str
+) -> None:
+    """The signal comes when all that it has said is yet to be read."""
+    supervisor = stand.supervisor(plan, "0")
+    receive = channel.receive
+    signals: list[bool] = []
+
+    def signalled(end: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+        if not signals:
+            wait_until(stand.said.exists)
+            signals.append(supervisor.give_up())
+        return receive(end)
+
+    monkeypatch.setattr(channel, "receive", signalled)
+    with pytest.raises(CannotStart, match="told to end"):
+        supervisor.run()
+    assert signals == [True]
+    assert len(stand.workers) == 1, "it is not started again"
+    assert stand.ready == []
 
 
 def test_giving_up_leaves_a_mounted_volume_alone(stand: Stand) -> None:
