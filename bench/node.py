@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.nodes import TestNode, node_at
+from tests.support.processes import descendants
 from tests.support.servers import S3Server, start_server
 
 RESULTS = Path(__file__).with_name("results") / "node.json"
@@ -132,7 +133,7 @@ def left(node: TestNode) -> dict[str, int]:
     """What a cycle might leave behind."""
     assert node.process is not None
     pid = node.process.pid
-    family = [pid, *(child for process in (pid, *_children(pid)) for child in _children(process))]
+    family = [pid, *descendants(pid)]
     rss = next(
         line.split()[1]
         for line in Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -140,7 +141,7 @@ def left(node: TestNode) -> dict[str, int]:
     )
     return {
         "processes": len(family),
-        "descriptors": sum(len(list(Path(f"/proc/{p}/fd").iterdir())) for p in family),
+        "descriptors": sum(map(_descriptors, family)),
         "mounts": len(node.mounts()),
         "files": sum(
             len(list(directory.iterdir()))
@@ -153,11 +154,11 @@ def left(node: TestNode) -> dict[str, int]:
     }  # fmt: skip
 
 
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += map(int, (task / "children").read_text().split())
-    return found
+def _descriptors(pid: int) -> int:
+    try:
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except OSError:  # it has just ended
+        return 0
 
 
 def main() -> int:

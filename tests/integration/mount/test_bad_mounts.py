@@ -15,17 +15,13 @@ from typing import Any
 import pytest
 
 from tests.integration.mount.conftest import MakeMount
-from tests.integration.mount.volumes import (
-    descendants,
-    files_with,
-    processes_with,
-    write_config,
-)
+from tests.integration.mount.volumes import files_with, processes_with, write_config
 from tests.support.certs import make_certificate
 from tests.support.faultproxy import FaultProxy
 from tests.support.faults import Blackhole, Status
 from tests.support.leaks import mount_points
 from tests.support.mounts import CLI, TestMount, slayer, wait_for
+from tests.support.processes import descendants
 from tests.support.servers import S3Server, free_port
 
 pytestmark = pytest.mark.integration

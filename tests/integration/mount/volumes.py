@@ -25,29 +25,6 @@ def write_config(path: Path, server: S3Server, **store: Any) -> Path:
     return path
 
 
-def descendants(pid: int) -> list[int]:
-    """All processes below one, those that ended while looking left out."""
-    found: list[int] = []
-    queue = [pid]
-    while queue:
-        parent = queue.pop()
-        for task in _entries(Path(f"/proc/{parent}/task")):
-            try:
-                children = [int(text) for text in (task / "children").read_text().split()]
-            except OSError:
-                continue
-            found += children
-            queue += children
-    return found
-
-
-def _entries(directory: Path) -> list[Path]:
-    try:
-        return list(directory.iterdir())
-    except OSError:
-        return []
-
-
 def processes_with(text: str, *, but: Iterable[int] = ()) -> dict[int, str]:
     """Processes whose command line or environment has ``text`` in it, and where."""
     found = {}

@@ -13,16 +13,10 @@ from bench.node import Bench, in_parallel, left
 from csi_slayer.node import registry
 from tests.support.mounts import wait_for
 from tests.support.nodes import TestNode, node_at
+from tests.support.processes import children
 from tests.support.servers import S3Server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
-
-
-def children(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return found
 
 
 def template_of(node: TestNode) -> int:

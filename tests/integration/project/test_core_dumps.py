@@ -17,6 +17,7 @@ from csi_slayer.node import registry
 from tests.support.csi import connected, mount_capability
 from tests.support.driver import driver
 from tests.support.mounts import CLI, wait_for
+from tests.support.processes import descendants
 from tests.support.servers import live_pids
 
 pytestmark = pytest.mark.integration
@@ -41,11 +42,7 @@ def limits(pid: int) -> tuple[str, ...]:
 
 def family(pid: int) -> list[int]:
     """The process and all below it."""
-    found = [pid]
-    for process in found:
-        tasks = Path(f"/proc/{process}/task").iterdir()
-        found += [int(child) for it in tasks for child in (it / "children").read_text().split()]
-    return found
+    return [pid, *descendants(pid)]
 
 
 def test_none_of_the_driver_s_processes_dumps(short_directory: Path, tmp_path: Path) -> None:
