@@ -19,6 +19,7 @@ from csi_slayer.node.records import mark
 from tests.support import servers
 from tests.support.mounts import wait_for
 from tests.support.preloaded import Forked, preloaded
+from tests.support.processes import descendants, end
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -259,8 +260,10 @@ class TestNode:
         return len(pids)
 
     def close(self) -> None:
-        """End everything, whatever state it is in."""
+        """End everything, whatever state it is in; when it returns nobody writes below ``base``."""
+        below = []
         if self.process is not None:
+            below = descendants(self.process.pid)  # a new worker is in no record yet
             self.process.kill()
             self._reap()
         for entry in reversed(mounts.entries()):
@@ -268,8 +271,9 @@ class TestNode:
                 with contextlib.suppress(OSError):
                     mounts.abort(entry.connection)
                     mounts.unmount(entry.mountpoint, lazy=True)
-        self.kill_workers()
         self.kill_keeper()
+        for pid in {*below, *self.workers()}:
+            end(pid)
 
 
 @contextlib.contextmanager

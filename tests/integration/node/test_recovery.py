@@ -31,9 +31,8 @@ def write(path: Path, text: str) -> None:
 
 def lose_everything(node: TestNode) -> None:
     """As a loss of power: no process, no mount, the disk as it is."""
-    for pid in node.workers():
-        os.kill(pid, 9)
-    node.kill()
+    node.kill()  # first: it would start others
+    node.kill_workers()
     node.kill_keeper()
     for entry in reversed(mounts.entries()):
         if entry.mountpoint.startswith(str(node.base)):
@@ -66,9 +65,9 @@ def test_targets_are_known_to_the_successor(node: TestNode, url: str) -> None:
 
 def lose_the_connection(node: TestNode) -> None:
     """Node service and keeper die together, and both are started again."""
+    node.kill()  # first: it would start other workers
     node.kill_workers()
     node.kill_keeper()
-    node.kill()
     node.start_keeper()
     node.start()
 
