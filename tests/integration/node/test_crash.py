@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300
 
 
 def kill_worker(node: TestNode) -> None:
-    killed = node.workers()
+    killed = wait_for(node.workers, what="a record that names the new worker")
     assert node.kill_workers() == 1
     wait_for(lambda: not set(killed) & set(node.workers()), what="its end")
 

@@ -44,6 +44,7 @@ def test_workers_hold_nothing_of_other_volumes(node: TestNode, tmp_path: Path) -
     node.kill_workers()  # the second ones get a connection from the node service
     for name in names:
         assert os.listdir(node.target(f"pod-{name}")) == []
+    wait_for(lambda: len(node.workers()) == 3, what="records that name the new workers")
     mount_ids = {record["mount_id"] for record in node.records()}
     assert len(mount_ids) == 3
     sockets: list[str] = []
@@ -111,7 +112,7 @@ def test_limits_of_workers(tmp_path: Path, url: str) -> None:
     with node_at(tmp_path, worker_memory="256MiB", worker_cpus=0.5) as node:
         node.publish("volume", "a", url)
         for _ in range(2):
-            (worker,) = node.workers()
+            (worker,) = wait_for(node.workers, what="a record that names the new worker")
             groups = Path(f"/proc/{worker}/cgroup").read_text()
             (record,) = node.records()
             name = f"slayer-{record['mount_id']}"

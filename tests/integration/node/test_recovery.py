@@ -311,6 +311,7 @@ def test_only_workers_of_this_boot_are_ended(
 def test_a_worker_that_dies_again_and_again_is_an_event(node: TestNode, url: str) -> None:
     path = node.publish("volume", "a", url)
     for _ in range(3):
+        wait_for(node.workers, what="a record that names the new worker")
         node.kill_workers()
         assert os.listdir(path) == []
     wait_for(lambda: "WorkerRestarts" in node.log.read_text(), what="an event")
