@@ -230,6 +230,11 @@ class TestNode:
     def unpublish(self, volume: str, pod: str) -> list[str]:
         return list(self.call("unpublish", volume_id=volume, target=str(self.target(pod))))
 
+    def release(self, volume: str, pod: str) -> list[str]:
+        """Unpublish, and wait until all is uploaded, also where that takes longer than
+        ``flush_timeout``; returns what is gone from this node then."""
+        return list(wait_for(lambda: self.unpublish(volume, pod), 60, f"the end of {volume}"))
+
     # -- what there is --------------------------------------------------------------------------
 
     def mounts(self) -> list[str]:

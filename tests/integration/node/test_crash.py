@@ -70,7 +70,7 @@ def test_nobody_notices(
     except AssertionError:
         print(node.log.read_text()[-30_000:])  # its directory is removed
         raise
-    assert node.unpublish("volume", "pod") == ["volume"]
+    assert node.release("volume", "pod") == ["volume"]
     assert hashes(objects) == files
     assert list((objects / "names").iterdir()) == []
     assert node.mounts() == []
@@ -93,7 +93,7 @@ def test_nobody_notices_over_s3(
     )
     turns = iter([kill_keeper, kill_node_and_workers, kill_worker] * 2)
     files = run_load(path, 6, lambda: next(turns)(node), times=6, serving=node.workers)
-    node.unpublish("volume", "pod")
+    node.release("volume", "pod")
     keys = versitygw.admin.keys(bucket)
     assert {key for key in keys if not key.endswith("/")} == set(files)
     assert left_names(keys) == []

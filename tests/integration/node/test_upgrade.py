@@ -47,6 +47,6 @@ def test_upgrade_and_downgrade_under_load(
 
     files = run_load(path, 9, replace, times=4, serving=node.workers)
     assert replaced == builds[::-1] * 2
-    assert node.unpublish("volume", "a") == ["volume"]
+    assert node.release("volume", "a") == ["volume"]
     assert hashes(objects) == files
     assert "cannot_take_over" not in node.log.read_text()
