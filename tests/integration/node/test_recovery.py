@@ -240,7 +240,7 @@ def test_unpublishing_does_not_wait_for_a_store_that_is_away(
         proxy.come_back()
         wait_for(lambda: node.records() == [], 60, what="the upload")
         assert versitygw.admin.get(bucket, "file") == b"text"
-        assert node.unpublish("volume", "a") == ["volume"]
+        assert node.release("volume", "a") == ["volume"]
 
 
 def test_a_volume_that_is_still_uploading_is_published_again(
