@@ -6,20 +6,24 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 
 from csi_slayer.config.driver import DriverConfig
 from csi_slayer.config.store import REVEAL_SECRETS
+from csi_slayer.volumes.rounds import PAGE
 from tests.integration.volumes.filling import many
-from tests.support.servers import S3Server
+from tests.support.faultproxy import FaultProxy
+from tests.support.faults import Blackhole
+from tests.support.mounts import wait_for
 from tests.unit.volumes.world import create, persistently
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 COUNT = 1600
 """More than a page of a copy."""
+PATIENCE = 120.0
+"""Seconds within which another process must have got halfway."""
 LEASE = 2.0
 """Seconds for which the next process waits, to know that the first is dead."""
 
@@ -44,29 +48,31 @@ asyncio.run(main())
 """
 
 
-def kill_in_the_middle(
-    config: DriverConfig, bucket: str, what: str, halfway: Callable[[], bool]
-) -> None:
-    """Make a call in another process and kill that once ``halfway`` says so."""
-    spec = config.model_dump_json(context={REVEAL_SECRETS: True})
-    process = subprocess.Popen(
-        [sys.executable, "-c", CALL, str(LEASE), what, bucket],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-    )
-    assert process.stdin is not None
-    with process.stdin as stdin:
-        stdin.write(spec.encode())
-    while process.poll() is None and not halfway():
-        pass
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it was done before it could be killed"
-
-
-def begun(server: S3Server, bucket: str, prefix: str) -> Callable[[], bool]:
-    """Whether there are some objects below a prefix."""
-    client = server.admin.client
-    return lambda: client.list_objects_v2(Bucket=bucket, Prefix=prefix)["KeyCount"] > 30
+def kill_in_the_middle(config: DriverConfig, bucket: str, what: str, kind: str, done: int) -> None:
+    """Make a call in another process, let so many of its requests of this kind through and no
+    other, and kill it when there are no answers to wait for but of those that never come."""
+    assert config.store.endpoint is not None
+    with FaultProxy(config.store.endpoint) as proxy:
+        proxy.inject(Blackhole(), kind=kind, skip=done)
+        store = config.store.model_copy(update={"endpoint": proxy.endpoint})
+        spec = config.model_copy(update={"store": store}).model_dump_json(
+            context={REVEAL_SECRETS: True}
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", CALL, str(LEASE), what, bucket],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        ) as process:
+            try:
+                assert process.stdin is not None
+                with process.stdin as stdin:
+                    stdin.write(spec.encode())
+                proxy.wait_for(done + 1, kind, timeout=PATIENCE)
+                answered = proxy.seen(kind)[:done]
+                wait_for(lambda: all(it.status for it in answered), PATIENCE, "their answers")
+            finally:
+                process.kill()
+    assert process.returncode == -signal.SIGKILL, "it ended by itself"
 
 
 def test_a_deletion_goes_on(run, make, config, s3_server, bucket):
@@ -75,13 +81,9 @@ def test_a_deletion_goes_on(run, make, config, s3_server, bucket):
         _, record = await create(p, "v")
         await many(config, bucket, record.prefix, COUNT)
         await many(config, bucket, "v-neighbour/", 3)
-        client = s3_server.admin.client
-
-        def fewer() -> bool:
-            key = f"{record.prefix}d0/00000"
-            return not client.list_objects_v2(Bucket=bucket, Prefix=key)["KeyCount"]
-
-        await asyncio.to_thread(kill_in_the_middle, config, bucket, "delete", fewer)
+        call = (kill_in_the_middle, config, bucket, "delete", "DeleteObjects", 1)
+        await asyncio.to_thread(*call)
+        assert 0 < len(s3_server.admin.keys(bucket, record.prefix)) < COUNT
         await persistently(lambda: p.delete_volume(f"slayer1:{bucket}:v", {}))
         keys = s3_server.admin.keys(bucket)
         assert len(keys) == 3 and all(key.startswith("v-neighbour/") for key in keys)
@@ -96,8 +98,8 @@ def test_a_copy_goes_on(run, make, config, s3_server, bucket, what):
         volume, record = await create(p, "v")
         await many(config, bucket, record.prefix, COUNT)
         prefix = {"clone": "c/", "snapshot": ".slayerfs/snapshots/s/data/"}[what]
-        halfway = begun(s3_server, bucket, f"{prefix}d5/")
-        await asyncio.to_thread(kill_in_the_middle, config, bucket, what, halfway)
+        call = (kill_in_the_middle, config, bucket, what, "CopyObject", PAGE + 100)
+        await asyncio.to_thread(*call)
         client = s3_server.admin.client
         page = client.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]
         first = next(item for item in page if item["Key"] != prefix)
