@@ -134,8 +134,13 @@ def test_metrics_name_calls_and_claims(shared: Driver) -> None:
         fields = publication(shared, volume)
         await node("NodePublishVolume", **fields)
         (Path(fields["target_path"]) / "file").write_text("content")
-        status, text = await asyncio.to_thread(get, shared, "/metrics")
-        assert status == 200
+
+        def scraped() -> str | None:
+            status, text = get(shared, "/metrics")
+            assert status == 200
+            return text if "\nslayerfs_opens_total{" in text else None  # it was slow to answer
+
+        text = await asyncio.to_thread(wait_for, scraped, what="the worker's metrics")
         assert 'slayerfs_csi_call_seconds_count{code="OK",method="NodePublishVolume"} 1.0' in text
         [line] = [line for line in text.splitlines() if line.startswith("slayerfs_opens_total{")]
         assert 'claim="data-web-0"' in line and 'namespace="shop"' in line
@@ -394,9 +399,14 @@ def test_secrets_are_nowhere_to_be_found(shared: Driver, versitygw: S3Server) ->
         await take_away(controller, node, fields)
 
     calling(shared, work)
+
+    def masked() -> bool:
+        log = shared.log.read_text()
+        return '"secrets": "***"' in log or '"secret_access_key": "***"' in log
+
+    wait_for(masked, what="a line of the call that would show it")
     log = shared.log.read_text()
     assert secret not in log and token not in log
-    assert '"secrets": "***"' in log or '"secret_access_key": "***"' in log
 
 
 def _session_pids(running: Driver) -> list[int]:

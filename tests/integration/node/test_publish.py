@@ -333,8 +333,9 @@ def test_a_worker_that_is_restarting_is_a_condition(node: TestNode, url: str) ->
     def well() -> bool:
         return not node.call("stats", volume_id="volume", path=str(path))["abnormal"]
 
+    restarted = "slayerfs_node_worker_restarts_total 1"
+    wait_for(lambda: restarted in node.call("metrics"), what="a restart")
     wait_for(well, what="a new worker")
-    assert "slayerfs_node_worker_restarts_total 1" in node.call("metrics")
     node.unpublish("volume", "a")
 
 
@@ -359,9 +360,15 @@ def test_metrics_of_workers_have_the_claim(node: TestNode, url: str, tmp_path: P
     (tmp_path / "other").mkdir()
     node.publish("volume", "a", url, labels={"claim": "data", "namespace": "team"})
     node.publish("other", "b", f"file://{tmp_path}/other", labels={"claim": "more"})
-    lines = node.call("metrics").splitlines()
+    lines: list[str] = []
+
+    def opened() -> list[str]:
+        lines[:] = node.call("metrics").splitlines()
+        return [line for line in lines if line.startswith("slayerfs_opens_total{")]
+
+    # A worker that is slow to answer is left out.
+    wait_for(lambda: len(opened()) == 2, what="metrics of both workers")
     opens = [line for line in lines if line.startswith("slayerfs_opens_total{")]
-    assert len(opens) == 2
     assert any('claim="data"' in line and 'namespace="team"' in line for line in opens)
     assert lines.count("# TYPE slayerfs_opens_total counter") == 1
     node.unpublish("volume", "a")
