@@ -22,6 +22,14 @@ from tests.support.servers import S3Server
 START_TIMEOUT = 30.0
 END_TIMEOUT = 40.0
 
+# A node service that waits for the end of its predecessor for as long as a test takes.
+_PATIENT = """
+import functools, runpy
+from csi_slayer.csi import processes
+processes.sole = functools.partial(processes.sole, timeout=300.0)
+runpy.run_module("csi_slayer.cli", run_name="__main__", alter_sys=True)
+"""
+
 Role = Literal["keeper", "node", "controller"]
 
 
@@ -67,14 +75,14 @@ class Driver:
         """The file that it is, or will be, started with."""
         return self.directory / f"{role}.yaml"
 
-    def _start(self, role: Role) -> None:
+    def _start(self, role: Role, program: Sequence[str] = ("-m", "csi_slayer.cli")) -> None:
         if role == "keeper":
             arguments = ["keeper", "--socket", str(self.keeper_socket)]
         else:
             arguments = [role, "--config", str(self.config(role))]
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "csi_slayer.cli", *arguments],
+                [sys.executable, *program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -116,7 +124,7 @@ class Driver:
         """Another process of this role is there as well; at the end of the block the first one is
         ended in good order, and the other one carries on."""
         first = self._processes.pop(role)
-        self.start(role)
+        self._start(role, ("-c", _PATIENT))
         second = self._processes.pop(role)
         self._processes[role] = first
         try:
