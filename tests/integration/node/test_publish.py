@@ -360,14 +360,13 @@ def test_metrics_of_workers_have_the_claim(node: TestNode, url: str, tmp_path: P
     (tmp_path / "other").mkdir()
     node.publish("volume", "a", url, labels={"claim": "data", "namespace": "team"})
     node.publish("other", "b", f"file://{tmp_path}/other", labels={"claim": "more"})
-    lines: list[str] = []
 
-    def opened() -> list[str]:
-        lines[:] = node.call("metrics").splitlines()
-        return [line for line in lines if line.startswith("slayerfs_opens_total{")]
+    def scraped() -> list[str]:
+        lines: list[str] = node.call("metrics").splitlines()
+        opens = [line for line in lines if line.startswith("slayerfs_opens_total{")]
+        return lines if len(opens) == 2 else []  # a worker that is slow to answer is left out
 
-    # A worker that is slow to answer is left out.
-    wait_for(lambda: len(opened()) == 2, what="metrics of both workers")
+    lines = wait_for(scraped, what="metrics of both workers")
     opens = [line for line in lines if line.startswith("slayerfs_opens_total{")]
     assert any('claim="data"' in line and 'namespace="team"' in line for line in opens)
     assert lines.count("# TYPE slayerfs_opens_total counter") == 1
