@@ -39,9 +39,9 @@ def plot(samples: list[dict[str, Any]], marks: list[tuple[str, float, float]], p
             axes.axvspan(begin - zero, end - zero, color="#d6604d", alpha=0.15, linewidth=0)
         axes.spines[["top", "right"]].set_visible(False)
     for number, (name, begin, end) in enumerate(marks):
-        # In two rows: names are wider than short disruptions.
+        # In three rows: names are wider than short disruptions.
         all_axes[0].text(
-            (begin + end) / 2 - zero, 1.12 + 0.1 * (number % 2), name, fontsize=9, ha="center",
+            (begin + end) / 2 - zero, 1.12 + 0.1 * (number % 3), name, fontsize=9, ha="center",
             transform=all_axes[0].get_xaxis_transform(),
         )  # fmt: skip
     all_axes[-1].set_xlabel("seconds")
