@@ -16,6 +16,7 @@ from csi_slayer.content import metadata
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.growth import Growth
 from csi_slayer.content.hydration import Hydration
+from csi_slayer.content.mapped import Mapped, tells_of_stores
 from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import File, OpenInode, OpenInodes
 from csi_slayer.content.options import ContentEvents, ContentOptions
@@ -60,6 +61,8 @@ class Content:
         self.events = events
         self.opened = OpenInodes()
         self.staging: Staging = cache.staging(options.volume)
+        self.maps_for_writing = tells_of_stores(str(self.staging.directory))
+        """Whether the kernel may map staged files: we learn of what is stored then."""
         self.conflicts: Conflicts = cache.conflicts(options.volume)
         self.smalls = SmallFetcher(store, cache, self._learned)
         self.transfers = Transfers(options.readahead_transfers, options.live)
@@ -73,6 +76,7 @@ class Content:
         self._hydration = Hydration(catalog, self.staging, self.objects, self.open_source, options)
         self.reconciler = Reconciler(catalog, self.objects, self.opened, options)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._mapped = Mapped(self.opened.mappable, self.retire, self.spawn)
         self._spares = Spares(self.staging, self.spawn)
         self._growth = Growth(catalog, self.opened, self.objects, self.uploader)
 
@@ -103,6 +107,7 @@ class Content:
         for inode in list(self.catalog.each_staged()):
             assert inode.stage is not None
             known.add(inode.stage)
+            self.opened.mappable.add(inode.ino)  # for all that we know
             if self.objects.staged_stat(inode) is None:
                 await self._stage_lost(inode)
             elif self.objects.is_dirty(inode):
@@ -280,6 +285,7 @@ class Content:
         """An inode is gone for good: so are its staged copy and what was sent ahead."""
         await self.uploader.forget(inode.ino)
         self.objects.clones.pop(inode.ino, None)
+        self.opened.mappable.discard(inode.ino)
         if inode.stage is not None:
             self.staging.remove(inode.stage)
 
@@ -312,6 +318,8 @@ class Content:
 
     async def _retire(self, ino: int) -> None:
         inode = await self.catalog.find(ino)
+        if inode is None or inode.stage is None:
+            self.opened.mappable.discard(ino)
         if inode is None:
             return
         if inode.nlink == 0:
@@ -340,6 +348,13 @@ class Content:
         except ObjectNotFound:
             return  # unlinked meanwhile
         path = self.staging.file(inode.stage)
+        if inode.ino in self.opened.mappable:
+            if self._mapped.is_mapped(inode.ino, path, fd):
+                return
+            if self.objects.is_dirty(inode):  # by a store just before the mapping's end
+                await self.note_dirty(inode)
+                self.reconciler.kick()
+                return
         adopted = False
         keep = not inode.flags & Mark.OVERLAY and 0 < inode.size <= self.segment_span
         if keep:

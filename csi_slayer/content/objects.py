@@ -17,14 +17,14 @@ import structlog
 
 from csi_slayer.cache import Staging
 from csi_slayer.catalog import Catalog, Inode, Mark, Pending
-from csi_slayer.content import metadata
+from csi_slayer.content import mapped, metadata
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.options import SCRATCH, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.races import Races
 from csi_slayer.content.small import Source
-from csi_slayer.content.staged import StagedFile, settled_stat
+from csi_slayer.content.staged import StagedFile, os_errors, settled_stat
 from csi_slayer.content.upload import Uploader, condition_for
 from csi_slayer.errors import (
     FsError,
@@ -189,6 +189,9 @@ class Objects:
         self, inode: Inode, row: Pending, staged: StagedFile | OverlayFile
     ) -> None:
         before = settled_stat(staged.fd)
+        if inode.ino in self._opened.mappable:
+            with os_errors():
+                await asyncio.to_thread(mapped.write_back, staged.fd)
         size, mtime_ns = before.st_size, before.st_mtime_ns
         current = inode._replace(size=size, mtime_ns=mtime_ns)
         values = await self.metadata_of(current)
@@ -219,7 +222,7 @@ class Objects:
     ) -> ObjectInfo | None:
         """If the staged bytes are just a copy of another object: copy that, server-side."""
         source, mtime_ns = self.clones.pop(inode.ino, (None, 0))
-        if source is None or mtime_ns != inode.mtime_ns:
+        if source is None or mtime_ns != inode.mtime_ns or inode.ino in self._opened.mappable:
             return None
         await self._require(row, source.key)
         try:

@@ -68,6 +68,9 @@ class OpenInodes:
 
     def __init__(self) -> None:
         self._inodes: dict[int, OpenInode] = {}
+        self.mappable: set[int] = set()
+        """Inodes whose staged copies somebody may have mapped, see
+        :mod:`csi_slayer.content.mapped`, be they open or not."""
         self.let_go: Callable[[OpenInode], Awaitable[None]] = self._close
         """One user less; gives back what the last one leaves. The VFS puts its own here, which
         also tells the kernel."""

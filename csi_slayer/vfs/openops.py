@@ -160,6 +160,8 @@ class OpenOps(NameOps):
         )  # fmt: skip
         if handle.writable:
             record.writers += 1
+        if handle.backing_id and flags & os.O_ACCMODE == os.O_RDWR:
+            self.opened.mappable.add(inode.ino)
         self.events.opened(mode == IoMode.PASSTHROUGH)
         return handle
 
@@ -190,6 +192,8 @@ class OpenOps(NameOps):
         quota = self.live.quota
         if flags & os.O_ACCMODE == os.O_RDONLY:
             return True
+        if flags & os.O_ACCMODE == os.O_RDWR and not self.content.maps_for_writing:
+            return False
         if flags & os.O_DSYNC or inode.mode & (stat.S_ISUID | stat.S_ISGID):
             # What the kernel writes by itself it neither has us store nor takes set-id bits from.
             return False
@@ -287,6 +291,7 @@ class OpenOps(NameOps):
             record.unlinked = inode.nlink == 0
             if handle.writable:
                 record.writers += 1
+                self.opened.mappable.add(handle.ino)
             if handle.mode in (IoMode.PASSTHROUGH, IoMode.CACHED):
                 record.mode = handle.mode
             elif handle.backing_id:

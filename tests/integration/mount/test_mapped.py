@@ -1,0 +1,165 @@
+"""Stores into files that are mapped (mmap with MAP_SHARED): none is lost, whenever it comes."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.integration.mount.conftest import MakeMount
+from tests.support.mounts import TestMount, wait_for
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+SIZE = 3 * mmap.PAGESIZE
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+class Memory:
+    """A mapping that, other than Python's, has no descriptor of its own."""
+
+    def __init__(self, fd: int) -> None:
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        self.address = _libc.mmap(None, SIZE, protection, mmap.MAP_SHARED, fd, 0)
+        assert self.address != ctypes.c_void_p(-1).value, os.strerror(ctypes.get_errno())
+
+    def store(self, data: bytes, offset: int = 0) -> None:
+        ctypes.memmove(self.address + offset, data, len(data))
+
+    def load(self, size: int, offset: int = 0) -> bytes:
+        return ctypes.string_at(self.address + offset, size)
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[tuple[Memory, int]]:
+    """The file mapped, and a descriptor of it, which may be closed within the block."""
+    fd = os.open(path, os.O_RDWR)
+    memory = Memory(fd)
+    try:
+        yield memory, fd
+    finally:
+        _libc.munmap(memory.address, SIZE)
+
+
+@pytest.fixture(params=["close", "fsync", "writeback"])
+def durability(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def mount(make_mount: MakeMount, capabilities: list[str], durability: str) -> TestMount:
+    """With a file of zeros, which the store has."""
+    made = make_mount(options=[*capabilities, f"volume.durability={durability}"]).mount()
+    (made.root / "file").write_bytes(bytes(SIZE))
+    made.wait_idle()
+    return made
+
+
+def starts(path: Path, data: bytes) -> bool:
+    return path.read_bytes()[: len(data)] == data
+
+
+def staged(mount: TestMount) -> list[Path]:
+    return [path for path in (mount.cache / "staging").rglob("*") if path.is_file()]
+
+
+def test_fsync_after_each_store(mount: TestMount, objects: Path, durability: str) -> None:
+    """The page stays dirty and mapped from store to store."""
+    with mapped(mount.root / "file") as (memory, fd):
+        for text in (b"first", b"again", b"third"):
+            memory.store(text)
+            os.fsync(fd)
+            # Policy writeback leaves a file alone that is open for writing.
+            assert durability == "writeback" or starts(objects / "file", text)
+        memory.store(b"after", SIZE - 5)
+        os.close(fd)
+    wait_for(lambda: (objects / "file").read_bytes()[-5:] == b"after")
+    assert starts(mount.root / "file", b"third")
+
+
+def test_somebody_else_has_the_file_uploaded(
+    mount: TestMount, objects: Path, durability: str
+) -> None:
+    with mapped(mount.root / "file") as (memory, fd):
+        memory.store(b"before")
+        with (mount.root / "file").open("r+b") as other:
+            other.seek(mmap.PAGESIZE)
+            other.write(b"other")
+            other.flush()
+            os.fsync(other.fileno())
+        assert durability == "writeback" or starts(objects / "file", b"before")
+        memory.store(b"behind")
+        os.close(fd)
+    wait_for(lambda: starts(objects / "file", b"behind"))
+    assert (objects / "file").read_bytes()[mmap.PAGESIZE :][:5] == b"other"
+
+
+@pytest.mark.parametrize("touched", [True, False])
+def test_the_mapping_outlives_the_descriptor(
+    mount: TestMount, objects: Path, capabilities: list[str], touched: bool
+) -> None:
+    """What is stored long after the close arrives, and the file is cached when it is over. (Where
+    the worker has the pages, the kernel hands them over in its own time, or when it is over.)"""
+    with mapped(mount.root / "file") as (memory, fd):
+        if touched:
+            memory.store(b"early")
+        os.close(fd)
+        mount.wait_idle()
+        for text in (b"late1", b"late2"):
+            memory.store(text)
+            assert starts(mount.root / "file", text)
+            if not capabilities:
+                wait_for(lambda text=text: starts(objects / "file", text))
+        memory.store(b"last!")
+    wait_for(lambda: starts(objects / "file", b"last!"))
+    mount.wait_idle()
+    assert starts(mount.root / "file", b"last!")
+    wait_for(lambda: not staged(mount))
+    assert (mount.root / "file").read_bytes() == (objects / "file").read_bytes()
+
+
+def test_another_worker_takes_over_a_mapping(
+    mount: TestMount, objects: Path, capabilities: list[str]
+) -> None:
+    with mapped(mount.root / "file") as (memory, fd):
+        memory.store(b"early")
+        os.close(fd)
+        mount.wait_idle()
+        pid = mount.kill_worker()
+        wait_for(lambda: mount.worker_pid_or_none() not in (None, pid))
+        memory.store(b"later")
+        if not capabilities:
+            wait_for(lambda: starts(objects / "file", b"later"))
+    wait_for(lambda: starts(objects / "file", b"later"))
+    assert starts(mount.root / "file", b"later")
+
+
+def test_a_cache_in_memory_has_no_mappings_of_its_own(
+    make_mount: MakeMount, objects: Path, tmp_path: Path
+) -> None:
+    """A file system that never writes back does not tell of stores: the worker does."""
+    cache = tmp_path / "memory"
+    cache.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", cache], check=True)
+    try:
+        mount = make_mount(options=["cache.min_free=0"], cache=cache / "cache").mount()
+        (mount.root / "file").write_bytes(bytes(SIZE))
+        with mapped(mount.root / "file") as (memory, fd):
+            for text in (b"first", b"again"):
+                memory.store(text)
+                os.fsync(fd)
+                assert starts(objects / "file", text)
+            os.close(fd)
+        mount.umount()
+    finally:
+        subprocess.run(["umount", cache], check=True)

@@ -1,0 +1,107 @@
+"""Who has a staged file open or mapped, and what is done about it."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import subprocess
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csi_slayer.content import mapped
+from csi_slayer.errors import CatalogError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[tuple[str, int]]:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(8192))
+    fd = os.open(path, os.O_RDWR)
+    yield str(path), fd
+    os.close(fd)
+
+
+def test_the_only_user(file: tuple[str, int]) -> None:
+    path, fd = file
+    assert not mapped.is_used_elsewhere(fd)
+    other = os.open(path, os.O_RDONLY)
+    assert mapped.is_used_elsewhere(fd)
+    os.close(other)
+    assert not mapped.is_used_elsewhere(fd)
+
+
+def test_a_mapping_without_a_descriptor_is_a_user(file: tuple[str, int]) -> None:
+    path, fd = file
+    script = (
+        "import ctypes, os, sys\n"
+        "fd = os.open(sys.argv[1], os.O_RDWR)\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.mmap.restype = ctypes.c_void_p\n"
+        "libc.mmap(None, ctypes.c_size_t(4096), 3, 1, fd, ctypes.c_long(0))\n"
+        "os.close(fd)\n"
+        "print('mapped', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        ["python3", "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"mapped\n"
+        assert mapped.is_used_elsewhere(fd)
+        process.communicate()
+    assert not mapped.is_used_elsewhere(fd)
+
+
+def test_after_writing_back_a_store_changes_the_time(file: tuple[str, int]) -> None:
+    _path, fd = file
+    with mmap.mmap(fd, 8192) as memory:
+        memory[0:5] = b"first"
+        for text in (b"again", b"third"):
+            before = os.fstat(fd).st_mtime_ns
+            mapped.write_back(fd)
+            memory[0:5] = text
+            assert os.fstat(fd).st_mtime_ns != before
+
+
+def test_file_systems(tmp_path: Path) -> None:
+    assert mapped.tells_of_stores(str(tmp_path))
+    assert not mapped.tells_of_stores("/dev/shm")
+    with pytest.raises(FileNotFoundError):
+        mapped.tells_of_stores(str(tmp_path / "absent"))
+
+
+def test_what_is_mapped_is_asked_about_until_it_is_not(
+    file: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapped, "PAUSE", 0.001)
+    asyncio.run(watch_until_it_is_free(*file))
+
+
+async def watch_until_it_is_free(path: str, fd: int) -> None:
+    tasks: list[asyncio.Task[None]] = []
+    mappable, asked = {1, 2}, 0
+    own: int | None = os.open(path, os.O_RDONLY)
+
+    def spawn(work: Coroutine[Any, Any, None]) -> None:
+        tasks.append(asyncio.get_running_loop().create_task(work))
+
+    async def retire(ino: int) -> None:
+        nonlocal asked, own
+        asked += 1
+        if asked == 2:
+            raise CatalogError("not now")
+        if asked == 5:
+            assert own is not None
+            os.close(own)
+        watch.is_mapped(ino, path, fd)
+
+    watch = mapped.Mapped(mappable, retire, spawn)
+    assert watch.is_mapped(1, path, fd)
+    (task,) = tasks
+    await task
+    assert asked == 5
+    assert mappable == {2}
