@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -16,6 +17,9 @@ MASK: Final = "***"
 TOKENS: Final = "csi.storage.k8s.io/serviceAccount.tokens"
 """Entry of the volume context with the pod's tokens: a JSON object by audience (CSIDriver's
 ``tokenRequests``)."""
+
+# Nothing takes credentials in an address, but who puts them there does not want them in a log.
+_USERINFO: Final = re.compile(r"(?<=://)[^/?#\s]*@")
 
 # An extension: protoc's stubs take it for a plain field.
 _CSI_SECRET: Final[Any] = csi_pb2.csi_secret
@@ -41,7 +45,10 @@ def shown(message: Message) -> dict[str, Any]:
 def _shown_value(field: FieldDescriptor, value: Any) -> Any:
     if is_map(field):
         hidden = is_secret(field)
-        return {key: MASK if hidden or key == TOKENS else value[key] for key in sorted(value)}
+        return {
+            key: MASK if hidden or key == TOKENS else _without_userinfo(value[key])
+            for key in sorted(value)
+        }
     if is_secret(field):
         return MASK
     if field.is_repeated:
@@ -55,7 +62,11 @@ def _shown_item(field: FieldDescriptor, value: Any) -> Any:
     if field.enum_type is not None:
         known = field.enum_type.values_by_number.get(value)
         return known.name if known is not None else value
-    return value
+    return _without_userinfo(value)
+
+
+def _without_userinfo(value: Any) -> Any:
+    return _USERINFO.sub(f"{MASK}@", value) if isinstance(value, str) else value
 
 
 def secrets_of(message: Message) -> set[str]:

@@ -77,3 +77,14 @@ def test_scrubbed_text_has_no_secret(secrets: set[str], texts: list[str]) -> Non
 def test_short_values_do_not_spoil_messages() -> None:
     request = csi_pb2.DeleteVolumeRequest(secrets={"region": "a"})
     assert secrets_of(request) == set()
+
+
+def test_credentials_in_an_address_are_masked() -> None:
+    request = csi_pb2.CreateVolumeRequest(
+        name="http://somebody:hunter2@host",
+        parameters={"endpoint": "https://u:p@ss@host:9000/a@b", "bucket": "it@is"},
+    )
+    assert shown(request) == {
+        "name": "http://***@host",
+        "parameters": {"bucket": "it@is", "endpoint": "https://***@host:9000/a@b"},
+    }
