@@ -34,13 +34,11 @@ AT_ONCE: Final = 512
 _WAIT_WRITE_WAIT: Final = 7  # linux/fs.h, SYNC_FILE_RANGE_WRITE_AND_WAIT
 _SET_SIGNAL: Final = 10  # fcntl.h, F_SETSIG
 
+_IN_MEMORY: Final = (0x01021994, 0x858458F6)  # linux/magic.h, TMPFS_MAGIC, RAMFS_MAGIC
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-
-
 _libc.statfs.argtypes = (ctypes.c_char_p, ctypes.c_void_p)
-
-_IN_MEMORY: Final = (0x01021994, 0x858458F6)  # linux/magic.h, TMPFS_MAGIC, RAMFS_MAGIC
 
 
 def tells_of_stores(directory: str) -> bool:
@@ -55,7 +53,8 @@ def tells_of_stores(directory: str) -> bool:
 
 def write_back(fd: int) -> None:
     """Write the file's dirty pages to the disk, so that the next store into each changes the
-    mtime. Blocks: call it in a thread. Raises OSError."""
+    mtime; not the journal and the disk's own cache, for which fdatasync would wait as well.
+    Blocks: call it in a thread. Raises OSError."""
     if _libc.sync_file_range(fd, 0, 0, _WAIT_WRITE_WAIT):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -126,8 +125,10 @@ def _is_used(path: str, fd: int | None) -> bool:
         return is_used_elsewhere(fd)
     try:
         own = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError:
+        return True  # for all that we know: it is asked about again
     try:
         return is_used_elsewhere(own)
     finally:

@@ -190,6 +190,7 @@ class Objects:
     ) -> None:
         before = settled_stat(staged.fd)
         if inode.ino in self._opened.mappable:
+            # After the stat: a store that comes before this is read, one after it changes the time.
             with os_errors():
                 await asyncio.to_thread(mapped.write_back, staged.fd)
         size, mtime_ns = before.st_size, before.st_mtime_ns

@@ -291,7 +291,6 @@ class OpenOps(NameOps):
             record.unlinked = inode.nlink == 0
             if handle.writable:
                 record.writers += 1
-                self.opened.mappable.add(handle.ino)
             if handle.mode in (IoMode.PASSTHROUGH, IoMode.CACHED):
                 record.mode = handle.mode
             elif handle.backing_id:

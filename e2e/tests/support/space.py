@@ -112,8 +112,8 @@ class Space:
         """What the pod's own command has written to a file, once that is so many lines: a pod is
         ready when its command has started, not when it has got somewhere."""
         return poll(
-            lambda: self.sh(pod, f"cat {path} 2>&1 || true"),
-            lambda text: text.count("\n") >= lines and "can't open" not in text,
+            lambda: self.sh(pod, f"cat {path} 2>/dev/null || true"),
+            lambda text: text.count("\n") >= lines,
             f"{pod} has not written {lines} lines to {path}",
         )
 

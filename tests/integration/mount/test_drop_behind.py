@@ -18,14 +18,12 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 MIB = 1 << 20
 SIZE = 96 * MIB + 4097
+LEFT = KEEP + 2 * STEP
+"""Most bytes that dropping leaves, of which the last two steps may still be to come. What is not
+dropped is more, but not all of the file: the kernel may take pages away itself."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
-
-
-STAYS = KEEP + 2 * STEP
-"""Bytes, more than dropping would leave. Not all of the file: the kernel may take pages away
-itself, and the last two steps of the first reading may still be to come."""
 
 
 def resident(file: int) -> int:
@@ -63,13 +61,13 @@ def test_pages_far_behind_the_reader(
         for offset in range(0, SIZE, MIB):
             assert os.pread(fd, MIB, offset) == data[offset : offset + MIB]
         if dropped:
-            wait_for(lambda: resident(fd) <= KEEP + 2 * STEP, what="pages to go")
+            wait_for(lambda: resident(fd) <= LEFT, what="pages to go")
             assert resident(fd) >= KEEP // 2, "what came last stays"
         else:
-            assert resident(fd) > STAYS
+            assert resident(fd) > LEFT
         # A second time: from the cache, and the pages stay.
         assert hashlib.sha256(os.pread(fd, SIZE, 0)).digest() == hashlib.sha256(data).digest()
-        assert resident(fd) > STAYS
+        assert resident(fd) > LEFT
     assert (mount.root / "cold").read_bytes() == data
 
 
@@ -85,4 +83,4 @@ def test_a_mapping_is_read_again_and_again(make_mount: MakeMount, objects: Path)
         for _ in range(3):
             for offset in range(0, SIZE, MIB):
                 assert memory[offset : offset + MIB] == data[offset : offset + MIB]
-        assert resident(file.fileno()) > STAYS
+        assert resident(file.fileno()) > LEFT

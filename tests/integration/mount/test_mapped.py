@@ -2,53 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.integration.mount.conftest import MakeMount
+from tests.support.mappings import mapped
 from tests.support.mounts import TestMount, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 SIZE = 3 * mmap.PAGESIZE
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-
-
-class Memory:
-    """A mapping that, other than Python's, has no descriptor of its own."""
-
-    def __init__(self, fd: int) -> None:
-        protection = mmap.PROT_READ | mmap.PROT_WRITE
-        self.address = _libc.mmap(None, SIZE, protection, mmap.MAP_SHARED, fd, 0)
-        assert self.address != ctypes.c_void_p(-1).value, os.strerror(ctypes.get_errno())
-
-    def store(self, data: bytes, offset: int = 0) -> None:
-        ctypes.memmove(self.address + offset, data, len(data))
-
-    def load(self, size: int, offset: int = 0) -> bytes:
-        return ctypes.string_at(self.address + offset, size)
-
-
-@contextmanager
-def mapped(path: Path) -> Iterator[tuple[Memory, int]]:
-    """The file mapped, and a descriptor of it, which may be closed within the block."""
-    fd = os.open(path, os.O_RDWR)
-    memory = Memory(fd)
-    try:
-        yield memory, fd
-    finally:
-        _libc.munmap(memory.address, SIZE)
 
 
 @pytest.fixture(params=["close", "fsync", "writeback"])
@@ -75,7 +42,7 @@ def staged(mount: TestMount) -> list[Path]:
 
 def test_fsync_after_each_store(mount: TestMount, objects: Path, durability: str) -> None:
     """The page stays dirty and mapped from store to store."""
-    with mapped(mount.root / "file") as (memory, fd):
+    with mapped(mount.root / "file", SIZE) as (memory, fd):
         for text in (b"first", b"again", b"third"):
             memory.store(text)
             os.fsync(fd)
@@ -90,7 +57,7 @@ def test_fsync_after_each_store(mount: TestMount, objects: Path, durability: str
 def test_somebody_else_has_the_file_uploaded(
     mount: TestMount, objects: Path, durability: str
 ) -> None:
-    with mapped(mount.root / "file") as (memory, fd):
+    with mapped(mount.root / "file", SIZE) as (memory, fd):
         memory.store(b"before")
         with (mount.root / "file").open("r+b") as other:
             other.seek(mmap.PAGESIZE)
@@ -110,7 +77,7 @@ def test_the_mapping_outlives_the_descriptor(
 ) -> None:
     """What is stored long after the close arrives, and the file is cached when it is over. (Where
     the worker has the pages, the kernel hands them over in its own time, or when it is over.)"""
-    with mapped(mount.root / "file") as (memory, fd):
+    with mapped(mount.root / "file", SIZE) as (memory, fd):
         if touched:
             memory.store(b"early")
         os.close(fd)
@@ -131,7 +98,7 @@ def test_the_mapping_outlives_the_descriptor(
 def test_another_worker_takes_over_a_mapping(
     mount: TestMount, objects: Path, capabilities: list[str]
 ) -> None:
-    with mapped(mount.root / "file") as (memory, fd):
+    with mapped(mount.root / "file", SIZE) as (memory, fd):
         memory.store(b"early")
         os.close(fd)
         mount.wait_idle()
@@ -154,7 +121,7 @@ def test_a_cache_in_memory_has_no_mappings_of_its_own(
     try:
         mount = make_mount(options=["cache.min_free=0"], cache=cache / "cache").mount()
         (mount.root / "file").write_bytes(bytes(SIZE))
-        with mapped(mount.root / "file") as (memory, fd):
+        with mapped(mount.root / "file", SIZE) as (memory, fd):
             for text in (b"first", b"again"):
                 memory.store(text)
                 os.fsync(fd)

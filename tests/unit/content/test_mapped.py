@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
-import subprocess
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from csi_slayer.content import mapped
 from csi_slayer.errors import CatalogError
+from tests.support.mappings import mapped as mapping
 
 
 @pytest.fixture
@@ -36,23 +36,9 @@ def test_the_only_user(file: tuple[str, int]) -> None:
 
 def test_a_mapping_without_a_descriptor_is_a_user(file: tuple[str, int]) -> None:
     path, fd = file
-    script = (
-        "import ctypes, os, sys\n"
-        "fd = os.open(sys.argv[1], os.O_RDWR)\n"
-        "libc = ctypes.CDLL(None)\n"
-        "libc.mmap.restype = ctypes.c_void_p\n"
-        "libc.mmap(None, ctypes.c_size_t(4096), 3, 1, fd, ctypes.c_long(0))\n"
-        "os.close(fd)\n"
-        "print('mapped', flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    with subprocess.Popen(
-        ["python3", "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"mapped\n"
+    with mapping(Path(path), 8192) as (_memory, own):
+        os.close(own)
         assert mapped.is_used_elsewhere(fd)
-        process.communicate()
     assert not mapped.is_used_elsewhere(fd)
 
 
