@@ -39,7 +39,9 @@ class VolumeConfig(Section):
         json_schema_extra={"default_text": "10s; 1h when read_only"},
     )
     negative_ttl: Duration = Field(
-        default=1.0, description="how long an absent name is trusted to be absent"
+        default=1.0,
+        description="how long an absent name is trusted to be absent, in a directory that was not"
+        " listed within metadata_ttl",
     )
     close_to_open: bool = Field(
         default=False, description="ask the store for the file's version at each open"

@@ -75,6 +75,8 @@ class Content:
         self.objects.retire = self._retire_soon
         self._hydration = Hydration(catalog, self.staging, self.objects, self.open_source, options)
         self.reconciler = Reconciler(catalog, self.objects, self.opened, options)
+        self.stored_into: Callable[[int], object] = lambda ino: None
+        """Told of an inode whose mtime is another one without the kernel knowing, perhaps."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._mapped = Mapped(self.opened.mappable, self.retire, self.spawn)
         self._spares = Spares(self.staging, self.spawn)
@@ -246,6 +248,8 @@ class Content:
         """The staged bytes were changed: see that the upload is queued and the row is true."""
         found = self.objects.staged_stat(inode)
         if found is not None:
+            if inode.ino in self.opened.mappable and found.st_mtime_ns != inode.mtime_ns:
+                self.stored_into(inode.ino)
             await self._dirty(inode, size=found.st_size, mtime_ns=found.st_mtime_ns)
 
     async def _dirty(self, inode: Inode, **values: Any) -> None:

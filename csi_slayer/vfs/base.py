@@ -60,6 +60,7 @@ class Base:
         self.opened = self.content.opened
         self.handles = HandleTable(handles_path)
         self.content.objects.moved = self._version_moved
+        self.content.stored_into = self._stored_into
         self.refresh = Refresher(
             self.content.store,
             catalog,
@@ -95,6 +96,11 @@ class Base:
         """The store has another version of a file: the kernel's pages of it are stale."""
         if len(self._stale_pages) < CHANGED_KEPT:
             self._stale_pages.add(ino)
+        if self._kernel is not None:
+            self._kernel.invalidate_inode(ino)
+
+    def _stored_into(self, ino: int) -> None:
+        """A mapped file was changed: the kernel's attributes of it are stale."""
         if self._kernel is not None:
             self._kernel.invalidate_inode(ino)
 

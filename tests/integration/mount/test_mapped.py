@@ -54,6 +54,24 @@ def test_fsync_after_each_store(mount: TestMount, objects: Path, durability: str
     assert starts(mount.root / "file", b"third")
 
 
+def test_the_time_of_a_store_is_seen(mount: TestMount, capabilities: list[str]) -> None:
+    """Before the kernel's attributes are ten seconds old (the default metadata_ttl); where the
+    worker has the pages, after the mapping's end."""
+    path = mount.root / "file"
+    os.utime(path, (1e9, 1e9))
+
+    def seen() -> bool:
+        return path.stat().st_mtime > 1e9
+
+    with mapped(path, SIZE) as (memory, fd):
+        assert not seen()
+        memory.store(b"first")
+        os.close(fd)
+        if not capabilities:
+            wait_for(seen, 5)
+    wait_for(seen, 5)
+
+
 def test_somebody_else_has_the_file_uploaded(
     mount: TestMount, objects: Path, durability: str
 ) -> None:
