@@ -22,7 +22,10 @@ _SAMPLE: Final = 32
 """Pieces after which the costs are looked at."""
 
 _TURN: Final = 512
-"""Direct pieces after which the page cache is tried again."""
+"""Direct pieces after which the page cache is tried again, at first; twice as many after each
+trial that found it dear."""
+
+_MOST_TURN: Final = 16384
 
 _DEAR_CPU: Final = 0.3e-3
 """Seconds of processor time for a piece through the page cache; a healthy one takes a third."""
@@ -45,9 +48,10 @@ class Direct:
         """Whether the page cache is dear, be the disk fast or not."""
         self._decides = mode == "auto"
         self._not_before = 0.0
+        self._turn = _TURN
+        self._cached_wall = 0.0
         self._pieces = 0
-        self._cpu = 0.0
-        self._wall = 0.0
+        self._cpu = self._wall = 0.0
 
     def note(self, direct: bool, cpu: float, wall: float) -> None:
         """A piece that was written so took so many seconds of processor time, and in all."""
@@ -56,26 +60,40 @@ class Direct:
         self._pieces += 1
         self._cpu += cpu
         self._wall += wall
+        if direct:
+            self._note_direct()
+        else:
+            self._note_cached()
+
+    def _note_cached(self) -> None:
+        # A trial is over as soon as it has cost what a whole sample may.
+        if self._cpu > _SAMPLE * _DEAR_CPU or self._wall > _SAMPLE * _DEAR_WAIT:
+            self.dear = True
+            self._cached_wall = self._wall / self._pieces
+            self._begin(direct=time.monotonic() >= self._not_before)
+        elif self._pieces == _SAMPLE:
+            self.dear = False
+            self._turn = _TURN
+            self._begin(direct=False)
+
+    def _note_direct(self) -> None:
         if self._pieces % _SAMPLE:
             return
-        cpu, wall = self._cpu / _SAMPLE, self._wall / _SAMPLE
-        self._cpu = self._wall = 0.0
-        if not direct:
-            self.dear = cpu > _DEAR_CPU or wall > _DEAR_WAIT
-            if self.dear and time.monotonic() >= self._not_before:
-                self._turn(True)
-        elif wall > _DEAR_WAIT:
-            self._turn(False)
+        wall = self._wall / _SAMPLE
+        self._wall = 0.0
+        if wall > max(_DEAR_WAIT, self._cached_wall):
             self._not_before = time.monotonic() + _PAUSE
-        elif self._pieces >= _TURN:
-            self._turn(False)
+            self._begin(direct=False)
+        elif self._pieces >= self._turn:
+            self._turn = min(2 * self._turn, _MOST_TURN)
+            self._begin(direct=False)
 
     def impossible(self) -> None:
         """The file system refuses direct writes."""
-        self._turn(False)
         self._not_before = math.inf
+        self._begin(direct=False)
 
-    def _turn(self, direct: bool) -> None:
+    def _begin(self, direct: bool) -> None:
         self.now = direct
         self._pieces = 0
         self._cpu = self._wall = 0.0

@@ -29,6 +29,13 @@ def pieces(direct: Direct, count: int, cpu: float, wall: float) -> None:
         direct.note(direct.now, cpu, wall)
 
 
+def tried(direct: Direct, cpu: float, wall: float) -> None:
+    """The page cache, until it is known what it costs."""
+    for _ in range(32):
+        if not direct.now:
+            direct.note(False, cpu, wall)
+
+
 def test_a_cheap_page_cache_is_used() -> None:
     direct = Direct()
     pieces(direct, 1000, CHEAP, CHEAP)
@@ -43,21 +50,59 @@ def test_a_dear_page_cache_is_avoided(cpu: float, wall: float) -> None:
     assert direct.now
 
 
-def test_the_page_cache_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_cache_is_tried_again() -> None:
     direct = Direct()
-    pieces(direct, 32, DEAR, DEAR)
+    tried(direct, DEAR, DEAR)
     pieces(direct, 511, CHEAP, DEAR)
     assert direct.now
     pieces(direct, 1, CHEAP, DEAR)
     assert not direct.now
-    pieces(direct, 32, DEAR, DEAR)
+    tried(direct, DEAR, DEAR)
     assert direct.now
+
+
+def until_tried(direct: Direct) -> int:
+    count = 0
+    while direct.now:
+        pieces(direct, 1, CHEAP, DEAR)
+        count += 1
+    return count
+
+
+def test_the_more_often_it_was_dear_the_later_it_is_tried() -> None:
+    direct = Direct()
+    gaps = []
+    for _ in range(8):
+        tried(direct, DEAR, DEAR)
+        gaps.append(until_tried(direct))
+    assert gaps == [512, 1024, 2048, 4096, 8192, 16384, 16384, 16384]
+    pieces(direct, 32, CHEAP, CHEAP)
+    assert not direct.dear
+    tried(direct, DEAR, DEAR)
+    assert until_tried(direct) == 512
+
+
+@pytest.mark.parametrize(("cpu", "wall"), [(5e-3, 5e-3), (CHEAP, 0.1)], ids=["cpu", "throttled"])
+def test_a_trial_that_costs_much_is_short(cpu: float, wall: float) -> None:
+    direct = Direct()
+    tried(direct, CHEAP, CHEAP)
+    pieces(direct, 2, cpu, wall)
+    assert direct.now
+
+
+def test_a_disk_that_is_slow_either_way_is_written_directly() -> None:
+    direct = Direct()
+    tried(direct, DEAR, 2 * SLOW)
+    pieces(direct, 32, CHEAP, SLOW)
+    assert direct.now
+    pieces(direct, 32, CHEAP, 3 * SLOW)
+    assert not direct.now
 
 
 def test_a_slow_disk_gets_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     direct = Direct()
-    pieces(direct, 32, DEAR, DEAR)
+    tried(direct, DEAR, DEAR)
     pieces(direct, 32, CHEAP, SLOW)
     assert not direct.now
     pieces(direct, 320, DEAR, DEAR)
