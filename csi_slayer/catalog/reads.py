@@ -93,17 +93,25 @@ class Reads:
 
     def _directory_path(self, ino: int) -> str | None:
         """A directory's path with a slash at its end; '' for the root."""
-        path = self._paths.get(ino)
-        if path is None:
-            found = self.path_now(ino)
-            if found is None:
+        # Step by step: a key has room for more directories than Python for nested calls.
+        below: list[tuple[int, str]] = []
+        while (path := self._paths.get(ino)) is None and ino != ROOT:
+            place = self._rows.place(ino)
+            if place is None:
                 return None
-            path = found + "/" if found else ""
-            if len(self._paths) >= PATHS_KEPT:
-                self._paths_changed()
-            self._paths[ino] = path
-            self._inos[path] = ino
+            below.append((ino, place[1]))
+            ino = place[0]
+        path = path or ""
+        for directory, name in reversed(below):
+            path += name + "/"
+            self._remember_path(directory, path)
         return path
+
+    def _remember_path(self, ino: int, path: str) -> None:
+        if len(self._paths) >= PATHS_KEPT:
+            self._paths_changed()
+        self._paths[ino] = path
+        self._inos[path] = ino
 
     def _paths_changed(self) -> None:
         """A directory got another path or none."""
@@ -121,18 +129,21 @@ class Reads:
 
     def _directory(self, path: str) -> int | None:
         """The inode of a directory's path (with a slash at its end)."""
-        if path == "":
-            return ROOT
-        ino = self._inos.get(path)
-        if ino is not None:
-            return ino
-        base, _slash, name = path[:-1].rpartition("/")
-        parent = self._directory(base + "/" if base else "")
-        inode = None if parent is None else self._rows.child(parent, name)
-        if inode is None or not inode.is_dir:
-            return None
-        self._directory_path(inode.ino)
-        return inode.ino
+        known = path
+        below: list[str] = []
+        while known and known not in self._inos:
+            base, _slash, name = known[:-1].rpartition("/")
+            below.append(name)
+            known = base + "/" if base else ""
+        ino = self._inos[known] if known else ROOT
+        for name in reversed(below):
+            inode = self._rows.child(ino, name)
+            if inode is None or not inode.is_dir:
+                return None
+            known += name + "/"
+            ino = inode.ino
+            self._remember_path(ino, known)
+        return ino
 
     async def by_origin(self, key: str) -> list[Inode]:
         """Inodes whose content still is in the object ``key`` though it is not their path."""

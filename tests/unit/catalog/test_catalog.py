@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import stat
 import time
@@ -135,6 +136,25 @@ def test_a_directory_that_loses_its_last_name_gets_a_marker(catalog: Catalog) ->
     assert file is not None
     run(catalog.remove(directory.ino, "f", file, keep=False))
     assert pending(catalog) == {"d/": "", "d/f": "e"}
+
+
+def test_directories_may_be_as_deep_as_a_key_has_room_for(tmp_path: Path) -> None:
+    def opened() -> contextlib.closing[Catalog]:
+        return contextlib.closing(Catalog(tmp_path / "deep.db", DEFAULTS))
+
+    path = "d/" * 511 + "f"
+    with opened() as catalog:
+        parent = ROOT
+        for _ in range(511):
+            parent = make(catalog, parent, "d", stat.S_IFDIR | 0o755).ino
+        file = make(catalog, parent, "f")
+    with opened() as catalog:
+        assert run(catalog.path(file.ino)) == path
+    with opened() as catalog:
+        found = run(catalog.resolve(path))
+        assert found is not None
+        assert found.ino == file.ino
+        assert run(catalog.resolve("d/" * 200 + "x/f")) is None
 
 
 def test_listing_shows_changes_and_removals(catalog: Catalog) -> None:
