@@ -295,6 +295,15 @@ class Content:
 
     # -- after the last close --------------------------------------------------------------
 
+    async def let_go(self) -> None:
+        """Nothing is open any more, and nobody will ask again what is mapped: what the store has
+        is not left staged, for once the volume's state is removed nobody knows whose it is."""
+        for inode in list(self.catalog.each_staged()):
+            try:
+                await self.retire(inode.ino)
+            except SlayerError as error:
+                log.warning("a staged copy is left", ino=inode.ino, error=str(error))
+
     def _retire_soon(self, ino: int) -> None:
         if ino not in self.opened:
             self.spawn(self.retire(ino))

@@ -55,6 +55,7 @@ class FileSystem(FileOps, DirOps, AttrOps):
         that overtakes the RELEASE of a file just closed, brings no RELEASE any more."""
         for handle in self.handles:
             await self.release(Request(0, 0, 0, 0), handle.ino, handle.fh)
+        await self.content.let_go()
 
     async def drain(self, seconds: float) -> int:
         """Upload what is pending; returns how many keys are left when the time is over."""

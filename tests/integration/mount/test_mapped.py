@@ -89,6 +89,21 @@ def test_somebody_else_has_the_file_uploaded(
     assert (objects / "file").read_bytes()[mmap.PAGESIZE :][:5] == b"other"
 
 
+def test_unmounted_right_after_the_end_of_a_mapping(
+    mount: TestMount, objects: Path, capabilities: list[str]
+) -> None:
+    """Nobody would know whose the staged copy is once the volume's state is removed."""
+    with mapped(mount.root / "file", SIZE) as (memory, fd):
+        memory.store(b"before")
+        os.close(fd)
+        if not capabilities:  # else the store comes with the end of the mapping
+            wait_for(lambda: starts(objects / "file", b"before"))
+            mount.wait_idle()
+    mount.umount()
+    assert starts(objects / "file", b"before")
+    assert staged(mount) == []
+
+
 @pytest.mark.parametrize("touched", [True, False])
 def test_the_mapping_outlives_the_descriptor(
     mount: TestMount, objects: Path, capabilities: list[str], touched: bool
