@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import errno
+import math
 from collections.abc import Callable, Coroutine, Iterable
 from time import perf_counter
 from typing import Any
@@ -95,7 +96,10 @@ class Dispatcher:
         stats: Stats,
         loop: asyncio.AbstractEventLoop,
         tracer: Tracer | None = None,
+        *,
+        inherits: bool = False,
     ) -> None:
+        """``inherits``: a predecessor's requests may wait that the kernel does not send again."""
         self._tracer = tracer if tracer is not None and tracer.enabled else None
         self._ops = ops
         self._channel = channel
@@ -107,6 +111,9 @@ class Dispatcher:
         )
         self._running: dict[int, Running] = {}
         self._interrupts = Interrupts(channel, self._running, loop)
+        # The kernel numbers requests as it queues them: what died with a predecessor has a lower
+        # number than the first one that is read here.
+        self._abandoned = math.inf if inherits else 0.0
         self._context = contextvars.copy_context()
         self._spare = Running(loop, self._finished)
         self._idle: asyncio.Future[None] | None = None
@@ -133,6 +140,8 @@ class Dispatcher:
             if not large:
                 body = memoryview(bytes(body))
         request = Request(unique & ~_RESEND, uid, gid, pid, unique >= _RESEND)
+        if self._abandoned == math.inf:
+            self._abandoned = unique
         task = self._spare
         task.unique, task.opcode, task.pid, task.started = unique, opcode, pid, started
         work = handler(self._served, request, ino, body)
@@ -182,7 +191,7 @@ class Dispatcher:
         elif opcode == Opcode.BATCH_FORGET:
             self._forget(requests.forgets(body), opcode)
         elif opcode == Opcode.INTERRUPT:
-            self._interrupts.handle(unique, body)
+            self._interrupts.handle(unique, body, self._abandoned)
         elif opcode == Opcode.DESTROY:
             self._channel.reply(unique, None)
         else:

@@ -8,6 +8,9 @@ cache is cancelled at once, everything else only when the signal ends the caller
 disk. That is looked up in /proc, and looked up again while the request runs, for the kernel tells
 of the first signal only. Where the caller cannot be seen (another PID namespace), everything is
 cancelled at once: then it can at least be killed.
+
+A request that died with a predecessor, on a kernel that does not send it again, is answered with
+EINTR whatever the signal: nobody else ever will.
 """
 
 from __future__ import annotations
@@ -70,12 +73,15 @@ class Interrupts:
         self._loop = loop
         self._unknown: deque[int] = deque(maxlen=_REMEMBERED)
 
-    def handle(self, unique: int, body: memoryview) -> None:
-        """``unique`` is the INTERRUPT's own; it is not answered, except to have it sent again."""
+    def handle(self, unique: int, body: memoryview, abandoned: float) -> None:
+        """``unique`` is the INTERRUPT's own; it is not answered, except to have it sent again.
+        Requests whose unique is less than ``abandoned`` died with a predecessor."""
         (target,) = p.INTERRUPT_IN.unpack_from(body)
         request = self._running.get(target)
         if request is not None:
             self._consider(request)
+        elif target < abandoned:
+            self._channel.reply_error(target, errno.EINTR)
         elif target not in self._unknown:
             # Answered already, and the kernel drops this; or a predecessor had read it, and it
             # comes again. Once is enough: a resent request brings its interrupt along.

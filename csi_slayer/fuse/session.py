@@ -52,7 +52,13 @@ class Session:
     """
 
     def __init__(
-        self, fd: int, state: SessionState, ops: Operations, options: SessionOptions
+        self,
+        fd: int,
+        state: SessionState,
+        ops: Operations,
+        options: SessionOptions,
+        *,
+        inherits: bool = False,
     ) -> None:
         self.fd = fd
         self.state = state
@@ -61,7 +67,9 @@ class Session:
         self._channel = Channel(
             fd, state.max_write + _HEADER_ROOM, loop, splice="splice" in state.capabilities
         )
-        self._dispatcher = Dispatcher(ops, self._channel, state, self.stats, loop, options.tracer)
+        self._dispatcher = Dispatcher(
+            ops, self._channel, state, self.stats, loop, options.tracer, inherits=inherits
+        )
         self._backing = Backing(fd, "passthrough" in state.capabilities)
         self._notifier = Notifier(fd, expire_only="expire_only" in state.capabilities)
         self._ended: asyncio.Future[bool] = loop.create_future()
@@ -94,13 +102,15 @@ class Session:
         options: SessionOptions | None = None,
     ) -> Session:
         """Take an existing connection over. Requests that the predecessor had read and not
-        answered come again once :meth:`run` is called, if the kernel can do that.
+        answered come again once :meth:`run` is called, if the kernel can do that; if not, their
+        callers wait until a signal ends them.
 
         The negotiated capabilities stay; those of ``options`` do not matter.
         """
         os.set_blocking(fd, False)
-        session = cls(fd, state, ops, options or SessionOptions())
-        if "resend" in state.capabilities:
+        resends = "resend" in state.capabilities
+        session = cls(fd, state, ops, options or SessionOptions(), inherits=not resends)
+        if resends:
             try:
                 resend(fd)
             except OSError as error:

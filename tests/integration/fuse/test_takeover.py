@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,3 +165,24 @@ def test_without_resending_a_successor_serves_what_comes_later(tmp_path: Path) -
         server.kill()
         server.start(BEHAVIOUR)
         assert (server.mountpoint / "free").read_bytes() == b"free"
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["after", "before"])
+def test_without_resending_who_waits_can_be_killed(tmp_path: Path, served: bool) -> None:
+    """After or before there is a successor."""
+    files = {"blocked": b"never", "free": b"free"}
+    with (
+        serving(tmp_path, BEHAVIOUR, ("resend",), files=files) as server,
+        clients() as (client,),
+    ):
+        client.do(f"os.chdir({str(server.mountpoint)!r})")
+        client.begin(OPEN_AND_READ)
+        server.wait_for(waiting=1)
+        server.kill()
+        if served:
+            server.start(BEHAVIOUR)
+            assert (server.mountpoint / "free").read_bytes() == b"free"
+        client.process.send_signal(signal.SIGKILL)
+        if not served:
+            server.start(BEHAVIOUR)
+        assert client.process.wait(30) == -signal.SIGKILL
