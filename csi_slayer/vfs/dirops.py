@@ -28,6 +28,8 @@ class DirOps(Base):
     """See :class:`csi_slayer.vfs.operations.Operations`."""
 
     async def opendir(self, req: Request, ino: int) -> Opened:
+        if ino in self.removed_dirs:  # somebody's working directory: the kernel finds it empty
+            return Opened(0, OpenFlags.NONE)
         directory = await self.directory(ino)
         flags = OpenFlags.CACHE_DIR
         if self.refresh.is_fresh(directory.listed_ns) and ino not in self._stale_pages:

@@ -135,5 +135,10 @@ def test_a_directory_that_was_removed_while_it_is_open(place: Place) -> None:
             os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=fd)
         with pytest.raises(FileNotFoundError):
             os.stat("new", dir_fd=fd)
+        again = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+        try:
+            assert os.listdir(again) == []
+        finally:
+            os.close(again)
     finally:
         os.close(fd)
