@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from csi_slayer.config.base import Section
-from csi_slayer.config.units import Size
+from csi_slayer.config.units import HerePath, Size
 
 _GIB = 2**30
 _LARGEST_DEFAULT_CAPACITY = 10 * _GIB
@@ -98,7 +98,9 @@ class LogConfig(Section):
         default="info", description="least severity that is logged"
     )
     format: Literal["json", "text"] = Field(default="json", description="one JSON object a line")
-    file: Path | None = Field(default=None, description="file to append to; none: standard error")
+    file: HerePath | None = Field(
+        default=None, description="file to append to; none: standard error"
+    )
 
 
 class MetricsConfig(Section):

@@ -18,7 +18,7 @@ from pydantic import (
 
 from csi_slayer.config.base import Section
 from csi_slayer.config.plain import check_key, check_plain, check_region
-from csi_slayer.config.units import Duration
+from csi_slayer.config.units import Duration, HerePath
 
 # Key of the serialisation context under which secrets are written out instead of masked.
 REVEAL_SECRETS: Final = "reveal_secrets"
@@ -56,7 +56,7 @@ class Connection(Section):
         default=None,
         description="bucket in the path instead of the host name; none: on with an own endpoint",
     )
-    ca_bundle: Path | None = Field(
+    ca_bundle: HerePath | None = Field(
         default=None, description="PEM file with the authorities to trust instead of the system's"
     )
     verify_tls: bool = Field(default=True, description="check the server's certificate")
@@ -75,7 +75,7 @@ class Connection(Section):
         description="role to assume, with the web identity token if one is given; a service"
         " other than AWS's may know the role for a token",
     )
-    web_identity_token_file: Path | None = Field(
+    web_identity_token_file: HerePath | None = Field(
         default=None, description="file with the token that is exchanged for the role"
     )
     web_identity_token: SecretStr | None = Field(

@@ -7,9 +7,10 @@ was pasted into the wrong line.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
@@ -98,3 +99,5 @@ Mode = Annotated[
     BeforeValidator(parse_mode, json_schema_input_type=str),
     PlainSerializer(lambda mode: f"{mode:04o}", return_type=str, when_used="json"),
 ]
+HerePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+"""A relative one is meant from where the command runs: a mount's processes work elsewhere."""

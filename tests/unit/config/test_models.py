@@ -208,6 +208,16 @@ def test_values_out_of_range(key: str, value: object) -> None:
     assert _problem(**{key: value}).startswith(f"option: {key}: ")
 
 
+@pytest.mark.parametrize("key", ["log.file", "store.ca_bundle", "store.web_identity_token_file"])
+def test_relative_files_are_where_the_command_runs(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config(None, {"store.url": "s3://bucket", "store.role_arn": "role", key: "file"})
+    section, _, name = key.partition(".")
+    assert getattr(getattr(config, section), name) == tmp_path / "file"
+
+
 def test_every_field_is_described_and_its_default_is_valid() -> None:
     fields = describe_fields()
     assert [field.path for field in fields if field.required] == ["store.url"]
