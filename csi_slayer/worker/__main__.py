@@ -20,7 +20,7 @@ from typing import Any
 import uvloop
 
 from csi_slayer.config import MountConfig
-from csi_slayer.errors import SlayerError
+from csi_slayer.errors import ConfigError, SlayerError
 from csi_slayer.observability import configure_logging, get_logger, log_context, register_secrets
 from csi_slayer.worker import channel
 from csi_slayer.worker.channel import FAILED, UNMOUNTED
@@ -117,7 +117,11 @@ def run_worker(end: socket.socket) -> int:
     message, fds = received
     config = MountConfig.from_spec(message["spec"]["config"].encode())
     register_secrets(config.secrets())
-    writer = configure_logging(config.log)
+    try:
+        writer = configure_logging(config.log)
+    except ConfigError as error:
+        channel.send(end, {"error": str(error), "code": error.grpc_code})
+        return FAILED
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serve(end, message, fds, config))

@@ -77,6 +77,13 @@ def test_wrong_secret(refused: Refused, root: str, s3_server: S3Server, tmp_path
     assert "the secret key does not fit the access key: check the secret" in line
 
 
+def test_log_that_cannot_be_written(refused: Refused, root: str, tmp_path: Path) -> None:
+    (tmp_path / "objects").mkdir()
+    log = tmp_path / "missing" / "log"
+    line = refused(f"file://{tmp_path}/objects", root, "-o", f"log.file={log}")
+    assert line == f"csi-slayer: log.file: {log}: No such file or directory"
+
+
 def test_wrong_key(refused: Refused, root: str, s3_server: S3Server) -> None:
     env = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": SECRET}
     line = refused("s3://any-bucket", root, "--endpoint", s3_server.endpoint, env=env)
