@@ -33,6 +33,8 @@ from csi_slayer.worker.spec import WorkerSpec, state_directory, volume_id
 START_TIMEOUT = 60.0
 """Seconds within which a volume is mounted or the reason is known."""
 
+_OBJECTS = "the directory of objects"
+
 EPILOG = """\b
 [bold]Examples[/bold]
   csi-slayer mount s3://bucket/prefix /mnt --endpoint http://127.0.0.1:9000
@@ -146,14 +148,17 @@ def _check_mountpoint(config: MountConfig, path: str) -> None:
 
 
 def _check_outside(config: MountConfig, path: str) -> None:
-    """What the worker needs is not below the mount: it would have to wait for itself."""
+    """What the worker needs is not below the mount, nor the mount among its objects: it would have
+    to wait for itself."""
     needed = {"the cache directory": str(config.cache.directory)}
     if config.store.url.startswith("file://"):
-        needed["the directory of objects"] = config.store.url.removeprefix("file://")
+        needed[_OBJECTS] = config.store.url.removeprefix("file://")
     for what, directory in needed.items():
         real = os.path.realpath(directory)
         if os.path.commonpath((path, real)) == path:
             fail(f"{what} {real} is below the mount point {path}: name another place")
+        if what == _OBJECTS and os.path.commonpath((path, real)) == real:
+            fail(f"the mount point {path} is below {what} {real}: name another place")
 
 
 def _remove_dead(path: str) -> None:
@@ -193,7 +198,7 @@ def _start(config: MountConfig, mountpoint: str, foreground: bool) -> None:
     answer = _in_background({"spec": spec, "entry": entry, "log": log})
     if "error" in answer:
         fail(str(answer["error"]))
-    console.print(f"{config.store.url} is mounted at {mountpoint} (log: {log})")
+    console.print(f"{config.store.url} is mounted at {mountpoint} (log: {config.log.file or log})")
 
 
 def _take_over(volume: str, state: str) -> None:

@@ -113,6 +113,20 @@ def test_what_the_worker_needs_is_not_below_the_mount(
     assert "is below the mount point" in output.replace("\n", " ")
 
 
+@pytest.mark.parametrize("mountpoint", ["objects/mnt", "link/deep/mnt"])
+def test_the_mount_point_is_not_among_the_objects(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, mountpoint: str
+) -> None:
+    (tmp_path / "link").symlink_to("objects")
+    (tmp_path / "objects").mkdir()
+    place = tmp_path / mountpoint
+    place.mkdir(parents=True)
+    where = ("--cache-dir", str(tmp_path / "cache"))
+    status, output = slayer(capfd, "mount", f"file://{tmp_path}/objects", str(place), *where)
+    assert status == 1
+    assert "is below the directory of objects" in output.replace("\n", " ")
+
+
 def test_extra_options_are_dotted_keys() -> None:
     assert mount_module._extra(["volume.quota=1=2", "fuse.disable=splice,xattr"]) == {
         "volume.quota": "1=2",
