@@ -106,11 +106,12 @@ class BlockMap:
     @property
     def stamp(self) -> int:
         """The data file's mtime when the segment was complete, nanoseconds; 0: it is not."""
-        return self.words[_STAMP]
+        stamp = self.words[_STAMP]
+        return stamp - 2**64 if stamp >> 63 else stamp
 
     @stamp.setter
     def stamp(self, value: int) -> None:
-        self.words[_STAMP] = value
+        self.words[_STAMP] = value % 2**64  # before 1970 it is negative
 
     def digest(self) -> int:
         """A number that another state of the map hardly has."""

@@ -21,7 +21,7 @@ from csi_slayer.errors import CacheError
 WHOLE, MAPPED = 1, 2
 """Kinds of segments: present as a whole, or as its block map says."""
 
-_STRUCT = struct.Struct("<4sBB2xQQQQ16s")
+_STRUCT = struct.Struct("<4sBB2xQQqQ16s")
 _MAGIC = b"SLYR"
 _VERSION = 1
 
@@ -30,9 +30,9 @@ class Header(NamedTuple):
     """``check``: xxh3_64 of the whole (WHOLE) or the number that the map repeats (MAPPED).
 
     ``generation``: the boot during which the bytes were last known good. ``stamp``: the data
-    file's mtime then, nanoseconds. Both are of use for WHOLE only; a map has its own. ``key`` is
-    what the file is a segment of: a descriptor that was opened just before the file became
-    something else is found out by it.
+    file's mtime then, nanoseconds, negative before 1970. Both are of use for WHOLE only; a map has
+    its own. ``key`` is what the file is a segment of: a descriptor that was opened just before the
+    file became something else is found out by it.
     """
 
     kind: int

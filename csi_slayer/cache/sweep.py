@@ -56,7 +56,8 @@ def record_of(layout: Layout, name: str) -> bytes | None:
     except FileNotFoundError:
         return None
     # Bytes, not a tuple: they sort by birth as they are, in a fourth of the memory.
-    return _RECORD.pack(stat.st_mtime_ns, -(-stat.st_blocks // 8), bytes.fromhex(name))
+    born = max(0, stat.st_mtime_ns)  # users give their files any time, also one before 1970
+    return _RECORD.pack(born, -(-stat.st_blocks // 8), bytes.fromhex(name))
 
 
 def sweep(layout: Layout) -> Found:

@@ -22,6 +22,21 @@ XATTR_CREATE = 1
 XATTR_REPLACE = 2
 XATTR_NAME_MAX = 255
 
+EARLIEST, LATEST = -(2**63), 2**63 - 1
+"""Times that the catalog holds, in nanoseconds: the years 1677 to 2262. Others become the nearest
+one, as in every file system (utimensat(2))."""
+
+
+def _storable(changes: SetAttr) -> SetAttr:
+    def nearest(time_ns: int | None) -> int | None:
+        return None if time_ns is None else max(EARLIEST, min(time_ns, LATEST))
+
+    return changes._replace(
+        atime_ns=nearest(changes.atime_ns),
+        mtime_ns=nearest(changes.mtime_ns),
+        ctime_ns=nearest(changes.ctime_ns),
+    )
+
 
 class AttrOps(Base):
     """See :class:`csi_slayer.vfs.operations.Operations`."""
@@ -77,6 +92,7 @@ class AttrOps(Base):
         return file
 
     async def _set(self, inode: Inode, changes: SetAttr, *, attrs_dirty: bool = False) -> None:
+        changes = _storable(changes)
         values: dict[str, Any] = {"ctime_ns": changes.ctime_ns or time.time_ns()}
         if changes.mode is not None:
             values["mode"] = stat.S_IFMT(inode.mode) | stat.S_IMODE(changes.mode)

@@ -12,6 +12,7 @@ import pytest
 from csi_slayer.cache import BLOCK, SMALL, Cache, Governor, Stage
 from csi_slayer.cache.blockmap import BlockMap
 from csi_slayer.cache.header import Header
+from csi_slayer.cache.sweep import record_of, sweep
 from csi_slayer.errors import CacheError, CacheFull
 from tests.unit.cache.helpers import content, key_of, map_path, overwrite, reboot
 
@@ -47,6 +48,16 @@ def test_the_bytes_are_a_complete_segment_then(cache: Cache, size: int) -> None:
     assert os.fstat(segment.fd).st_ino == inode
     segment.close()
     assert_segment(cache, size)
+
+
+@sizes
+def test_a_file_may_be_older_than_1970(cache: Cache, size: int) -> None:
+    stage = staged(cache, size)
+    os.utime(stage.path, ns=(-5, -5_000_000_001))
+    cache.adopt(KEY, stage.path, size)
+    assert_segment(cache, size)
+    assert sweep(cache.shared.layout).segments == 1
+    assert record_of(cache.shared.layout, KEY.hex) is not None
 
 
 @sizes

@@ -29,6 +29,20 @@ def found(volume: Volume, parent: int, name: bytes) -> Attr:
     return entry.attr
 
 
+@pytest.mark.parametrize("wanted", [-1, -(2**33), 2**33, 2**34, -(2**34), 2**63 - 1])
+def test_any_time_is_taken_the_nearest_that_can_be_kept(tmp_path: Path, wanted: int) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    volume.run(volume.fs.mkdir(volume.request(), ROOT, b"d", 0o755))
+    ino = found(volume, ROOT, b"d").ino
+    second = 10**9
+    changes = SetAttr(atime_ns=wanted * second, mtime_ns=wanted * second)
+    volume.run(volume.fs.setattr(volume.request(), ino, changes))
+    attr = found(volume, ROOT, b"d")
+    nearest = max(-(2**63), min(wanted * second, 2**63 - 1))
+    assert (attr.atime_ns, attr.mtime_ns) == (nearest, nearest)
+    volume.stop()
+
+
 def test_of_directories_and_symlinks(tmp_path: Path) -> None:
     volume = posix(tmp_path / "one")
     fs, request = volume.fs, volume.request
