@@ -26,6 +26,7 @@ _TURN: Final = 512
 trial that found it dear."""
 
 _MOST_TURN: Final = 16384
+"""Most of them, 8 GiB."""
 
 _DEAR_CPU: Final = 0.3e-3
 """Seconds of processor time for a piece through the page cache; a healthy one takes a third."""

@@ -33,8 +33,6 @@ from csi_slayer.worker.spec import WorkerSpec, state_directory, volume_id
 START_TIMEOUT = 60.0
 """Seconds within which a volume is mounted or the reason is known."""
 
-_OBJECTS = "the directory of objects"
-
 EPILOG = """\b
 [bold]Examples[/bold]
   csi-slayer mount s3://bucket/prefix /mnt --endpoint http://127.0.0.1:9000
@@ -150,15 +148,20 @@ def _check_mountpoint(config: MountConfig, path: str) -> None:
 def _check_outside(config: MountConfig, path: str) -> None:
     """What the worker needs is not below the mount, nor the mount among its objects: it would have
     to wait for itself."""
-    needed = {"the cache directory": str(config.cache.directory)}
+    mountpoint = ("the mount point", path)
+    cache = ("the cache directory", os.path.realpath(config.cache.directory))
+    _check_not_below(cache, mountpoint)
     if config.store.url.startswith("file://"):
-        needed[_OBJECTS] = config.store.url.removeprefix("file://")
-    for what, directory in needed.items():
-        real = os.path.realpath(directory)
-        if os.path.commonpath((path, real)) == path:
-            fail(f"{what} {real} is below the mount point {path}: name another place")
-        if what == _OBJECTS and os.path.commonpath((path, real)) == real:
-            fail(f"the mount point {path} is below {what} {real}: name another place")
+        real = os.path.realpath(config.store.url.removeprefix("file://"))
+        objects = ("the directory of objects", real)
+        _check_not_below(objects, mountpoint)
+        _check_not_below(mountpoint, objects)
+
+
+def _check_not_below(inner: tuple[str, str], outer: tuple[str, str]) -> None:
+    """Both are what it is called and its real path."""
+    if os.path.commonpath((inner[1], outer[1])) == outer[1]:
+        fail(f"{' '.join(inner)} is below {' '.join(outer)}: name another place")
 
 
 def _remove_dead(path: str) -> None:

@@ -25,6 +25,9 @@ XATTR_LIMIT = 1200
 XATTR_NAMESPACES = (b"user", b"trusted", b"security")
 """See xattr(7)."""
 
+EARLIEST, LATEST = -(2**63), 2**63 - 1
+"""Times that the catalog can keep, nanoseconds: the years 1677 to 2262."""
+
 _SECOND = 1_000_000_000
 
 # Anybody may write metadata: what is taken for a number is short, or to read it takes for ever.
@@ -136,4 +139,4 @@ def _nanoseconds(text: str | None) -> int | None:
     sign, whole, fraction = found.groups()
     value = int(whole) * _SECOND + int((fraction or "")[:9].ljust(9, "0"))
     value = -value if sign else value
-    return value if -(2**63) <= value < 2**63 else None
+    return value if EARLIEST <= value <= LATEST else None

@@ -22,14 +22,13 @@ XATTR_CREATE = 1
 XATTR_REPLACE = 2
 XATTR_NAME_MAX = 255
 
-EARLIEST, LATEST = -(2**63), 2**63 - 1
-"""Times that the catalog holds, in nanoseconds: the years 1677 to 2262. Others become the nearest
-one, as in every file system (utimensat(2))."""
-
 
 def _storable(changes: SetAttr) -> SetAttr:
+    """A time that cannot be kept becomes the nearest that can, as in every file system
+    (utimensat(2))."""
+
     def nearest(time_ns: int | None) -> int | None:
-        return None if time_ns is None else max(EARLIEST, min(time_ns, LATEST))
+        return None if time_ns is None else max(metadata.EARLIEST, min(time_ns, metadata.LATEST))
 
     return changes._replace(
         atime_ns=nearest(changes.atime_ns),

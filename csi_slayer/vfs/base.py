@@ -60,7 +60,7 @@ class Base:
         self.opened = self.content.opened
         self.handles = HandleTable(handles_path)
         self.content.objects.moved = self._version_moved
-        self.content.stored_into = self._stored_into
+        self.content.stored_into = self._kernel_is_behind
         self.refresh = Refresher(
             self.content.store,
             catalog,
@@ -96,11 +96,10 @@ class Base:
         """The store has another version of a file: the kernel's pages of it are stale."""
         if len(self._stale_pages) < CHANGED_KEPT:
             self._stale_pages.add(ino)
-        if self._kernel is not None:
-            self._kernel.invalidate_inode(ino)
+        self._kernel_is_behind(ino)
 
-    def _stored_into(self, ino: int) -> None:
-        """A mapped file was changed: the kernel's attributes of it are stale."""
+    def _kernel_is_behind(self, ino: int) -> None:
+        """An inode was changed where the kernel did not see it, by a store into a mapping, say."""
         if self._kernel is not None:
             self._kernel.invalidate_inode(ino)
 
