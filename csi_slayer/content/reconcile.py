@@ -19,7 +19,13 @@ from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.options import ContentOptions
 from csi_slayer.content.tasks import outlast
 from csi_slayer.content.waits import Waits
-from csi_slayer.errors import KeyObstructed, SlayerError, StoreError, StoreUnavailable
+from csi_slayer.errors import (
+    KeyObstructed,
+    PreconditionFailed,
+    SlayerError,
+    StoreError,
+    StoreUnavailable,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -76,11 +82,10 @@ class Reconciler:
 
     def kick(self) -> None:
         """There are new pending keys."""
-        if self._rests():
-            if self._timer is None:
-                self._wake_in(WRITEBACK_REST)
-        else:
+        if not self._rests():
             self._wake.set()
+        elif self._timer is None:
+            self._wake_in(WRITEBACK_REST)
 
     def _wake_in(self, seconds: float) -> None:
         """Look at the pending keys then, or sooner if that is planned already."""
@@ -175,13 +180,14 @@ class Reconciler:
         if task.cancelled():
             return
         error = task.exception()
+        _at, failures = self._not_before.pop(key, (0.0, 0))
         if error is None:
-            self._not_before.pop(key, None)
             return
         self._wake.set()
-        _at, failures = self._not_before.pop(key, (0.0, 0))
         if len(self._not_before) < RETRY_MEMORY:
             pause = min(BACKOFF_MAX, 0.25 * 2 ** min(failures, 10))
+            if isinstance(error, PreconditionFailed) and not failures:
+                pause = 0.0  # a lost race is decided with the last close, which is about to come
             self._not_before[key] = (time.monotonic() + pause, failures + 1)
         if not isinstance(error, SlayerError):
             log.error("reconcile failed", key=key, exc_info=error)
@@ -247,8 +253,7 @@ class Reconciler:
         hold at the same time. False: nothing is, somebody else's object is in the way."""
         rows = await self._catalog.pendings_around(key, PAGE)
         for row in rows:
-            blocker = await self._blocker(row.key, None)
-            if blocker is not None:
+            if (blocker := await self._blocker(row.key, None)) is not None:
                 await self._unblock(key, blocker, owned=True)
             elif self._waits.would_cycle(key, row.key):
                 raise StoreUnavailable(f"{key!r} waits for {row.key!r}, and that for it")
@@ -359,9 +364,8 @@ class Reconciler:
         return inode is not None and self._opened.is_writing(inode.ino)
 
     async def _is_plain_delete(self, row: Pending) -> bool:
-        return await self._catalog.resolve(row.key) is None and not await self._catalog.by_origin(
-            row.key
-        )
+        inode = await self._catalog.resolve(row.key)
+        return inode is None and not await self._catalog.by_origin(row.key)
 
     async def _delete_many(self, rows: list[Pending]) -> None:
         # Looked at again: names may have come back since the pass began. Nothing suspends between
