@@ -186,6 +186,20 @@ class CleanFile:
             raise FsError(errno.ESTALE, "the object changed while it was being read") from error
         return reader.segment.complete
 
+    async def fill_all(self) -> bool:
+        """Fetch all segments of a file that may have many; False if the cache has no room."""
+        for span in range(-(-self.size // self._span)):
+            reader = await self.open_segment(span)
+            if reader is None:
+                return False
+            try:
+                await reader.fill()
+            except CacheFull:
+                return False
+            except (PreconditionFailed, ObjectNotFound) as error:
+                raise FsError(errno.ESTALE, "the object changed while it was being read") from error
+        return True
+
     def surrender(self, stage_path: str) -> int | None:
         """Turn the complete segment into a staged file at ``stage_path`` without copying.
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from typing import Any
 
 from csi_slayer.catalog import Inode
 from csi_slayer.errors import FsError, SlayerError
+from csi_slayer.observability import get_logger
 from csi_slayer.vfs.filesystem import FileSystem
+
+log = get_logger(__name__)
 
 FILES_AT_ONCE = 12
 REPORT_EVERY = 0.2
@@ -86,14 +90,16 @@ class Warmer:
             try:
                 await self._fetch(inode)
                 self.bytes += inode.size
-            except SlayerError:
+            except SlayerError as error:
+                log.warning("not warmed", key=await self._fs.catalog.path(inode.ino),
+                            error=str(error))  # fmt: skip
                 self.failed += 1
             self.files += 1
 
     async def _fetch(self, inode: Inode) -> None:
         file = await self._fs.content.open_clean(inode)
         try:
-            if not await file.fill():
-                raise FsError(28, "no room in the cache")
+            if not await file.fill_all():
+                raise FsError(errno.ENOSPC, "no room in the cache")
         finally:
             await file.close()

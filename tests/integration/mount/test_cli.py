@@ -109,6 +109,23 @@ def test_warm(mount: TestMount, tmp_path: Path) -> None:
     assert "is not in a mounted volume" in refused("warm", str(tmp_path))
 
 
+def test_warm_of_files_in_many_segments(make_mount: MakeMount, objects: Path) -> None:
+    (objects / "two").write_bytes(b"z" * (2 << 20) + b"end")
+    mount = make_mount(options=["cache.segment_max=1MiB"]).mount()
+    assert "1 files, 2.0 MiB are in the cache" in slayer("warm", str(mount.root / "two")).stdout
+    before = mount.ask_status()["counters"]["store_requests"]
+    assert (mount.root / "two").read_bytes() == b"z" * (2 << 20) + b"end"
+    assert mount.ask_status()["counters"]["store_requests"] == before
+
+
+def test_warm_names_what_it_could_not_fetch(make_mount: MakeMount, objects: Path) -> None:
+    (objects / "large").write_bytes(b"y" * (3 << 20))
+    mount = make_mount(options=["cache.capacity=1MiB"]).mount()
+    result = slayer("warm", str(mount.root / "large"), check=False)
+    assert result.returncode == 1
+    assert '"key": "large", "error": "no room in the cache"' in mount.log
+
+
 def test_cache(mount: TestMount, objects: Path) -> None:
     where = ("--cache-dir", str(mount.cache))
     slayer("warm", str(mount.root))
