@@ -36,12 +36,7 @@ class Listings(Changes):
                     row = known.get(item.name)
                     if row is not None and row[6] > since_ns:
                         continue  # newer knowledge
-                    if (
-                        item.name in pending
-                        or self._deleted_since(key, since_ns)
-                        # MinIO lists an object that is being deleted as a directory.
-                        or self._deleted_since(base + item.name, since_ns)
-                    ):
+                    if item.name in pending or self._deleted_since(key, since_ns):
                         # What is changed here wins, but the name was seen.
                         if row is not None:
                             seen.append((since_ns, row[0]))

@@ -173,9 +173,17 @@ class CleanFile:
 
     async def fill(self) -> bool:
         """Fetch the whole file into its one segment; False if the cache has no room."""
-        if self.size > self._span:
-            return False
-        reader = await self.open_segment()
+        return self.size <= self._span and await self._fill_span(0)
+
+    async def fill_all(self) -> bool:
+        """Fetch all segments of a file that may have many; False if the cache has no room."""
+        for span in range(-(-self.size // self._span)):
+            if not await self._fill_span(span):
+                return False
+        return True
+
+    async def _fill_span(self, span: int) -> bool:
+        reader = await self.open_segment(span)
         if reader is None:
             return False
         try:
@@ -185,20 +193,6 @@ class CleanFile:
         except (PreconditionFailed, ObjectNotFound) as error:
             raise FsError(errno.ESTALE, "the object changed while it was being read") from error
         return reader.segment.complete
-
-    async def fill_all(self) -> bool:
-        """Fetch all segments of a file that may have many; False if the cache has no room."""
-        for span in range(-(-self.size // self._span)):
-            reader = await self.open_segment(span)
-            if reader is None:
-                return False
-            try:
-                await reader.fill()
-            except CacheFull:
-                return False
-            except (PreconditionFailed, ObjectNotFound) as error:
-                raise FsError(errno.ESTALE, "the object changed while it was being read") from error
-        return True
 
     def surrender(self, stage_path: str) -> int | None:
         """Turn the complete segment into a staged file at ``stage_path`` without copying.

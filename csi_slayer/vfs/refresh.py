@@ -34,6 +34,10 @@ SINGLES, SINGLES_PAGES, SINGLES_KEPT = 32, 200, 256
 LISTINGS = 32
 """Directory listings under way at once, at most."""
 
+DOUBTED, ASKED = 100, 16
+"""Directories that a listing may add and that are asked for singly, of a directory that was listed
+before; what else it adds is believed. So many of them at once."""
+
 PROBES = 8
 """Refreshes under way while the store is away, at most; more would only wait."""
 
@@ -186,7 +190,7 @@ class Refresher:
                 return
             prefix = path + "/" if path else ""
             shadowed: list[Listed] = []
-            hidden = 0
+            hidden, doubted, empty = 0, 0, True
             pages = _Pages(self._store, prefix)
             try:
                 while True:
@@ -195,6 +199,11 @@ class Refresher:
                     hidden += len(odd)
                     if odd:
                         self._note_hidden(prefix, odd)
+                    empty = empty and not (page.objects or page.prefixes)
+                    if directory.flags & Mark.LISTED and doubted < DOUBTED:
+                        doubts = await self._doubts(directory.ino, found, DOUBTED - doubted)
+                        doubted += len(doubts)
+                        found = [x for x in found if x.name not in doubts or not stat.S_ISDIR(x.mode)]
                     await self._merge(directory.ino, found, shadowed, listing.since_ns)
                     if marker and not directory.flags & Mark.MARKER:
                         await self._add_marks(directory.ino, Mark.MARKER)
@@ -207,6 +216,8 @@ class Refresher:
                         return
             finally:
                 await pages.close()
+            if empty:
+                await self._nothing_there(directory, listing.since_ns)
             large = listing.pages > 1
             for name, inode in await self._catalog.sweep(
                 directory.ino, listing.since_ns, large=large
@@ -225,6 +236,30 @@ class Refresher:
         inode = await self._catalog.find(ino)
         if inode is not None:
             await self._catalog.update(ino, flags=inode.flags | marks)
+
+    async def _doubts(self, parent: int, found: list[Listed], most: int) -> set[str]:
+        """Names that this page has as directories and the table does not; they were asked for
+        singly. MinIO lists an object as a directory, without anything in it, while it is deleted,
+        and for ever if its client or the server died in a request."""
+        new = [item.name for item in found if stat.S_ISDIR(item.mode)]
+        known = await self._catalog.directories_among(parent, new)
+        names = [name for name in new if name not in known][:most]
+        directory = await self._catalog.get(parent)
+        for start in range(0, len(names), ASKED):
+            some = names[start : start + ASKED]
+            await asyncio.gather(*(self._ask(directory, name) for name in some))
+        return set(names)
+
+    async def _nothing_there(self, directory: Inode, since_ns: int) -> None:
+        """The store has no object in a directory, nor its marker: it is no directory there."""
+        name = self._catalog.name_of(directory.ino, directory.parent)
+        if name is not None:
+            await self._forget(directory.parent, name, since_ns)
+
+    async def _forget(self, parent: int, name: str, since_ns: int) -> None:
+        inode = await self._catalog.vanished(parent, name, since_ns)
+        if inode is not None:
+            self._gone(parent, name, inode)
 
     async def _merge(
         self, parent: int, found: list[Listed], shadowed: list[Listed], since_ns: int
@@ -320,9 +355,7 @@ class Refresher:
         elif info is not None:
             item = names.from_object(info, name)
         else:
-            inode = await self._catalog.vanished(directory.ino, name, since_ns)
-            if inode is not None:
-                self._gone(directory.ino, name, inode)
+            await self._forget(directory.ino, name, since_ns)
             return
         for inode in await self._catalog.merge(
             directory.ino, [item], since_ns, self._catalog.defaults

@@ -24,13 +24,15 @@ class Blob:
 @dataclass
 class Bucket:
     """What outlives every client. ``changes``: how many there were; ``tree``: whether it is kept
-    as files, so that it cannot hold an object and others below its key."""
+    as files, so that it cannot hold an object and others below its key; ``husks``: keys that are listed
+    as directories, as MinIO lists what a request has left that died, although nothing is in them."""
 
     objects: dict[str, Blob] = field(default_factory=dict)
     uploads: dict[str, tuple[str, dict[str, str], dict[int, bytes]]] = field(default_factory=dict)
     serial: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     changes: int = 0
     tree: bool = False
+    husks: set[str] = field(default_factory=set)
 
 
 class MemoryStore:
@@ -142,8 +144,11 @@ class MemoryStore:
             else:
                 info = self._info(key, self.bucket.objects[key])
                 objects.append(info._replace(metadata=None, write_token=None))
+        for husk in self.bucket.husks - set(self.bucket.objects):
+            if delimiter and husk.rpartition("/")[0] == prefix.rstrip("/"):
+                prefixes.add(husk + "/")
         await self._end()
-        return ListPage(objects, sorted(prefixes), None)
+        return ListPage(objects[:limit], sorted(prefixes), None)
 
     async def get(
         self, key: str, *, offset: int = 0, length: int | None = None, if_match: str | None = None
