@@ -203,7 +203,7 @@ class Refresher:
                     if directory.flags & Mark.LISTED and doubted < DOUBTED:
                         doubts = await self._doubts(directory.ino, found, DOUBTED - doubted)
                         doubted += len(doubts)
-                        found = [x for x in found if x.name not in doubts or not stat.S_ISDIR(x.mode)]
+                        found = [item for item in found if item not in doubts]
                     await self._merge(directory.ino, found, shadowed, listing.since_ns)
                     if marker and not directory.flags & Mark.MARKER:
                         await self._add_marks(directory.ino, Mark.MARKER)
@@ -237,18 +237,19 @@ class Refresher:
         if inode is not None:
             await self._catalog.update(ino, flags=inode.flags | marks)
 
-    async def _doubts(self, parent: int, found: list[Listed], most: int) -> set[str]:
-        """Names that this page has as directories and the table does not; they were asked for
-        singly. MinIO lists an object as a directory, without anything in it, while it is deleted,
-        and for ever if its client or the server died in a request."""
-        new = [item.name for item in found if stat.S_ISDIR(item.mode)]
-        known = await self._catalog.directories_among(parent, new)
-        names = [name for name in new if name not in known][:most]
+    async def _doubts(self, parent: int, found: list[Listed], most: int) -> list[Listed]:
+        """Directories of this page that the table does not have; they were asked for singly.
+
+        MinIO lists an object as a directory, without anything in it, while it is deleted, and for
+        ever if its client or the server died in a request."""
+        directories = [item for item in found if stat.S_ISDIR(item.mode)]
+        known = await self._catalog.directories_among(parent, [item.name for item in directories])
+        new = [item for item in directories if item.name not in known][:most]
         directory = await self._catalog.get(parent)
-        for start in range(0, len(names), ASKED):
-            some = names[start : start + ASKED]
-            await asyncio.gather(*(self._ask(directory, name) for name in some))
-        return set(names)
+        for start in range(0, len(new), ASKED):
+            some = new[start : start + ASKED]
+            await asyncio.gather(*(self._ask(directory, item.name) for item in some))
+        return new
 
     async def _nothing_there(self, directory: Inode, since_ns: int) -> None:
         """The store has no object in a directory, nor its marker: it is no directory there."""

@@ -24,8 +24,8 @@ class Blob:
 @dataclass
 class Bucket:
     """What outlives every client. ``changes``: how many there were; ``tree``: whether it is kept
-    as files, so that it cannot hold an object and others below its key; ``husks``: keys that are listed
-    as directories, as MinIO lists what a request has left that died, although nothing is in them."""
+    as files, so that it cannot hold an object and others below its key; ``husks``: keys that are
+    listed as directories though nothing is in them, as MinIO lists what a dead request has left."""
 
     objects: dict[str, Blob] = field(default_factory=dict)
     uploads: dict[str, tuple[str, dict[str, str], dict[int, bytes]]] = field(default_factory=dict)
