@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
@@ -13,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from csi_slayer.catalog import ROOT, Catalog, Inode, Mark, Name
+from csi_slayer.catalog import ROOT, Catalog, Inode
 from csi_slayer.content.content import Content
 from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed, SlayerError
 from csi_slayer.scheduling.scan import Scan
@@ -22,6 +21,7 @@ from csi_slayer.vfs.handles import HandleTable
 from csi_slayer.vfs.options import VfsEvents, VfsOptions
 from csi_slayer.vfs.refresh import Refresher
 from csi_slayer.vfs.types import Attr, Entry, Kernel, Request
+from csi_slayer.vfs.unread import Unread
 
 OTHER_VERSION = (PreconditionFailed, ObjectNotFound, FsError)
 """Among these is what tells that an object is not the version that we knew; see
@@ -70,6 +70,7 @@ class Base:
             events.hidden_keys,
             self.content.options.write_timeout,
         )
+        self.unread = Unread(catalog, self.content, options.live, posix=options.posix)
         self._kernel: Kernel | None = None
         self._stale_pages: set[int] = set()
         self.removed_dirs: OrderedDict[int, Inode] = OrderedDict()
@@ -192,38 +193,6 @@ class Base:
     @property
     def negative(self) -> Entry:
         return Entry(None, self.live.negative_ttl, 0.0)
-
-    def needs_metadata(self, inode: Inode | Name) -> bool:
-        """Whether only the object's metadata can tell what the inode is: an empty object may be
-        a symlink, a fifo or a socket. With POSIX attributes each object's is read, a directory's
-        mark included."""
-        if stat.S_ISDIR(inode.mode):
-            return (
-                self.options.posix
-                and isinstance(inode, Inode)
-                and not inode.flags & Mark.ATTRS_KNOWN
-                and inode.ino != ROOT
-            )
-        return bool(inode.is_unread) and (self.options.posix or inode.size == 0)
-
-    async def with_metadata(self, inode: Inode) -> Inode:
-        if not self.needs_metadata(inode):
-            return inode
-        if inode.is_dir:
-            path = await self.catalog.path(inode.ino)
-            if path is None:
-                return inode
-            key = path + "/"
-        else:
-            key = (await self.content.objects.source_of(inode)).key
-        try:
-            values = (await self.content.store.head(key)).metadata or {}
-        except ObjectNotFound:
-            if not inode.is_dir:
-                return inode
-            values = {}  # it exists by what is in it alone
-        await self.content.learn(inode.ino, values)
-        return await self.catalog.get(inode.ino)
 
     # -- shared checks ----------------------------------------------------------------------
 

@@ -101,12 +101,12 @@ class DirOps(Base):
             await asyncio.sleep(0)
 
     def _bare_item(self, name: Name) -> DirItem:
-        mode = _UNKNOWN if self.needs_metadata(name) else name.mode
+        mode = _UNKNOWN if self.unread.is_unread(name) else name.mode
         return DirItem(name.name.encode(), name.ino, mode, name.ino + _SHIFT, None)
 
     def _item(self, name: str, inode: Inode, directory: Inode) -> DirItem:
         cookie = inode.ino + _SHIFT
-        if self.needs_metadata(inode):
+        if self.unread.is_unread(inode):
             return DirItem(name.encode(), inode.ino, _UNKNOWN, cookie, None)
         entry = self.entry(inode, directory)
         return DirItem(name.encode(), inode.ino, inode.mode, cookie, entry)

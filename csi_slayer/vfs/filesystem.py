@@ -63,5 +63,6 @@ class FileSystem(FileOps, DirOps, AttrOps):
 
     async def close(self) -> None:
         await self.refresh.close()
+        await self.unread.close()
         await self.content.close()
         self.handles.close()

@@ -44,8 +44,8 @@ class NameOps(Base):
         directory, inode = await self.find_child(parent, names.decode(name))
         if inode is None:
             return self.negative
-        if self.needs_metadata(inode):
-            inode = await self.with_metadata(inode)
+        if self.unread.is_unread(inode):
+            inode = await self.unread.look(inode)
         return self.entry(inode, directory)
 
     def forget(self, ino: int, count: int) -> None:

@@ -90,7 +90,7 @@ class OpenOps(NameOps):
         if stale:
             await self.refresh.revalidate(inode, known=not self.live.close_to_open)
             inode = await self.catalog.get(inode.ino)
-        return await self.with_metadata(inode) if self.needs_metadata(inode) else inode
+        return await self.unread.read(inode)
 
     async def _open(
         self, req: Request, record: OpenInode, ino: int, flags: int, writable: bool
