@@ -1,4 +1,5 @@
-"""Staged files that could not be stored, because the store had something newer: kept for good.
+"""Staged files that could not be stored, because the store had something newer or the catalog is
+lost that knew their names: kept for good.
 
 Nothing here is ever deleted by the program. Each file has a note beside it, in JSON, that says
 which object it was meant to be.
@@ -26,16 +27,24 @@ class Conflicts:
         self.directory = layout.conflicts(volume)
 
     def keep(
-        self, staging: Staging, stage: str, *, key: str, expected: str | None, found: str | None
+        self,
+        staging: Staging,
+        stage: str,
+        *,
+        key: str | None,
+        expected: str | None,
+        found: str | None,
     ) -> Path:
         """Move a staged file here; returns where it is now.
 
-        ``expected`` and ``found`` are the etags that the upload meant to replace and met. The
-        name begins with the time and ends with that of the object, so that a person finds it.
-        Raises CacheError, and the file stays staged.
+        ``key`` is that of the object it was meant to be, None if nobody knows; ``expected`` and
+        ``found`` are the etags that the upload meant to replace and met. The name begins with the
+        time and ends with that of the object, so that a person finds it. Raises CacheError, and
+        the file stays staged.
         """
         now = datetime.now(UTC)
-        readable = re.sub(r"[^A-Za-z0-9._-]", "_", key.rstrip("/").rsplit("/", 1)[-1])[-100:]
+        name = "unnamed" if key is None else key.rstrip("/").rsplit("/", 1)[-1]
+        readable = re.sub(r"[^A-Za-z0-9._-]", "_", name)[-100:]
         target = self.directory / f"{now:%Y%m%dT%H%M%SZ}-{readable}-{stage[:8]}"
         source = staging.path(stage)
         note = {

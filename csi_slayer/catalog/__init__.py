@@ -37,6 +37,11 @@ class Catalog(Listings):
             with self._db.transaction():
                 self._db.execute(INSERT, root)
 
+    @property
+    def is_new(self) -> bool:
+        """Whether no file or directory was ever in it."""
+        return self._db.one("SELECT 1 FROM meta WHERE name = 'next_ino'") is None
+
     def checkpoint(self) -> None:
         """Keep the journal short; blocks, for a thread, every few seconds."""
         self._db.checkpoint()

@@ -69,7 +69,8 @@ class Database:
                 raise CacheFull(reason) from error
             raise CatalogError(reason) from error
         except sqlite3.Error as error:
-            raise CatalogError(f"cannot open the catalog {path}: {error}") from error
+            reason = f"cannot open the catalog {path}: {error}{_advice(error)}"
+            raise CatalogError(reason) from error
         self.execute = self._connection.execute
         self.executemany = self._connection.executemany
 
@@ -211,3 +212,15 @@ class Database:
             self._connection.close()
         except sqlite3.Error as error:
             raise CatalogError(f"closing the catalog failed: {error}") from error
+
+
+def _advice(error: sqlite3.Error) -> str:
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+    ):
+        return ""
+    return (
+        ": it is damaged; move it and its -wal away to begin a new one: what was written and not"
+        " uploaded is then kept without its name in the conflicts of the cache directory"
+    )

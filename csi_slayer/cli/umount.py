@@ -18,7 +18,7 @@ from csi_slayer.errors import SlayerError
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.fuse.mount import is_mounted
 from csi_slayer.node import registry
-from csi_slayer.node.leftover import pending
+from csi_slayer.node.leftover import unsaved
 from csi_slayer.worker.spec import LONGEST_DRAIN
 
 GRACE = 2.0
@@ -102,9 +102,9 @@ def _end(entry: registry.Mounted) -> None:
     if not end_worker(entry, unmounting=True):
         console.print(f"the worker has not ended: see {entry.state}/worker.log", style="yellow")
         return
-    left = pending(Path(entry.state))
+    left = unsaved(Path(entry.state), _staging(entry))
     if left:
-        number = f"{left} keys are" if left > 0 else "what was written last may be"
+        number = f"{left} files are" if left > 0 else "what was written last may be"
         console.print(
             f"{number} not uploaded yet, and staged in {entry.cache}\n{_how_to_go_on(entry)}",
             style="yellow",
@@ -112,12 +112,15 @@ def _end(entry: registry.Mounted) -> None:
 
 
 def _how_to_go_on(entry: registry.Mounted) -> str:
-    staging = Path(entry.cache) / "staging" / directory_name(entry.volume)
     return (
         f"to finish: mount {entry.url} at {entry.mountpoint} again\n"
         f"to discard: csi-slayer umount {entry.mountpoint} --force (if a worker is there), then "
-        f"rm -r {entry.state} {staging}"
+        f"rm -r {entry.state} {_staging(entry)}"
     )
+
+
+def _staging(entry: registry.Mounted) -> Path:
+    return Path(entry.cache) / "staging" / directory_name(entry.volume)
 
 
 def _unmount(target: str, force: bool) -> None:

@@ -105,7 +105,7 @@ class Content:
         self.spawn(self._growth.watch())
 
     async def _recover_staged(self) -> None:
-        known = set()
+        known, new = set(), self.catalog.is_new
         for inode in list(self.catalog.each_staged()):
             assert inode.stage is not None
             known.add(inode.stage)
@@ -118,7 +118,15 @@ class Content:
             else:
                 self._retire_soon(inode.ino)
         for stage in self.staging.list():
-            if stage.id not in known:
+            if stage.id in known:
+                continue
+            if new and os.stat(stage.file).st_size:
+                kept = self.conflicts.keep(
+                    self.staging, stage.id, key=None, expected=None, found=None
+                )
+                log.error("staged file without a name", kept_at=str(kept),
+                          reason="the catalog that knew it is gone")  # fmt: skip
+            else:
                 self.staging.remove(stage.id)
 
     async def _recognise(self, inode: Inode) -> None:

@@ -92,7 +92,8 @@ class Footprint:
             log.error("not_unmounted", error=str(error))
         registry.remove(self.id)
         self._limits.remove(self.id)
-        if leftover.pending(self._places.state(self.id)) == 0:
+        state, staging = self._places.state(self.id), self._places.staging(self.id)
+        if leftover.unsaved(state, staging) == 0:
             leftover.remove_state(self._places, self.id)
             self._places.forget(self.id)
         else:

@@ -1,4 +1,4 @@
-"""What workers leave on the disk: state directories, and whether something in one is unsaved."""
+"""What workers leave on the disk: their state, and whether the store lacks something of it."""
 
 from __future__ import annotations
 
@@ -10,24 +10,39 @@ from pathlib import Path
 from csi_slayer.node.records import Places
 
 
-def pending(state: Path) -> int:
-    """Keys that a volume's last worker had still to upload. -1 if nobody can tell."""
+def unsaved(state: Path, staging: Path) -> int:
+    """How many files of a volume the store does not have as they are: those to upload, or if there
+    are none those that were open and written to when everything died. -1 if nobody can tell.
+
+    ``state`` is the directory of its catalog, ``staging`` that of its staged files.
+    """
     catalog = state / "catalog.db"
     if not catalog.exists():
         return 0
     try:
         with contextlib.closing(sqlite3.connect(f"file:{catalog}?mode=rw", uri=True)) as database:
-            return int(database.execute("SELECT count(*) FROM pending").fetchone()[0])
-    except sqlite3.Error:
+            if count := int(database.execute("SELECT count(*) FROM pending").fetchone()[0]):
+                return count
+            staged = database.execute(
+                "SELECT stage, stamp FROM inodes WHERE stage IS NOT NULL AND nlink > 0"
+            )
+            return sum(_is_dirty(staging / stage, stamp) for stage, stamp in staged)
+    except (sqlite3.Error, OSError):
         return -1
 
 
+def _is_dirty(path: Path, stamp: int | None) -> bool:
+    try:
+        return path.stat().st_mtime_ns != stamp
+    except FileNotFoundError:
+        return False
+
+
 def remove_state(places: Places, mount_id: str) -> None:
-    """Remove what a volume's workers kept on this machine. Not for one with something pending;
+    """Remove what a volume's workers kept on this machine. Not for one with something unsaved;
     conflicts stay, they are for a person to look at."""
     shutil.rmtree(places.state(mount_id), ignore_errors=True)
-    with contextlib.suppress(OSError):
-        places.staging(mount_id).rmdir()  # if it is empty
+    shutil.rmtree(places.staging(mount_id), ignore_errors=True)
     remove_places(places, mount_id)
 
 

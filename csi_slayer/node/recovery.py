@@ -143,7 +143,8 @@ class Recovery:
         """A volume without a mount: upload what it left, or forget it."""
         name = record.mount_id
         await asyncio.to_thread(registry.remove, name)
-        if await asyncio.to_thread(leftover.pending, self._places.state(name)) == 0:
+        state, staging = self._places.state(name), self._places.staging(name)
+        if await asyncio.to_thread(leftover.unsaved, state, staging) == 0:
             await asyncio.to_thread(leftover.remove_state, self._places, name)
             await asyncio.to_thread(self._places.forget, name)
             return
@@ -172,9 +173,12 @@ class Recovery:
         """State directories of this cache with something to upload that nobody serves."""
         found = set()
         for state in self._places.state("x").parent.glob("*"):
-            if state.name not in resumed and not is_locked(str(state)) and leftover.pending(state):
+            name = state.name
+            if name in resumed or is_locked(str(state)):
+                continue
+            if leftover.unsaved(state, self._places.staging(name)):
                 log.error("uploads_orphaned", state=str(state), until="it is published again")
-                found.add(state.name)
+                found.add(name)
         return found
 
 

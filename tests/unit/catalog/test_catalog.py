@@ -372,8 +372,22 @@ def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.db"
     path.write_bytes(b"no database at all" * 100)
-    with pytest.raises(CatalogError, match="cannot open"):
+    with pytest.raises(CatalogError, match="not a database: it is damaged; move it"):
         Catalog(path, DEFAULTS)
+
+
+def test_a_catalog_is_new_until_it_has_had_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    for _ in range(2):  # also when its first worker died before it did anything
+        catalog = Catalog(path, DEFAULTS)
+        assert catalog.is_new
+        catalog.close()
+    catalog = Catalog(path, DEFAULTS)
+    run(catalog.remove(ROOT, "f", make(catalog, ROOT, "f"), keep=False))
+    catalog.close()
+    catalog = Catalog(path, DEFAULTS)
+    assert not catalog.is_new
+    catalog.close()
 
 
 def test_synced_syncs_the_journal(

@@ -56,6 +56,7 @@ def leave_pending(places: Places) -> None:
     with contextlib.closing(sqlite3.connect(state / "catalog.db")) as database:
         database.execute("CREATE TABLE pending (key)")
         database.execute("INSERT INTO pending VALUES ('file')")
+        database.execute("CREATE TABLE inodes (stage, stamp, nlink)")
         database.commit()
 
 
