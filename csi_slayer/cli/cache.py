@@ -17,8 +17,19 @@ from csi_slayer.cli.capacity import known_capacities
 from csi_slayer.cli.output import console, errors, fail, failing, size
 from csi_slayer.config.node import default_cache_capacity, default_cache_directory
 
+EPILOG = """\b
+[bold]Examples[/bold]
+  csi-slayer cache usage --json
+  csi-slayer cache verify --cache-dir /var/cache/slayerfs
+  csi-slayer cache evict
+"""
+
 cache_app = typer.Typer(
-    name="cache", help="Look at, check or empty the node's cache.", no_args_is_help=True
+    name="cache",
+    help="Look at, check or empty the node's cache.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
 )
 
 COUNT_TIME = 30.0

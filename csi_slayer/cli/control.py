@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -36,7 +37,8 @@ def ask(
         client.settimeout(min(timeout, end - time.monotonic()))
         try:
             client.connect(entry.control)
-            client.sendall(json.dumps({"op": op, **values}).encode() + b"\n")
+            with contextlib.suppress(BrokenPipeError):  # refused: the reason can still be read
+                client.sendall(json.dumps({"op": op, **values}).encode() + b"\n")
             with client.makefile("rb") as lines:
                 for line in lines:
                     answer = json.loads(line)

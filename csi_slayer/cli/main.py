@@ -18,8 +18,17 @@ from csi_slayer.cli.umount import umount
 from csi_slayer.cli.warm import warm
 from csi_slayer.worker.cores import forbid_core_dumps
 
+EPILOG = """\b
+[bold]Examples[/bold]
+  csi-slayer doctor s3://bucket/prefix
+  csi-slayer mount s3://bucket/prefix /mnt --endpoint http://127.0.0.1:9000
+  csi-slayer status /mnt
+  csi-slayer umount /mnt
+"""
+
 app = typer.Typer(
     name="csi-slayer",
+    epilog=EPILOG,
     help="S3-compatible storage as a directory that survives crashes and runs at local speed.",
     no_args_is_help=True,
     add_completion=False,

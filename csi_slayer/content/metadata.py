@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from csi_slayer.catalog import Defaults, Inode
+from csi_slayer.store.base import storable_time
 
 LIMIT = 2048
 """Bytes of names and values of user metadata that S3 accepts for one object."""
@@ -24,9 +25,6 @@ XATTR_LIMIT = 1200
 
 XATTR_NAMESPACES = (b"user", b"trusted", b"security")
 """See xattr(7)."""
-
-EARLIEST, LATEST = -(2**63), 2**63 - 1
-"""Times that the catalog can keep, nanoseconds: the years 1677 to 2262."""
 
 _SECOND = 1_000_000_000
 
@@ -139,4 +137,4 @@ def _nanoseconds(text: str | None) -> int | None:
     sign, whole, fraction = found.groups()
     value = int(whole) * _SECOND + int((fraction or "")[:9].ljust(9, "0"))
     value = -value if sign else value
-    return value if EARLIEST <= value <= LATEST else None
+    return value if storable_time(value) == value else None

@@ -2,7 +2,8 @@
 
 Keys are ``str`` without a leading slash, exactly as the store holds them below the volume's
 prefix: an implementation adds and strips the prefix itself. Etags are opaque strings, quotes
-included where the server sends them. Sizes and offsets are bytes, times nanoseconds since 1970.
+included where the server sends them. Sizes and offsets are bytes, times nanoseconds since 1970;
+both have room in 64 bits, with a sign.
 
 Errors: the :class:`csi_slayer.errors.StoreError` family, nothing else. An implementation retries
 transient failures itself, within a documented time, before it raises ``StoreUnavailable``.
@@ -13,6 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+SIZE_MAX = 2**63 - 1
+"""Bytes of the largest object that can be named."""
+
+
+def storable_time(time_ns: int) -> int:
+    """The nearest time that can be kept: the years 1677 to 2262."""
+    return max(-(2**63), min(time_ns, 2**63 - 1))
 
 
 class ObjectInfo(NamedTuple):

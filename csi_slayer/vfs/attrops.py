@@ -15,6 +15,7 @@ from csi_slayer.content.opened import OpenInode
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile, os_errors
 from csi_slayer.errors import FsError
+from csi_slayer.store.base import storable_time
 from csi_slayer.vfs.base import OTHER_VERSION, Base
 from csi_slayer.vfs.types import Attr, Request, SetAttr
 
@@ -28,7 +29,7 @@ def _storable(changes: SetAttr) -> SetAttr:
     (utimensat(2))."""
 
     def nearest(time_ns: int | None) -> int | None:
-        return None if time_ns is None else max(metadata.EARLIEST, min(time_ns, metadata.LATEST))
+        return None if time_ns is None else storable_time(time_ns)
 
     return changes._replace(
         atime_ns=nearest(changes.atime_ns),

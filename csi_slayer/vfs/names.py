@@ -32,7 +32,7 @@ def decode(name: bytes) -> str:
 
 def showable(name: str, prefix: str) -> bool:
     """Whether a component found below ``prefix`` can be shown."""
-    if name in ("", ".", "..") or "\0" in name:
+    if name in ("", ".", "..") or "\0" in name or "/" in name:
         return False
     try:
         if len(name.encode()) > NAME_MAX:

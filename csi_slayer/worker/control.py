@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 LINE_LIMIT = 64 << 10
 CLIENTS = 16
-"""Clients served at once; more are refused."""
+"""Clients served at once; more are told so and let go."""
 
 REQUEST_TIMEOUT = 5.0
 """Seconds a client may take to say what it wants."""
@@ -69,7 +69,11 @@ class ControlServer:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        if len(self._clients) >= CLIENTS or not self._may_talk(writer):
+        if not self._may_talk(writer):
+            writer.close()
+            return
+        if len(self._clients) >= CLIENTS:
+            writer.write(_line({"error": f"{CLIENTS} clients are served already: try again"}))
             writer.close()
             return
         self._clients.add(task)
@@ -116,6 +120,10 @@ class ControlServer:
 
     @staticmethod
     async def _send(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
-        writer.write(json.dumps(answer).encode() + b"\n")
+        writer.write(_line(answer))
         async with asyncio.timeout(SEND_TIMEOUT):
             await writer.drain()
+
+
+def _line(answer: dict[str, Any]) -> bytes:
+    return json.dumps(answer).encode() + b"\n"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from csi_slayer.errors import KeyObstructed, PreconditionFailed, StoreError
 from csi_slayer.store.base import Condition, ObjectInfo
-from csi_slayer.store.local.attributes import Extra, etag_of
+from csi_slayer.store.local.attributes import Extra, etag_of, mtime_of
 from csi_slayer.store.local.names import Place
 from csi_slayer.store.local.tree import Tree, stat_file
 
@@ -121,7 +121,7 @@ class Draft:
 
 def _info(place: Place, fd: int, etag: str, extra: Extra) -> ObjectInfo:
     status = os.fstat(fd)
-    return ObjectInfo(place.key, status.st_size, etag, status.st_mtime_ns, extra.metadata)
+    return ObjectInfo(place.key, status.st_size, etag, mtime_of(status), extra.metadata)
 
 
 def current_object(tree: Tree, place: Place) -> ObjectInfo | None:
@@ -138,7 +138,7 @@ def current_object(tree: Tree, place: Place) -> ObjectInfo | None:
         ) from None
     if status is None:
         return None
-    return ObjectInfo(place.key, status.st_size, etag_of(status), status.st_mtime_ns, {})
+    return ObjectInfo(place.key, status.st_size, etag_of(status), mtime_of(status), {})
 
 
 def holds(condition: Condition, current: ObjectInfo | None) -> bool:

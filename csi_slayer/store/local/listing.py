@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote
 
 from csi_slayer.errors import StoreError
 from csi_slayer.store.base import ListPage, ObjectInfo
-from csi_slayer.store.local.attributes import etag_of
+from csi_slayer.store.local.attributes import etag_of, mtime_of
 from csi_slayer.store.local.names import HIDDEN, listable
 from csi_slayer.store.local.reads import marker_info
 from csi_slayer.store.local.tree import Tree
@@ -180,7 +180,7 @@ class _Status:
             return None
         if not stat.S_ISREG(status.st_mode):
             return None
-        return ObjectInfo(item.key, status.st_size, etag_of(status), status.st_mtime_ns)
+        return ObjectInfo(item.key, status.st_size, etag_of(status), mtime_of(status))
 
     def _open(self, folder: str) -> int:
         if folder != self._folder:

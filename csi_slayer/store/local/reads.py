@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from csi_slayer.errors import InvalidRange, PreconditionFailed, StoreIntegrityError
 from csi_slayer.store.base import ObjectInfo, RangeSink
-from csi_slayer.store.local.attributes import Extra, etag_of
+from csi_slayer.store.local.attributes import Extra, etag_of, mtime_of
 from csi_slayer.store.local.names import Place
 from csi_slayer.store.local.tree import Tree, open_file
 
@@ -23,7 +23,7 @@ def file_info(tree: Tree, key: str, fd: int) -> ObjectInfo:
     status = os.fstat(fd)
     etag = etag_of(status)
     extra = tree.attributes.read_file(fd, key, etag)
-    return ObjectInfo(key, status.st_size, etag, status.st_mtime_ns, extra.metadata, extra.token)
+    return ObjectInfo(key, status.st_size, etag, mtime_of(status), extra.metadata, extra.token)
 
 
 def marker_info(tree: Tree, key: str, fd: int) -> ObjectInfo | None:
@@ -33,7 +33,7 @@ def marker_info(tree: Tree, key: str, fd: int) -> ObjectInfo | None:
         return None
     status = os.fstat(fd)
     metadata = extra.metadata if extra is not None else {}
-    return ObjectInfo(key, 0, marker_etag(status, extra), status.st_mtime_ns, metadata)
+    return ObjectInfo(key, 0, marker_etag(status, extra), mtime_of(status), metadata)
 
 
 def is_empty(fd: int) -> bool:

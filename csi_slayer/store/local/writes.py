@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from csi_slayer.errors import PreconditionFailed, StoreUnsupported
 from csi_slayer.store.base import Condition, ObjectInfo
-from csi_slayer.store.local.attributes import Extra, etag_of, make_extra
+from csi_slayer.store.local.attributes import Extra, etag_of, make_extra, mtime_of
 from csi_slayer.store.local.drafts import Draft, holds
 from csi_slayer.store.local.names import Place
 from csi_slayer.store.local.reads import file_info, head, marker_etag, marker_info
@@ -53,7 +53,7 @@ def _mark(tree: Tree, place: Place, size: int, condition: Condition, extra: Extr
             os.fsync(fd)
             status = os.fstat(fd)
     etag = marker_etag(status, marked)
-    return ObjectInfo(place.key, 0, etag, status.st_mtime_ns, marked.metadata)
+    return ObjectInfo(place.key, 0, etag, mtime_of(status), marked.metadata)
 
 
 def _same_marker(tree: Tree, place: Place, extra: Extra) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from csi_slayer.errors import PreconditionFailed, StoreIntegrityError, StoreUnsupported
-from csi_slayer.store.base import ObjectInfo, ObjectStore
+from csi_slayer.store.base import ObjectInfo, ObjectStore, storable_time
 from csi_slayer.store.s3.answer import Answer
 from csi_slayer.store.s3.engine import Engine
 from csi_slayer.store.s3.headers import (
@@ -193,4 +193,4 @@ def _nanoseconds(text: str) -> int:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise StoreIntegrityError(f"a copy was acknowledged with the time {text[:80]!r}") from error
-    return int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
+    return storable_time(int(moment.timestamp()) * 10**9 + moment.microsecond * 1000)

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from urllib.parse import quote, unquote
 
 from csi_slayer.errors import StoreError, StoreIntegrityError
-from csi_slayer.store.base import Condition, ObjectInfo
+from csi_slayer.store.base import Condition, ObjectInfo, storable_time
 from csi_slayer.store.write_token import WRITE_TOKEN
 
 _META = "x-amz-meta-"
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 _MONTH_NAMES = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"
 _MONTHS = {name: number for number, name in enumerate(_MONTH_NAMES.split(" "), start=1)}
 _HTTP_DATE = re.compile(
@@ -95,9 +95,8 @@ def http_time(text: str) -> int:
     if match is None:
         return 0
     day, month, year, hour, minute, second = match.groups()
-    return calendar.timegm(
-        (int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second))
-    )
+    moment = (int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second))
+    return storable_time(calendar.timegm(moment) * 10**9) // 10**9
 
 
 def content_range(headers: Mapping[str, str]) -> tuple[int, int, int]:
@@ -113,7 +112,7 @@ def content_range(headers: Mapping[str, str]) -> tuple[int, int, int]:
 def content_length(headers: Mapping[str, str]) -> int:
     """Content-Length. Raises StoreIntegrityError if it is missing or no number."""
     text = headers.get("content-length", "")
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise StoreIntegrityError(f"an answer without a valid Content-Length ({text[:80]!r})")
     return int(text)
 

@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
 from csi_slayer.errors import StoreIntegrityError
-from csi_slayer.store.base import ListPage, ObjectInfo, PendingUpload
+from csi_slayer.store.base import SIZE_MAX, ListPage, ObjectInfo, PendingUpload, storable_time
 from csi_slayer.store.s3.headers import normal_etag
 
 _NAMESPACE = re.compile(rb' xmlns="http://s3\.amazonaws\.com/doc/2006-03-01/"')
@@ -68,10 +68,17 @@ def _time_ns(text: str, known: dict[str, int]) -> int:
         moment = datetime.fromisoformat(second).replace(tzinfo=UTC)
         value = known[second] = int(moment.timestamp()) * 10**9
     if rest == "Z":
-        return value
+        return storable_time(value)
     if rest[:1] != "." or rest[-1:] != "Z":
         raise ValueError(f"{text[:80]!r} is not a time in UTC")
-    return value + int(rest[1:-1][:9].ljust(9, "0"))
+    return storable_time(value + int(rest[1:-1][:9].ljust(9, "0")))
+
+
+def _size(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= SIZE_MAX:
+        raise ValueError(f"{value} is not the size of an object")
+    return value
 
 
 def _decode(text: str) -> str:
@@ -127,7 +134,7 @@ def parse_listing(body: bytes, root_prefix: str = "") -> ListPage:
             name = _below(decode(key), root_prefix)
             if name:
                 objects.append(
-                    ObjectInfo(name, int(size), normal_etag(etag), _time_ns(modified, times))
+                    ObjectInfo(name, _size(size), normal_etag(etag), _time_ns(modified, times))
                 )
         prefixes = [
             _below(decode(_text(element, "Prefix")), root_prefix)

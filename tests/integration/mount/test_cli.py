@@ -169,8 +169,9 @@ def test_doctor(objects: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["mount", "umount", "status", "warm", "cache usage", "cache evict", "cache verify", "doctor"],
-)
+    ["", "mount", "umount", "status", "warm", "doctor", "cache", "cache usage", "cache evict",
+     "cache verify"],
+)  # fmt: skip
 def test_help_shows_examples(command: str) -> None:
     shown = slayer(*command.split(), "--help", env={"COLUMNS": "120"}).stdout
     lines = [line.strip() for line in shown.splitlines()]

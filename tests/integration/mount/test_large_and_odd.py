@@ -130,6 +130,19 @@ def test_a_full_cache_of_unsent_data_is_enospc(make_mount: MakeMount, objects: P
         assert body == piece * (len(body) // MIB)
 
 
+def test_files_of_any_date_can_be_listed_and_written(make_mount: MakeMount, objects: Path) -> None:
+    for name, second in (("past", -(10**11)), ("future", 10**11)):
+        (objects / name).write_bytes(b"data")
+        os.utime(objects / name, (second, second))
+    root = make_mount().mount().root
+    assert sorted(path.name for path in root.iterdir()) == ["future", "past"]
+    for path in root.iterdir():
+        assert path.read_bytes() == b"data"
+        path.write_bytes(b"new")
+        assert (objects / path.name).read_bytes() == b"new"
+    assert (root / "past").stat().st_mtime > 1.7e9
+
+
 def test_sparse_file_in_the_store(make_mount: MakeMount, objects: Path) -> None:
     mount = make_mount().mount()
     with (mount.root / "f").open("wb") as file:

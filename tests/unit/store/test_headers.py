@@ -74,6 +74,7 @@ def test_etags_get_their_quotes() -> None:
     [
         ("Sun, 06 Nov 1994 08:49:37 GMT", 784111777),
         ("Tue, 29 Feb 2028 23:59:59 GMT", 1835481599),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", (2**63 - 1) // 10**9),
         ("Sunday, 06-Nov-94 08:49:37 GMT", 0),
         ("", 0),
     ],
@@ -84,13 +85,19 @@ def test_times(text: str, seconds: int) -> None:
 
 def test_ranges_and_lengths() -> None:
     assert content_range({"content-range": "bytes 5-9/100"}) == (5, 5, 100)
-    for text in ("bytes 5-9/*", "bytes */100", "items 1-2/3", ""):
+    for text in ("bytes 5-9/*", "bytes */100", "items 1-2/3", "", f"bytes 0-1/{10**18}"):
         with pytest.raises(StoreIntegrityError):
             content_range({"content-range": text})
     with pytest.raises(StoreIntegrityError):
         content_range({})
     assert content_length({"content-length": "12"}) == 12
-    for headers in ({}, {"content-length": "-1"}, {"content-length": "x"}, {"content-length": "²"}):
+    for headers in (
+        {},
+        {"content-length": "-1"},
+        {"content-length": "x"},
+        {"content-length": "²"},
+        {"content-length": "9" * 19},
+    ):
         with pytest.raises(StoreIntegrityError):
             content_length(headers)
 

@@ -78,6 +78,19 @@ def test_changes_from_outside_change_the_etag(run: Run, store: ObjectStore, root
     assert run(store.head("key")).etag not in (first.etag, second.etag)
 
 
+@pytest.mark.parametrize("second", [-(10**11), 10**11])
+def test_times_that_cannot_be_kept_become_the_nearest(
+    run: Run, store: ObjectStore, root: Path, second: int
+) -> None:
+    """A file system may know more of them than 64 bits of nanoseconds have room for."""
+    (root / "f").write_bytes(b"data")
+    os.utime(root / "f", (second, second))
+    (found,) = run(store.list_page("")).objects
+    assert abs(found.mtime_ns) <= 2**63
+    info, data = run(store.get("f", if_match=found.etag))
+    assert (info.mtime_ns, data) == (found.mtime_ns, b"data")
+
+
 def test_etags_never_repeat(run: Run, store: ObjectStore) -> None:
     """Inode numbers are given again at once, so they alone would not do."""
     etags = [run(store.put("key", b"same")).etag for _ in range(200)]

@@ -90,6 +90,14 @@ def test_a_page(namespace: str) -> None:
     assert (page.prefixes, page.token) == (["a b/"], "t/+=")
 
 
+@pytest.mark.parametrize(("year", "time_ns"), [("9999", 2**63 - 1), ("1600", -(2**63))])
+def test_a_time_that_cannot_be_kept_becomes_the_nearest(year: str, time_ns: int) -> None:
+    for rest in ("T10:40:00Z", "T10:40:00.123Z"):
+        entry = _entry("x").replace("2026-11-24T10:40:00.123Z", f"{year}-11-24{rest}")
+        (found,) = parse_listing(_listing(entry)).objects
+        assert found.mtime_ns == time_ns
+
+
 def test_keys_that_are_not_encoded_stay_as_they_are() -> None:
     body = _listing(_entry("x").replace("<Key>x<", "<Key>a+%20<")).replace(
         b"<EncodingType>url</EncodingType>", b""
@@ -106,6 +114,8 @@ def test_keys_that_are_not_encoded_stay_as_they_are() -> None:
         _listing(_entry("elsewhere")),
         _listing(_entry("pre/x").replace("<Size>7</Size>", "")),
         _listing(_entry("pre/x").replace("7", "seven")),
+        _listing(_entry("pre/x").replace("7", "-7")),
+        _listing(_entry("pre/x").replace("7", str(2**63))),
         _listing(_entry("pre/x").replace("2026-11-24T", "yesterday")),
         _listing("", more="<IsTruncated>true</IsTruncated>"),
     ],

@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from csi_slayer.cli import control as client
 from csi_slayer.errors import SlayerError
+from csi_slayer.node.registry import Mounted
 from csi_slayer.worker import control
 from csi_slayer.worker.control import ControlServer
 
@@ -121,13 +123,23 @@ def test_long_lines_and_silence_are_cut_off(path: Path, monkeypatch: pytest.Monk
     asyncio.run(test())
 
 
+def _fails(path: Path) -> str:
+    """What the commands say of it."""
+    entry = Mounted("v", "file:///o", "/mnt", 0, str(path), "", "")
+    with pytest.raises(SlayerError) as failure:
+        list(client.ask(entry, "count"))
+    return str(failure.value)
+
+
 def test_too_many_clients_are_refused_and_the_next_one_served(path: Path) -> None:
     async def test() -> None:
         server = _serve(path)
         await server.start()
         silent = [await asyncio.open_unix_connection(path) for _ in range(control.CLIENTS + 20)]
         refused = await asyncio.gather(*(reader.read() for reader, _writer in silent[-20:]))
-        assert refused == [b""] * 20
+        assert [list(json.loads(answer)) for answer in refused] == [["error"]] * 20
+        busy = await asyncio.to_thread(_fails, path)
+        assert busy == f"{control.CLIENTS} clients are served already: try again"
         for _reader, writer in silent:
             writer.close()
             await writer.wait_closed()
