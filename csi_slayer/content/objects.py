@@ -15,16 +15,16 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from csi_slayer.cache import Staging
+from csi_slayer.cache import SMALL, Staging
 from csi_slayer.catalog import Catalog, Inode, Mark, Pending
 from csi_slayer.content import mapped, metadata
 from csi_slayer.content.clean import CleanFile
-from csi_slayer.content.opened import OpenInodes
+from csi_slayer.content.opened import OpenInode, OpenInodes
 from csi_slayer.content.options import SCRATCH, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.races import Races
 from csi_slayer.content.small import Source
-from csi_slayer.content.staged import StagedFile, os_errors, settled_stat
+from csi_slayer.content.staged import StagedFile, os_errors, settled_mtime, wait_for_writes
 from csi_slayer.content.upload import Uploader, condition_for
 from csi_slayer.errors import (
     FsError,
@@ -182,18 +182,23 @@ class Objects:
                 if not isinstance(record.file, StagedFile | OverlayFile):
                     record.file = await self.open_stage(inode)
                 staged = record.file
-            await self._send_staged(inode, row, staged)
+            await self._send_staged(inode, row, record, staged)
         return True
 
     async def _send_staged(
-        self, inode: Inode, row: Pending, staged: StagedFile | OverlayFile
+        self, inode: Inode, row: Pending, record: OpenInode, staged: StagedFile | OverlayFile
     ) -> None:
-        before = settled_stat(staged.fd)
+        mtime_ns = settled_mtime(staged.fd)
+        with os_errors():
+            if record.writers == 1 and staged.size <= SMALL:
+                wait_for_writes(staged.fd)
+            elif record.writers:
+                await asyncio.to_thread(wait_for_writes, staged.fd)
         if inode.ino in self._opened.mappable:
             # After the stat: a store that comes before this is read, one after it changes the time.
             with os_errors():
                 await asyncio.to_thread(mapped.write_back, staged.fd)
-        size, mtime_ns = before.st_size, before.st_mtime_ns
+        size = os.fstat(staged.fd).st_size
         current = inode._replace(size=size, mtime_ns=mtime_ns)
         values = await self.metadata_of(current)
         values[WRITE_TOKEN] = f"{row.token}-{mtime_ns:x}-{size:x}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from typing import TYPE_CHECKING
 
@@ -21,16 +22,27 @@ COARSE_TIMES = _RELEASE < (6, 13)
 """Before Linux 6.13 two writes within one tick leave the same mtime, even with a stat between."""
 
 
-def settled_stat(fd: int, *, coarse: bool = COARSE_TIMES) -> os.stat_result:
-    """The stat of a staged file of which every later write changes the mtime: that is how a
+def settled_mtime(fd: int, *, coarse: bool = COARSE_TIMES) -> int:
+    """The mtime of a staged file, nanoseconds, which every later write changes: that is how a
     staged copy is known to differ from what was uploaded."""
     found = os.fstat(fd)
     if coarse and found.st_mtime_ns > time.time_ns() - TICK:
         # A time that no write of this tick gives. One that came before this call is in the bytes
         # that the caller reads after it.
         os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
-        found = os.fstat(fd)
-    return found
+        return found.st_mtime_ns + 1
+    return found.st_mtime_ns
+
+
+def wait_for_writes(fd: int) -> None:
+    """Return when every write is over that had begun before the call. Blocks for as long as one
+    call of write(2) does.
+
+    A write sets the file's mtime first and copies its bytes then: a stat while it is under way has
+    the new time and the old bytes. It holds the inode's lock meanwhile, as fchmod(2) does (ext4,
+    XFS, Btrfs: ``i_rwsem``), which leaves the mtime as it is.
+    """
+    os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode))
 
 
 class StagedFile:
