@@ -311,6 +311,7 @@ class Content:
                 await self.retire(inode.ino)
             except SlayerError as error:
                 log.warning("a staged copy is left", ino=inode.ino, error=str(error))
+            await asyncio.sleep(0)  # there may be many, and uploads go on meanwhile
 
     def _retire_soon(self, ino: int) -> None:
         if ino not in self.opened:
