@@ -288,45 +288,56 @@ class Changes(Pendings):
                 (self._moved_tree if inode.is_dir else self._moved)(inode, source, target)
             self._complete(request, 0)
 
-    async def update(self, ino: int, **values: Any) -> None:
-        """Set columns of one inode; keeps the sum of sizes true."""
+    async def update(self, ino: int, *, add: int = 0, clear: int = 0, **values: Any) -> None:
+        """Set columns of one inode, ``add`` marks to its flags and ``clear`` others; keeps the sum
+        of sizes true."""
         if "size" in values:
             with self._db.transaction():
-                self._update(ino, values)
+                self._update(ino, values, add, clear)
         else:
-            self._db.alone(lambda: self._update(ino, values))
+            self._db.alone(lambda: self._update(ino, values, add, clear))
 
-    def _update(self, ino: int, values: dict[str, Any]) -> None:
-        if "size" in values:
-            inode = self._rows.find(ino)
-            if inode is not None and inode.nlink > 0:
-                self.used_bytes += values["size"] - inode.size
+    def _update(self, ino: int, values: dict[str, Any], add: int = 0, clear: int = 0) -> None:
+        inode = self._rows.find(ino)
+        if inode is None:
+            return
+        if "size" in values and inode.nlink > 0:
+            self.used_bytes += values["size"] - inode.size
+        if add or clear:
+            values = {**values, "flags": inode.flags & ~clear | add}
         self._rows.set(ino, values)
 
-    async def dirty(self, ino: int, key: str, expect: str | None, **values: Any) -> None:
+    async def dirty(
+        self, ino: int, key: str, expect: str | None, *, add: int = 0, **values: Any
+    ) -> None:
         """The staged bytes (or attributes) of ``ino`` are newer than the object at ``key``."""
         with self._db.transaction():
             self._pend(key, expect)
             if values:
-                self._update(ino, values)
+                self._update(ino, values, add)
 
     async def stored(
-        self, ino: int, row: Pending, etag: str, *, copied: bool = False, **values: Any
-    ) -> bool:
-        """The object ``row.key`` now has this inode's content as version ``etag``.
+        self, ino: int, row: Pending, etag: str, *, copied: bool = False, add: int = 0,
+        clear: int = 0, **values: Any
+    ) -> bool:  # fmt: skip
+        """The object ``row.key`` now has this inode's content and attributes as version ``etag``,
+        but for what was changed since the key was noted as ``row``.
 
         Returns whether that is the inode's place; not so if it was renamed or unlinked meanwhile.
         What was uploaded is then there and nowhere else; what was ``copied`` still is where it was.
         """
         with self._db.transaction():
             in_place = self.path_now(ino) == row.key
+            now = self._find_pending(row.key)
+            if now is None or now.since_ns == row.since_ns:
+                clear |= Mark.ATTRS_DIRTY
             if in_place or not copied:
                 self._leave(ino, row.key)
             if in_place:
                 values |= {"etag": etag, "origin": None, "checked_ns": time.time_ns()}
-                self._update(ino, values)
+                self._update(ino, values, add, clear)
             elif not copied:
-                self._update(ino, values | {"etag": etag, "origin": row.key})
+                self._update(ino, values | {"etag": etag, "origin": row.key}, add, clear)
             if in_place:
                 self._settle(row, etag)
             else:

@@ -141,9 +141,7 @@ class Content:
         it; the store's version, if any, is what is left."""
         if inode.etag is None:
             log.error("staged copy lost", ino=inode.ino, stage=inode.stage)
-        await self.catalog.update(
-            inode.ino, stage=None, stamp=None, flags=inode.flags & ~Mark.OVERLAY
-        )
+        await self.catalog.update(inode.ino, clear=Mark.OVERLAY, stage=None, stamp=None)
 
     async def _abort_stale(self) -> None:
         try:
@@ -212,7 +210,7 @@ class Content:
         if inode is None or inode.flags & Mark.ATTRS_KNOWN:
             return
         columns = metadata.decode(values, inode)
-        await self.catalog.update(ino, flags=inode.flags | Mark.ATTRS_KNOWN, **columns)
+        await self.catalog.update(ino, add=Mark.ATTRS_KNOWN, **columns)
         if xattrs := metadata.decode_xattrs(values):
             await self.catalog.load_xattrs(ino, xattrs)
 
@@ -292,6 +290,14 @@ class Content:
         """The staged bytes of ``ino`` are a copy of a whole object, until its mtime changes."""
         if len(self.objects.clones) < 1024:
             self.objects.clones[ino] = (source, mtime_ns)
+
+    def retimed(self, ino: int, old_ns: int, new_ns: int) -> None:
+        """The mtime of the staged bytes of ``ino`` was set."""
+        if (record := self.opened.get(ino)) is not None:
+            record.retimed += 1
+        source, mtime_ns = self.objects.clones.pop(ino, (None, 0))
+        if source is not None and mtime_ns == old_ns:
+            self.objects.clones[ino] = (source, new_ns)
 
     async def removed(self, inode: Inode) -> None:
         """An inode is gone for good: so are its staged copy and what was sent ahead."""
@@ -389,8 +395,6 @@ class Content:
                 adopted = True
             except CacheError as error:
                 log.info("staged file not kept in the cache", ino=inode.ino, reason=str(error))
-        await self.catalog.update(
-            inode.ino, stage=None, stamp=None, flags=inode.flags & ~Mark.OVERLAY
-        )
+        await self.catalog.update(inode.ino, clear=Mark.OVERLAY, stage=None, stamp=None)
         if not adopted:
             self.staging.remove(inode.stage)

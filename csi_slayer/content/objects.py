@@ -118,7 +118,7 @@ class Objects:
             return await self._store.put(row.key, b"", condition=condition, metadata=values)
 
         info = await self._raced(inode, row, send)
-        await self._catalog.stored(inode.ino, row, info.etag, flags=inode.flags & ~Mark.ATTRS_DIRTY)
+        await self._catalog.stored(inode.ino, row, info.etag)
 
     async def _raced(
         self, inode: Inode, row: Pending, send: Callable[[str | None], Awaitable[ObjectInfo]]
@@ -188,6 +188,7 @@ class Objects:
     async def _send_staged(
         self, inode: Inode, row: Pending, record: OpenInode, staged: StagedFile | OverlayFile
     ) -> None:
+        retimed = record.retimed
         mtime_ns = settled_mtime(staged.fd)
         with os_errors():
             if record.writers == 1 and staged.size <= SMALL:
@@ -213,10 +214,10 @@ class Objects:
             inode.ino,
             row,
             info.etag,
-            stamp=mtime_ns,
+            add=Mark.ATTRS_KNOWN,
+            stamp=mtime_ns if record.retimed == retimed else None,
             size=size,
             mtime_ns=mtime_ns,
-            flags=(inode.flags & ~Mark.ATTRS_DIRTY) | Mark.ATTRS_KNOWN,
         )
         if isinstance(staged, OverlayFile):
             base = self._open_clean(Source(row.key, info.etag, size, inode.ino))
@@ -295,9 +296,7 @@ class Objects:
         return True
 
     async def _copied(self, inode: Inode, row: Pending, etag: str) -> None:
-        if await self._catalog.stored(
-            inode.ino, row, etag, copied=True, flags=inode.flags & ~Mark.ATTRS_DIRTY
-        ):
+        if await self._catalog.stored(inode.ino, row, etag, copied=True):
             self._tell_reader(inode, row.key, etag)
 
     def _tell_reader(self, inode: Inode, key: str, etag: str) -> None:

@@ -33,7 +33,8 @@ class OpenInode:
 
     ``users``: handles plus calls under way; ``writers``: handles open for writing.
     ``backing_id`` is the kernel's, 0 unless ``mode`` is PASSTHROUGH; ``backing_fd`` the
-    description behind it. ``unlinked``: it lost its name while open.
+    description behind it. ``unlinked``: it lost its name while open. ``retimed``: how often its
+    mtime was set, which then tells nothing of changes.
     """
 
     ino: int
@@ -44,6 +45,7 @@ class OpenInode:
     backing_id: int = 0
     backing_fd: int = -1
     unlinked: bool = False
+    retimed: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 

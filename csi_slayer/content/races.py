@@ -83,7 +83,7 @@ class Races:
             stamp=None,
             size=found.size,
             mtime_ns=found.mtime_ns,
-            flags=inode.flags & ~(Mark.OVERLAY | Mark.ATTRS_DIRTY | Mark.ATTRS_KNOWN),
+            clear=Mark.OVERLAY | Mark.ATTRS_DIRTY | Mark.ATTRS_KNOWN,
         )
 
     async def keep_other(self, row: Pending, etag: str) -> None:
@@ -123,8 +123,8 @@ class Races:
         # Attributes that are set here and not yet there are still to be written.
         known = Mark.NONE if inode.flags & Mark.ATTRS_DIRTY else Mark.ATTRS_KNOWN
         await self._catalog.update(
-            inode.ino, etag=found.etag, size=found.size, mtime_ns=found.mtime_ns, stage=None,
-            stamp=None, flags=inode.flags & ~(Mark.OVERLAY | known),
+            inode.ino, clear=Mark.OVERLAY | known, etag=found.etag, size=found.size,
+            mtime_ns=found.mtime_ns, stage=None, stamp=None,
         )  # fmt: skip
         await self._catalog.pending_expect(key, found.etag)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -102,35 +103,35 @@ class AttrOps(Base):
                 values[name] = value
         if changes.mtime_ns is not None and inode.stage is not None:
             self._touch_stage(inode, changes.mtime_ns, values)
-        known = inode.flags | Mark.ATTRS_KNOWN
         if set(values) <= {"ctime_ns", "atime_ns"} and not attrs_dirty:
             await self.catalog.update(inode.ino, **values)
             return
-        values["flags"] = known | Mark.ATTRS_DIRTY
+        marks = Mark.ATTRS_KNOWN | Mark.ATTRS_DIRTY
         key = await self.catalog.path(inode.ino)
         if key is not None and self.options.posix:
             in_place = inode.etag is not None and inode.origin is None
             key = key + "/" if inode.is_dir else key
             expect = inode.etag if in_place else ("" if not inode.is_dir else None)
-            await self.catalog.dirty(inode.ino, key, expect, **values)
+            await self.catalog.dirty(inode.ino, key, expect, add=marks, **values)
             self.changed_names()
         else:
-            await self.catalog.update(inode.ino, **values)
+            await self.catalog.update(inode.ino, add=marks, **values)
 
     def _touch_stage(self, inode: Inode, mtime_ns: int, values: dict[str, Any]) -> None:
         """The staged file's mtime is the file's, and tells whether it was changed."""
         assert inode.stage is not None
-        clean = not self.content.objects.is_dirty(inode)
+        before = self.staged_stat(inode)
         record = self.opened.get(inode.ino)
         with os_errors():
             if record is not None and isinstance(record.file, StagedFile | OverlayFile):
                 os.utime(record.file.fd, ns=(mtime_ns, mtime_ns))
             else:
-                try:
+                with contextlib.suppress(FileNotFoundError):
                     os.utime(self.content.staging.path(inode.stage), ns=(mtime_ns, mtime_ns))
-                except FileNotFoundError:
-                    return  # closed and uploaded, it is just becoming a segment
-        if clean:
+        if before is None:
+            return  # closed and uploaded, it is just becoming a segment
+        self.content.retimed(inode.ino, before.st_mtime_ns, mtime_ns)
+        if before.st_mtime_ns == inode.stamp:
             values["stamp"] = mtime_ns
         elif inode.stamp == mtime_ns:
             values["stamp"] = None  # set back to the very time at which it was clean

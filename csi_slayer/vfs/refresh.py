@@ -233,9 +233,7 @@ class Refresher:
                     reason="no file name: empty, '.', '..', NUL or over 255 bytes")  # fmt: skip
 
     async def _add_marks(self, ino: int, marks: int) -> None:
-        inode = await self._catalog.find(ino)
-        if inode is not None:
-            await self._catalog.update(ino, flags=inode.flags | marks)
+        await self._catalog.update(ino, add=marks)
 
     async def _doubts(self, parent: int, found: list[Listed], most: int) -> list[Listed]:
         """Directories of this page that the table does not have; they were asked for singly.
