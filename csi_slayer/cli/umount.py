@@ -104,7 +104,7 @@ def _end(entry: registry.Mounted) -> None:
         return
     left = unsaved(Path(entry.state), _staging(entry))
     if left:
-        number = f"{left} files are" if left > 0 else "what was written last may be"
+        number = f"{left} keys are" if left > 0 else "what was written last may be"
         console.print(
             f"{number} not uploaded yet, and staged in {entry.cache}\n{_how_to_go_on(entry)}",
             style="yellow",
