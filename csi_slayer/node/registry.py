@@ -1,7 +1,8 @@
 """Which volumes are mounted on this machine: one small file per mount in the run directory.
 
-``/run/slayerfs`` for root, else ``$XDG_RUNTIME_DIR/slayerfs`` (or one in the user's cache). A file
-names the mount point, the supervisor's pid and the sockets; it holds no secret.
+``/run/slayerfs`` for root, else ``$XDG_RUNTIME_DIR/slayerfs``, or ``~/.cache/slayerfs-run``: beside
+the default cache, which begins in an empty directory. A file names the mount point, the
+supervisor's pid and the sockets; it holds no secret.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def run_directory() -> Path:
         path = Path("/run/slayerfs")
     else:
         base = os.environ.get("XDG_RUNTIME_DIR")
-        path = Path(base) / "slayerfs" if base else Path.home() / ".cache/slayerfs/run"
+        path = Path(base) / "slayerfs" if base else Path.home() / ".cache/slayerfs-run"
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from csi_slayer.cache.layout import Layout
+from csi_slayer.config import MountConfig
 from csi_slayer.node import registry
 from csi_slayer.node.registry import Mounted
 
@@ -61,4 +63,16 @@ def test_users_have_a_directory_of_their_own(
     assert (tmp_path / "slayerfs").stat().st_mode & 0o777 == 0o700
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert registry.run_directory() == tmp_path / ".cache/slayerfs/run"
+    assert registry.run_directory() == tmp_path / ".cache/slayerfs-run"
+
+
+def test_the_default_cache_can_begin_after_the_run_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    registry.run_directory()
+    config = MountConfig.model_validate({"store": {"url": "s3://bucket"}})
+    Layout(config.cache.directory)
