@@ -25,7 +25,9 @@ _SLOT = struct.Struct("<QQQQIIiI")  # request, handle, inode, version, flags, mo
 _SIZE = 64
 _VERSION_AT = 24
 _SLOT_BITS = 24
+_SLOT_MASK = (1 << _SLOT_BITS) - 1
 _FIRST = 1024
+_MODES = frozenset(IoMode)
 
 
 class Handle(NamedTuple):
@@ -58,10 +60,10 @@ class HandleTable:
         for slot in range(size // _SIZE - 1, -1, -1):
             row = _SLOT.unpack_from(self._map, slot * _SIZE)
             self._generation = max(self._generation, (row[1] >> _SLOT_BITS) + 1)
-            if row[7]:
+            if row[7] and row[5] in _MODES and row[1] & _SLOT_MASK == slot:
                 handle = Handle(row[0], row[1], row[2], row[3], row[4], IoMode(row[5]), row[6])
                 self._handles[handle.fh] = handle
-            else:
+            else:  # free, or damaged: nobody can have got such a handle
                 self._free.append(slot)
 
     def __iter__(self) -> Iterator[Handle]:
@@ -100,7 +102,7 @@ class HandleTable:
         """Forget a handle; None if it was forgotten before."""
         handle = self._handles.pop(fh, None)
         if handle is not None:
-            slot = fh & ((1 << _SLOT_BITS) - 1)
+            slot = fh & _SLOT_MASK
             self._map[slot * _SIZE + _SLOT.size - 4] = 0
             self._free.append(slot)
         return handle
@@ -109,7 +111,7 @@ class HandleTable:
         """The same bytes are now another version: true for the handles that read them."""
         for handle in self:
             if handle.ino == ino and handle.version == old:
-                at = (handle.fh & ((1 << _SLOT_BITS) - 1)) * _SIZE
+                at = (handle.fh & _SLOT_MASK) * _SIZE
                 struct.pack_into("<Q", self._map, at + _VERSION_AT, new)
                 self._handles[handle.fh] = handle._replace(version=new)
 

@@ -1,0 +1,33 @@
+"""The table of handles: what a successor believes of it."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+from csi_slayer.content.opened import IoMode
+from csi_slayer.vfs.handles import HandleTable
+
+
+def test_handles_outlive_the_table(tmp_path: Path) -> None:
+    table = HandleTable(tmp_path / "handles")
+    handle = table.add(2, 7, 1234, os.O_RDWR, next(iter(IoMode)), 3)
+    table.close()
+    table = HandleTable(tmp_path / "handles")
+    assert list(table) == [handle] and table.by_request(2) == handle
+    table.close()
+
+
+def test_a_damaged_table_is_an_empty_one(tmp_path: Path) -> None:
+    path = tmp_path / "handles"
+    path.write_bytes(random.Random(1).randbytes(1 << 16))
+    table = HandleTable(path)
+    assert not len(table)
+    mode = next(iter(IoMode))
+    handles = [table.add(2 * n, n, n, os.O_RDONLY, mode, 0) for n in range(1, 1501)]
+    assert len({handle.fh for handle in handles}) == 1500
+    table.close()
+    table = HandleTable(path)
+    assert sorted(table) == sorted(handles)
+    table.close()
