@@ -69,8 +69,7 @@ class Database:
                 raise CacheFull(reason) from error
             raise CatalogError(reason) from error
         except sqlite3.Error as error:
-            reason = f"cannot open the catalog {path}: {error}{_advice(error)}"
-            raise CatalogError(reason) from error
+            raise self._failed(error, f"cannot open the catalog {path}") from error
         self.execute = self._connection.execute
         self.executemany = self._connection.executemany
 
@@ -102,14 +101,18 @@ class Database:
             # The WAL may have used up its blocks: let the next transaction begin it anew.
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
             return CacheFull(f"{what}: the disk of the catalog is full")
-        return CatalogError(f"{what}: {error}")
+        return self._failed(error, what)
+
+    def _failed(self, error: sqlite3.Error, what: str) -> CatalogError:
+        advice = _advice(error)
+        return CatalogError(f"{what}: {error}{advice and f': {self.path}{advice}'}")
 
     def one(self, sql: str, args: Sequence[object] = ()) -> Row | None:
         """The first row, or None."""
         try:
             row: Row | None = self._connection.execute(sql, args).fetchone()
         except sqlite3.Error as error:
-            raise CatalogError(f"catalog query failed: {error}") from error
+            raise self._failed(error, "catalog query failed") from error
         return row
 
     def all(self, sql: str, args: Sequence[object] = ()) -> list[Row]:
@@ -117,14 +120,14 @@ class Database:
         try:
             return self._connection.execute(sql, args).fetchall()
         except sqlite3.Error as error:
-            raise CatalogError(f"catalog query failed: {error}") from error
+            raise self._failed(error, "catalog query failed") from error
 
     def each(self, sql: str, args: Sequence[object] = ()) -> Iterator[Row]:
         """Rows one by one, for results that need not fit in memory."""
         try:
             yield from self._connection.execute(sql, args)
         except sqlite3.Error as error:
-            raise CatalogError(f"catalog query failed: {error}") from error
+            raise self._failed(error, "catalog query failed") from error
 
     def transaction(self) -> Transaction:
         """All or nothing. No await may happen inside."""
@@ -221,6 +224,6 @@ def _advice(error: sqlite3.Error) -> str:
     ):
         return ""
     return (
-        ": it is damaged; move it and its -wal away to begin a new one: what was written and not"
+        " is damaged; move it and its -wal away to begin a new one: what was written and not"
         " uploaded is then kept without its name in the conflicts of the cache directory"
     )

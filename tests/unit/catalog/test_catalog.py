@@ -372,7 +372,18 @@ def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.db"
     path.write_bytes(b"no database at all" * 100)
-    with pytest.raises(CatalogError, match="not a database: it is damaged; move it"):
+    with pytest.raises(CatalogError, match=r"not a database: .*c\.db is damaged; move it"):
+        Catalog(path, DEFAULTS)
+
+
+def test_damage_found_later_says_how_to_go_on_too(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    catalog = Catalog(path, DEFAULTS)
+    catalog.close()
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * 4096)
+    with pytest.raises(CatalogError, match=r"query failed: .*c\.db is damaged; move it"):
         Catalog(path, DEFAULTS)
 
 
