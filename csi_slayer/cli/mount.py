@@ -33,6 +33,11 @@ from csi_slayer.worker.spec import WorkerSpec, state_directory, volume_id
 START_TIMEOUT = 60.0
 """Seconds within which a volume is mounted or the reason is known."""
 
+_LEFT = (
+    "; what the last mount had still to upload stays staged, and nobody uploads it until the volume"
+    " is mounted here again"
+)
+
 EPILOG = """\b
 [bold]Examples[/bold]
   csi-slayer mount s3://bucket/prefix /mnt --endpoint http://127.0.0.1:9000
@@ -194,24 +199,26 @@ def _start(config: MountConfig, mountpoint: str, foreground: bool) -> None:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         fail(f"cache directory {config.cache.directory}: {error.strerror}")
-    _take_over(volume, str(state))
+    taken_over = _take_over(volume, str(state))
     if foreground:
         raise typer.Exit(_stay(spec, entry))
     log = str(state / "worker.log")
     answer = _in_background({"spec": spec, "entry": entry, "log": log})
     if "error" in answer:
-        fail(str(answer["error"]))
+        fail(f"{answer['error']}{_LEFT if taken_over else ''}")
     console.print(f"{config.store.url} is mounted at {mountpoint} (log: {config.log.file or log})")
 
 
-def _take_over(volume: str, state: str) -> None:
+def _take_over(volume: str, state: str) -> bool:
     """End a worker that only uploads what was written before the volume was unmounted here: the
-    new one goes on with it."""
+    new one goes on with it. Whether there was one."""
     entry = next((entry for entry in registry.mounts() if entry.volume == volume), None)
     # Without an entry it is about to be mounted: its supervisor has the last word.
     if entry is not None and entry.state == state and is_locked(state):
         if end_worker(entry, unmounting=False):
             console.print("what the last mount had still to upload goes on from here")
+            return True
+    return False
 
 
 def _stay(spec: dict[str, Any], entry: dict[str, str]) -> int:
