@@ -139,9 +139,14 @@ class Content:
     async def _stage_lost(self, inode: Inode) -> None:
         """A staged copy is missing: it became a segment just before a crash, or somebody deleted
         it; the store's version, if any, is what is left."""
-        if inode.etag is None:
+        values: dict[str, Any] = {}
+        if inode.etag is None or inode.stamp is None or inode.stamp != inode.mtime_ns:
             log.error("staged copy lost", ino=inode.ino, stage=inode.stage)
-        await self.catalog.update(inode.ino, clear=Mark.OVERLAY, stage=None, stamp=None)
+            # The size was the lost bytes'. A version that no object has: a listing mends it.
+            values = {"size": 0} if inode.etag is None else {"etag": "lost"}
+        await self.catalog.update(
+            inode.ino, clear=Mark.OVERLAY, stage=None, stamp=None, **values
+        )
 
     async def _abort_stale(self) -> None:
         try:
