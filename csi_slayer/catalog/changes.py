@@ -333,6 +333,8 @@ class Changes(Pendings):
                 clear |= Mark.ATTRS_DIRTY
             if in_place or not copied:
                 self._leave(ino, row.key)
+            if (inode := self._rows.find(ino)) is not None and inode.stage is None:
+                values["stamp"] = None
             if in_place:
                 values |= {"etag": etag, "origin": None, "checked_ns": time.time_ns()}
                 self._update(ino, values, add, clear)

@@ -10,6 +10,18 @@ from typing import Any
 from csi_slayer.catalog.changes import Changes
 from csi_slayer.catalog.inode import Defaults, Inode, Listed, Mark
 
+_SECOND = 1_000_000_000
+
+
+def _is_empty(item: Listed) -> bool:
+    return item.size == 0 and not stat.S_ISDIR(item.mode)
+
+
+def _same_time(one: int, other: int) -> bool:
+    """A HEAD tells whole seconds where a listing may tell more."""
+    whole = not (one % _SECOND and other % _SECOND)
+    return one == other or (whole and one // _SECOND == other // _SECOND)
+
 
 class Listings(Changes):
     """Listings are merged page by page and swept at the end: a name that a listing begun at
@@ -31,6 +43,7 @@ class Listings(Changes):
                 inserts: list[Inode] = []
                 names: list[tuple[int, str, int]] = []
                 seen: list[tuple[int, int]] = []
+                dated: list[tuple[int, int]] = []
                 for item in found:
                     key = base + item.name + ("/" if stat.S_ISDIR(item.mode) else "")
                     row = known.get(item.name)
@@ -56,8 +69,11 @@ class Listings(Changes):
                             names.append((parent, item.name, inode.ino))
                     else:  # with a staged copy its upload's If-Match decides
                         seen.append((since_ns, row[0]))
+                        if row[4] is None and row[7] is None and _is_empty(item):
+                            dated.append((item.mtime_ns, row[0]))
                 self._rows.add_many(inserts, names)
                 self._rows.set_checked(seen)
+                self._rows.set_stamps(dated)
         except BaseException:
             self._rolled_back()
             raise
@@ -88,7 +104,8 @@ class Listings(Changes):
         if not self._any_between(parent, names):
             return {}
         rows = self._db.all(
-            "SELECT d.name, i.ino, i.mode, i.size, i.etag, i.stage, i.origin, i.checked_ns "
+            "SELECT d.name, i.ino, i.mode, i.size, i.etag, i.stage, i.origin, i.checked_ns, "
+            "i.stamp "
             "FROM json_each(?) j CROSS JOIN dentries d ON d.parent = ? AND d.name = j.value "
             "JOIN inodes i ON i.ino = d.ino",
             (json.dumps(list(names)), parent),
@@ -125,7 +142,7 @@ class Listings(Changes):
             item.etag,
             None,
             None,
-            None,
+            item.mtime_ns if _is_empty(item) else None,
             None,
             0,
             since_ns,
@@ -136,17 +153,23 @@ class Listings(Changes):
     def _differs(row: Any, item: Listed) -> bool:
         """Whether the store's object is another one than the table has (directories never are).
 
-        A symlink or special file is an object like any other: only its version tells."""
-        _ino, mode, _size, etag, _stage, origin, _checked = row
+        A symlink or special file is an object like any other: only its version tells, and its
+        time, for all empty objects have the same version."""
+        _ino, mode, _size, etag, _stage, origin, _checked, stamp = row
         if stat.S_ISDIR(item.mode) != stat.S_ISDIR(mode):
             return True
-        return not stat.S_ISDIR(mode) and (etag != item.etag or origin is not None)
+        if stat.S_ISDIR(mode):
+            return False
+        if etag != item.etag or origin is not None:
+            return True
+        return _is_empty(item) and stamp is not None and not _same_time(stamp, item.mtime_ns)
 
     def _replace(self, row: Any, item: Listed, since_ns: int, defaults: Defaults) -> Inode:
-        """Another object has this name: same kind keeps its inode, else the old one goes."""
+        """Another object has this name: same kind keeps its inode, else the old one goes; so does
+        a symlink, whose target the kernel would give from its cache before it is told."""
         old = self._rows.find(row[0])
         assert old is not None
-        if stat.S_ISDIR(old.mode) != stat.S_ISDIR(item.mode):
+        if stat.S_ISDIR(old.mode) != stat.S_ISDIR(item.mode) or old.is_symlink:
             self._vanish(old)
             return old
         self._update(
@@ -155,6 +178,7 @@ class Listings(Changes):
                 "size": item.size,
                 "etag": item.etag,
                 "origin": None,
+                "stamp": item.mtime_ns if _is_empty(item) else None,
                 "mode": stat.S_IFREG
                 | (stat.S_IMODE(old.mode) if old.is_file else defaults.file_mode),
                 "target": None,

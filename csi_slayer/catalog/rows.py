@@ -164,6 +164,13 @@ class Rows:
         for _ns, ino in seen:
             self._rows.pop(ino, None)
 
+    def set_stamps(self, known: Iterable[tuple[int, int]]) -> None:
+        """Change ``stamp`` of many, given as (time, ino)."""
+        known = list(known)
+        self._db.executemany("UPDATE inodes SET stamp = ? WHERE ino = ?", known)
+        for _ns, ino in known:
+            self._rows.pop(ino, None)
+
     def drop(self, ino: int) -> None:
         """Delete an inode's row; its name must be gone already."""
         self._db.execute("DELETE FROM inodes WHERE ino = ?", (ino,))

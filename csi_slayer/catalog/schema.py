@@ -7,6 +7,8 @@ Times are nanoseconds since 1970, sizes bytes. An inode's content is found by fo
   server-side copy has not happened yet, or an unlinked file that is still open); else NULL.
 * ``stage``: id of the staged local copy of a file that is, or was lately, open for writing.
 * ``stamp``: the staged file's mtime when its bytes were the object's; NULL: they never were.
+  Of an empty object without a staged file its time in the store, by which it is seen to have been
+  written anew: its version is that of all empty objects; NULL: not known yet.
 
 ``pending`` has a row for each key whose object may differ from what the table says it should be;
 ``expect`` is the etag we believe is there ('' for no object, NULL for unknown), ``token`` begins

@@ -131,3 +131,43 @@ def test_the_end_of_the_volume_ends_it(tmp_path: Path, watched: Watched) -> None
     assert watched.now == 2
     volume.stop()
     assert watched.now == 0
+
+
+def _link(target: str, seconds: int) -> Blob:
+    metadata = {"mode": str(stat.S_IFLNK | 0o777), "slayerfs-target": target}
+    return Blob(b"", '"1"', seconds * 10**9, metadata)
+
+
+def test_a_link_that_another_node_has_turned_is_seen(tmp_path: Path) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=0)
+
+    def target() -> bytes:
+        entry = volume.run(volume.fs.lookup(volume.request(), ROOT, b"link"))
+        assert entry.attr is not None and stat.S_ISLNK(entry.attr.mode)
+        return volume.run(volume.fs.readlink(volume.request(), entry.attr.ino))
+
+    volume.bucket.objects["link"] = _link("one", 1000)
+    assert target() == b"one"
+    heads = volume.store.heads
+    assert target() == b"one" and volume.store.heads == heads
+    volume.bucket.objects["link"] = _link("two", 1001)
+    assert target() == b"two"
+    volume.bucket.objects["link"] = Blob(b"", '"1"', 1002 * 10**9, {})
+    entry = volume.run(volume.fs.lookup(volume.request(), ROOT, b"link"))
+    assert entry.attr is not None and stat.S_ISREG(entry.attr.mode)
+    volume.stop()
+
+
+def test_a_link_made_here_and_turned_elsewhere_is_seen(tmp_path: Path) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=0)
+    request = volume.request()
+    entry = volume.run(volume.fs.symlink(request, ROOT, b"link", b"one"))
+    assert volume.run(volume.fs.drain(2.0)) == 0
+    volume.run(volume.fs.lookup(volume.request(), ROOT, b"link"))
+    old = volume.bucket.objects["link"]
+    changed = _link("two", old.mtime_ns // 10**9 + 5)
+    volume.bucket.objects["link"] = Blob(b"", old.etag, changed.mtime_ns, changed.metadata)
+    entry = volume.run(volume.fs.lookup(volume.request(), ROOT, b"link"))
+    assert entry.attr is not None
+    assert volume.run(volume.fs.readlink(volume.request(), entry.attr.ino)) == b"two"
+    volume.stop()
