@@ -18,6 +18,9 @@ from csi_slayer.cache.oserrors import translated
 from csi_slayer.cache.shared import Shared
 from csi_slayer.errors import CacheError
 
+ADOPT_WAIT = 1.0
+"""Seconds that a large file waits for the room to become a segment."""
+
 
 def adopt(
     shared: Shared, key: SegmentKey, stage_path: str, size: int, given: int | None = None
@@ -53,19 +56,21 @@ def _adopt(shared: Shared, key: SegmentKey, fd: int, stage_path: str, size: int)
     if before.st_size != size:
         raise CacheError(f"the staged file has {before.st_size} bytes, not {size}")
     replaced = _replaced(path, layout.xattr)
-    room = 0
-    map_path = None
+    staged = before.st_blocks * 512
+    # Large ones are adopted in a thread, which may wait.
+    shared.ledger.reserve(staged, 0.0 if size <= SMALL else ADOPT_WAIT, staged=staged)
+    room, map_path = staged, None
     if size <= SMALL:
         data = os.pread(fd, size, 0)
         header = _whole(key, size, before, xxhash.xxh3_64_intdigest(data))
     else:
-        room = on_disk(map_bytes(size))
-        shared.ledger.reserve(room)
         nonce = secrets.randbits(64)
         map_path = layout.map(key.hex, nonce)
         header = Header(MAPPED, size, 0, 0, nonce, key.raw)
     try:
         if map_path is not None:
+            shared.ledger.reserve(on_disk(map_bytes(size)))
+            room += on_disk(map_bytes(size))
             blocks = BlockMap.create(map_path, size, header.check, boot_generation())
             try:
                 for block, value in enumerate(_hashes(fd, size)):
@@ -86,7 +91,6 @@ def _adopt(shared: Shared, key: SegmentKey, fd: int, stage_path: str, size: int)
     with shared.lock:
         # Whoever has an incomplete segment open keeps it; who comes now gets this one.
         shared.opened.pop(key.hex, None)
-    shared.ledger.adopted(before.st_blocks * 512)
     if replaced is not None:
         old, blocks_used = replaced
         shared.ledger.freed(blocks_used * 512)

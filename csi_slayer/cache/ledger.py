@@ -57,40 +57,41 @@ class Ledger:
 
     # -- reserving -------------------------------------------------------------------------
 
-    def reserve(self, size: int, wait: float = 0.0) -> None:
+    def reserve(self, size: int, wait: float = 0.0, *, staged: int = 0) -> None:
         """Take room for ``size`` bytes before they are written; raises CacheFull.
 
         ``wait`` seconds at most (in a thread, not on an event loop) are spent waiting for the
-        governor to make room.
+        governor to make room. ``staged`` of the bytes are on the disk already, in a staged file.
         """
-        if self._try(size):
+        if self._try(size, staged):
             return
         ring(self._layout)
-        if not (wait and self._wait(size, wait)):
+        if not (wait and self._wait(size, wait, staged)):
             raise CacheFull(f"the cache is full ({self.capacity} bytes, or the disk's free space)")
 
-    def _try(self, size: int) -> bool:
+    def _try(self, size: int, staged: int) -> bool:
         with self._lock:
             if self._closed:
                 raise CacheError("the cache is closed")
-            if size > self._spare and not self._refill(size):
+            if size > self._spare and not self._refill(size, staged):
                 return False
             self._spare -= size
             self.file.set_spare(self._spare)
             return True
 
-    def _refill(self, size: int) -> bool:
+    def _refill(self, size: int, staged: int) -> bool:
+        others = max(0, self.file.staged - staged)
         for grain in (max(size, self._grain), size - self._spare):
-            if self.free_space() - grain < self.min_free:
+            if grain > staged and self.free_space() - (grain - staged) < self.min_free:
                 continue
-            if self.file.add(grain, self.capacity - self.file.staged):
+            if self.file.add(grain, self.capacity - others):
                 self._spare += grain
                 if self.file.taken + self.file.staged > self.high:
                     ring(self._layout)
                 return True
         return False
 
-    def _wait(self, size: int, seconds: float) -> bool:
+    def _wait(self, size: int, seconds: float, staged: int) -> bool:
         """Wait until there is room, or the governor has looked and found none to make."""
         now = time.monotonic()
         if now < self._no_wait_before:
@@ -99,7 +100,7 @@ class Ledger:
         # The round under way when we rang may have begun too early; the next one has not.
         while time.monotonic() < deadline and self.file.rounds < rounds + 2:
             time.sleep(_POLL)
-            if self._try(size):
+            if self._try(size, staged):
                 return True
             ring(self._layout)
         # What could not be had will not be had at once: do not let every block wait for it.
@@ -124,11 +125,6 @@ class Ledger:
         """Segments of ``size`` bytes were removed, or became staged files."""
         with self._lock:
             self.file.add(-size)
-
-    def adopted(self, size: int) -> None:
-        """A staged file of ``size`` bytes has become a segment."""
-        with self._lock:
-            self.file.add(size)
 
     def counted(self, size: int, used_before: int) -> None:
         """All segments together have ``size`` bytes; see :meth:`LedgerFile.correct`."""

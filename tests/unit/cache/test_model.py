@@ -45,7 +45,6 @@ class CacheMachine(RuleBasedStateMachine):
         self.open: list[tuple[int, str, Segment]] = []
         self.written: dict[str, set[int]] = {name: set() for name in SIZES}
         self.damaged: set[str] = set()
-        self.adopted = 0
 
     def teardown(self) -> None:
         if hasattr(self, "root"):
@@ -139,7 +138,6 @@ class CacheMachine(RuleBasedStateMachine):
         except CacheFull:
             cache.staging("v").remove(stage.id)
             return
-        self.adopted += SIZES[name] + 2 * 4096
         self.written[name] = set(blocks_of(SIZES[name]))
         self.damaged.discard(name)
 
@@ -213,7 +211,6 @@ class CacheMachine(RuleBasedStateMachine):
         assert self.caches[number].usage().used == disk_bytes(self.caches[number])
         governor.look()
         governor.step_down()
-        self.adopted = 0
         for name in SIZES:
             if not self.caches[number].contains(key_of(name)):
                 self.lost(name)
@@ -248,7 +245,7 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def the_capacity_holds(self) -> None:
         if hasattr(self, "root"):
-            assert disk_bytes(self.caches[0]) <= CAPACITY + self.adopted
+            assert disk_bytes(self.caches[0]) <= CAPACITY
 
 
 CacheMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
