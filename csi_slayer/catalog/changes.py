@@ -6,15 +6,17 @@ store, and, where ``request`` is given, that this kernel request has been done.
 
 from __future__ import annotations
 
+import errno
 import stat
 import time
 from collections import deque
 from collections.abc import Container
 from typing import Any, NamedTuple
 
-from csi_slayer.catalog.inode import Inode, Mark, Pending
+from csi_slayer.catalog.inode import Inode, Mark
 from csi_slayer.catalog.pendings import Pendings
 from csi_slayer.catalog.schema import ROOT
+from csi_slayer.errors import FsError
 
 COMPLETED_KEPT = 4096
 """Answers kept for resent requests. A reply is written as soon as its handler ends, so only
@@ -80,7 +82,10 @@ class Changes(Pendings):
         self._rows.set(ino, {"mtime_ns": now, "ctime_ns": now})
 
     def _key(self, parent: int, name: str, *, directory: bool = False) -> str:
-        key = f"{self._directory_path(parent)}{name}"
+        base = self._directory_path(parent)
+        if base is None:  # somebody works in it still
+            raise FsError(errno.ENOENT, "the directory is gone")
+        key = base + name
         return key + "/" if directory else key
 
     async def make(
@@ -146,6 +151,8 @@ class Changes(Pendings):
             origin = key if in_place else inode.origin
             self._rows.set(inode.ino, {"nlink": 0, "origin": origin, "ctime_ns": time.time_ns()})
         else:
+            if inode.origin is not None:  # perhaps a copy made aside, of which nothing else tells
+                self._pend(inode.origin, inode.etag)
             self._drop(inode.ino)
         self.used_bytes -= inode.size
 
@@ -231,6 +238,25 @@ class Changes(Pendings):
                 if stat.S_ISDIR(mode):
                     stack.append((ino, f"{old_path}/{name}", f"{new_path}/{name}"))
 
+    def _there(self, top: Inode, key: str) -> None:
+        """Note what is at the keys of an inode and of all below it before another's is noted for
+        them: the first note stays."""
+        stack = [(top, key)]
+        while stack:
+            inode, key = stack.pop()
+            if not inode.is_dir:
+                if inode.etag is not None and inode.origin is None:
+                    self._pend(key, inode.etag)
+                continue
+            if inode.flags & Mark.MARKER:
+                self._pend(key + "/", None)
+            for name, ino in self._db.all(
+                "SELECT name, ino FROM dentries WHERE parent = ?", (inode.ino,)
+            ):
+                below = self._rows.find(ino)
+                assert below is not None
+                stack.append((below, f"{key}/{name}"))
+
     def _place(self, ino: int, parent: int, name: str) -> None:
         self._rows.name(parent, name, ino)
         now = time.time_ns()
@@ -280,6 +306,8 @@ class Changes(Pendings):
         """Swap two names atomically (RENAME_EXCHANGE)."""
         with self._db.transaction():
             old, new = self._key(parent, name), self._key(new_parent, new_name)
+            self._there(first, old)
+            self._there(second, new)
             self._rows.unname(parent, name)
             self._rows.unname(new_parent, new_name)
             self._place(first.ino, new_parent, new_name)
@@ -315,61 +343,6 @@ class Changes(Pendings):
             self._pend(key, expect)
             if values:
                 self._update(ino, values, add)
-
-    async def stored(
-        self, ino: int, row: Pending, etag: str, *, copied: bool = False, add: int = 0,
-        clear: int = 0, **values: Any
-    ) -> bool:  # fmt: skip
-        """The object ``row.key`` now has this inode's content and attributes as version ``etag``,
-        but for what was changed since the key was noted as ``row``.
-
-        Returns whether that is the inode's place; not so if it was renamed or unlinked meanwhile.
-        What was uploaded is then there and nowhere else; what was ``copied`` still is where it was.
-        """
-        with self._db.transaction():
-            in_place = self.path_now(ino) == row.key
-            now = self._find_pending(row.key)
-            if now is None or now.since_ns == row.since_ns:
-                clear |= Mark.ATTRS_DIRTY
-            if in_place or not copied:
-                self._leave(ino, row.key)
-            if (inode := self._rows.find(ino)) is not None and inode.stage is None:
-                values["stamp"] = None
-            if in_place:
-                values |= {"etag": etag, "origin": None, "checked_ns": time.time_ns()}
-                self._update(ino, values, add, clear)
-            elif not copied:
-                self._update(ino, values | {"etag": etag, "origin": row.key}, add, clear)
-            if in_place:
-                self._settle(row, etag)
-            else:
-                self._pend(row.key, etag)
-                self._found_out(row.key, etag)
-        return in_place
-
-    def _leave(self, ino: int, key: str) -> None:
-        """The inode's content is at ``key`` now: a copy of it that was made aside may go."""
-        old = self._rows.find(ino)
-        if old is None or old.origin is None or old.origin == key:
-            return
-        if not self._is_pending(old.origin):
-            self._pend(old.origin, old.etag)
-
-    async def relocated(self, inode: Inode, key: str, etag: str) -> None:
-        """The content of an inode was copied aside, to the object ``key``, which is pending."""
-        with self._db.transaction():
-            if self._rows.find(inode.ino) is None:
-                self._found_out(key, etag)  # closed meanwhile: nobody needs the copy
-            else:
-                self._update(inode.ino, {"origin": key, "etag": etag})
-                self._unpend(key)
-
-    async def disown(self, ino: int, origin: str) -> None:
-        """The object ``origin``, which the inode's content was, is somebody else's now and stays;
-        what is staged for the inode becomes an object of its own."""
-        with self._db.transaction():
-            self._unpend(origin)
-            self._update(ino, {"etag": None, "origin": None, "stamp": None})
 
     async def setxattr(self, ino: int, name: bytes, value: bytes, request: int | None) -> None:
         with self._db.transaction():

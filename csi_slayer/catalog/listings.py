@@ -7,8 +7,8 @@ import stat
 from collections.abc import Sequence
 from typing import Any
 
-from csi_slayer.catalog.changes import Changes
 from csi_slayer.catalog.inode import Defaults, Inode, Listed, Mark
+from csi_slayer.catalog.outcomes import Outcomes
 
 _SECOND = 1_000_000_000
 
@@ -23,7 +23,7 @@ def _same_time(one: int, other: int) -> bool:
     return one == other or (whole and one // _SECOND == other // _SECOND)
 
 
-class Listings(Changes):
+class Listings(Outcomes):
     """Listings are merged page by page and swept at the end: a name that a listing begun at
     ``since_ns`` did not show, and that nobody touched since, is gone."""
 

@@ -44,6 +44,7 @@ class CleanFile:
         self._etag = source.etag
         self.renamed = False
         self._behind = Behind()
+        self._closed = False
 
     @property
     def size(self) -> int:
@@ -141,6 +142,10 @@ class CleanFile:
         except (PreconditionFailed, ObjectNotFound) as error:
             raise FsError(errno.ESTALE, "the object changed while it was being read") from error
 
+        finally:
+            if self._closed:  # while this read was under way, which may have opened more
+                await self.close()
+
     async def _read_span(self, span: int, offset: int, end: int) -> ReadResult:
         reader = await self.open_segment(span)
         base = span * self._span
@@ -201,7 +206,7 @@ class CleanFile:
         segment. The file must not be used afterwards.
         """
         segment = self.segment
-        if segment is None or not segment.complete:
+        if segment is None or not segment.complete or self._readers[0].is_used:
             return None
         fd = segment.detach(stage_path)
         if fd is not None:
@@ -209,6 +214,7 @@ class CleanFile:
         return fd
 
     async def close(self) -> None:
+        self._closed = True
         readers, self._readers = list(self._readers.values()), {}
         for reader in readers:
             await reader.close()

@@ -22,13 +22,14 @@ from csi_slayer.content.opened import File, OpenInode, OpenInodes
 from csi_slayer.content.options import ContentEvents, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.races import Races
-from csi_slayer.content.reconcile import Reconciler
+from csi_slayer.content.reconcile import LOOKS, Reconciler
+from csi_slayer.content.recovery import Recovery
 from csi_slayer.content.segment_reader import Transfers
 from csi_slayer.content.small import SmallFetcher, Source
 from csi_slayer.content.spares import Spares
 from csi_slayer.content.staged import StagedFile, discarding, os_errors
 from csi_slayer.content.upload import Uploader
-from csi_slayer.errors import CacheError, ObjectNotFound, SlayerError
+from csi_slayer.errors import CacheError, ObjectNotFound, SlayerError, StoreUnavailable
 from csi_slayer.store.base import ObjectStore
 
 log = structlog.get_logger(__name__)
@@ -36,9 +37,6 @@ log = structlog.get_logger(__name__)
 OWN_CHANGE = 10.0
 """Seconds that a reader, to whom the store says that the version it reads is gone, waits for a
 change of our own that may be why."""
-
-RECOGNISE = 5.0
-"""Seconds that a start waits for the store to say whether an upload had succeeded."""
 
 
 class Content:
@@ -80,7 +78,7 @@ class Content:
         self._tasks: set[asyncio.Task[None]] = set()
         self._mapped = Mapped(self.opened.mappable, self.retire, self.spawn)
         self._spares = Spares(self.staging, self.spawn)
-        self._growth = Growth(catalog, self.opened, self.objects, self.uploader)
+        self._growth = Growth(catalog, self.opened, self.objects, self.uploader, self.note_dirty)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run something in the background; owned by this object, its failure is logged."""
@@ -99,54 +97,14 @@ class Content:
         """Recover what an earlier worker left, then begin the background work."""
         await self.catalog.inherit_pending()
         await self.catalog.drop_orphans(self.opened)
-        await self._recover_staged()
+        recovery = Recovery(
+            self.catalog, self.objects, self.staging, self.conflicts, self.opened,
+            self.note_dirty, self._retire_soon,
+        )  # fmt: skip
+        await recovery.recover()
         self.spawn(self._abort_stale())
         self.reconciler.start()
         self.spawn(self._growth.watch())
-
-    async def _recover_staged(self) -> None:
-        known, new = set(), self.catalog.is_new
-        for inode in list(self.catalog.each_staged()):
-            assert inode.stage is not None
-            known.add(inode.stage)
-            self.opened.mappable.add(inode.ino)  # for all that we know
-            if self.objects.staged_stat(inode) is None:
-                await self._stage_lost(inode)
-            elif self.objects.is_dirty(inode):
-                await self._recognise(inode)
-                await self.note_dirty(await self.catalog.get(inode.ino))
-            else:
-                self._retire_soon(inode.ino)
-        for stage in self.staging.list():
-            if stage.id in known:
-                continue
-            if new and os.stat(stage.file).st_size:
-                kept = self.conflicts.keep(
-                    self.staging, stage.id, key=None, expected=None, found=None
-                )
-                log.error("staged file without a name", kept_at=str(kept),
-                          reason="the catalog that knew it is gone")  # fmt: skip
-            else:
-                self.staging.remove(stage.id)
-
-    async def _recognise(self, inode: Inode) -> None:
-        try:
-            async with asyncio.timeout(RECOGNISE):
-                await self.objects.recognise_partial(inode)
-        except (SlayerError, TimeoutError) as error:
-            log.warning("not known yet what was uploaded", ino=inode.ino, error=str(error))
-
-    async def _stage_lost(self, inode: Inode) -> None:
-        """A staged copy is missing: it became a segment just before a crash, or somebody deleted
-        it; the store's version, if any, is what is left."""
-        values: dict[str, Any] = {}
-        if inode.etag is None or inode.stamp is None or inode.stamp != inode.mtime_ns:
-            log.error("staged copy lost", ino=inode.ino, stage=inode.stage)
-            # The size was the lost bytes'. A version that no object has: a listing mends it.
-            values = {"size": 0} if inode.etag is None else {"etag": "lost"}
-        await self.catalog.update(
-            inode.ino, clear=Mark.OVERLAY, stage=None, stamp=None, **values
-        )
 
     async def _abort_stale(self) -> None:
         try:
@@ -273,16 +231,20 @@ class Content:
 
     async def sync(self, ino: int) -> None:
         """Return when the store has the file's present bytes; raises why it has not."""
-        inode = await self.catalog.get(ino)
-        key = await self.catalog.path(ino)
-        if key is None:
-            return
-        if self.objects.is_dirty(inode) and (
-            self.reconciler.is_active(key) or await self.catalog.pending(key) is None
-        ):
-            # Noted anew even if pending: what is being sent may be older than this call.
-            await self.note_dirty(inode)
-        await self.reconciler.settle(key + "/" if inode.is_dir else key)
+        for _ in range(LOOKS):
+            inode, key = await self.catalog.find(ino), await self.catalog.path(ino)
+            if inode is None or key is None:
+                return
+            dirty, row = self.objects.is_dirty(inode), await self.catalog.pending(key)
+            if dirty and (row is None or self.reconciler.is_active(key)):
+                # Noted anew even if pending: what is being sent may be older than this call.
+                await self.note_dirty(inode)
+            await self.reconciler.settle(key + "/" if inode.is_dir else key)
+            now = await self.catalog.find(ino)
+            stored = now and now.stamp != inode.stamp  # an aside copy changes the etag alone
+            if (stored or not dirty) and await self.catalog.path(ino) == key:
+                return  # else it was renamed meanwhile, or the key was another file's for a while
+        raise StoreUnavailable(f"inode {ino} is being renamed faster than the store follows")
 
     async def stored_locally(self, ino: int) -> None:
         """Policy writeback: the staged bytes and the journal survive a power loss after this."""
@@ -363,12 +325,8 @@ class Content:
             if self.objects.is_dirty(inode) or inode.etag is None:
                 key = await self.catalog.path(ino)
                 queued = key is not None and await self.catalog.pending(key) is not None
-                if (
-                    key is None
-                    or not queued
-                    or self.options.live.quota is not None
-                    or self.reconciler.is_active(key)
-                ):
+                anew = not queued or self.options.live.quota is not None
+                if key is None or anew or self.reconciler.is_active(key):
                     await self.note_dirty(inode)
                 self.reconciler.kick()
             else:

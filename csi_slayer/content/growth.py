@@ -6,8 +6,9 @@ The kernel writes passthrough files without us, so their growth is looked at, no
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
-from csi_slayer.catalog import Catalog
+from csi_slayer.catalog import Catalog, Inode
 from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.staged import StagedFile
@@ -23,12 +24,18 @@ class Growth:
     """Watches the files that are open for writing; one task, owned by the content layer."""
 
     def __init__(
-        self, catalog: Catalog, opened: OpenInodes, objects: Objects, uploader: Uploader
+        self,
+        catalog: Catalog,
+        opened: OpenInodes,
+        objects: Objects,
+        uploader: Uploader,
+        note_dirty: Callable[[Inode], Awaitable[None]],
     ) -> None:
         self._catalog = catalog
         self._opened = opened
         self._objects = objects
         self._uploader = uploader
+        self._note_dirty = note_dirty
         self._sizes: dict[int, tuple[int, int]] = {}
 
     async def watch(self) -> None:
@@ -64,6 +71,11 @@ class Growth:
         inode = await self._catalog.find(ino)
         key = await self._catalog.path(ino)
         if inode is not None and key is not None and inode.is_file:
+            if await self._catalog.pending(key) is None:
+                if not self._objects.is_dirty(inode):
+                    return
+                # The token of its row tells that the object is ours if the end is not answered.
+                await self._note_dirty(inode)
             row = await self._catalog.pending(key)
             values = await self._objects.metadata_of(inode)
             if row is not None:

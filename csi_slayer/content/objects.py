@@ -296,7 +296,8 @@ class Objects:
         return True
 
     async def _copied(self, inode: Inode, row: Pending, etag: str) -> None:
-        if await self._catalog.stored(inode.ino, row, etag, copied=True):
+        onto = inode.etag if inode.origin is None else None
+        if await self._catalog.stored(inode.ino, row, etag, copied=True, onto=onto) or onto:
             self._tell_reader(inode, row.key, etag)
 
     def _tell_reader(self, inode: Inode, key: str, etag: str) -> None:

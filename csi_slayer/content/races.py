@@ -105,6 +105,8 @@ class Races:
         found = await self.found(key)
         if found is not None and found.etag == inode.etag:
             raise error
+        if await self._catalog.find(inode.ino) != inode:
+            return  # changed here while the store was asked: looked at again
         log.warning("changed by somebody else", key=key, known=inode.etag,
                     found=found.etag if found is not None else None)  # fmt: skip
         whole = inode.stage is not None and not inode.flags & Mark.OVERLAY

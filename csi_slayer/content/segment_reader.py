@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from csi_slayer.cache import BLOCK, Segment
 from csi_slayer.content.options import Live
-from csi_slayer.content.ranges import FileRange, Views
+from csi_slayer.content.ranges import FileRange, Views, as_bytes
 from csi_slayer.content.small import Source
 from csi_slayer.errors import ObjectNotFound, PreconditionFailed
 from csi_slayer.scheduling.window import Window
@@ -94,9 +94,24 @@ class SegmentReader:
         self._loop = asyncio.get_running_loop()
         self._woken = False
         self._ahead_to = 0
+        self._users = 0
+        self._closing = False
 
-    async def read(self, offset: int, end: int) -> FileRange | Views:
+    @property
+    def is_used(self) -> bool:
+        """Whether reads are under way."""
+        return self._users > 0
+
+    async def read(self, offset: int, end: int) -> FileRange | Views | bytes:
         """Bytes [offset, end) of the segment, waiting for them if need be."""
+        self._users += 1
+        try:
+            result = await self._read(offset, end)
+            return as_bytes(result) if self._closing else result
+        finally:
+            await self._used()
+
+    async def _read(self, offset: int, end: int) -> FileRange | Views:
         segment = self.segment
         claimed = segment.claim(offset, end)
         if not segment.complete:
@@ -111,6 +126,18 @@ class SegmentReader:
 
     async def fill(self) -> None:
         """Fetch all that is missing."""
+        self._users += 1
+        try:
+            await self._fill()
+        finally:
+            await self._used()
+
+    async def _used(self) -> None:
+        self._users -= 1
+        if self._closing:
+            await self.close()
+
+    async def _fill(self) -> None:
         segment, offset = self.segment, 0
         while offset < segment.size:
             end = min(segment.size, offset + 4 * CHUNK)
@@ -236,7 +263,10 @@ class SegmentReader:
                 waiter.future.set_result(None)
 
     async def close(self) -> None:
-        """Stop the transfers and let go of the segment."""
+        """Stop the transfers and let go of the segment, as soon as nobody reads from it."""
+        self._closing = True
+        if self._users:
+            return
         tasks = [transfer.task for transfer in self._running]
         for task in tasks:
             task.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
 import time
@@ -18,15 +19,27 @@ TICK = 20_000_000
 """Nanoseconds: more than any kernel's clock tick."""
 
 _RELEASE = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
-COARSE_TIMES = _RELEASE < (6, 13)
-"""Before Linux 6.13 two writes within one tick leave the same mtime, even with a stat between."""
+_FINE_SINCE = (6, 13)
+_FINE = (0xEF53, 0x58465342, 0x9123683E, 0x01021994)  # linux/magic.h: ext4, XFS, Btrfs, tmpfs
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fstatfs.argtypes = (ctypes.c_int, ctypes.c_void_p)
 
 
-def settled_mtime(fd: int, *, coarse: bool = COARSE_TIMES) -> int:
+def has_coarse_times(fd: int) -> bool:
+    """Whether two writes within one tick leave the same mtime, even with a stat between: so before
+    Linux 6.13, and since on file systems without multigrain timestamps (FS_MGTIME)."""
+    state = (ctypes.c_long * 32)()
+    if _RELEASE < _FINE_SINCE or _libc.fstatfs(fd, state):
+        return True
+    return (state[0] & 0xFFFFFFFF) not in _FINE
+
+
+def settled_mtime(fd: int) -> int:
     """The mtime of a staged file, nanoseconds, which every later write changes: that is how a
     staged copy is known to differ from what was uploaded."""
     found = os.fstat(fd)
-    if coarse and found.st_mtime_ns > time.time_ns() - TICK:
+    if has_coarse_times(fd) and found.st_mtime_ns > time.time_ns() - TICK:
         # A time that no write of this tick gives. One that came before this call is in the bytes
         # that the caller reads after it.
         os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns + 1))

@@ -244,6 +244,15 @@ class Uploader:
         )
         upload.parts[number] = Part(number, etag, length, value)
 
+    async def _send_part_ahead(self, upload: Multipart, file: StagedFile, number: int) -> None:
+        """A part that may be written to meanwhile: what was sent is what the checksum is of only
+        if it still is so afterwards."""
+        await self._send_part(upload, file, number, self.part_size)
+        offset = (number - 1) * self.part_size
+        value = await asyncio.to_thread(checksum, file.fd, offset, self.part_size)
+        if upload.parts[number].checksum != value:
+            del upload.parts[number]
+
     async def send_ahead(
         self, ino: int, key: str, file: StagedFile, metadata: Mapping[str, str]
     ) -> None:
@@ -267,9 +276,7 @@ class Uploader:
                 upload = self._ahead[ino] = await self._begin(key, self.part_size, metadata)
             # The last full part may still be written to (readers of it see partial pages).
             todo = [n for n in range(1, full) if n not in upload.parts]
-            await together(
-                [self._send_part(upload, file, n, self.part_size) for n in todo[:PARTS_AT_ONCE]]
-            )
+            await together([self._send_part_ahead(upload, file, n) for n in todo[:PARTS_AT_ONCE]])
         except StoreError:
             self._ahead.pop(ino, None)
             if upload is not None:

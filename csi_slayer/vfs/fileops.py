@@ -14,7 +14,7 @@ from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.opened import File, IoMode, OpenInode
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.ranges import as_bytes
-from csi_slayer.content.staged import StagedFile, copy_range, os_errors
+from csi_slayer.content.staged import StagedFile, copy_range, os_errors, settled_mtime
 from csi_slayer.errors import CacheFull, FsError, SlayerError
 from csi_slayer.vfs.base import version_of
 from csi_slayer.vfs.openops import OpenOps
@@ -231,12 +231,13 @@ class FileOps(OpenOps):
                 raise FsError(errno.EOPNOTSUPP)
         if source.whole_fd is None or length == 0:
             raise FsError(errno.EOPNOTSUPP)
+        own = os.dup(source.whole_fd)  # who opens the source for writing may close it meanwhile
         try:
-            copied = await asyncio.to_thread(
-                copy_range, source.whole_fd, offset, target.fd, out_offset, length
-            )
+            copied = await asyncio.to_thread(copy_range, own, offset, target.fd, out_offset, length)
         except CacheFull:
             raise FsError(errno.ENOSPC) from None
+        finally:
+            os.close(own)
         await self._note(out_ino)
         if whole and copied == length:
             await self._note_clone(inode, source, out_ino, target)
@@ -247,10 +248,10 @@ class FileOps(OpenOps):
     ) -> None:
         """A whole object was copied: its upload can be a copy in the store."""
         if isinstance(source, CleanFile):
-            self.content.cloned(out_ino, source.source, target.stat().st_mtime_ns)
+            self.content.cloned(out_ino, source.source, settled_mtime(target.fd))
         elif inode.etag is not None and not self.content.objects.is_dirty(inode):
             origin = await self.content.objects.source_of(inode)
-            self.content.cloned(out_ino, origin, target.stat().st_mtime_ns)
+            self.content.cloned(out_ino, origin, settled_mtime(target.fd))
 
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:

@@ -204,6 +204,8 @@ class Refresher:
                         doubts = await self._doubts(directory.ino, found, DOUBTED - doubted)
                         doubted += len(doubts)
                         found = [item for item in found if item not in doubts]
+                    if await self._catalog.path(directory.ino) != path:
+                        return  # renamed meanwhile: these are another directory's names now
                     await self._merge(directory.ino, found, shadowed, listing.since_ns)
                     if marker and not directory.flags & Mark.MARKER:
                         await self._add_marks(directory.ino, Mark.MARKER)
@@ -216,6 +218,8 @@ class Refresher:
                         return
             finally:
                 await pages.close()
+            if await self._catalog.path(directory.ino) != path:
+                return
             if empty:
                 await self._nothing_there(directory, listing.since_ns)
             large = listing.pages > 1
@@ -349,6 +353,8 @@ class Refresher:
         info, page = await asyncio.gather(
             self._head(key), self._store.list_page(key + "/", delimiter=False, limit=1)
         )
+        if await self._catalog.path(directory.ino) != path:
+            return  # renamed meanwhile: the answer is about another name
         if page.objects or page.prefixes:
             item = Listed(name, stat.S_IFDIR, 0, since_ns, None)
         elif info is not None:

@@ -50,6 +50,8 @@ _LIMITS = (
     ("readahead window of one file", "scheduling.window", "MAXIMUM", _BYTES),
     ("one ranged request", "content.segment_reader", "CHUNK", _BYTES),
     ("pieces of fetched objects in memory, of half a MiB", "cache.fresh", "MOST", _COUNT),
+    ("large file that was uploaded waits for room in the cache", "cache.adopt", "ADOPT_WAIT",
+     _SECONDS),
     ("cache: pause between looks of the governor", "cache.governor", "PERIOD", _SECONDS),
     ("cache: segments that the governor compares", "cache.governor", "KNOWN", _COUNT),
     ("cache: pause between full counts", "cache.governor", "SWEEP_PERIOD", _SECONDS),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from csi_slayer.catalog import ROOT
-from csi_slayer.content import objects
+from csi_slayer.content import objects, staged
 from csi_slayer.content.staged import settled_mtime, wait_for_writes
 from tests.unit.vfs.harness import Volume
 
@@ -72,13 +72,18 @@ def test_a_file_that_is_sent_during_a_write_is_sent_whole(
     assert volume.objects()["f"] == data
 
 
-def test_writes_of_one_tick_differ_where_times_are_coarse(tmp_path: Path) -> None:
-    """Before Linux 6.13 all writes of a tick have one mtime."""
+def test_writes_of_one_tick_differ_where_times_are_coarse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Linux 6.13, or without multigrain times, all writes of a tick have one mtime."""
     with (tmp_path / "f").open("w+b") as file:
         tick = time.time_ns()
         os.utime(file.fileno(), ns=(tick, tick))
-        assert settled_mtime(file.fileno(), coarse=True) == tick + 1
+        monkeypatch.setattr(staged, "has_coarse_times", lambda _fd: True)
+        assert settled_mtime(file.fileno()) == tick + 1
         os.utime(file.fileno(), ns=(tick, tick))  # as a write of this tick does
-        assert settled_mtime(file.fileno(), coarse=False) == tick
+        monkeypatch.setattr(staged, "has_coarse_times", lambda _fd: False)
+        assert settled_mtime(file.fileno()) == tick
         os.utime(file.fileno(), ns=(0, 10**18))
-        assert settled_mtime(file.fileno(), coarse=True) == 10**18, "a tick that is over"
+        monkeypatch.setattr(staged, "has_coarse_times", lambda _fd: True)
+        assert settled_mtime(file.fileno()) == 10**18, "a tick that is over"

@@ -1,0 +1,74 @@
+"""What became of requests to the store: each method is one transaction."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from csi_slayer.catalog.changes import Changes
+from csi_slayer.catalog.inode import Inode, Mark, Pending
+
+
+class Outcomes(Changes):
+    """The table may have changed while the request was under way: what did stays."""
+
+    async def stored(
+        self, ino: int, row: Pending, etag: str, *, copied: bool = False, add: int = 0,
+        clear: int = 0, onto: str | None = None, **values: Any
+    ) -> bool:  # fmt: skip
+        """The object ``row.key`` now has this inode's content and attributes as version ``etag``,
+        but for what was changed since the key was noted as ``row``.
+
+        Returns whether that is the inode's place; not so if it was renamed or unlinked meanwhile.
+        What was uploaded is then there and nowhere else, unless the inode's own place has been
+        written since; what was ``copied`` still is where it was. ``onto``: the version of which it
+        is a copy, if that was at the same key.
+        """
+        with self._db.transaction():
+            in_place = self.path_now(ino) == row.key
+            noted, now = self._find_pending(row.key), self._rows.find(ino)
+            if noted is None or noted.since_ns == row.since_ns:
+                clear |= Mark.ATTRS_DIRTY
+            if now is not None and now.stage is None:
+                values["stamp"] = None  # of an empty object: a listing tells it
+            elsewhere = now is not None and now.etag is not None and now.origin is None
+            if in_place or not copied:
+                self._leave(ino, row.key)
+            if in_place:
+                values |= {"etag": etag, "origin": None, "checked_ns": time.time_ns()}
+                self._update(ino, values, add, clear)
+            elif not copied and not elsewhere:
+                self._update(ino, values | {"etag": etag, "origin": row.key}, add, clear)
+            elif copied and now is not None and now.origin == row.key and now.etag == onto:
+                self._update(ino, {"etag": etag})  # it was copied onto itself, and then renamed
+            if in_place:
+                self._settle(row, etag)
+            else:
+                self._pend(row.key, etag)
+                self._found_out(row.key, etag)
+        return in_place
+
+    def _leave(self, ino: int, key: str) -> None:
+        """The inode's content is at ``key`` now: a copy of it that was made aside may go."""
+        old = self._rows.find(ino)
+        if old is None or old.origin is None or old.origin == key:
+            return
+        if not self._is_pending(old.origin):
+            self._pend(old.origin, old.etag)
+
+    async def relocated(self, inode: Inode, key: str, etag: str) -> None:
+        """The content of an inode was copied aside, to the object ``key``, which is pending."""
+        with self._db.transaction():
+            now = self._rows.find(inode.ino)
+            if now is None or (now.origin, now.etag) != (inode.origin, inode.etag):
+                self._found_out(key, etag)  # closed or stored meanwhile: nobody needs the copy
+            else:
+                self._update(inode.ino, {"origin": key, "etag": etag})
+                self._unpend(key)
+
+    async def disown(self, ino: int, origin: str) -> None:
+        """The object ``origin``, which the inode's content was, is somebody else's now and stays;
+        what is staged for the inode becomes an object of its own."""
+        with self._db.transaction():
+            self._unpend(origin)
+            self._update(ino, {"etag": None, "origin": None, "stamp": None})
