@@ -38,13 +38,14 @@ another block group; few of them keep the bitmaps that a new file needs in memor
 
 _VERSION = "slayerfs cache layout 1\n"
 _TEMPORARY = "layout."
+_PROBE = 10**18 + 1
 
 
 class Layout:
     """The paths of one cache directory, which is made ready when this is created.
 
     Raises CacheError if the directory belongs to something else or to another version, or if its
-    file system has no extended attributes.
+    file system has no extended attributes or no times of nanoseconds.
     """
 
     def __init__(self, root: Path) -> None:
@@ -58,6 +59,7 @@ class Layout:
         self._segments = str(self.segments)
         try:
             self._prepare()
+            self._probe_times()
         except OSError as error:
             raise translated(error, f"cache directory {root}") from error
         self.xattr = self._probe_xattr()
@@ -72,7 +74,8 @@ class Layout:
         if found != _VERSION:
             raise CacheError(
                 f"cache directory {self.root} has layout {found.strip()!r}, this version needs "
-                f"{_VERSION.strip()!r}: empty it or name another directory"
+                f"{_VERSION.strip()!r}: name another directory (in this one, staging and conflicts "
+                "may have what no store has)"
             )
         for directory in (self.segments, self.root / "staging", self.root / "conflicts"):
             directory.mkdir(mode=0o700, exist_ok=True)
@@ -110,6 +113,16 @@ class Layout:
             f"the file system of {self.root} keeps no extended attributes ({'; '.join(reasons)}): "
             "put the cache on ext4, xfs, btrfs or a recent tmpfs"
         )
+
+    def _probe_times(self) -> None:
+        """That a staged file was written to is known by its mtime, to the nanosecond."""
+        marker = self.root / "layout"
+        os.utime(marker, ns=(_PROBE, _PROBE))
+        if marker.stat().st_mtime_ns != _PROBE:
+            raise CacheError(
+                f"the file system of {self.root} keeps no times of nanoseconds (ext4 with inodes "
+                "of 128 bytes does not): put the cache on ext4 with larger ones, xfs or btrfs"
+            )
 
     def data(self, name: str) -> str:
         """The data file of the segment ``name`` (32 hex digits)."""

@@ -40,6 +40,8 @@ class OpenOps(NameOps):
         inode = await self._fresh(await self.catalog.get(ino))
         if not inode.is_file:
             raise FsError(errno.EISDIR if inode.is_dir else errno.ENXIO)
+        if writable:
+            await self.unread.known(inode, away=self.refresh.away)
         record = self.opened.use(ino)
         try:
             async with record.lock:

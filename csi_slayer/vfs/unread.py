@@ -14,6 +14,9 @@ from csi_slayer.scheduling.scan import Scan
 AHEAD = 128
 """Objects whose metadata is being read ahead at once, at most."""
 
+KNOWN_WAIT = 5.0
+"""Seconds that the first change of an object waits for its metadata."""
+
 
 class Unread:
     """An empty object may be a symlink, a fifo or a socket. With POSIX attributes (``posix``) the
@@ -51,6 +54,18 @@ class Unread:
             if not self.is_unread(inode):
                 return inode
         return await self._read(inode)
+
+    async def known(self, inode: Inode, *, away: bool) -> Inode:
+        """The inode with all that its object's metadata tells, before it is changed here: what is
+        stored with the change replaces it. While the store is ``away``, or does not answer at once,
+        the defaults do."""
+        if not inode.is_unread or away:
+            return inode
+        try:
+            async with asyncio.timeout(KNOWN_WAIT):
+                return await self._read(inode)
+        except (SlayerError, TimeoutError):
+            return await self._catalog.get(inode.ino)
 
     async def look(self, inode: Inode) -> Inode:
         """As :meth:`read`, for who may look at one name of a directory after the other."""

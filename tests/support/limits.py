@@ -35,6 +35,7 @@ _LIMITS = (
     ("new directories of a later listing that are asked for singly", "vfs.refresh", "DOUBTED",
      _COUNT),
     ("objects whose metadata is read ahead at once", "vfs.unread", "AHEAD", _COUNT),
+    ("the first change of an object waits for its metadata", "vfs.unread", "KNOWN_WAIT", _SECONDS),
     ("objects per directory remembered that a directory of the same name hides", "vfs.refresh",
      "SHADOWED_KEPT", _COUNT),
     ("files kept ready that a zero-upcall volume reads", "vfs.fileops", "UNOPENED_KEPT", _COUNT),

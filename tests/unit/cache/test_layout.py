@@ -94,3 +94,17 @@ def test_a_volume_id_names_one_directory(volume: str, name: str) -> None:
 def test_impossible_volume_ids_are_refused(volume: str) -> None:
     with pytest.raises(CacheError):
         directory_name(volume)
+
+
+def test_a_file_system_of_whole_seconds_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ext4 with inodes of 128 bytes: two writes within a second could not be told apart."""
+    utime = os.utime
+
+    def coarse(path: Path, *, ns: tuple[int, int]) -> None:
+        utime(path, ns=(ns[0] // 10**9 * 10**9, ns[1] // 10**9 * 10**9))
+
+    monkeypatch.setattr(os, "utime", coarse)
+    with pytest.raises(CacheError, match="keeps no times of nanoseconds"):
+        Layout(tmp_path)

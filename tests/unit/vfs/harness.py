@@ -154,19 +154,19 @@ class Volume:
         self._closed()
 
     @staticmethod
-    def _past_us(opened: Opened) -> bool:
+    def is_past_us(opened: Opened) -> bool:
         return opened.flags & (OpenFlags.PASSTHROUGH | OpenFlags.DIRECT_IO) == OpenFlags.PASSTHROUGH
 
     def write(self, ino: int, opened: Opened, offset: int, data: bytes) -> None:
         """As the kernel does it: into the backing file, or by asking."""
-        if self._past_us(opened):
+        if self.is_past_us(opened):
             os.pwrite(self.kernel.backing[opened.backing_id], data, offset)
         else:
             call = self.fs.write(self.request(), ino, opened.fh, offset, memoryview(data))
             assert self.run(call) == len(data)
 
     def read(self, ino: int, opened: Opened, offset: int, size: int) -> bytes:
-        if self._past_us(opened):
+        if self.is_past_us(opened):
             return os.pread(self.kernel.backing[opened.backing_id], size, offset)
         return as_bytes(self.run(self.fs.read(self.request(), ino, opened.fh, offset, size)))
 
