@@ -19,6 +19,10 @@ class NoWorker(SlayerError):
     """The volume's worker does not answer."""
 
 
+class Busy(NoWorker):
+    """It does not answer this client, for it serves others."""
+
+
 def ask(
     entry: registry.Mounted,
     op: str,
@@ -42,6 +46,10 @@ def ask(
             with client.makefile("rb") as lines:
                 for line in lines:
                     answer = json.loads(line)
+                    if "busy" in answer:
+                        raise Busy(
+                            f"the worker of {entry.mountpoint} is busy ({answer['busy']}): try again"
+                        )
                     if "error" in answer:
                         raise SlayerError(str(answer["error"]))
                     if answer.get("done"):

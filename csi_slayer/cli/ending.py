@@ -40,6 +40,8 @@ def end_worker(entry: registry.Mounted, *, unmounting: bool) -> bool:
     try:
         for _ in control.ask(entry, "end", timeout=ASK_TIMEOUT, unmounting=unmounting):
             pass
+    except control.Busy:
+        return False
     except control.NoWorker:
         pass
     except SlayerError:

@@ -2,8 +2,8 @@
 
 A Unix socket in the run directory, mode 0600. A client must be root or the worker's own user
 (SO_PEERCRED); one request line of JSON, at most 64 KiB, is answered by lines of JSON, the last one
-with ``"done": true`` or ``"error": text``. A client that is slow, silent or malformed is cut off
-and harms nobody.
+with ``"done": true``, or ``"error": text``, or ``"busy": text`` where there are too many clients.
+One that is slow, silent or malformed is cut off and harms nobody.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class ControlServer:
             writer.close()
             return
         if len(self._clients) >= CLIENTS:
-            writer.write(_line({"error": f"{CLIENTS} clients are served already: try again"}))
+            writer.write(_line({"busy": f"it serves {CLIENTS} clients already"}))
             writer.close()
             return
         self._clients.add(task)

@@ -137,9 +137,9 @@ def test_too_many_clients_are_refused_and_the_next_one_served(path: Path) -> Non
         await server.start()
         silent = [await asyncio.open_unix_connection(path) for _ in range(control.CLIENTS + 20)]
         refused = await asyncio.gather(*(reader.read() for reader, _writer in silent[-20:]))
-        assert [list(json.loads(answer)) for answer in refused] == [["error"]] * 20
+        assert [list(json.loads(answer)) for answer in refused] == [["busy"]] * 20
         busy = await asyncio.to_thread(_fails, path)
-        assert busy == f"{control.CLIENTS} clients are served already: try again"
+        assert busy == "the worker of /mnt is busy (it serves 16 clients already): try again"
         for _reader, writer in silent:
             writer.close()
             await writer.wait_closed()
