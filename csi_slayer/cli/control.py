@@ -47,9 +47,8 @@ def ask(
                 for line in lines:
                     answer = json.loads(line)
                     if "busy" in answer:
-                        raise Busy(
-                            f"the worker of {entry.mountpoint} is busy ({answer['busy']}): try again"
-                        )
+                        why = f"is busy ({answer['busy']}): try again"
+                        raise Busy(f"the worker of {entry.mountpoint} {why}")
                     if "error" in answer:
                         raise SlayerError(str(answer["error"]))
                     if answer.get("done"):
