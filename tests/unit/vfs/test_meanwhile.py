@@ -6,60 +6,15 @@ import asyncio
 import errno
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from csi_slayer.catalog import ROOT, Mark
-from csi_slayer.content.ranges import as_bytes
 from csi_slayer.errors import FsError
 from csi_slayer.vfs.types import SetAttr
+from tests.unit.vfs.calls import LARGE, Gate, begin, create, read
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob
-
-LARGE = bytes(range(256)) * 2000
-
-
-class Gate:
-    """Holds calls of one method of the store back, before or after their effect."""
-
-    def __init__(self, volume: Volume, method: str, *, after: bool = False) -> None:
-        self.reached = asyncio.Event()
-        self.open = asyncio.Event()
-        original = getattr(volume.store, method)
-
-        async def held(*args: Any, **values: Any) -> Any:
-            result = await original(*args, **values) if after else None
-            self.reached.set()
-            await self.open.wait()
-            return result if after else await original(*args, **values)
-
-        setattr(volume.store, method, held)
-        self._undo = volume.store, method, original
-
-    def remove(self) -> None:
-        """Later calls are not held back any more."""
-        setattr(*self._undo)
-
-
-async def create(volume: Volume, name: bytes, data: bytes, *, parent: int = ROOT) -> int:
-    fs = volume.fs
-    entry, opened = await fs.create(volume.request(), parent, name, 0o644, os.O_RDWR)
-    assert entry.attr is not None
-    ino = entry.attr.ino
-    if data:
-        await fs.write(volume.request(), ino, opened.fh, 0, memoryview(data))
-    await fs.flush(volume.request(), ino, opened.fh)
-    await fs.release(volume.request(), ino, opened.fh)
-    return ino
-
-
-async def read(volume: Volume, ino: int) -> bytes:
-    fs = volume.fs
-    opened = await fs.open(volume.request(), ino, os.O_RDONLY)
-    data = as_bytes(await fs.read(volume.request(), ino, opened.fh, 0, 1 << 22))
-    await fs.release(volume.request(), ino, opened.fh)
-    return data
 
 
 @pytest.mark.parametrize("durability", ["close", "fsync"])
@@ -111,10 +66,7 @@ def test_attributes_set_during_an_upload(tmp_path: Path, posix: bool) -> None:
 
     async def run() -> int:
         fs = volume.fs
-        entry, opened = await fs.create(volume.request(), ROOT, b"a", 0o644, os.O_RDWR)
-        assert entry.attr is not None
-        ino = entry.attr.ino
-        await fs.write(volume.request(), ino, opened.fh, 0, memoryview(b"one"))
+        ino, opened = await begin(volume, b"a", b"one")
         gate = Gate(volume, "put")
         flush = asyncio.ensure_future(fs.flush(volume.request(), ino, opened.fh))
         await gate.reached.wait()
@@ -140,10 +92,7 @@ def test_a_time_that_is_set_again_hides_no_write(tmp_path: Path) -> None:
 
     async def run() -> None:
         fs = volume.fs
-        entry, opened = await fs.create(volume.request(), ROOT, b"a", 0o644, os.O_RDWR)
-        assert entry.attr is not None
-        ino = entry.attr.ino
-        await fs.write(volume.request(), ino, opened.fh, 0, memoryview(b"one"))
+        ino, opened = await begin(volume, b"a", b"one")
         await fs.setattr(volume.request(), ino, date)
         gate = Gate(volume, "put")
         flush = asyncio.ensure_future(fs.flush(volume.request(), ino, opened.fh))
@@ -191,10 +140,7 @@ def test_a_file_is_closed_while_it_is_renamed(tmp_path: Path) -> None:
 
     async def run() -> None:
         fs = volume.fs
-        entry, opened = await fs.create(volume.request(), ROOT, b"a", 0o644, os.O_RDWR)
-        assert entry.attr is not None
-        ino = entry.attr.ino
-        await fs.write(volume.request(), ino, opened.fh, 0, memoryview(b"one"))
+        ino, opened = await begin(volume, b"a", b"one")
         flush = asyncio.ensure_future(fs.flush(volume.request(), ino, opened.fh))
         await asyncio.sleep(0)
         await fs.rename(volume.request(), ROOT, b"a", ROOT, b"b", 0)
@@ -223,10 +169,7 @@ def test_a_file_is_renamed_while_its_attributes_are_stored(tmp_path: Path) -> No
 
     async def run() -> None:
         fs = volume.fs
-        entry, opened = await fs.create(volume.request(), ROOT, b"a", 0o644, os.O_RDWR)
-        assert entry.attr is not None
-        ino = entry.attr.ino
-        await fs.write(volume.request(), ino, opened.fh, 0, memoryview(b"one"))
+        ino, opened = await begin(volume, b"a", b"one")
         await fs.flush(volume.request(), ino, opened.fh)
         gate = Gate(volume, "copy")
         await fs.setattr(volume.request(), ino, SetAttr(mode=0o600))

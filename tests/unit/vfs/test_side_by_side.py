@@ -15,9 +15,9 @@ from csi_slayer.catalog import ROOT
 from csi_slayer.content import staged, upload
 from csi_slayer.content.ranges import as_bytes
 from csi_slayer.errors import StoreUnavailable
+from tests.unit.vfs.calls import LARGE, Gate, begin, create
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob
-from tests.unit.vfs.test_meanwhile import LARGE, Gate, create
 
 BIG = LARGE * 3
 
@@ -148,10 +148,7 @@ def test_renamed_while_a_send_waits_for_writes(
 
     async def run() -> None:
         fs = volume.fs
-        entry, opened = await fs.create(volume.request(), ROOT, b"a", 0o644, os.O_RDWR)
-        assert entry.attr is not None
-        ino = entry.attr.ino
-        await fs.write(volume.request(), ino, opened.fh, 0, memoryview(b"one"))
+        ino, opened = await begin(volume, b"a", b"one")
         held = asyncio.Event()
         reached = asyncio.Event()
 
@@ -191,9 +188,7 @@ def test_a_multipart_upload_sent_ahead_whose_end_was_not_answered(
 
     async def run() -> int:
         fs = volume.fs
-        entry, opened = await fs.create(volume.request(), ROOT, b"a", 0o644, os.O_RDWR)
-        assert entry.attr is not None
-        ino = entry.attr.ino
+        ino, opened = await begin(volume, b"a", b"")
         await fs.fsync(volume.request(), ino, opened.fh, False)
         data = os.urandom(5 << 20)
         await asyncio.sleep(1)
@@ -229,9 +224,7 @@ def test_a_part_that_is_written_to_while_it_is_sent_ahead(
 
     async def run() -> bytes:
         fs = volume.fs
-        entry, opened = await fs.create(volume.request(), ROOT, b"a", 0o644, os.O_RDWR)
-        assert entry.attr is not None
-        ino = entry.attr.ino
+        ino, opened = await begin(volume, b"a", b"")
         data = os.urandom(5 << 20)
         gate = Gate(volume, "upload_part")
         await asyncio.sleep(1)
