@@ -57,20 +57,19 @@ def _adopt(shared: Shared, key: SegmentKey, fd: int, stage_path: str, size: int)
         raise CacheError(f"the staged file has {before.st_size} bytes, not {size}")
     replaced = _replaced(path, layout.xattr)
     staged = before.st_blocks * 512
-    # Large ones are adopted in a thread, which may wait.
-    shared.ledger.reserve(staged, 0.0 if size <= SMALL else ADOPT_WAIT, staged=staged)
-    room, map_path = staged, None
+    map_path = None
     if size <= SMALL:
+        room, wait = staged, 0.0
         data = os.pread(fd, size, 0)
         header = _whole(key, size, before, xxhash.xxh3_64_intdigest(data))
-    else:
+    else:  # in a thread, which may wait
+        room, wait = staged + on_disk(map_bytes(size)), ADOPT_WAIT
         nonce = secrets.randbits(64)
         map_path = layout.map(key.hex, nonce)
         header = Header(MAPPED, size, 0, 0, nonce, key.raw)
+    shared.ledger.reserve(room, wait, staged=staged)
     try:
         if map_path is not None:
-            shared.ledger.reserve(on_disk(map_bytes(size)))
-            room += on_disk(map_bytes(size))
             blocks = BlockMap.create(map_path, size, header.check, boot_generation())
             try:
                 for block, value in enumerate(_hashes(fd, size)):

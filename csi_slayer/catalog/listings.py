@@ -72,8 +72,8 @@ class Listings(Outcomes):
                         if row[4] is None and row[7] is None and _is_empty(item):
                             dated.append((item.mtime_ns, row[0]))
                 self._rows.add_many(inserts, names)
-                self._rows.set_checked(seen)
-                self._rows.set_stamps(dated)
+                self._rows.set_times("checked_ns", seen)
+                self._rows.set_times("stamp", dated)
         except BaseException:
             self._rolled_back()
             raise

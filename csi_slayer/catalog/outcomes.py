@@ -37,16 +37,15 @@ class Outcomes(Changes):
             if in_place:
                 values |= {"etag": etag, "origin": None, "checked_ns": time.time_ns()}
                 self._update(ino, values, add, clear)
-            elif not copied and not elsewhere:
+                self._settle(row, etag)
+                return True
+            if not copied and not elsewhere:
                 self._update(ino, values | {"etag": etag, "origin": row.key}, add, clear)
             elif copied and now is not None and now.origin == row.key and now.etag == onto:
                 self._update(ino, {"etag": etag})  # it was copied onto itself, and then renamed
-            if in_place:
-                self._settle(row, etag)
-            else:
-                self._pend(row.key, etag)
-                self._found_out(row.key, etag)
-        return in_place
+            self._pend(row.key, etag)
+            self._found_out(row.key, etag)
+        return False
 
     def _leave(self, ino: int, key: str) -> None:
         """The inode's content is at ``key`` now: a copy of it that was made aside may go."""

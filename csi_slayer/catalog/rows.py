@@ -157,18 +157,11 @@ class Rows:
         if inode is not None:
             self._rows[ino] = inode._replace(**values)
 
-    def set_checked(self, seen: Iterable[tuple[int, int]]) -> None:
-        """Change ``checked_ns`` of many, given as (time, ino)."""
-        seen = list(seen)
-        self._db.executemany("UPDATE inodes SET checked_ns = ? WHERE ino = ?", seen)
-        for _ns, ino in seen:
-            self._rows.pop(ino, None)
-
-    def set_stamps(self, known: Iterable[tuple[int, int]]) -> None:
-        """Change ``stamp`` of many, given as (time, ino)."""
-        known = list(known)
-        self._db.executemany("UPDATE inodes SET stamp = ? WHERE ino = ?", known)
-        for _ns, ino in known:
+    def set_times(self, column: str, times: Iterable[tuple[int, int]]) -> None:
+        """Change ``checked_ns`` or ``stamp`` of many, given as (time, ino)."""
+        times = list(times)
+        self._db.executemany(f"UPDATE inodes SET {column} = ? WHERE ino = ?", times)
+        for _ns, ino in times:
             self._rows.pop(ino, None)
 
     def drop(self, ino: int) -> None:

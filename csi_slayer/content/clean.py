@@ -141,7 +141,6 @@ class CleanFile:
             return b"".join(pieces)
         except (PreconditionFailed, ObjectNotFound) as error:
             raise FsError(errno.ESTALE, "the object changed while it was being read") from error
-
         finally:
             if self._closed:  # while this read was under way, which may have opened more
                 await self.close()

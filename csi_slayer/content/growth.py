@@ -70,14 +70,15 @@ class Growth:
     async def _send_ahead(self, ino: int, file: StagedFile) -> None:
         inode = await self._catalog.find(ino)
         key = await self._catalog.path(ino)
-        if inode is not None and key is not None and inode.is_file:
-            if await self._catalog.pending(key) is None:
-                if not self._objects.is_dirty(inode):
-                    return
-                # The token of its row tells that the object is ours if the end is not answered.
-                await self._note_dirty(inode)
+        if inode is None or key is None or not inode.is_file:
+            return
+        row = await self._catalog.pending(key)
+        if row is None and self._objects.is_dirty(inode):
+            await self._note_dirty(inode)
             row = await self._catalog.pending(key)
-            values = await self._objects.metadata_of(inode)
-            if row is not None:
-                values[WRITE_TOKEN] = f"{row.token}-ahead"
-            await self._uploader.send_ahead(ino, key, file, values)
+        if row is None:
+            return
+        values = await self._objects.metadata_of(inode)
+        # The token tells that the object is ours if the end is not answered.
+        values[WRITE_TOKEN] = f"{row.token}-ahead"
+        await self._uploader.send_ahead(ino, key, file, values)

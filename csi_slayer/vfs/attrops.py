@@ -57,7 +57,7 @@ class AttrOps(Base):
 
     async def setattr(self, req: Request, ino: int, changes: SetAttr) -> tuple[Attr, float]:
         self.check_writable()
-        inode = await self._known(ino)
+        inode = await self.known(await self.catalog.get(ino))
         if changes.size is not None:
             await self._truncate(inode, changes.size)
             inode = await self.catalog.get(ino)
@@ -65,10 +65,6 @@ class AttrOps(Base):
             await self._set(inode, changes)
             inode = await self.catalog.get(ino)
         return self.attr(inode), self.ttl(inode)
-
-    async def _known(self, ino: int) -> Inode:
-        """An inode that is about to be changed."""
-        return await self.unread.known(await self.catalog.get(ino), away=self.refresh.away)
 
     async def _truncate(self, inode: Inode, size: int) -> None:
         if inode.is_dir:
@@ -172,7 +168,7 @@ class AttrOps(Base):
             return
         self.check_writable()
         self._check_xattr(name)
-        inode = await self._known(ino)
+        inode = await self.known(await self.catalog.get(ino))
         values = await self.catalog.xattrs(ino)
         if flags & XATTR_CREATE and name in values:
             raise FsError(errno.EEXIST)
@@ -189,7 +185,7 @@ class AttrOps(Base):
             return
         self.check_writable()
         self._check_xattr(name)
-        inode = await self._known(ino)
+        inode = await self.known(await self.catalog.get(ino))
         if await self.catalog.xattr(ino, name) is None:
             raise FsError(errno.ENODATA)
         await self.catalog.removexattr(ino, name, req.unique)

@@ -194,6 +194,10 @@ class Base:
     def negative(self) -> Entry:
         return Entry(None, self.live.negative_ttl, 0.0)
 
+    async def known(self, inode: Inode) -> Inode:
+        """An inode that is about to be changed, see :meth:`Unread.known`."""
+        return await self.unread.known(inode, away=self.refresh.away)
+
     # -- shared checks ----------------------------------------------------------------------
 
     def check_writable(self) -> None:

@@ -232,12 +232,17 @@ class FileOps(OpenOps):
         if source.whole_fd is None or length == 0:
             raise FsError(errno.EOPNOTSUPP)
         own = os.dup(source.whole_fd)  # who opens the source for writing may close it meanwhile
+
+        def copy() -> int:
+            try:
+                return copy_range(own, offset, target.fd, out_offset, length)
+            finally:  # here: who is cancelled does not wait for the thread
+                os.close(own)
+
         try:
-            copied = await asyncio.to_thread(copy_range, own, offset, target.fd, out_offset, length)
+            copied = await asyncio.to_thread(copy)
         except CacheFull:
             raise FsError(errno.ENOSPC) from None
-        finally:
-            os.close(own)
         await self._note(out_ino)
         if whole and copied == length:
             await self._note_clone(inode, source, out_ino, target)

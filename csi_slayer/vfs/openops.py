@@ -41,7 +41,7 @@ class OpenOps(NameOps):
         if not inode.is_file:
             raise FsError(errno.EISDIR if inode.is_dir else errno.ENXIO)
         if writable:
-            await self.unread.known(inode, away=self.refresh.away)
+            await self.known(inode)
         record = self.opened.use(ino)
         try:
             async with record.lock:

@@ -208,9 +208,9 @@ class Refresher:
                         return  # renamed meanwhile: these are another directory's names now
                     await self._merge(directory.ino, found, shadowed, listing.since_ns)
                     if marker and not directory.flags & Mark.MARKER:
-                        await self._add_marks(directory.ino, Mark.MARKER)
+                        await self._catalog.update(directory.ino, add=Mark.MARKER)
                     if page.token is not None and listing.pages == 0:
-                        await self._add_marks(directory.ino, Mark.LARGE)
+                        await self._catalog.update(directory.ino, add=Mark.LARGE)
                     listing.page_done()
                     if page.token is None:
                         break
@@ -235,9 +235,6 @@ class Refresher:
     def _note_hidden(self, prefix: str, keys: list[str]) -> None:
         log.warning("keys hidden", prefix=prefix, count=len(keys), first=keys[0],
                     reason="no file name: empty, '.', '..', NUL or over 255 bytes")  # fmt: skip
-
-    async def _add_marks(self, ino: int, marks: int) -> None:
-        await self._catalog.update(ino, add=marks)
 
     async def _doubts(self, parent: int, found: list[Listed], most: int) -> list[Listed]:
         """Directories of this page that the table does not have; they were asked for singly.

@@ -4,7 +4,6 @@ deleted, and for ever if a request for it died half done."""
 from __future__ import annotations
 
 import asyncio
-import os
 import stat
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from csi_slayer.catalog import ROOT
 from csi_slayer.vfs import refresh
 from csi_slayer.vfs.types import Attr
+from tests.unit.vfs.calls import create
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob, MemoryStore
 
@@ -32,13 +32,7 @@ def _look(volume: Volume, name: str) -> Attr | None:
 
 
 def _create(volume: Volume, name: str, data: bytes) -> None:
-    fs = volume.fs
-    call = fs.create(volume.request(), ROOT, name.encode(), 0o644, os.O_RDWR)
-    entry, opened = volume.run(call)
-    assert entry.attr is not None
-    volume.write(entry.attr.ino, opened, 0, data)
-    volume.run(fs.flush(volume.request(), entry.attr.ino, opened.fh))
-    volume.run(fs.release(volume.request(), entry.attr.ino, opened.fh))
+    volume.run(create(volume, name.encode(), data))
 
 
 def test_a_deleted_file_does_not_come_back_as_a_directory(tmp_path: Path) -> None:

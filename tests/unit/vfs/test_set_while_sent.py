@@ -12,17 +12,11 @@ import pytest
 
 from csi_slayer.catalog import ROOT
 from csi_slayer.vfs.types import Opened, SetAttr
+from tests.unit.vfs.calls import begin
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import MemoryStore
 
 WHEN = 1_222_222_222 * 10**9
-
-
-def _create(volume: Volume) -> tuple[int, Opened]:
-    call = volume.fs.create(volume.request(), ROOT, b"f", 0o644, os.O_RDWR)
-    entry, opened = volume.run(call)
-    assert entry.attr is not None
-    return entry.attr.ino, opened
 
 
 def _during_the_upload(
@@ -48,7 +42,7 @@ def _during_the_upload(
 def test_attributes(tmp_path: Path, posix: bool) -> None:
     volume = Volume(tmp_path / "one", passthrough=False, ttl=3600, posix=posix)
     fs = volume.fs
-    ino, opened = _create(volume)
+    ino, opened = volume.run(begin(volume, b"f", b""))
     volume.write(ino, opened, 0, b"data")
 
     async def change() -> None:
@@ -77,7 +71,7 @@ def test_a_write_whose_time_is_set_back_to_that_of_what_was_sent(
 ) -> None:
     volume = Volume(tmp_path, passthrough=passthrough, ttl=3600)
     fs = volume.fs
-    ino, opened = _create(volume)
+    ino, opened = volume.run(begin(volume, b"f", b""))
     volume.write(ino, opened, 0, b"old")
     sent, _ttl = volume.run(fs.getattr(volume.request(), ino, None))
 

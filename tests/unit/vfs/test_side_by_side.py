@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from csi_slayer.catalog import ROOT
 from csi_slayer.content import staged, upload
 from csi_slayer.content.ranges import as_bytes
 from csi_slayer.errors import StoreUnavailable
+from csi_slayer.vfs.types import Opened
 from tests.unit.vfs.calls import LARGE, Gate, begin, create
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob
@@ -180,6 +182,23 @@ def test_renamed_while_a_send_waits_for_writes(
     assert volume.events.conflicts == 0
 
 
+async def _grow(
+    volume: Volume,
+    ino: int,
+    opened: Opened,
+    data: bytes,
+    until: Callable[[], bool] = lambda: False,
+) -> int:
+    """Write so slowly that parts are sent ahead; returns where it ended."""
+    await asyncio.sleep(1)
+    at = 0
+    while at < len(data) and not until():
+        piece = memoryview(data)[at : at + 262144]
+        at += await volume.fs.write(volume.request(), ino, opened.fh, at, piece)
+        await asyncio.sleep(0.2)
+    return at
+
+
 def test_a_multipart_upload_sent_ahead_whose_end_was_not_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,10 +210,7 @@ def test_a_multipart_upload_sent_ahead_whose_end_was_not_answered(
         ino, opened = await begin(volume, b"a", b"")
         await fs.fsync(volume.request(), ino, opened.fh, False)
         data = os.urandom(5 << 20)
-        await asyncio.sleep(1)
-        for at in range(0, len(data), 262144):
-            await fs.write(volume.request(), ino, opened.fh, at, memoryview(data)[at : at + 262144])
-            await asyncio.sleep(0.2)
+        await _grow(volume, ino, opened, data)
         assert fs.content.uploader.sent_ahead()
         complete = volume.store.complete_multipart
 
@@ -227,13 +243,7 @@ def test_a_part_that_is_written_to_while_it_is_sent_ahead(
         ino, opened = await begin(volume, b"a", b"")
         data = os.urandom(5 << 20)
         gate = Gate(volume, "upload_part")
-        await asyncio.sleep(1)
-        for at in range(0, len(data), 262144):
-            await fs.write(volume.request(), ino, opened.fh, at, memoryview(data)[at : at + 262144])
-            await asyncio.sleep(0.2)
-            if gate.reached.is_set():
-                break
-        n = at + 262144
+        n = await _grow(volume, ino, opened, data, until=gate.reached.is_set)
         await fs.write(volume.request(), ino, opened.fh, 0, memoryview(b"set while it is open"))
         gate.open.set()
         await asyncio.sleep(0.2)
