@@ -11,7 +11,7 @@ transient failures itself, within a documented time, before it raises ``StoreUna
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -124,7 +124,13 @@ class ObjectStore(Protocol):
         token: str | None = None,
         start_after: str | None = None,
         limit: int = 1000,
-    ) -> ListPage: ...
+        continues: Callable[[str], None] | None = None,
+    ) -> ListPage:
+        """Objects below ``prefix`` and, with ``delimiter``, the prefixes of those further below.
+
+        ``continues`` is called with the page's token on the event loop if a store knows it before
+        it has made the page, so that the next page can be under way by then.
+        """
 
     async def get(
         self, key: str, *, offset: int = 0, length: int | None = None, if_match: str | None = None

@@ -17,13 +17,13 @@ import structlog
 from csi_slayer.catalog import Catalog, Inode, Listed, Mark
 from csi_slayer.content.options import Live
 from csi_slayer.errors import ObjectNotFound
-from csi_slayer.store.base import ListPage, ObjectInfo, ObjectStore
+from csi_slayer.store.base import ObjectInfo, ObjectStore
 from csi_slayer.vfs import names
+from csi_slayer.vfs.pages import PAGE, Pages
 from csi_slayer.vfs.patience import Patience
 
 log = structlog.get_logger(__name__)
 
-PAGE = 1000
 SHADOWED_KEPT = 1000
 ALL_PAGES = 1 << 40
 
@@ -73,36 +73,6 @@ class Listing:
             changed.cancel()
         if self.task.done():
             self.task.result()
-
-
-class _Pages:
-    """The pages of a directory's listing; the store makes the next while one is taken in."""
-
-    def __init__(self, store: ObjectStore, prefix: str) -> None:
-        self._store = store
-        self._prefix = prefix
-        self._token: str | None = None
-        self._ahead: asyncio.Task[ListPage] | None = None
-
-    async def next(self, *, more: bool) -> ListPage:
-        """The next page; ``more``: another one will be asked for after it, if there is one."""
-        if self._ahead is None:
-            page = await self._page()
-        else:
-            page = await self._ahead
-            self._ahead = None
-        self._token = page.token
-        if more and page.token is not None:
-            self._ahead = asyncio.get_running_loop().create_task(self._page())
-        return page
-
-    async def _page(self) -> ListPage:
-        return await self._store.list_page(self._prefix, token=self._token, limit=PAGE)
-
-    async def close(self) -> None:
-        if self._ahead is not None:
-            self._ahead.cancel()
-            await asyncio.gather(self._ahead, return_exceptions=True)
 
 
 class Refresher:
@@ -191,10 +161,10 @@ class Refresher:
             prefix = path + "/" if path else ""
             shadowed: list[Listed] = []
             hidden, doubted, empty = 0, 0, True
-            pages = _Pages(self._store, prefix)
+            pages = Pages(self._store, prefix, more=lambda: listing.pages + 1 < listing.wanted)
             try:
                 while True:
-                    page = await pages.next(more=listing.pages + 1 < listing.wanted)
+                    page = await pages.next()
                     found, odd, marker = names.from_page(page, prefix, listing.since_ns)
                     hidden += len(odd)
                     if odd:

@@ -76,6 +76,7 @@ class LocalStore:
         token: str | None = None,
         start_after: str | None = None,
         limit: int = 1000,
+        continues: Callable[[str], None] | None = None,
     ) -> ListPage:
         """One page; names that are not UTF-8, symlinks and special files are left out."""
         return await self._threads.run(

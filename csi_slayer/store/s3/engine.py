@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from typing import Protocol, TypeVar
@@ -81,17 +82,23 @@ class Engine:
         *,
         limit: int = MOST_ANSWER_BYTES,
         policy: RetryPolicy | None = None,
+        glance: Callable[[Answer], None] | None = None,
     ) -> T:
         """What ``parse`` makes of the answer to a small request, repeated by the policy.
 
         ``limit`` bounds the answer's body in bytes. ``parse`` raises StoreIntegrityError for an
-        answer that cannot be right: that is worth a few repetitions. Raises the StoreError that
-        the server's refusal means, StoreUnavailable or StoreIntegrityError.
+        answer that cannot be right: that is worth a few repetitions. ``glance`` may look at each
+        answer first, and what it begins gets on its way before ``parse`` is called. Raises the
+        StoreError that the server's refusal means, StoreUnavailable or StoreIntegrityError.
         """
 
         async def once() -> T:
+            answer = await self.attempt(request, limit)
+            if glance is not None:
+                glance(answer)
+                await asyncio.sleep(0)
             try:
-                return parse(await self.attempt(request, limit))
+                return parse(answer)
             except StoreIntegrityError as error:
                 raise wrong_answer(str(error)) from error
 

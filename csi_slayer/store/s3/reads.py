@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 from csi_slayer.errors import PreconditionFailed, StoreIntegrityError, StoreUnavailable
@@ -19,7 +20,7 @@ from csi_slayer.store.s3.headers import (
 )
 from csi_slayer.store.s3.jobs import Download, wrong_answer
 from csi_slayer.store.s3.request import S3Request
-from csi_slayer.store.s3.xml import parse_listing
+from csi_slayer.store.s3.xml import next_token, parse_listing
 
 # A whole object asked for by ``get`` may be this large (bytes); larger ones are for ``fetch``.
 MOST_GET_BYTES = 64 << 20
@@ -67,6 +68,7 @@ class Reads:
         token: str | None = None,
         start_after: str | None = None,
         limit: int = 1000,
+        continues: Callable[[str], None] | None = None,
     ) -> ListPage:
         """One page of ListObjectsV2; the marker of the volume's own root is left out."""
         root = self._engine.address.prefix
@@ -83,7 +85,17 @@ class Reads:
         elif start_after is not None:
             query.append(("start-after", root + start_after))
         request = S3Request("ListObjectsV2", "GET", None, query)
-        return await self._engine.call(request, lambda answer: parse_listing(answer.body, root))
+
+        def glance(answer: Answer) -> None:
+            following = next_token(answer.body)
+            if following is not None and continues is not None:
+                continues(following)
+
+        return await self._engine.call(
+            request,
+            lambda answer: parse_listing(answer.body, root),
+            glance=None if continues is None else glance,
+        )
 
     async def get(
         self, key: str, *, offset: int = 0, length: int | None = None, if_match: str | None = None

@@ -156,6 +156,26 @@ def test_objects_of_others_can_be_read(run: Run[Any], s3_server: S3Server, bucke
     run(body())
 
 
+def test_the_page_that_follows_is_named_before_a_page_is_made(
+    run: Run[Any], s3_server: S3Server, bucket: str
+) -> None:
+    for number in range(5):
+        s3_server.admin.put(bucket, f"p/{number}")
+
+    async def body() -> None:
+        named: list[str] = []
+        store = await open_s3(f"s3://{bucket}/p", options_for(s3_server))
+        token = None
+        for number in range(3):
+            page = await store.list_page("", token=token, limit=2, continues=named.append)
+            assert len(page.objects) == (1 if number == 2 else 2)
+            assert named[number:] == ([] if page.token is None else [page.token])
+            token = page.token
+        await store.close()
+
+    run(body())
+
+
 def test_the_marker_of_the_root_is_not_listed(
     run: Run[Any], s3_server: S3Server, bucket: str
 ) -> None:

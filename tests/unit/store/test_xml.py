@@ -14,6 +14,7 @@ from csi_slayer.errors import StoreIntegrityError
 from csi_slayer.store.s3.xml import (
     build_complete,
     build_delete,
+    next_token,
     parse_deleted,
     parse_error,
     parse_listing,
@@ -88,6 +89,24 @@ def test_a_page(namespace: str) -> None:
         ("x", 7, '"abc"', 1795516800123000000, None)
     ]
     assert (page.prefixes, page.token) == (["a b/"], "t/+=")
+
+
+@pytest.mark.parametrize(
+    "token", ["t/+=", "a:b_c-d~.e", "1!*'()", "%2Fx", "[minio_cache:v2,return:]"]
+)
+def test_a_token_is_found_before_the_page_is_read(token: str) -> None:
+    more = f"<NextContinuationToken>{token}</NextContinuationToken><IsTruncated>true</IsTruncated>"
+    body = _listing(_entry("x"), more=more)
+    assert next_token(body) == parse_listing(body).token == token
+
+
+@pytest.mark.parametrize(
+    "token", ["a&amp;b", "&#65;", "a<!-- -->b", "<![CDATA[a]]>", "", "a b", "ü"]
+)
+def test_a_token_that_takes_a_parser_is_left_to_it(token: str) -> None:
+    more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>"
+    assert next_token(_listing(_entry("x"), more=more)) is None
+    assert next_token(_listing(_entry("x"))) is None
 
 
 @pytest.mark.parametrize(("year", "time_ns"), [("9999", 2**63 - 1), ("1600", -(2**63))])

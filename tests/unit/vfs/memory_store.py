@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from csi_slayer.errors import InvalidRange, KeyObstructed, ObjectNotFound, PreconditionFailed
@@ -131,6 +131,7 @@ class MemoryStore:
         token: str | None = None,
         start_after: str | None = None,
         limit: int = 1000,
+        continues: Callable[[str], None] | None = None,
     ) -> ListPage:
         await self._begin()
         objects: list[ObjectInfo] = []
