@@ -28,6 +28,10 @@ PERIOD = 1.0
 SWEEP_PERIOD = 600.0
 """Seconds between counts of all that is there."""
 
+NAMES_PERIOD = 5.0
+"""Seconds between counts of the segments alone, if bytes came or went; at least a hundred times
+what the last one took."""
+
 BATCH = 64
 """Evictions after which the shared number of used bytes is brought up to date."""
 
@@ -57,6 +61,8 @@ class Governor:
         self._file = cache.shared.ledger.file
         self._policy = S3Fifo(self._mark, self._set_mark)
         self._segments = 0
+        self._counted_at = 0
+        self._count_names_after = 0.0
         self._lock_fd = -1
         self._bell = -1
         self._stop = threading.Event()
@@ -149,6 +155,7 @@ class Governor:
         """One round: measure the staged bytes, evict if there is need. Blocks."""
         root = self._layout.root
         self._file.staged = disk_usage(root / "staging") + disk_usage(root / "conflicts")
+        self._count_names()
         excess = self._ledger.excess()
         evicted = self.evict(excess) if excess else Evicted(0, 0)
         self._file.finish_round(self._segments)
@@ -164,10 +171,20 @@ class Governor:
         found = sweep(self._layout)
         self._ledger.counted(found.used, before)
         self._segments = found.segments
+        self._counted_at = self._file.used
         self._file.finish_round(found.segments)
         if len(self._policy) > 2 * found.segments + 1000:
             # Mostly names of segments that others removed: learn the rest anew at the next round.
             self._policy = S3Fifo(self._mark, self._set_mark)
+
+    def _count_names(self) -> None:
+        """Have the number of segments follow the bytes: it is for people to look at."""
+        used, began = self._file.used, time.monotonic()
+        if used != self._counted_at and began >= self._count_names_after:
+            self._segments = sum(1 for _ in names(self._layout))
+            self._counted_at = used
+            ended = time.monotonic()
+            self._count_names_after = ended + max(NAMES_PERIOD, 100 * (ended - began))
 
     def _discover(self) -> None:
         """Put segments that are not known into the queues, the oldest first, unless many are."""

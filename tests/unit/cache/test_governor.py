@@ -234,6 +234,24 @@ def test_the_floor_of_free_space_makes_clean_data_go(
     governor.step_down()
 
 
+def test_the_number_of_segments_follows_soon_but_not_often(
+    cache: Cache, governor: Governor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    governor.take_over()
+    for number in range(10):
+        store(cache, f"{number}")
+    assert cache.usage().segments == 0
+    governor.look()
+    assert cache.usage().segments == 10
+    store(cache, "more")
+    governor.look()
+    assert cache.usage().segments == 10
+    monkeypatch.setattr(governor, "_count_names_after", 0.0)
+    governor.look()
+    assert cache.usage().segments == 11
+    governor.step_down()
+
+
 def test_there_is_one_governor(cache: Cache, other: Cache) -> None:
     first, second = Governor(cache), Governor(other)
     assert first.take_over()
