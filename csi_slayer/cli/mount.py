@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from csi_slayer.cache.layout import Layout
 from csi_slayer.cli.ending import end_worker
+from csi_slayer.cli.leftover import tell_of_unsaved
 from csi_slayer.cli.output import (
     console,
     errors,
@@ -231,6 +232,8 @@ def _stay(spec: dict[str, Any], entry: dict[str, str]) -> int:
         received = None
     if received is not None and "error" in received[0]:
         errors.print(f"csi-slayer: {received[0]['error']}", markup=False)
+    else:
+        tell_of_unsaved(registry.Mounted(**entry, supervisor=os.getpid()))
     return status
 
 

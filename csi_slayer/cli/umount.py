@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import errno
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from csi_slayer.cache.layout import directory_name
 from csi_slayer.cli import control
 from csi_slayer.cli.ending import end_worker, free
+from csi_slayer.cli.leftover import how_to_go_on, tell_of_unsaved
 from csi_slayer.cli.output import console, fail, failing
 from csi_slayer.errors import SlayerError
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.fuse.mount import is_mounted
 from csi_slayer.node import registry
-from csi_slayer.node.leftover import unsaved
 from csi_slayer.worker.spec import LONGEST_DRAIN
 
 GRACE = 2.0
@@ -93,7 +91,7 @@ def _tell_of_uploads(entry: registry.Mounted, left: int) -> None:
     what = f"{left} keys are still to be uploaded" if left else "the worker has not ended yet"
     console.print(
         f"{what}: the worker goes on for up to an hour (csi-slayer status shows it), and what it "
-        f"cannot upload stays staged in {entry.cache}\n{_how_to_go_on(entry)}",
+        f"cannot upload stays staged in {entry.cache}\n{how_to_go_on(entry)}",
         style="yellow",
     )
 
@@ -102,25 +100,7 @@ def _end(entry: registry.Mounted) -> None:
     if not end_worker(entry, unmounting=True):
         console.print(f"the worker has not ended: see {entry.state}/worker.log", style="yellow")
         return
-    left = unsaved(Path(entry.state), _staging(entry))
-    if left:
-        number = f"{left} keys are" if left > 0 else "what was written last may be"
-        console.print(
-            f"{number} not uploaded yet, and staged in {entry.cache}\n{_how_to_go_on(entry)}",
-            style="yellow",
-        )
-
-
-def _how_to_go_on(entry: registry.Mounted) -> str:
-    return (
-        f"to finish: mount {entry.url} at {entry.mountpoint} again\n"
-        f"to discard: csi-slayer umount {entry.mountpoint} --force (if a worker is there), then "
-        f"rm -r {entry.state} {_staging(entry)}"
-    )
-
-
-def _staging(entry: registry.Mounted) -> Path:
-    return Path(entry.cache) / "staging" / directory_name(entry.volume)
+    tell_of_unsaved(entry)
 
 
 def _unmount(target: str, force: bool) -> None:

@@ -1,0 +1,34 @@
+"""What a command says of files that a worker has left to upload when it ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from csi_slayer.cache.layout import directory_name
+from csi_slayer.cli.output import console
+from csi_slayer.node import registry
+from csi_slayer.node.leftover import unsaved
+
+
+def tell_of_unsaved(entry: registry.Mounted) -> None:
+    """Say what is staged, and how to go on, if anything is; no worker may be there any more."""
+    left = unsaved(Path(entry.state), _staging(entry))
+    if left:
+        number = f"{left} keys are" if left > 0 else "what was written last may be"
+        console.print(
+            f"{number} not uploaded yet, and staged in {entry.cache}\n{how_to_go_on(entry)}",
+            style="yellow",
+        )
+
+
+def how_to_go_on(entry: registry.Mounted) -> str:
+    """Two lines: how to have the rest uploaded, and how to be rid of it."""
+    return (
+        f"to finish: mount {entry.url} at {entry.mountpoint} again\n"
+        f"to discard: csi-slayer umount {entry.mountpoint} --force (if a worker is there), then "
+        f"rm -r {entry.state} {_staging(entry)}"
+    )
+
+
+def _staging(entry: registry.Mounted) -> Path:
+    return Path(entry.cache) / "staging" / directory_name(entry.volume)
