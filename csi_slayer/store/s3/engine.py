@@ -160,6 +160,9 @@ class Engine:
             return await attempt
         except _ANSWERS:
             raise
+        except StoreIntegrityError as error:
+            self._observer.on_failure(str(error))
+            raise wrong_answer(str(error)) from error
         except (StoreError, Transient) as error:
             self._observer.on_failure(str(error))
             raise

@@ -197,6 +197,23 @@ def test_a_truncated_answer_to_a_small_request_is_repeated(setup: Setup, run: Ru
     run(body())
 
 
+@pytest.mark.parametrize("length", [4_000, 900_000, 3 << 20])
+@pytest.mark.parametrize("delta", [-1, 1, 100_000])
+def test_a_body_of_another_length_is_asked_for_again(
+    setup: Setup, run: Run[Any], length: int, delta: int
+) -> None:
+    async def body() -> None:
+        info = await setup.direct.put("key", BIG[:length])
+        for times in (1, 3):
+            setup.proxy.inject(WrongLength(delta), kind="GetObject", times=times)
+            _, data = await setup.store.get("key", length=length, if_match=info.etag)
+            assert data == BIG[:length]
+        setup.proxy.inject(WrongLength(1 << 24), kind="ListObjectsV2", times=1)
+        assert len((await setup.store.list_page("")).objects) == 1
+
+    run(body())
+
+
 def test_an_upload_that_was_cut_is_no_object(setup: Setup, run: Run[Any], file_of: FileOf) -> None:
     async def body() -> None:
         fd = file_of(BIG)
