@@ -172,6 +172,7 @@ class Listings(Outcomes):
         if stat.S_ISDIR(old.mode) != stat.S_ISDIR(item.mode) or old.is_symlink:
             self._vanish(old)
             return old
+        self._db.execute("DELETE FROM xattrs WHERE ino = ?", (old.ino,))  # that version's
         self._update(
             old.ino,
             {
@@ -184,7 +185,7 @@ class Listings(Outcomes):
                 "target": None,
                 "mtime_ns": item.mtime_ns,
                 "ctime_ns": item.mtime_ns,
-                "flags": old.flags & ~(Mark.ATTRS_KNOWN | Mark.ATTRS_DIRTY),
+                "flags": old.flags & ~(Mark.ATTRS_KNOWN | Mark.ATTRS_DIRTY | Mark.XATTRS),
                 "checked_ns": since_ns,
             },
         )

@@ -1,0 +1,54 @@
+"""Two nodes, each with its own cache and catalog, on one bucket."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from csi_slayer.catalog import ROOT
+from tests.unit.vfs import calls
+from tests.unit.vfs.harness import Volume
+
+
+async def _look(volume: Volume, name: bytes) -> int:
+    entry = await volume.fs.lookup(volume.request(), ROOT, name)
+    assert entry.attr is not None
+    return entry.attr.ino
+
+
+async def _rewrite(volume: Volume, ino: int, data: bytes) -> None:
+    fs = volume.fs
+    opened = await fs.open(volume.request(), ino, os.O_RDWR | os.O_TRUNC)
+    await fs.write(volume.request(), ino, opened.fh, 0, memoryview(data))
+    await fs.flush(volume.request(), ino, opened.fh)
+    await fs.release(volume.request(), ino, opened.fh)
+
+
+@pytest.mark.parametrize("posix", [False, True])
+def test_an_attribute_that_the_other_node_removed_does_not_come_back(
+    tmp_path: Path, posix: bool
+) -> None:
+    nodes = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        nodes.append(Volume(tmp_path / name, passthrough=False, ttl=0, posix=posix))
+    one, other = nodes
+    other.bucket = other.store.bucket = one.bucket
+
+    ino = one.run(calls.create(one, b"f", b"1"))
+    one.run(one.fs.setxattr(one.request(), ino, b"user.k", b"v", 0))
+    one.run(_rewrite(one, ino, b"2"))
+
+    there = other.run(_look(other, b"f"))
+    other.run(other.fs.removexattr(other.request(), there, b"user.k"))
+    other.run(_rewrite(other, there, b"3"))
+
+    ino = one.run(_look(one, b"f"))
+    assert one.run(calls.read(one, ino)) == b"3"
+    assert one.run(one.fs.listxattr(one.request(), ino)) == []
+    one.run(_rewrite(one, ino, b"4"))
+    assert "slayerfs-xattrs" not in one.bucket.objects["f"].metadata
+    one.stop()
+    other.stop()
