@@ -165,12 +165,13 @@ class Content:
 
     def _learned(self, source: Source, values: Mapping[str, str]) -> None:
         if source.ino:
-            self.spawn(self.learn(source.ino, values))
+            self.spawn(self.learn(source.ino, values, source.etag))
 
-    async def learn(self, ino: int, values: Mapping[str, str]) -> None:
-        """Take over the attributes that an object's metadata carries, unless set here."""
+    async def learn(self, ino: int, values: Mapping[str, str], etag: str | None = None) -> None:
+        """Take over the attributes that an object's metadata carries, unless set here or (given
+        the ``etag`` of that object) the inode's is another one by now."""
         inode = await self.catalog.find(ino)
-        if inode is None or inode.flags & Mark.ATTRS_KNOWN:
+        if inode is None or inode.flags & Mark.ATTRS_KNOWN or etag not in (None, inode.etag):
             return
         columns = metadata.decode(values, inode)
         await self.catalog.update(ino, add=Mark.ATTRS_KNOWN, **columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+from collections.abc import Mapping
 
 from csi_slayer.catalog import ROOT, Catalog, Inode, Mark, Name
 from csi_slayer.content.content import Content
@@ -97,21 +98,32 @@ class Unread:
             del self._ahead[inode.ino]
 
     async def _read(self, inode: Inode) -> Inode:
+        while True:
+            values = await self._values(inode)
+            now = await self._catalog.get(inode.ino)
+            if values is None:
+                return now
+            if now.etag == inode.etag and (now.stage is not None or now.stamp == inode.stamp):
+                break
+            if not now.is_unread:
+                return now
+            inode = now  # another version meanwhile: perhaps these are not its attributes
+        await self._content.learn(inode.ino, values)
+        return await self._catalog.get(inode.ino)
+
+    async def _values(self, inode: Inode) -> Mapping[str, str] | None:
+        """The metadata of the object, None if there is none."""
         if inode.is_dir:
             path = await self._catalog.path(inode.ino)
             if path is None:
-                return inode
+                return None
             key = path + "/"
         else:
             key = (await self._content.objects.source_of(inode)).key
         try:
-            values = (await self._content.store.head(key)).metadata or {}
+            return (await self._content.store.head(key)).metadata or {}
         except ObjectNotFound:
-            if not inode.is_dir:
-                return inode
-            values = {}  # it exists by what is in it alone
-        await self._content.learn(inode.ino, values)
-        return await self._catalog.get(inode.ino)
+            return {} if inode.is_dir else None  # it exists by what is in it alone
 
     async def close(self) -> None:
         tasks = list(self._ahead.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -50,5 +51,35 @@ def test_an_attribute_that_the_other_node_removed_does_not_come_back(
     assert one.run(one.fs.listxattr(one.request(), ino)) == []
     one.run(_rewrite(one, ino, b"4"))
     assert "slayerfs-xattrs" not in one.bucket.objects["f"].metadata
+    one.stop()
+    other.stop()
+
+
+def test_a_late_answer_about_an_old_version_is_not_taken_for_the_new_one(tmp_path: Path) -> None:
+    nodes = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        nodes.append(Volume(tmp_path / name, passthrough=False, ttl=0))
+    one, other = nodes
+    other.bucket = other.store.bucket = one.bucket
+    there = other.run(calls.create(other, b"f", b"1"))
+    other.run(other.fs.setxattr(other.request(), there, b"user.k", b"v", 0))
+    other.run(_rewrite(other, there, b"2"))
+
+    async def meet() -> int:
+        ino = await _look(one, b"f")
+        gate = calls.Gate(one, "head", after=True)
+        known = asyncio.create_task(one.fs.known(await one.catalog.get(ino)))
+        await gate.reached.wait()
+        gate.remove()
+        # Both nodes' calls in one loop: what the other node would do.
+        await one.store.put("f", b"new", metadata={})
+        await _look(one, b"f")
+        gate.open.set()
+        await known
+        return ino
+
+    ino = one.run(meet())
+    assert one.run(one.fs.listxattr(one.request(), ino)) == []
     one.stop()
     other.stop()
