@@ -18,6 +18,9 @@ AHEAD = 128
 KNOWN_WAIT = 5.0
 """Seconds that the first change of an object waits for its metadata."""
 
+VERSIONS = 8
+"""Versions of an object, each replaced while it was asked about, after which none is learned."""
+
 
 class Unread:
     """An empty object may be a symlink, a fifo or a socket. With POSIX attributes (``posix``) the
@@ -98,18 +101,19 @@ class Unread:
             del self._ahead[inode.ino]
 
     async def _read(self, inode: Inode) -> Inode:
-        while True:
+        now = inode
+        for _ in range(VERSIONS):
             values = await self._values(inode)
             now = await self._catalog.get(inode.ino)
             if values is None:
-                return now
-            if now.etag == inode.etag and (now.stage is not None or now.stamp == inode.stamp):
                 break
+            if now.etag == inode.etag and (now.stage is not None or now.stamp == inode.stamp):
+                await self._content.learn(inode.ino, values)
+                return await self._catalog.get(inode.ino)
             if not now.is_unread:
-                return now
+                break
             inode = now  # another version meanwhile: perhaps these are not its attributes
-        await self._content.learn(inode.ino, values)
-        return await self._catalog.get(inode.ino)
+        return now
 
     async def _values(self, inode: Inode) -> Mapping[str, str] | None:
         """The metadata of the object, None if there is none."""
