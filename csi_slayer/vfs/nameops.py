@@ -155,7 +155,7 @@ class NameOps(Base):
         if not inode.is_dir:
             raise FsError(errno.ENOTDIR)
         if await self.catalog.is_empty(inode.ino):
-            await self.refresh.ensure_listed(inode)
+            await self.refresh.ensure_listed(inode, stale=True)
         if not await self.catalog.is_empty(inode.ino):
             raise FsError(errno.ENOTEMPTY)
 
@@ -219,7 +219,7 @@ class NameOps(Base):
         if flags & RENAME_EXCHANGE:
             for one in (inode, other):
                 if one is not None and one.is_dir:
-                    await self.refresh.ensure_tree(one)
+                    await self.refresh.ensure_tree(one, stale=True)
             return
         if other is not None:
             if flags & RENAME_NOREPLACE:
@@ -229,7 +229,7 @@ class NameOps(Base):
             elif other.is_dir:
                 raise FsError(errno.EISDIR)
         if inode.is_dir:
-            await self.refresh.ensure_tree(inode)
+            await self.refresh.ensure_tree(inode, stale=True)
 
     async def _check_not_below(self, inode: Inode, directory: int) -> None:
         """A directory cannot move into itself."""

@@ -141,16 +141,19 @@ class Refresher:
             await self._patience.wait(listing.task, listing.progress, known=known)
             directory = await self._catalog.get(directory.ino)
 
-    async def ensure_tree(self, directory: Inode) -> None:
+    async def ensure_tree(self, directory: Inode, *, stale: bool = False) -> None:
         """As :meth:`ensure_listed` for the directory and everything below it."""
-        await self.ensure_listed(directory)
+        await self.ensure_listed(directory, stale=stale)
         after = 0
         while children := await self._catalog.children(directory.ino, after, PAGE):
             after = children[-1][1].ino
             below = [inode for _name, inode in children if inode.is_dir]
             for start in range(0, len(below), LISTINGS):
                 await asyncio.gather(
-                    *(self.ensure_tree(inode) for inode in below[start : start + LISTINGS])
+                    *(
+                        self.ensure_tree(inode, stale=stale)
+                        for inode in below[start : start + LISTINGS]
+                    )
                 )
 
     async def _list(self, directory: Inode, listing: Listing) -> None:

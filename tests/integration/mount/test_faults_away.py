@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -146,6 +147,43 @@ def test_writing_with_policy_writeback(faulty: Faulty) -> None:
         "sub/synced": b"synced", "sub/": b"",
     }  # fmt: skip
     assert {key: faulty.get(key) for key in faulty.listing()} == wanted
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_directories_are_moved_and_removed_by_what_is_known_of_them(
+    faulty: Faulty, how: str
+) -> None:
+    """Also when that is older than the TTL; what others put there meanwhile is not lost."""
+    faulty.put("old/below/file", b"content")
+    faulty.put("empty/file", b"to be removed")
+    mount = faulty.mount("volume.durability=writeback", "volume.metadata_ttl=1s")
+    root = mount.root
+    (root / "made").mkdir()
+    (root / "made/file").write_bytes(b"made")
+    assert sorted(found for _, _, names in os.walk(root) for found in names) == ["file"] * 3
+    mount.wait_idle()
+    go(faulty, how)
+    (root / "later").mkdir()
+    (root / "later/file").write_bytes(b"later")
+    time.sleep(1.5)
+    (root / "old").rename(root / "new")
+    (root / "made").rename(root / "moved")
+    (root / "later").rename(root / "latest")
+    (root / "empty/file").unlink()
+    (root / "empty").rmdir()
+    assert sorted(os.listdir(root)) == ["latest", "moved", "new"]
+    assert (root / "new/below/file").stat().st_size == len(b"content")
+    come_back(faulty)
+    faulty.put("old/below/other", b"of somebody else")
+    mount.wait_idle()
+    wanted = {
+        "new/below/file": b"content", "moved/file": b"made", "latest/file": b"later",
+        "old/below/other": b"of somebody else",
+    }  # fmt: skip
+    there = {key for key in faulty.listing() if not key.endswith("/")}
+    assert {key: faulty.get(key) for key in there} == wanted
+    wait_for(lambda: "old" in os.listdir(root))
+    assert (root / "old/below/other").read_bytes() == b"of somebody else"
 
 
 def test_an_unmount_keeps_what_could_not_be_sent(faulty: Faulty) -> None:
