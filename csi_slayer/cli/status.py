@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,9 @@ from csi_slayer.cli import control
 from csi_slayer.cli.output import console, fail, failing, size
 from csi_slayer.errors import SlayerError
 from csi_slayer.node import registry
+
+FAILING_SHOWN = 3
+"""Keys whose uploads fail that are shown to people: most often they fail for one reason."""
 
 
 def status(
@@ -75,8 +79,10 @@ def _show(volume: dict[str, Any]) -> None:
     table.add_row("open files", str(volume["open_files"]))
     table.add_row("used", size(volume["used_bytes"])
                   + (f" of {size(volume['quota'])}" if volume["quota"] else ""))  # fmt: skip
+    waits = volume["oldest_pending"]
     table.add_row("dirty", f"{size(volume['dirty_bytes'])} staged, "
-                           f"{volume['pending_uploads']} keys pending")  # fmt: skip
+                           f"{volume['pending_uploads']} keys pending"
+                           f"{f', the oldest for {_age(waits)}' if waits else ''}")  # fmt: skip
     table.add_row("cache", f"{size(cache['bytes'])} of {size(cache['capacity'])} in "
                            f"{cache['segments']} segments at {cache['directory']}")  # fmt: skip
     share = 100 * counters["cache_hit_bytes"] / read if read else 0
@@ -86,6 +92,20 @@ def _show(volume: dict[str, Any]) -> None:
     table.add_row("store", f"{counters['store_requests']} requests, "
                            f"{size(counters['store_received_bytes'])} received, "
                            f"{size(counters['store_sent_bytes'])} sent")  # fmt: skip
-    for failure in volume["failing"]:
+    store, failing = volume["store"], volume["failing"]
+    if not store["answers"]:
+        since = _age(max(0.0, time.time() - store["last_success"]))
+        good = f"nothing done for {since}" if store["last_success"] else "nothing done yet"
+        table.add_row("", f"{good}; {store['last_error']}")
+    for failure in failing[:FAILING_SHOWN]:
         table.add_row("failing", f"{failure['key']}: {failure['error']}")
+    if len(failing) > FAILING_SHOWN:
+        table.add_row("", f"and {len(failing) - FAILING_SHOWN} or more others: --json shows them")
     console.print(table)
+
+
+def _age(seconds: float) -> str:
+    """A time for people: 45 s, 12 min, 3.5 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -11,7 +11,7 @@ import traceback
 
 import structlog
 
-from csi_slayer.errors import SlayerError
+from csi_slayer.errors import AccessDenied, SlayerError
 from csi_slayer.fuse.stats import name_of
 
 log = structlog.get_logger(__name__)
@@ -20,8 +20,9 @@ log = structlog.get_logger(__name__)
 def errno_of(error: BaseException, opcode: int, unique: int = 0) -> int:
     """The errno that a request is answered with; logs what needs an explanation."""
     if isinstance(error, SlayerError):
-        if error.errno == errno.EIO:
-            # What a program sees as "Input/output error" must be explained somewhere.
+        if error.errno == errno.EIO or isinstance(error, AccessDenied):
+            # What a program sees as "Input/output error", or as "Permission denied" where the
+            # permissions are fine, must be explained somewhere.
             log.error(
                 "fuse_request_failed",
                 op=name_of(opcode),

@@ -6,6 +6,7 @@ every call with one shared object: a disabled span costs a method call.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -14,6 +15,9 @@ from typing import Any, Protocol
 
 from csi_slayer.config import TracingConfig
 from csi_slayer.errors import ConfigError
+
+CLOSE_SECONDS = 5.0
+"""Seconds at the end for spans that were not sent yet; the rest is dropped."""
 
 AttributeValue = str | int | float | bool
 
@@ -38,7 +42,7 @@ class Tracer(Protocol):
         """A span of work that has just ended after ``seconds``."""
 
     def close(self) -> None:
-        """Send what is pending; takes a few seconds at most."""
+        """Send what is pending; takes CLOSE_SECONDS at most."""
 
 
 class _NullSpan:
@@ -122,7 +126,11 @@ class OtelTracer:
         self._tracer.start_span(name, start_time=started, attributes=attributes).end()
 
     def close(self) -> None:
-        self._provider.shutdown()
+        # A collector that takes connections and never answers would hold each batch for as long as
+        # its exporter waits.
+        shutdown = threading.Thread(target=self._provider.shutdown, daemon=True)
+        shutdown.start()
+        shutdown.join(CLOSE_SECONDS)
 
 
 def make_tracer(config: TracingConfig, *, volume: str) -> Tracer:

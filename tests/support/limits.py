@@ -58,6 +58,8 @@ _LIMITS = (
     ("cache: pause between full counts", "cache.governor", "SWEEP_PERIOD", _SECONDS),
     ("versions of an object that come while their metadata is asked for", "vfs.unread", "VERSIONS",
      _COUNT),
+    ("traces that were not sent yet when a worker ends", "observability.tracing", "CLOSE_SECONDS",
+     _SECONDS),
     ("cache: pause between counts of segments alone", "cache.governor", "NAMES_PERIOD", _SECONDS),
     ("object sent from memory with one PUT", "content.upload", "SINGLE", _BYTES),
     ("parts of one file sent at once", "content.upload", "PARTS_AT_ONCE", _COUNT),

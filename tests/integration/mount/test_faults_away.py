@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -13,7 +14,7 @@ import pytest
 
 from tests.integration.mount.test_faults import Faulty, at_once, content
 from tests.support.faults import Blackhole
-from tests.support.mounts import TestMount, wait_for
+from tests.support.mounts import TestMount, slayer, wait_for
 from tests.support.servers import S3Server
 
 pytestmark = pytest.mark.integration
@@ -140,6 +141,12 @@ def test_writing_with_policy_writeback(faulty: Faulty) -> None:
     assert (root / "d/7").read_bytes() == wanted["d/7"]
     (root / "d/after").write_bytes(b"after")
     assert mount.ask_status()["pending_uploads"] >= 40
+    wait_for(lambda: len(mount.ask_status()["failing"]) > 3)
+    shown = " ".join(slayer("status", str(root)).stdout.split())
+    assert "keys pending, the oldest for " in shown
+    assert shown.count("failing") == 3
+    assert "others: --json shows them" in shown
+    assert re.search(r"nothing done (yet|for \d+ s); .*refused", shown)
     come_back(faulty)
     mount.wait_idle()
     wanted |= {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
 from csi_slayer.config import TracingConfig
 from csi_slayer.errors import ConfigError
+from csi_slayer.observability import tracing
 from csi_slayer.observability.tracing import NullTracer, OtelTracer, make_tracer
 
 
@@ -70,3 +73,20 @@ def test_on_makes_a_real_tracer() -> None:
     with tracer.span("dropped by the sampler"):
         pass
     tracer.close()
+
+
+def test_a_collector_that_never_answers_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    monkeypatch.setattr(tracing, "CLOSE_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        tracer = make_tracer(
+            TracingConfig(endpoint=f"http://127.0.0.1:{port}/v1/traces", sample_ratio=1), volume="v"
+        )
+        with tracer.span("nobody takes it"):
+            pass
+        started = time.monotonic()
+        tracer.close()
+        assert time.monotonic() - started < 3.0  # the exporter alone waits for 5
