@@ -46,7 +46,7 @@ class AttrOps(Base):
         inode = self.removed_dirs.get(ino) or await self.catalog.get(ino)
         if (
             inode.is_file
-            and not self.is_local(inode)
+            and not self.is_changed_here(inode)
             and not self.refresh.is_fresh(inode.checked_ns)
         ):
             parent = await self.catalog.find(inode.parent)

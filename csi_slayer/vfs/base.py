@@ -150,10 +150,6 @@ class Base:
             raise error
         await self.refresh.revalidate(inode)
 
-    def is_local(self, inode: Inode) -> bool:
-        """Whether what we know of the inode is newer than what the store does."""
-        return self.is_changed_here(inode) or inode.ino in self.opened
-
     @staticmethod
     def is_changed_here(inode: Inode) -> bool:
         """Whether the store is still to learn of the inode."""
@@ -165,7 +161,7 @@ class Base:
 
     def ttl(self, inode: Inode) -> float:
         """Seconds for which the kernel may believe the attributes."""
-        if self.is_local(inode) or inode.ino == ROOT:
+        if self.is_changed_here(inode) or inode.ino == ROOT:
             return self.live.metadata_ttl
         return self.refresh.remaining(inode.checked_ns)
 

@@ -32,7 +32,9 @@ class NameOps(Base):
         inode = await self.catalog.child(parent, name)
         if self.refresh.is_fresh(directory.listed_ns):
             return directory, inode
-        if inode is not None and (self.refresh.is_fresh(inode.checked_ns) or self.is_local(inode)):
+        if inode is not None and (
+            self.refresh.is_fresh(inode.checked_ns) or self.is_changed_here(inode)
+        ):
             return directory, inode
         if parent == ROOT and name == SCRATCH:
             return directory, None

@@ -40,6 +40,24 @@ def test_external_changes_are_seen_after_the_ttl(make_mount: MakeMount, objects:
     assert not (root / "d/removed").exists()
 
 
+@pytest.mark.parametrize("disable", ["", "all"])
+def test_a_change_is_seen_although_somebody_has_the_file_open(
+    make_mount: MakeMount, objects: Path, disable: str
+) -> None:
+    """By its name; who has the file open stays with the version that was opened."""
+    (objects / "d").mkdir()
+    (objects / "d/f").write_bytes(b"old")
+    options = ["volume.metadata_ttl=1s", *([f"fuse.disable={disable}"] if disable else [])]
+    root = make_mount(options=options).mount().root
+    with (root / "d/f").open("rb") as held:
+        assert held.read() == b"old"
+        (objects / "d/f").write_bytes(b"new content")
+        wait_for(lambda: (root / "d/f").stat().st_size == len(b"new content"))
+        assert (root / "d/f").read_bytes() == b"new content"
+        held.seek(0)
+        assert held.read() in (b"old", b"")
+
+
 def test_close_to_open_sees_changes_at_once(make_mount: MakeMount, objects: Path) -> None:
     # Each time another size: kernels before 6.13 give the same mtime to changes of one tick.
     contents = [str(number).encode() * (100 + number) for number in range(6)]
