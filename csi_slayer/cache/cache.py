@@ -18,6 +18,7 @@ from csi_slayer.cache.ledger import Ledger, on_disk
 from csi_slayer.cache.marks import Marks
 from csi_slayer.cache.opened import OpenSegment
 from csi_slayer.cache.oserrors import translated
+from csi_slayer.cache.rekey import rekey
 from csi_slayer.cache.segment import Segment
 from csi_slayer.cache.shared import Shared
 from csi_slayer.cache.staging import Staging
@@ -124,6 +125,14 @@ class Cache:
                     raise translated(error, "creating a segment") from error
             opened.refs += 1
         return Segment(opened)
+
+    def rekey(self, old: SegmentKey, new: SegmentKey) -> bool:
+        """The segment ``old`` is that of ``new`` from now on, whose bytes are the same.
+
+        False, and nothing has changed, if there is none, somebody has it open, or there is one of
+        the new name already. Raises CacheError.
+        """
+        return rekey(self.shared, old, new)
 
     def store_small(self, key: SegmentKey, data: bytes | memoryview) -> bool:
         """Keep a whole object of at most SMALL bytes; False if the cache has no room for it."""

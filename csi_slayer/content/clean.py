@@ -6,6 +6,7 @@ import asyncio
 import errno
 
 from csi_slayer.cache import SMALL, Cache, Segment, SegmentKey
+from csi_slayer.content.following import follow
 from csi_slayer.content.options import ContentEvents
 from csi_slayer.content.ranges import ReadResult, as_bytes
 from csi_slayer.content.segment_reader import SegmentReader, Settled, Transfers
@@ -217,3 +218,6 @@ class CleanFile:
         readers, self._readers = list(self._readers.values()), {}
         for reader in readers:
             await reader.close()
+        if self.renamed:  # as long as it was open here its segments kept their names
+            opened = self.source._replace(key=self._key, etag=self._etag)
+            follow(self._cache, self._tenant, self._span, opened, self.source)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -14,6 +15,7 @@ from csi_slayer.cache import SMALL, Cache, Conflicts, SegmentKey, Staging
 from csi_slayer.catalog import Catalog, Inode, Mark
 from csi_slayer.content import metadata
 from csi_slayer.content.clean import CleanFile
+from csi_slayer.content.following import follow
 from csi_slayer.content.growth import Growth
 from csi_slayer.content.hydration import Hydration
 from csi_slayer.content.mapped import Mapped, tells_of_stores
@@ -71,6 +73,7 @@ class Content:
             options,
         )  # fmt: skip
         self.objects.retire = self._retire_soon
+        self.objects.follow = partial(follow, cache, options.tenant, self.segment_span)
         self._hydration = Hydration(catalog, self.staging, self.objects, self.open_source, options)
         self.reconciler = Reconciler(catalog, self.objects, self.opened, options)
         self.stored_into: Callable[[int], object] = lambda ino: None

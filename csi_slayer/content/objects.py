@@ -67,6 +67,8 @@ class Objects:
         self.retire: Callable[[int], object] = lambda ino: None
         self.moved: Callable[[int, str, str], object] = lambda ino, old, new: None
         """Told that a copy in the store gave the same bytes of an inode another etag."""
+        self.follow: Callable[[Source, Source], object] = lambda old, new: None
+        """Told that the bytes of the one are those of the other, and nobody has them open here."""
         self.moving: set[str] = set()
         """Temporary keys that are being copied to, for the reconciler to leave alone."""
         self.clones: dict[int, tuple[Source, int]] = {}
@@ -306,7 +308,11 @@ class Objects:
         record = self._opened.get(inode.ino)
         file = record.file if record is not None else None
         clean = file.base if isinstance(file, OverlayFile) else file
-        if isinstance(clean, CleanFile) and clean.source.etag == inode.etag:
+        if not isinstance(clean, CleanFile):
+            assert inode.etag is not None
+            old = Source(inode.origin or key, inode.etag, inode.size)
+            self.follow(old, old._replace(key=key, etag=etag))
+        elif clean.source.etag == inode.etag:
             self.moved(inode.ino, clean.source.etag, etag)
             clean.moved(key, etag)
 

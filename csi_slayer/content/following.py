@@ -1,0 +1,27 @@
+"""What is cached of an object stays of use when the object moves by a server-side copy."""
+
+from __future__ import annotations
+
+import structlog
+
+from csi_slayer.cache import Cache, SegmentKey
+from csi_slayer.content.small import Source
+from csi_slayer.errors import CacheError
+
+log = structlog.get_logger(__name__)
+
+
+def follow(cache: Cache, tenant: str, span: int, old: Source, new: Source) -> None:
+    """The segments of ``old``, of ``span`` bytes each, become those of ``new``, which has the same
+    bytes; those that somebody has open stay. Takes some 100 microseconds for each that is there."""
+    if (old.key, old.etag) == (new.key, new.etag):
+        return
+    for number in range(-(-old.size // span)):
+        try:
+            cache.rekey(
+                SegmentKey.of(tenant, old.key, old.etag, number),
+                SegmentKey.of(tenant, new.key, new.etag, number),
+            )
+        except CacheError as error:
+            log.info("cached data did not follow a move", reason=str(error))
+            return
