@@ -18,12 +18,13 @@ _OFTEN = 1024
 
 @dataclass(slots=True)
 class Counted:
-    """``used`` and ``staged`` in bytes on the disk. ``complete`` False: the time was over, and
-    there is more."""
+    """``used``, ``staged`` and ``conflicts`` (files that lost a race, kept for a person) in bytes on
+    the disk. ``complete`` False: the time was over, and there is more."""
 
     segments: int = 0
     used: int = 0
     staged: int = 0
+    conflicts: int = 0
     complete: bool = False
 
 
@@ -38,7 +39,8 @@ def count(
     deadline = time.monotonic() + seconds
     try:
         # What is only here and nowhere else counts first.
-        found.staged = disk_usage(layout.root / "staging") + disk_usage(layout.root / "conflicts")
+        found.staged = disk_usage(layout.root / "staging")
+        found.conflicts = disk_usage(layout.root / "conflicts")
         for shard in layout.shards():
             with suppress(FileNotFoundError), os.scandir(shard) as entries:
                 for number, entry in enumerate(entries):

@@ -33,9 +33,13 @@ def test_maps_and_staged_files_are_no_segments_and_take_room(cache: Cache) -> No
     staged = cache.shared.layout.root / "staging" / "volume"
     staged.mkdir(parents=True)
     (staged / "file").write_bytes(b"x" * 4096)
+    conflicts = cache.shared.layout.root / "conflicts" / "volume"
+    conflicts.mkdir(parents=True)
+    (conflicts / "file").write_bytes(b"x" * 8192)
     found = count(cache.shared.layout, 10)
     assert found.segments == 1 and found.used > 0
     assert found.staged == 4096
+    assert found.conflicts == 8192
     cache.close()
 
 
