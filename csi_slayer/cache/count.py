@@ -18,8 +18,8 @@ _OFTEN = 1024
 
 @dataclass(slots=True)
 class Counted:
-    """``used``, ``staged`` and ``conflicts`` (files that lost a race, kept for a person) in bytes on
-    the disk. ``complete`` False: the time was over, and there is more."""
+    """``used``, ``staged`` and ``conflicts`` (files that lost a race, kept for a person) in bytes
+    on the disk. ``complete`` False: the time was over, and there is more."""
 
     segments: int = 0
     used: int = 0
