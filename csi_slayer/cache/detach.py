@@ -3,7 +3,8 @@
 The writer must be alone with the file. ``flock`` says so, but its change from shared to exclusive
 is not atomic: the shared lock is dropped first. Between two processes that try at once, one could
 end with a file that the other one writes to. So only one process of the node tries at a time,
-under a lock of its own; eviction, which may slip into the gap, only unlinks.
+under a lock of its own, which :mod:`csi_slayer.cache.rekey` takes as well; eviction, which may slip
+into the gap, only unlinks.
 """
 
 from __future__ import annotations

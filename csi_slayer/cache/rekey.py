@@ -25,7 +25,11 @@ def rekey(shared: Shared, old: SegmentKey, new: SegmentKey) -> bool:
         return False
     except OSError as error:
         raise translated(error, "opening a segment") from error
+    turn = -1
     try:
+        # As for detaching: who tries that has let go of its lock for a moment.
+        turn = os.open(shared.layout.detach_lock, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return _rekey(shared, fd, old, new)
     except BlockingIOError:
@@ -34,24 +38,34 @@ def rekey(shared: Shared, old: SegmentKey, new: SegmentKey) -> bool:
         raise translated(error, "giving a segment another name") from error
     finally:
         os.close(fd)
+        if turn >= 0:
+            os.close(turn)
 
 
 def _rekey(shared: Shared, fd: int, old: SegmentKey, new: SegmentKey) -> bool:
     layout = shared.layout
     header = read_header(fd, layout.xattr)
-    target = layout.data(new.hex)
-    gone = os.fstat(fd).st_nlink == 0
-    if gone or header is None or header.key != old.raw or os.path.exists(target):
+    path, target = layout.data(old.hex), layout.data(new.hex)
+    if header is None or header.key != old.raw or os.path.exists(target):
         return False
+    if not _is_at(fd, path):
+        return False  # evicted, and perhaps fetched again meanwhile
     if header.kind == MAPPED:
         try:
             os.rename(layout.map(old.hex, header.check), layout.map(new.hex, header.check))
         except FileNotFoundError:
             return False
     header._replace(key=new.raw).write(fd, layout.xattr)
-    os.rename(layout.data(old.hex), target)
+    os.rename(path, target)
     with shared.lock:
         if (left := shared.parts.pop(old.hex, None)) is not None:
             shared.parts[new.hex] = left
     shared.marks.touch(new.hex)
     return True
+
+
+def _is_at(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False

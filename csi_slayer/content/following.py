@@ -10,13 +10,16 @@ from csi_slayer.errors import CacheError
 
 log = structlog.get_logger(__name__)
 
+SPANS = 64
+"""Segments of one file that follow, at most: of 16 GiB each, if the cache is not small."""
+
 
 def follow(cache: Cache, tenant: str, span: int, old: Source, new: Source) -> None:
     """The segments of ``old``, of ``span`` bytes each, become those of ``new``, which has the same
     bytes; those that somebody has open stay. Takes some 100 microseconds for each that is there."""
     if (old.key, old.etag) == (new.key, new.etag):
         return
-    for number in range(-(-old.size // span)):
+    for number in range(min(SPANS, -(-old.size // span))):
         try:
             cache.rekey(
                 SegmentKey.of(tenant, old.key, old.etag, number),

@@ -41,6 +41,8 @@ class FileOps(OpenOps):
         if self.handles.get(fh) is None:
             return await self._read_unopened(ino, offset, size)
         file = await self._file(ino, fh)
+        if isinstance(file, CleanFile) and offset + size > file.size:
+            await self._check_end(ino, file)
         try:
             result = await file.read(offset, size)
         except FsError as error:
@@ -55,6 +57,13 @@ class FileOps(OpenOps):
             if passed is not None:
                 self.kernel.invalidate_pages(ino, passed)
         return result
+
+    async def _check_end(self, ino: int, file: CleanFile) -> None:
+        """The end of a version that is open. The kernel has one size for an inode: where it knows
+        that the object is longer now it would give zeros for what the older version lacks."""
+        inode = await self.catalog.find(ino)
+        if inode is not None and inode.size > file.size and inode.etag != file.source.etag:
+            raise FsError(errno.ESTALE, "the object is another, longer version")
 
     async def _read_unopened(self, ino: int, offset: int, size: int) -> ReadResult:
         record = await self._without_open(ino)

@@ -60,6 +60,7 @@ _LIMITS = (
      _COUNT),
     ("traces that were not sent yet when a worker ends", "observability.tracing", "CLOSE_SECONDS",
      _SECONDS),
+    ("segments of one file that follow it to another name", "content.following", "SPANS", _COUNT),
     ("cache: pause between counts of segments alone", "cache.governor", "NAMES_PERIOD", _SECONDS),
     ("object sent from memory with one PUT", "content.upload", "SINGLE", _BYTES),
     ("parts of one file sent at once", "content.upload", "PARTS_AT_ONCE", _COUNT),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 
 import pytest
@@ -66,6 +67,15 @@ def test_one_that_somebody_has_open_stays(cache: Cache, other: Cache) -> None:
         assert not cache.rekey(key_of("old"), key_of("new"))
         assert not cache.contains(key_of("new"))
         segment.close()
+    assert cache.rekey(key_of("old"), key_of("new"))
+
+
+def test_nothing_moves_while_somebody_tries_to_detach(cache: Cache) -> None:
+    """Who tries has let go of its lock for a moment."""
+    make_complete(cache, "old", LARGE)
+    with open(cache.shared.layout.detach_lock, "wb") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        assert not cache.rekey(key_of("old"), key_of("new"))
     assert cache.rekey(key_of("old"), key_of("new"))
 
 
