@@ -11,11 +11,24 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from csi_slayer.cache.header import MAPPED, read_header
+from csi_slayer.cache.layout import Layout
 from csi_slayer.cache.opened import OpenSegment
 from csi_slayer.cache.oserrors import translated
+
+
+@contextmanager
+def turn(layout: Layout) -> Iterator[None]:
+    """Be the only process that tries; raises BlockingIOError if another does."""
+    fd = os.open(layout.detach_lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(fd)
 
 
 def detach(opened: OpenSegment, stage_path: str) -> int | None:
@@ -25,19 +38,17 @@ def detach(opened: OpenSegment, stage_path: str) -> int | None:
         if opened.refs != 1 or not opened.complete:
             return None
         try:
-            turn = os.open(shared.layout.detach_lock, os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                fcntl.flock(opened.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                moved = _move(opened, stage_path)
-            except BlockingIOError:
-                return None
-            finally:
-                # Shared again, also when it was not to be had: by then only an evictor can be in
-                # the way, and what it unlinks we may go on reading.
-                with suppress(BlockingIOError):
-                    fcntl.flock(opened.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                os.close(turn)
+            with turn(shared.layout):
+                try:
+                    fcntl.flock(opened.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    moved = _move(opened, stage_path)
+                finally:
+                    # Shared again, also when it was not to be had: by then only an evictor can be
+                    # in the way, and what it unlinks we may go on reading.
+                    with suppress(BlockingIOError):
+                        fcntl.flock(opened.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
         except OSError as error:
             raise translated(error, "taking a segment for writing") from error
         if not moved:

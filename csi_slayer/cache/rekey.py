@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 
+from csi_slayer.cache.detach import turn
 from csi_slayer.cache.header import MAPPED, read_header
 from csi_slayer.cache.key import SegmentKey
 from csi_slayer.cache.oserrors import translated
@@ -25,21 +26,16 @@ def rekey(shared: Shared, old: SegmentKey, new: SegmentKey) -> bool:
         return False
     except OSError as error:
         raise translated(error, "opening a segment") from error
-    turn = -1
     try:
-        # As for detaching: who tries that has let go of its lock for a moment.
-        turn = os.open(shared.layout.detach_lock, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return _rekey(shared, fd, old, new)
+        with turn(shared.layout):  # who tries to detach has let go of its lock for a moment
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return _rekey(shared, fd, old, new)
     except BlockingIOError:
         return False
     except OSError as error:
         raise translated(error, "giving a segment another name") from error
     finally:
         os.close(fd)
-        if turn >= 0:
-            os.close(turn)
 
 
 def _rekey(shared: Shared, fd: int, old: SegmentKey, new: SegmentKey) -> bool:

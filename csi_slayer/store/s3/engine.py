@@ -160,11 +160,10 @@ class Engine:
             return await attempt
         except _ANSWERS:
             raise
-        except StoreIntegrityError as error:
-            self._observer.on_failure(str(error))
-            raise wrong_answer(str(error)) from error
         except (StoreError, Transient) as error:
             self._observer.on_failure(str(error))
+            if isinstance(error, StoreIntegrityError):
+                raise wrong_answer(str(error)) from error
             raise
 
     async def _head(self, request: S3Request) -> bytes:

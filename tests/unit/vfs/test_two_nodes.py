@@ -13,6 +13,15 @@ from tests.unit.vfs import calls
 from tests.unit.vfs.harness import Volume
 
 
+def _nodes(tmp_path: Path, *, posix: bool) -> tuple[Volume, Volume]:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    one = Volume(tmp_path / "one", passthrough=False, ttl=0, posix=posix)
+    other = Volume(tmp_path / "other", passthrough=False, ttl=0, posix=posix)
+    other.bucket = other.store.bucket = one.bucket
+    return one, other
+
+
 async def _look(volume: Volume, name: bytes) -> int:
     entry = await volume.fs.lookup(volume.request(), ROOT, name)
     assert entry.attr is not None
@@ -31,13 +40,7 @@ async def _rewrite(volume: Volume, ino: int, data: bytes) -> None:
 def test_an_attribute_that_the_other_node_removed_does_not_come_back(
     tmp_path: Path, posix: bool
 ) -> None:
-    nodes = []
-    for name in ("one", "other"):
-        (tmp_path / name).mkdir()
-        nodes.append(Volume(tmp_path / name, passthrough=False, ttl=0, posix=posix))
-    one, other = nodes
-    other.bucket = other.store.bucket = one.bucket
-
+    one, other = _nodes(tmp_path, posix=posix)
     ino = one.run(calls.create(one, b"f", b"1"))
     one.run(one.fs.setxattr(one.request(), ino, b"user.k", b"v", 0))
     one.run(_rewrite(one, ino, b"2"))
@@ -56,12 +59,7 @@ def test_an_attribute_that_the_other_node_removed_does_not_come_back(
 
 
 def test_a_late_answer_about_an_old_version_is_not_taken_for_the_new_one(tmp_path: Path) -> None:
-    nodes = []
-    for name in ("one", "other"):
-        (tmp_path / name).mkdir()
-        nodes.append(Volume(tmp_path / name, passthrough=False, ttl=0))
-    one, other = nodes
-    other.bucket = other.store.bucket = one.bucket
+    one, other = _nodes(tmp_path, posix=False)
     there = other.run(calls.create(other, b"f", b"1"))
     other.run(other.fs.setxattr(other.request(), there, b"user.k", b"v", 0))
     other.run(_rewrite(other, there, b"2"))
