@@ -1,14 +1,20 @@
 """Telling the kernel to drop what it has cached.
 
 An invalidation waits for locks of pages and directories, which a request holds that the event loop
-is to answer. So one thread of its own writes them, from a queue. An invalidation that is queued
-already is not queued twice. When the queue is full, further ones are dropped, counted and logged:
+is to answer. So one thread of its own writes them, from a queue. When the worker is killed while
+that thread waits, nobody answers the request before the next worker is there, and no signal ends
+the wait: the thread stays behind. So it has a table of descriptors of its own, with the device
+only: everything else that the worker had open, locks above all, is let go at its death, and the
+next worker can start (:mod:`csi_slayer.node.remains`). An invalidation that is queued already is
+not queued twice. When the queue is full, further ones are dropped, counted and logged:
 names and attributes then live until their TTL ends, pages until the file is opened without
 KEEP_CACHE.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import os
 import threading
@@ -25,9 +31,18 @@ LIMIT: Final = 1 << 16
 """Most invalidations that wait."""
 
 
+_CLONE_FILES: Final = 0x400
+"""linux/sched.h"""
+
+_ATTRIBUTES: Final = -1
+"""The offset that stands for no pages at all (fuse_reverse_inval_inode of fs/fuse/inode.c)."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
 class Invalidation(NamedTuple):
     """Of a name if there is one, else of an inode's attributes and of the ``length`` bytes of its
-    pages from ``offset`` on; 0: all."""
+    pages from ``offset`` on; 0: all. Without pages, and so without waiting, if ``offset`` is -1."""
 
     ino: int
     name: bytes | None = None
@@ -44,6 +59,18 @@ def resend(fd: int) -> None:
     os.write(fd, _message(Notify.RESEND, b""))
 
 
+def _keep_only(fd: int) -> None:
+    """Give the calling thread a table of descriptors of its own, with this one only."""
+    if _libc.unshare(_CLONE_FILES):
+        # Forbidden by a filter of system calls, say. It matters only after a kill.
+        log.warning("fuse_notifier_shares", error=os.strerror(ctypes.get_errno()))
+        return
+    for name in os.listdir("/proc/thread-self/fd"):
+        if int(name) != fd:
+            with contextlib.suppress(OSError):  # that of the directory is closed already
+                os.close(int(name))
+
+
 class Notifier:
     """All methods may be called from any thread and return at once, except :meth:`close`."""
 
@@ -57,6 +84,10 @@ class Notifier:
         self._thread: threading.Thread | None = None
         self._refused = False
         self.dropped = 0
+
+    def invalidate_attributes(self, ino: int) -> None:
+        """An inode's attributes."""
+        self._put(Invalidation(ino, None, _ATTRIBUTES))
 
     def invalidate_inode(self, ino: int) -> None:
         """Attributes and pages of an inode."""
@@ -101,6 +132,7 @@ class Notifier:
         return True
 
     def _run(self) -> None:
+        _keep_only(self._fd)
         while True:
             with self._changed:
                 while not self._queue:

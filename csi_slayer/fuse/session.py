@@ -133,6 +133,9 @@ class Session:
     def backing_close(self, backing_id: int) -> None:
         self._backing.close(backing_id)
 
+    def invalidate_attributes(self, ino: int) -> None:
+        self._notifier.invalidate_attributes(ino)
+
     def invalidate_inode(self, ino: int) -> None:
         self._notifier.invalidate_inode(ino)
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from csi_slayer.errors import MountFailed
+from csi_slayer.node.remains import SETTLE, is_all_that_is_left
 from csi_slayer.observability import get_logger
 from csi_slayer.worker import channel
 
@@ -37,11 +38,18 @@ class Process:
         self.status: asyncio.Future[int] = loop.create_future()
         """As subprocess has it; set if the template lives to tell."""
         self._gone = asyncio.Event()
+        self._closing = False
         loop.add_reader(pidfd, self._on_gone)
 
     async def wait(self) -> int | None:
         """Until it has ended; how, where anybody knows."""
-        await self._gone.wait()
+        while not self._gone.is_set():
+            try:
+                async with asyncio.timeout(SETTLE):
+                    await self._gone.wait()
+            except TimeoutError:
+                if is_all_that_is_left(self.pid):
+                    return None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STATUS_TIMEOUT):
                 return await asyncio.shield(self.status)
@@ -53,12 +61,19 @@ class Process:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._pidfd)
-        os.close(self._pidfd)
+        """What is left of it (:mod:`csi_slayer.node.remains`) is still waited for, and reaped."""
+        self._closing = True
+        if self._gone.is_set():
+            os.close(self._pidfd)
 
     def _on_gone(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         self._gone.set()
+        self._reap()
+        if self._closing:
+            os.close(self._pidfd)
+
+    def _reap(self) -> None:
         try:
             # Ours if its template is dead and this process is the next reaper (prctl(2),
             # PR_SET_CHILD_SUBREAPER).

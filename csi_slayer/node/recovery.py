@@ -16,6 +16,7 @@ import json
 import os
 import select
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from csi_slayer.node.binding import alive
 from csi_slayer.node.keeping import Held
 from csi_slayer.node.lock import is_locked
 from csi_slayer.node.records import Places, Record, WorkerMark, boot_id, mark
+from csi_slayer.node.remains import SETTLE, is_all_that_is_left
 from csi_slayer.volumes.identity import driver_identity
 
 log = structlog.get_logger(__name__)
@@ -207,8 +209,11 @@ def _end(worker: WorkerMark) -> None:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        if not poll.poll(END_TIMEOUT * 1000):
-            log.error("leftover_worker_stays", pid=worker.pid)
+        deadline = time.monotonic() + END_TIMEOUT
+        while not poll.poll(SETTLE * 1000) and not is_all_that_is_left(worker.pid):
+            if time.monotonic() > deadline:
+                log.error("leftover_worker_stays", pid=worker.pid)
+                return
     except ProcessLookupError:
         return
     finally:

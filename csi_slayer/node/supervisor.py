@@ -17,12 +17,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from csi_slayer.node.lifecycle import CannotStart, Lifecycle
+from csi_slayer.node.remains import SETTLE, is_all_that_is_left
 from csi_slayer.worker import channel
 
 __all__ = ["CannotStart", "Supervisor", "ignore_terminal_signals"]
@@ -128,8 +130,8 @@ class Supervisor:
             pass  # it died already: the watch sees its status
         return _Worker(process, ours, time.monotonic())
 
-    def _watch(self, worker: _Worker) -> int:
-        """Handle the worker's messages until it ends; returns its status."""
+    def _watch(self, worker: _Worker) -> int | None:
+        """Handle the worker's messages until it ends; returns its status, if there is one yet."""
         while True:
             try:
                 received = channel.receive(worker.end)
@@ -142,7 +144,19 @@ class Supervisor:
             if "ready" in message and not self._life.announced and not self._given_up:
                 self._life.announced = True
                 self._ready(worker.process.pid)
-        return worker.process.wait()
+        return _end_of(worker.process)
+
+
+def _end_of(process: subprocess.Popen[bytes]) -> int | None:
+    """Wait for the end of a worker that has closed its channel, but for nobody's request."""
+    while True:
+        try:
+            return process.wait(SETTLE)
+        except subprocess.TimeoutExpired:
+            if is_all_that_is_left(process.pid):
+                # It goes once its successor serves; it is reaped then.
+                threading.Thread(target=process.wait, name="reaper", daemon=True).start()
+                return None
 
 
 def ignore_terminal_signals() -> None:

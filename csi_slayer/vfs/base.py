@@ -60,7 +60,7 @@ class Base:
         self.opened = self.content.opened
         self.handles = HandleTable(handles_path)
         self.content.objects.moved = self._version_moved
-        self.content.stored_into = self._kernel_is_behind
+        self.content.stored_into = self._stored_into
         self.refresh = Refresher(
             self.content.store,
             catalog,
@@ -97,12 +97,14 @@ class Base:
         """The store has another version of a file: the kernel's pages of it are stale."""
         if len(self._stale_pages) < CHANGED_KEPT:
             self._stale_pages.add(ino)
-        self._kernel_is_behind(ino)
-
-    def _kernel_is_behind(self, ino: int) -> None:
-        """An inode was changed where the kernel did not see it, by a store into a mapping, say."""
         if self._kernel is not None:
             self._kernel.invalidate_inode(ino)
+
+    def _stored_into(self, ino: int) -> None:
+        """A staged file was changed through a mapping of it. Its bytes are in the pages of the
+        staged file itself, if not in those that the kernel wrote to us; the times are behind."""
+        if self._kernel is not None:
+            self._kernel.invalidate_attributes(ino)
 
     def _version_moved(self, ino: int, old: str, new: str) -> None:
         """A successor of this worker must find the handles' version in the store."""

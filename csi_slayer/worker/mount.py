@@ -118,8 +118,12 @@ class Mount:
 
     async def clear_away(self) -> None:
         """Unmount what a worker has left that died and whose connection nobody could keep."""
-        if self.is_mounted():
+        left = mounts.find(self.spec.mountpoint)
+        if left is not None and left.fstype == mounts.TYPE:
             log.error("the worker died and its mount with it: open files got errors; mounting anew")
+            # A thread of the dead worker may still hold the connection (csi_slayer.node.remains).
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(mounts.abort, left.connection)
             await asyncio.to_thread(mounts.unmount, self.spec.mountpoint, lazy=True)
 
     async def finish(self) -> None:

@@ -39,15 +39,15 @@ _CANCEL_SECONDS: Final = 5.0
 class LibfuseNotifier(Notifier):
     """Invalidations through libfuse, by a thread of their own."""
 
-    def __init__(self) -> None:
-        super().__init__(-1, expire_only=False)
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd, expire_only=False)
 
     def send(self, what: Invalidation) -> None:
         ino = pyfuse3.InodeT(what.ino)
         if what.name is not None:
             pyfuse3.invalidate_entry(ino, pyfuse3.FileNameT(what.name))
         else:
-            pyfuse3.invalidate_inode(ino)
+            pyfuse3.invalidate_inode(ino, attr_only=what.offset < 0)
 
 
 class Pyfuse3Session:
@@ -65,7 +65,7 @@ class Pyfuse3Session:
         self.stats = adapter.stats
         self._fd = fd
         self._adapter = adapter
-        self._notifier = LibfuseNotifier()
+        self._notifier = LibfuseNotifier(fd)
         self._main: asyncio.Task[None] | None = None
         self._stopping = False
         ops.attach(self)
@@ -115,6 +115,9 @@ class Pyfuse3Session:
 
     def backing_close(self, backing_id: int) -> None:
         raise FsError(errno.EOPNOTSUPP, "libfuse has no passthrough")
+
+    def invalidate_attributes(self, ino: int) -> None:
+        self._notifier.invalidate_attributes(ino)
 
     def invalidate_inode(self, ino: int) -> None:
         self._notifier.invalidate_inode(ino)

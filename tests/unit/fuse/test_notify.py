@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from csi_slayer.fuse.notify import Notifier, resend
 
@@ -100,7 +105,40 @@ def test_closing_does_not_wait_for_ever(ends: tuple[socket.socket, socket.socket
     notifier.invalidate_inode(1)
     assert not notifier.close(0.05)
     notifier.invalidate_inode(2)
-    kernel.close()  # the write that hangs fails, and the thread ends
+    with capture_logs() as logs:
+        kernel.close()  # the write that hangs fails, and the thread ends
+        assert notifier.close(10)
+    assert [entry["event"] for entry in logs] == ["fuse_invalidation_refused"]
+
+
+def test_the_thread_holds_nothing_but_the_device(
+    ends: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    """A lock that this process lets go is free, whatever the thread waits for."""
+    kernel, device = ends
+    fill(device)
+    with (tmp_path / "lock").open("w") as mine:
+        fcntl.flock(mine, fcntl.LOCK_EX)
+        notifier = Notifier(device.fileno(), expire_only=True)
+        before = set(os.listdir("/proc/self/task"))
+        notifier.invalidate_inode(1)
+        (task,) = set(os.listdir("/proc/self/task")) - before
+        deadline = time.monotonic() + 10
+        while os.listdir(f"/proc/self/task/{task}/fd") != [str(device.fileno())]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    with (tmp_path / "lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with capture_logs():
+        kernel.close()
+        assert notifier.close(10)
+
+
+def test_attributes_alone_wait_for_nobody(ends: tuple[socket.socket, socket.socket]) -> None:
+    kernel, device = ends
+    notifier = Notifier(device.fileno(), expire_only=True)
+    notifier.invalidate_attributes(42)
+    assert kernel.recv(100) == head(2, struct.pack("<Qqq", 42, -1, 0))
     assert notifier.close(10)
 
 

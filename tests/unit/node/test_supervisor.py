@@ -19,16 +19,18 @@ from csi_slayer.node import lifecycle
 from csi_slayer.node import supervisor as module
 from csi_slayer.node.supervisor import CannotStart, Supervisor
 from csi_slayer.worker import channel
+from tests.support.remains import REMAIN
 
 WORKER = """#!{python}
 import json, os, signal, socket, sys
-
+{remain}
 supervisor = socket.socket(fileno=int(sys.argv[3]))
 data, fds, _flags, _address = socket.recv_fds(supervisor, 1 << 18, 4)
 message = json.loads(data)
 spec = message["spec"]
 with open(spec["log"], "a") as log:
     got = {{
+        "pid": os.getpid(),
         "restarts": message["restarts"], "session": message["session"],
         "fds": [os.fstat(fd).st_ino for fd in fds],
         "readable": {secret!r} in " ".join(sys.argv) + str(dict(os.environ)),
@@ -51,6 +53,8 @@ for step in spec["plan"][message["restarts"]].split():
         open(spec["said"], "w").close()
     elif step == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif step == "remain":
+        remain(spec["said"])
     elif step == "hang":
         signal.pause()
     else:
@@ -65,7 +69,7 @@ class Stand:
 
     def __init__(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         program = base / "worker"
-        program.write_text(WORKER.format(python=sys.executable, secret=SECRET))
+        program.write_text(WORKER.format(python=sys.executable, secret=SECRET, remain=REMAIN))
         program.chmod(0o755)
         self.device = base / "device"
         self.device.touch()
@@ -164,6 +168,16 @@ def wait_until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_what_is_left_of_a_worker_holds_nobody_up(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLE", 0.05)
+    assert stand.supervisor("mount ready remain", "ready said 0").run() == 0
+    first, second = stand.workers
+    assert second["session"] == {"number": 0}
+    wait_until(lambda: not os.path.exists(f"/proc/{first['pid']}"))
 
 
 def test_giving_up_ends_a_worker_that_has_not_mounted(stand: Stand) -> None:

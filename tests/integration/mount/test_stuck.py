@@ -1,0 +1,113 @@
+"""A worker is killed while its invalidations wait in the kernel for what only a worker answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.mount.conftest import MODES
+from tests.integration.mount.s3volumes import s3_volume
+from tests.support.faults import Blackhole
+from tests.support.mounts import TestMount, wait_for
+from tests.support.servers import S3Server
+from tests.support.stuck import RMDIR, STAT, Slow, died, ended, waits_for_ever
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+ENGINES = {
+    **MODES,
+    # Requests under way can only be handed over by kernels that resend (6.9 and later).
+    "none": ["fuse.disable=passthrough,splice,readdirplus,parallel_dirops"],
+}
+
+
+@pytest.fixture(params=list(ENGINES))
+def engine(request: pytest.FixtureRequest) -> str:
+    if request.param == "libfuse":
+        pytest.importorskip("pyfuse3")
+    return str(request.param)
+
+
+@pytest.fixture
+def slow(versitygw: S3Server) -> Iterator[Slow]:
+    with Slow(versitygw) as made:
+        yield made
+
+
+@pytest.fixture
+def volume(slow: Slow, tmp_path: Path) -> Iterator[TestMount]:
+    """Not mounted yet."""
+    made = s3_volume(slow.server, slow.bucket, tmp_path, endpoint=slow.proxy.endpoint)
+    yield made
+    slow.proxy.heal()
+    made.close()
+
+
+def mounted(volume: TestMount, capabilities: list[str]) -> TestMount:
+    volume.options += [*capabilities, "volume.metadata_ttl=0"]
+    return volume.mount()
+
+
+def kill_stuck(mount: TestMount, slow: Slow) -> int:
+    """Kill the worker once its invalidation waits; returns its pid when another one serves."""
+    pid = mount.worker_pid()
+    wait_for(lambda: waits_for_ever(pid), what="an invalidation that waits")
+    assert mount.kill_worker() == pid
+    slow.proxy.heal()
+    wait_for(lambda: mount.worker_pid_or_none() not in (pid, None), what="another worker")
+    mount.wait_idle()
+    assert mount.ask_status()["restarts"] == 1
+    return pid
+
+
+def test_pages_of_a_read_under_way(slow: Slow, volume: TestMount, engine: str) -> None:
+    mount = mounted(volume, ENGINES[engine])
+    reader, new = slow.read(mount.root / "file")
+    pid = kill_stuck(mount, slow)
+    out, err = reader.communicate(timeout=30)
+    # It opened the version before, of which nothing was here.
+    assert out == b"", "bytes of a version that was not opened"
+    assert b"Stale file handle" in err or died(err)
+    assert (mount.root / "file").read_bytes() == new
+    wait_for(lambda: ended(pid), what="the end of all that was left")
+
+
+def test_a_name_in_a_directory_that_is_being_changed(
+    slow: Slow, volume: TestMount, engine: str
+) -> None:
+    slow.put("dir/gone", b"x")
+    slow.put("dir/sub/", b"")
+    mount = mounted(volume, ENGINES[engine])
+    directory = mount.root / "dir"
+    assert sorted(os.listdir(directory)) == ["gone", "sub"]
+    assert (directory / "gone").stat().st_size == 1
+    assert (directory / "sub").is_dir()
+    hole = slow.proxy.inject(Blackhole(), path="prefix=dir%2Fsub|prefix=dir/sub")
+    remover = slow.run(RMDIR, directory / "sub")
+    wait_for(lambda: hole.hits, what="the removal")
+    slow.server.admin.delete(slow.bucket, "dir/gone")
+    looker = slow.run(STAT, directory / "gone")
+    pid = kill_stuck(mount, slow)
+    _, err = looker.communicate(timeout=30)
+    assert b"FileNotFoundError" in err or died(err)
+    _, err = remover.communicate(timeout=30)
+    assert err == b"" or died(err)
+    if engine != "libfuse":
+        assert os.listdir(directory) == []
+    wait_for(lambda: ended(pid), what="the end of all that was left")
+
+
+def test_a_kernel_that_does_not_resend(slow: Slow, volume: TestMount) -> None:
+    """What was under way waits on, and nothing else with it."""
+    slow.put("other", b"other")
+    mount = mounted(volume, MODES["none"])
+    reader, _ = slow.read(mount.root / "file")
+    pid = kill_stuck(mount, slow)
+    assert (mount.root / "other").read_bytes() == b"other"
+    assert reader.poll() is None
+    mount.umount("--force")
+    reader.communicate(timeout=30)
+    wait_for(lambda: ended(pid), what="the end of all that was left")

@@ -1,0 +1,82 @@
+"""Invalidations that wait in the kernel for what only a worker answers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Self
+
+from tests.support.faultproxy import FaultProxy
+from tests.support.faults import Blackhole
+from tests.support.mounts import wait_for
+from tests.support.servers import S3Server
+
+SIZE = 8 << 20
+"""Bytes of a file: too many to be fetched by opening it."""
+
+READ = "import os, sys; sys.stdout.buffer.write(os.read(os.open(sys.argv[1], os.O_RDONLY), 4096))"
+RMDIR = "import os, sys; os.rmdir(sys.argv[1])"
+STAT = "import os, sys; os.stat(sys.argv[1])"
+
+
+class Slow:
+    """A bucket, a proxy in front of it that can hold answers back, and programs that wait. The
+    bucket's volume has to be unmounted before it is left."""
+
+    def __init__(self, server: S3Server) -> None:
+        self.server = server
+        self.bucket = server.create_bucket()
+        self.proxy = FaultProxy(server.endpoint)
+        self._programs: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for program in self._programs:
+            program.kill()
+            program.communicate()
+        self.proxy.close()
+        self.server.admin.delete_bucket(self.bucket)
+
+    def put(self, key: str, body: bytes) -> None:
+        self.server.admin.put(self.bucket, key, body)
+
+    def run(self, code: str, path: Path) -> subprocess.Popen[bytes]:
+        program = subprocess.Popen(
+            [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self._programs.append(program)
+        return program
+
+    def read(self, path: Path) -> tuple[subprocess.Popen[bytes], bytes]:
+        """A program whose read of a file waits for the store, and somebody who finds that the file
+        is another one now, so that the pages are to go; returns the program and the new bytes."""
+        self.put(path.name, bytes(SIZE))
+        assert path.stat().st_size == SIZE
+        hole = self.proxy.inject(Blackhole(), kind="GetObject", path=f"/{path.name}")
+        reader = self.run(READ, path)
+        wait_for(lambda: hole.hits, what="the read")
+        new = os.urandom(SIZE)
+        self.put(path.name, new)
+        self.run(STAT, path)
+        return reader, new
+
+
+def waits_for_ever(pid: int) -> bool:
+    """Whether a thread of the process waits in a way that no signal ends."""
+    states = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        states.append((task / "stat").read_text().rpartition(") ")[2][:1])
+    return "D" in states
+
+
+def ended(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def died(err: bytes) -> bool:
+    """Whether a program says that its mount is gone, as those of libfuse go with their worker."""
+    return b"endpoint is not connected" in err or b"caused connection abort" in err
