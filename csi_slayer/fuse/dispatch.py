@@ -95,6 +95,7 @@ class Dispatcher:
         state: SessionState,
         stats: Stats,
         loop: asyncio.AbstractEventLoop,
+        attributes_changed: Callable[[int], object],
         tracer: Tracer | None = None,
         *,
         inherits: bool = False,
@@ -107,7 +108,10 @@ class Dispatcher:
         self._stats = stats
         self._handlers = handlers(state)
         self._served = Served(
-            ops, FileReader(state.max_write, channel.spliceable, loop), state.allowed.setxattr_ext
+            ops,
+            FileReader(state.max_write, channel.spliceable, loop),
+            state.allowed.setxattr_ext,
+            attributes_changed,
         )
         self._running: dict[int, Running] = {}
         self._interrupts = Interrupts(channel, self._running, loop)

@@ -67,11 +67,18 @@ class Session:
         self._channel = Channel(
             fd, state.max_write + _HEADER_ROOM, loop, splice="splice" in state.capabilities
         )
+        self._notifier = Notifier(fd, expire_only="expire_only" in state.capabilities)
         self._dispatcher = Dispatcher(
-            ops, self._channel, state, self.stats, loop, options.tracer, inherits=inherits
+            ops,
+            self._channel,
+            state,
+            self.stats,
+            loop,
+            self._notifier.invalidate_attributes,
+            options.tracer,
+            inherits=inherits,
         )
         self._backing = Backing(fd, "passthrough" in state.capabilities)
-        self._notifier = Notifier(fd, expire_only="expire_only" in state.capabilities)
         self._ended: asyncio.Future[bool] = loop.create_future()
         self._started = False
         ops.attach(self)

@@ -19,6 +19,8 @@ class Served:
     ops: Operations
     reader: FileReader
     setxattr_ext: bool
+    attributes_changed: Callable[[int], object]
+    """Has the kernel ask for an inode's attributes anew."""
 
 
 Handler = Callable[[Served, Request, int, memoryview], Coroutine[Any, Any, Reply]]

@@ -3,13 +3,16 @@ names."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.integration.mount.conftest import Place
+from tests.support.mounts import wait_for
 
 pytestmark = [
     pytest.mark.integration,
@@ -35,6 +38,14 @@ def as_other_user(call: Callable[[], object]) -> None:
         finally:
             os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def mode_as_known(path: Path) -> int:
+    """The permission bits that the kernel has, if it thinks that it need not ask: statx(2) of the
+    mode alone (a stat wants times, which a write makes unknown)."""
+    result = (ctypes.c_uint16 * 128)()
+    assert ctypes.CDLL(None).statx(-100, os.fsencode(path), 0, 2, result) == 0
+    return int(result[14]) & 0o7777
 
 
 @pytest.mark.parametrize("content", [b"", b"content"])
@@ -75,6 +86,7 @@ def test_a_write_takes_set_id_bits_away(place: Place, opened_for_reading: bool) 
     reader = os.open(path, os.O_RDONLY) if opened_for_reading else -1
     place_fd = os.open(place.root, os.O_RDONLY)  # the way there is not for everybody
     as_other_user(lambda: os.write(os.open("program", os.O_WRONLY, dir_fd=place_fd), b"x"))
+    wait_for(lambda: mode_as_known(path) == 0o777, 3, "the mode by which it would be run")
     assert path.stat().st_mode & 0o7777 == 0o777
     if opened_for_reading:
         assert os.pread(reader, 10, 0) == b"xontent"

@@ -43,7 +43,9 @@ class FakeKernel:
         state = negotiated(off, zero_upcall)
         self.stats = Stats(observer)
         self.channel = Channel(self._device.fileno(), 1 << 17, loop)
-        self.dispatcher = Dispatcher(ops, self.channel, state, self.stats, loop)
+        self.stale: list[int] = []
+        """Inodes whose attributes it was told to ask for anew."""
+        self.dispatcher = Dispatcher(ops, self.channel, state, self.stats, loop, self.stale.append)
         self.closed = False
         self._unique = 0
 

@@ -403,10 +403,17 @@ def test_set_id_bits_go_before_a_write_of_somebody_without_the_right() -> None:
         ops.attr = ATTR._replace(mode=0o106755)
         await kernel.ask(Opcode.WRITE, write_body(1, b"x", p.WRITE_KILL_SUIDGID))
         assert ops.changes == [SetAttr(mode=0o100755)]
+        assert len(kernel.stale) == 1, "the kernel knows the mode"
         ops.attr = ATTR._replace(mode=0o102745)
         await kernel.ask(Opcode.WRITE, write_body(1, b"x", p.WRITE_KILL_SUIDGID))
         await kernel.ask(Opcode.WRITE, write_body(1, b"x"))
         assert len(ops.changes) == 1, "set-group-id without group execution stays"
+        assert len(kernel.stale) == 1
+        kernel.send(
+            Opcode.WRITE, write_body(1, b"x", p.WRITE_KILL_SUIDGID), unique=p.UNIQUE_RESEND | 98
+        )
+        assert (await kernel.reply())[0] == 0
+        assert len(kernel.stale) == 2, "who had it before perhaps died before it could tell"
         kernel.close()
 
     run(test())
