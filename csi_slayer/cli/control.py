@@ -13,10 +13,15 @@ from typing import Any
 
 from csi_slayer.errors import SlayerError
 from csi_slayer.node import registry
+from csi_slayer.node.lock import is_locked
 
 
 class NoWorker(SlayerError):
     """The volume's worker does not answer."""
+
+
+class Gone(NoWorker):
+    """There is none, and nobody to start one."""
 
 
 class Busy(NoWorker):
@@ -59,6 +64,11 @@ def ask(
                         raise TimeoutError("timed out")
                     client.settimeout(min(timeout, left))
         except (OSError, ValueError) as error:
+            if is_locked(entry.state) is False:
+                raise Gone(
+                    f"nobody serves {entry.mountpoint} any more: its worker and its supervisor "
+                    f"were killed; mount {entry.url} there again to go on"
+                ) from error
             raise NoWorker(
                 f"the worker of {entry.mountpoint} does not answer ({error}); "
                 "it may be restarting: try again, or see its log"

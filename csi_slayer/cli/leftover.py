@@ -6,8 +6,19 @@ from pathlib import Path
 
 from csi_slayer.cache.layout import directory_name
 from csi_slayer.cli.output import console
+from csi_slayer.fuse.mount import is_mounted
 from csi_slayer.node import registry
 from csi_slayer.node.leftover import unsaved
+from csi_slayer.node.lock import is_locked
+
+
+def is_nothing(entry: registry.Mounted) -> bool:
+    """Whether nobody serves an entry's volume, nothing is mounted there, and the store has all."""
+    return (
+        not is_locked(entry.state)
+        and not is_mounted(entry.mountpoint)
+        and unsaved(Path(entry.state), _staging(entry)) == 0
+    )
 
 
 def tell_of_unsaved(entry: registry.Mounted) -> None:

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from csi_slayer.cli import control
+from csi_slayer.cli.leftover import is_nothing
 from csi_slayer.cli.output import console, fail, failing, size
 from csi_slayer.errors import SlayerError
 from csi_slayer.node import registry
@@ -45,11 +46,19 @@ def status(
 
 def _wanted(path: str | None) -> list[registry.Mounted]:
     if path is None:
-        return list(registry.mounts())
+        return [entry for entry in registry.mounts() if not _forget(entry)]
     found = control.mount_of(path)
     if found is None:
         fail(f"{path} is not in a mounted volume")
     return [found[0]]
+
+
+def _forget(entry: registry.Mounted) -> bool:
+    """Remove an entry that a supervisor has left which was killed, if it is of no use."""
+    if not is_nothing(entry):
+        return False
+    registry.remove(entry.volume)
+    return True
 
 
 def _one(entry: registry.Mounted) -> dict[str, Any]:
@@ -64,6 +73,8 @@ def _one(entry: registry.Mounted) -> dict[str, Any]:
 def _show(volume: dict[str, Any]) -> None:
     table = Table(title=f"{volume['url']} at {volume['mountpoint']}", show_header=False,
                   title_justify="left", box=None)  # fmt: skip
+    table.add_column()
+    table.add_column(overflow="fold")  # what is to be typed is shown whole
     if "error" in volume:
         table.add_row("state", volume["error"])
         console.print(table)

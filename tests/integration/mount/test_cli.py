@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from csi_slayer.fuse.mount import unmount
+from csi_slayer.node import registry
 from csi_slayer.node.lock import is_locked
 from tests.integration.mount.conftest import MakeMount
 from tests.support.mounts import CLI, TestMount, slayer, wait_for
@@ -81,6 +83,41 @@ def test_status_of_a_worker_that_does_not_answer(frozen: TestMount) -> None:
     assert "does not answer" in ours["error"]
     shown = slayer("status", str(frozen.root)).stdout
     assert "does not answer" in " ".join(shown.split())
+
+
+def kill_all(mount: TestMount) -> None:
+    supervisor, worker = mount.entry()["supervisor"], mount.worker_pid()
+    os.kill(supervisor, signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: is_locked(mount.entry()["state"]) is False, what="the end of both")
+
+
+def test_status_of_a_volume_whose_processes_were_killed(mount: TestMount) -> None:
+    kill_all(mount)
+    error = mount.status()["error"]
+    assert f"nobody serves {mount.root} any more" in error
+    assert f"mount {mount.url} there again" in error
+    shown = "".join(slayer("status", str(mount.root)).stdout.split())
+    assert error.replace(" ", "") in shown, "what is to be typed is shown whole"
+    # What is mounted can still be replaced. Once somebody took it away there is nothing to tell.
+    assert str(mount.root) in slayer("status", "--json").stdout
+    unmount(str(mount.root), lazy=True)
+    assert str(mount.root) not in slayer("status", "--json").stdout
+    assert registry.find(str(mount.root)) is None
+
+
+def test_status_keeps_what_was_not_uploaded(make_mount: MakeMount) -> None:
+    mount = make_mount().mount()
+    file = os.open(mount.root / "file", os.O_WRONLY | os.O_CREAT)
+    os.write(file, b"data")
+    kill_all(mount)
+    with pytest.raises(OSError, match="not connected"):
+        os.close(file)
+    unmount(str(mount.root), lazy=True)
+    (found,) = [v for v in json.loads(slayer("status", "--json").stdout) if v["url"] == mount.url]
+    assert "nobody serves" in found["error"]
+    mount.mount()
+    assert (mount.root / "file").read_bytes() == b"data"
 
 
 def test_status(mount: TestMount) -> None:

@@ -21,6 +21,7 @@ from csi_slayer.cli.output import failing, size
 from csi_slayer.config import load_config
 from csi_slayer.errors import ConfigError
 from csi_slayer.node import registry
+from csi_slayer.node.lock import lock_volume
 from csi_slayer.node.registry import Mounted
 
 
@@ -178,9 +179,11 @@ def test_status_without_volumes(capfd: pytest.CaptureFixture[str]) -> None:
 def test_status_of_a_worker_that_does_not_answer(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    state = str(tmp_path / "state")
     registry.write(
-        Mounted("v", "s3://bucket", "/some/where", 1, str(tmp_path / "none"), "/state", "/cache")
+        Mounted("v", "s3://bucket", "/some/where", 1, str(tmp_path / "none"), state, "/cache")
     )
+    lock = lock_volume(state)
     status, output = slayer(capfd, "status", "--json")
     assert status == 0
     (volume,) = json.loads(output)
@@ -189,6 +192,9 @@ def test_status_of_a_worker_that_does_not_answer(
     status, output = slayer(capfd, "status", "/some/where/below")
     assert status == 0
     assert "does not answer" in output.replace("\n", "")
+    os.close(lock)
+    assert slayer(capfd, "status") == (0, "no volume is mounted\n"), "nobody serves it any more"
+    assert registry.find("/some/where") is None
 
 
 @pytest.mark.parametrize("command", ["warm", "status"])
