@@ -47,7 +47,11 @@ class LedgerFile:
         try:
             if os.fstat(self._fd).st_size < _BYTES:
                 os.posix_fallocate(self._fd, 0, _BYTES)
-            memory = mmap.mmap(self._fd, _BYTES)
+            # By a description of its own: a mapping keeps the locks of the one that it was made by
+            # for as long as the memory lives, and what is left of a killed process may still have
+            # it (csi_slayer.node.remains).
+            with open(f"/proc/self/fd/{self._fd}", "r+b") as own:
+                memory = mmap.mmap(own.fileno(), _BYTES)
             if memory[:8] != _MAGIC:
                 # New, or damaged: start from nothing; the governor's count corrects it.
                 memory[:] = _MAGIC.ljust(_BYTES, b"\0")

@@ -201,8 +201,11 @@ class Content:
             if isinstance(record.file, CleanFile):
                 await record.file.close()
             record.file = file
-        if truncate:
-            await file.truncate(0)  # of an empty file too: its times change
+        if truncate:  # an empty file too: its times change
+            if isinstance(file, StagedFile) and record.backing_id:
+                await asyncio.to_thread(file.truncate_now, 0)
+            else:
+                await file.truncate(0)
         return file
 
     async def _stage_empty(self, inode: Inode) -> StagedFile:

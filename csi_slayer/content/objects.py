@@ -24,7 +24,7 @@ from csi_slayer.content.options import SCRATCH, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.races import Races
 from csi_slayer.content.small import Source
-from csi_slayer.content.staged import StagedFile, os_errors, settled_mtime, wait_for_writes
+from csi_slayer.content.staged import StagedFile, os_errors, settle
 from csi_slayer.content.upload import Uploader, condition_for
 from csi_slayer.errors import (
     FsError,
@@ -191,12 +191,11 @@ class Objects:
         self, inode: Inode, row: Pending, record: OpenInode, staged: StagedFile | OverlayFile
     ) -> None:
         retimed = record.retimed
-        mtime_ns = settled_mtime(staged.fd)
         with os_errors():
-            if record.writers == 1 and staged.size <= SMALL:
-                wait_for_writes(staged.fd)
-            elif record.writers:
-                await asyncio.to_thread(wait_for_writes, staged.fd)
+            if record.writers > 1 or staged.size > SMALL or self._opened.served:
+                mtime_ns = await asyncio.to_thread(settle, staged.fd, writers=record.writers > 0)
+            else:  # one write of little, from memory that is there
+                mtime_ns = settle(staged.fd, writers=record.writers > 0)
         if inode.ino in self._opened.mappable:
             # After the stat: a store that comes before this is read, one after it changes the time.
             with os_errors():

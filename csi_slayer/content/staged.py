@@ -58,6 +58,15 @@ def wait_for_writes(fd: int) -> None:
     os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode))
 
 
+def settle(fd: int, *, writers: bool) -> int:
+    """:func:`settled_mtime`, after which every write that had set it is over. With ``writers`` it
+    blocks for as long as one of them does."""
+    mtime_ns = settled_mtime(fd)
+    if writers:
+        wait_for_writes(fd)
+    return mtime_ns
+
+
 class StagedFile:
     """An open staged copy; its descriptor can serve as a passthrough backing file.
 
@@ -91,6 +100,11 @@ class StagedFile:
             return written
 
     async def truncate(self, size: int) -> None:
+        self.truncate_now(size)
+
+    def truncate_now(self, size: int) -> None:
+        """As :meth:`truncate`. Waits for a write that is under way: call in a thread where the
+        kernel writes without us."""
         with os_errors():
             os.ftruncate(self.fd, size)
 

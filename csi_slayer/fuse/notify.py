@@ -3,17 +3,18 @@
 An invalidation waits for locks of pages and directories, which a request holds that the event loop
 is to answer. So one thread of its own writes them, from a queue. When the worker is killed while
 that thread waits, nobody answers the request before the next worker is there, and no signal ends
-the wait: the thread stays behind. So it has a table of descriptors of its own, with the device
-only: everything else that the worker had open, locks above all, is let go at its death, and the
-next worker can start (:mod:`csi_slayer.node.remains`). An invalidation that is queued already is
-not queued twice. When the queue is full, further ones are dropped, counted and logged:
-names and attributes then live until their TTL ends, pages until the file is opened without
-KEEP_CACHE.
+the wait: the thread stays behind, with the worker's memory. So it has a table of descriptors of its
+own, with the device only: everything else that the worker had open is let go at its death, with the
+locks on it, and the next worker can start (:mod:`csi_slayer.node.remains`). What is mapped must
+therefore not be what is locked.
+
+An invalidation that is queued already is not queued twice. When the queue is full, further ones are
+dropped, counted and logged: names and attributes then live until their TTL ends, pages until the
+file is opened without KEEP_CACHE.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import os
@@ -65,10 +66,8 @@ def _keep_only(fd: int) -> None:
         # Forbidden by a filter of system calls, say. It matters only after a kill.
         log.warning("fuse_notifier_shares", error=os.strerror(ctypes.get_errno()))
         return
-    for name in os.listdir("/proc/thread-self/fd"):
-        if int(name) != fd:
-            with contextlib.suppress(OSError):  # that of the directory is closed already
-                os.close(int(name))
+    os.closerange(0, fd)
+    os.closerange(fd + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 class Notifier:

@@ -182,7 +182,8 @@ class Session:
         """Close the descriptor. If it is the last one of the connection, every request fails from
         now on. Call :meth:`stop` before."""
         self._channel.close()
-        # A thread that still waits inside a write must not meet another file at this number.
+        # A thread that still waits inside a write must not meet another file at this number, if it
+        # has no table of descriptors of its own.
         if self._notifier.close(0):
             os.close(self.fd)
 

@@ -71,8 +71,13 @@ class Recovery:
         known = {**_records_of(held), **records}
         # A mark tells processes of one boot apart.
         boot = boot_id()
-        marks = [it.worker for it in known.values() if it.worker is not None and it.boot == boot]
-        await asyncio.gather(*(asyncio.to_thread(_end, worker) for worker in marks))
+        await asyncio.gather(
+            *(
+                asyncio.to_thread(_end, it.worker, str(self._places.state(name)))
+                for name, it in known.items()
+                if it.worker is not None and it.boot == boot
+            )
+        )
         live = {name: entry for name, entry in held.items() if self._lives(name, entry, known)}
         connections = {
             record.connection for name in live if (record := known[name]).connection is not None
@@ -196,8 +201,9 @@ def _records_of(held: dict[str, Held]) -> dict[str, Record]:
     return records
 
 
-def _end(worker: WorkerMark) -> None:
-    """End a process, if it still is that one, and wait until it is gone."""
+def _end(worker: WorkerMark, state: str) -> None:
+    """End a process, if it still is that one, and wait until it is gone, or has let the volume go
+    whose state this is (:mod:`csi_slayer.node.remains`)."""
     try:
         pidfd = os.pidfd_open(worker.pid)
     except OSError:
@@ -210,7 +216,9 @@ def _end(worker: WorkerMark) -> None:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         deadline = time.monotonic() + END_TIMEOUT
-        while not poll.poll(SETTLE * 1000) and not is_all_that_is_left(worker.pid):
+        while not poll.poll(SETTLE * 1000):
+            if is_all_that_is_left(worker.pid) and not is_locked(state):
+                return
             if time.monotonic() > deadline:
                 log.error("leftover_worker_stays", pid=worker.pid)
                 return

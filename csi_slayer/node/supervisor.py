@@ -13,6 +13,7 @@ and the next worker unmounts what is left and mounts anew. The messages are desc
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -154,8 +155,10 @@ def _end_of(process: subprocess.Popen[bytes]) -> int | None:
             return process.wait(SETTLE)
         except subprocess.TimeoutExpired:
             if is_all_that_is_left(process.pid):
-                # It goes once its successor serves; it is reaped then.
-                threading.Thread(target=process.wait, name="reaper", daemon=True).start()
+                # It goes once its successor serves, and is reaped then. Without a thread for that
+                # it stays as an entry in the table of processes.
+                with contextlib.suppress(RuntimeError):
+                    threading.Thread(target=process.wait, name="reaper", daemon=True).start()
                 return None
 
 

@@ -14,6 +14,7 @@ import xxhash
 
 from csi_slayer.catalog import ROOT, Catalog, Inode
 from csi_slayer.content.content import Content
+from csi_slayer.content.opened import IoMode
 from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed, SlayerError
 from csi_slayer.scheduling.scan import Scan
 from csi_slayer.vfs import names
@@ -101,10 +102,16 @@ class Base:
             self._kernel.invalidate_inode(ino)
 
     def _stored_into(self, ino: int) -> None:
-        """A staged file was changed through a mapping of it. Its bytes are in the pages of the
-        staged file itself, if not in those that the kernel wrote to us; the times are behind."""
-        if self._kernel is not None:
-            self._kernel.invalidate_attributes(ino)
+        """A staged file was changed through a mapping of it: the kernel's times are behind, and
+        where it has pages of the mount's own, because somebody opened the file in a way that is
+        not passed through, those are, too."""
+        kernel, record = self._kernel, self.opened.get(ino)
+        if kernel is None:
+            return
+        if kernel.passthrough and record is not None and record.mode == IoMode.CACHED:
+            kernel.invalidate_inode(ino)
+        else:
+            kernel.invalidate_attributes(ino)
 
     def _version_moved(self, ino: int, old: str, new: str) -> None:
         """A successor of this worker must find the handles' version in the store."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -16,8 +17,23 @@ from tests.support.servers import S3Server
 SIZE = 8 << 20
 """Bytes of a file: too many to be fetched by opening it."""
 
+WRITE = """
+import os, sys, threading
+from tests.support.mappings import Memory
+source = os.open(sys.argv[1], os.O_RDONLY)
+target = os.open(sys.argv[2], os.O_WRONLY)
+memory = Memory(source, 4096, writable=False)
+print("goes on", flush=True)
+if "close" in sys.argv[3:]:
+    threading.Timer(0.5, os.close, (os.dup(target),)).start()
+sys.exit(memory.write_to(target) != 4096)
+"""
+"""Writes from the mapping of one file into another; a descriptor of the other is closed meanwhile,
+if that is wanted."""
+
 READ = "import os, sys; sys.stdout.buffer.write(os.read(os.open(sys.argv[1], os.O_RDONLY), 4096))"
 RMDIR = "import os, sys; os.rmdir(sys.argv[1])"
+EMPTY = "import os, sys; os.close(os.open(sys.argv[1], os.O_WRONLY | os.O_TRUNC))"
 STAT = "import os, sys; os.stat(sys.argv[1])"
 
 
@@ -44,9 +60,11 @@ class Slow:
     def put(self, key: str, body: bytes) -> None:
         self.server.admin.put(self.bucket, key, body)
 
-    def run(self, code: str, path: Path) -> subprocess.Popen[bytes]:
+    def run(self, code: str, *args: Path | str) -> subprocess.Popen[bytes]:
         program = subprocess.Popen(
-            [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, "-c", code, *map(str, args)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         self._programs.append(program)
         return program
@@ -66,11 +84,13 @@ class Slow:
 
 
 def waits_for_ever(pid: int) -> bool:
-    """Whether a thread of the process waits in a way that no signal ends."""
-    states = []
+    """Whether the process's thread for invalidations waits in a way that no signal ends."""
     for task in Path(f"/proc/{pid}/task").iterdir():
-        states.append((task / "stat").read_text().rpartition(") ")[2][:1])
-    return "D" in states
+        with contextlib.suppress(FileNotFoundError):  # a thread that ends
+            alone = len(os.listdir(task / "fd")) == 1
+            if alone and (task / "stat").read_text().rpartition(") ")[2][:1] == "D":
+                return True
+    return False
 
 
 def ended(pid: int) -> bool:

@@ -29,7 +29,7 @@ async def setattr_(served: Served, req: Request, ino: int, body: memoryview) -> 
 
 async def kill_suidgid(served: Served, req: Request, ino: int) -> None:
     """Take set-id bits away before a file's content is changed (FUSE_HANDLE_KILLPRIV_V2). The
-    kernel leaves that to us and keeps the mode that it knows, by which programs are run."""
+    kernel leaves that to us and keeps the mode that it knows."""
     mode = await _mode_without_set_ids(served, req, ino)
     if mode is not None:
         await served.ops.setattr(req._replace(resent=False), ino, SetAttr(mode=mode))

@@ -72,6 +72,23 @@ def test_the_time_of_a_store_is_seen(mount: TestMount, capabilities: list[str]) 
     wait_for(seen, 5)
 
 
+def test_a_store_is_seen_by_who_is_served_by_the_worker(
+    mount: TestMount, capabilities: list[str]
+) -> None:
+    """One who writes synchronously is not passed through, unlike who had the file mapped."""
+    path = mount.root / "file"
+    with mapped(path, SIZE) as (memory, fd):
+        os.close(fd)
+        if not capabilities:  # else the mapping keeps it open
+            wait_for(lambda: mount.ask_status()["open_files"] == 0, what="the close")
+        other = os.open(path, os.O_RDWR | os.O_DSYNC)
+        assert os.pread(other, 5, 0) == bytes(5)
+        memory.store(b"first")
+        os.fsync(other)
+        wait_for(lambda: os.pread(other, 5, 0) == b"first", 5)
+        os.close(other)
+
+
 def test_somebody_else_has_the_file_uploaded(
     mount: TestMount, objects: Path, durability: str
 ) -> None:

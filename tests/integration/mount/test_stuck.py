@@ -10,10 +10,20 @@ import pytest
 
 from tests.integration.mount.conftest import MODES
 from tests.integration.mount.s3volumes import s3_volume
-from tests.support.faults import Blackhole
+from tests.support.faults import Blackhole, Delay
 from tests.support.mounts import TestMount, wait_for
 from tests.support.servers import S3Server
-from tests.support.stuck import RMDIR, STAT, Slow, died, ended, waits_for_ever
+from tests.support.stuck import (
+    EMPTY,
+    RMDIR,
+    SIZE,
+    STAT,
+    WRITE,
+    Slow,
+    died,
+    ended,
+    waits_for_ever,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -98,6 +108,34 @@ def test_a_name_in_a_directory_that_is_being_changed(
     if engine != "libfuse":
         assert os.listdir(directory) == []
     wait_for(lambda: ended(pid), what="the end of all that was left")
+
+
+@pytest.mark.parametrize("then", ["emptied", "closed"])
+def test_a_write_that_waits_for_the_worker_keeps_nobody_from_work(
+    slow: Slow, volume: TestMount, then: str
+) -> None:
+    """It has the lock of the file that it writes to, which the kernel does without the worker, and
+    waits for a page of another file, which the worker has to bring."""
+    new = os.urandom(SIZE)
+    slow.put("source", new)
+    mount = mounted(volume, [])
+    source, target = mount.root / "source", mount.root / "target"
+    target.write_bytes(b"before")
+    mount.wait_idle()
+    assert source.stat().st_size == SIZE
+    delay = slow.proxy.inject(Delay(3), kind="GetObject", path="/source")
+    writer = slow.run(WRITE, source, target, *(["close"] if then == "closed" else []))
+    wait_for(lambda: delay.hits, what="the read")
+    emptier = slow.run(EMPTY, target) if then == "emptied" else None
+    out, err = writer.communicate(timeout=30)
+    assert (out, err, writer.returncode) == (b"goes on\n", b"", 0)
+    if emptier is not None:
+        assert emptier.communicate(timeout=30) == (b"", b"")
+        assert target.read_bytes() in (new[:4096], b"")
+    else:
+        assert target.read_bytes() == new[:4096]
+    mount.umount()
+    assert slow.server.admin.get(slow.bucket, "target") in (new[:4096], b"")
 
 
 def test_a_kernel_that_does_not_resend(slow: Slow, volume: TestMount) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -13,6 +16,9 @@ from csi_slayer.cache import BLOCK, Cache, Governor
 from csi_slayer.cache.layout import Layout
 from csi_slayer.cache.ledger import Ledger, on_disk
 from csi_slayer.errors import CacheError, CacheFull
+from csi_slayer.node.remains import is_all_that_is_left
+from tests.support.mounts import wait_for
+from tests.support.remains import REMAIN
 from tests.unit.cache.helpers import content, die, disk_bytes, fill, key_of
 
 MIB = 1 << 20
@@ -44,6 +50,25 @@ def test_the_limit_holds_for_all_processes_together(layout: Layout) -> None:
     ledgers[1].reserve(MIB)
     for ledger in ledgers:
         ledger.close()
+
+
+def test_a_process_whose_memory_is_left_holds_no_lock(layout: Layout, tmp_path: Path) -> None:
+    """As one that was killed while a thread of it waits in the kernel."""
+    Ledger(layout, 10 * MIB, 0).close()
+    marker = tmp_path / "end"
+    code = (
+        "import fcntl, pathlib, sys\n"
+        "from csi_slayer.cache.ledger_file import LedgerFile\n"
+        "file = LedgerFile(pathlib.Path(sys.argv[1]))\n"
+        "fcntl.flock(file._fd, fcntl.LOCK_EX)\n"
+        "remain(sys.argv[2])\n"
+    )
+    args = [sys.executable, "-c", REMAIN + code, str(layout.ledger), str(marker)]
+    with subprocess.Popen(args) as process, layout.ledger.open() as mine:
+        wait_for(lambda: is_all_that_is_left(process.pid), what="the end of its first thread")
+        fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert process.poll() is None
+        marker.touch()
 
 
 def test_all_of_the_capacity_can_be_had(layout: Layout) -> None:
