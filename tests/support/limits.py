@@ -86,6 +86,8 @@ _LIMITS = (
     ("first pause before a dead worker is started again", "node.lifecycle", "BACKOFF_FIRST",
      _SECONDS),
     ("longest such pause", "node.lifecycle", "BACKOFF_MAX", _SECONDS),
+    ("a killed worker of which a thread waits in the kernel is waited for", "node.remains", "SETTLE",
+     _SECONDS),
     ("clients of the control socket at once", "worker.control", "CLIENTS", _COUNT),
     ("request on the control socket", "worker.control", "LINE_LIMIT", _BYTES),
     ("time a control client has to say what it wants", "worker.control", "REQUEST_TIMEOUT",
