@@ -202,11 +202,16 @@ class Content:
                 await record.file.close()
             record.file = file
         if truncate:  # an empty file too: its times change
-            if isinstance(file, StagedFile) and record.backing_id:
-                await asyncio.to_thread(file.truncate_now, 0)
-            else:
-                await file.truncate(0)
+            await self.truncate(record, file, 0)
         return file
+
+    async def truncate(self, record: OpenInode, file: StagedFile | OverlayFile, size: int) -> None:
+        """Cut the file of ``record``, or make it longer; raises CacheFull."""
+        if record.backing_id and isinstance(file, StagedFile):
+            with os_errors():
+                await self.opened.patient.run(lambda fd: os.ftruncate(fd, size), file.fd)
+        else:
+            await file.truncate(size)
 
     async def _stage_empty(self, inode: Inode) -> StagedFile:
         file = self.new_stage()

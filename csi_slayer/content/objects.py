@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from csi_slayer.cache import SMALL, Staging
+from csi_slayer.cache import Staging
 from csi_slayer.catalog import Catalog, Inode, Mark, Pending
 from csi_slayer.content import mapped, metadata
 from csi_slayer.content.clean import CleanFile
@@ -24,7 +24,7 @@ from csi_slayer.content.options import SCRATCH, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.races import Races
 from csi_slayer.content.small import Source
-from csi_slayer.content.staged import StagedFile, os_errors, settle
+from csi_slayer.content.staged import StagedFile, os_errors, settle, settled_mtime
 from csi_slayer.content.upload import Uploader, condition_for
 from csi_slayer.errors import (
     FsError,
@@ -192,10 +192,10 @@ class Objects:
     ) -> None:
         retimed = record.retimed
         with os_errors():
-            if record.writers > 1 or staged.size > SMALL or self._opened.served:
-                mtime_ns = await asyncio.to_thread(settle, staged.fd, writers=record.writers > 0)
-            else:  # one write of little, from memory that is there
-                mtime_ns = settle(staged.fd, writers=record.writers > 0)
+            if record.users > 1:  # somebody else has it open, perhaps for writing
+                mtime_ns = await self._opened.patient.run(settle, staged.fd)
+            else:
+                mtime_ns = settled_mtime(staged.fd)
         if inode.ino in self._opened.mappable:
             # After the stat: a store that comes before this is read, one after it changes the time.
             with os_errors():
@@ -230,7 +230,9 @@ class Objects:
     ) -> ObjectInfo | None:
         """If the staged bytes are just a copy of another object: copy that, server-side."""
         source, mtime_ns = self.clones.pop(inode.ino, (None, 0))
-        if source is None or mtime_ns != inode.mtime_ns or inode.ino in self._opened.mappable:
+        if source is None or (source.size, mtime_ns) != (inode.size, inode.mtime_ns):
+            return None
+        if inode.ino in self._opened.mappable:
             return None
         await self._require(row, source.key)
         try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.overlay import OverlayFile
+from csi_slayer.content.patient import Patient
 from csi_slayer.content.staged import StagedFile
 
 File = CleanFile | StagedFile | OverlayFile
@@ -73,10 +74,8 @@ class OpenInodes:
         self.mappable: set[int] = set()
         """Inodes whose staged copies somebody may have mapped, see
         :mod:`csi_slayer.content.mapped`, be they open or not."""
-        self.served: set[int] = set()
-        """Inodes that are open with pages that this worker brings. Who writes into another file
-        from a mapping of such a one waits for the worker, and has that file's lock meanwhile: what
-        needs the lock is not for the event loop."""
+        self.patient = Patient()
+        """For what waits until programs have written into the files."""
         self.let_go: Callable[[OpenInode], Awaitable[None]] = self._close
         """One user less; gives back what the last one leaves. The VFS puts its own here, which
         also tells the kernel."""
@@ -103,18 +102,11 @@ class OpenInodes:
         record.users += 1
         return record
 
-    def set_mode(self, record: OpenInode, mode: IoMode) -> None:
-        """How the kernel serves the inode from now on."""
-        record.mode = mode
-        if mode == IoMode.CACHED:
-            self.served.add(record.ino)
-
     def drop(self, record: OpenInode) -> bool:
         """One user less; True if it was the last and the record is gone."""
         record.users -= 1
         if record.users == 0 and self._inodes.get(record.ino) is record:
             del self._inodes[record.ino]
-            self.served.discard(record.ino)
             return True
         return False
 

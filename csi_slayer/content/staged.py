@@ -58,12 +58,11 @@ def wait_for_writes(fd: int) -> None:
     os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode))
 
 
-def settle(fd: int, *, writers: bool) -> int:
-    """:func:`settled_mtime`, after which every write that had set it is over. With ``writers`` it
-    blocks for as long as one of them does."""
+def settle(fd: int) -> int:
+    """:func:`settled_mtime`, after which every write that had set it is over. Blocks as
+    :func:`wait_for_writes` does."""
     mtime_ns = settled_mtime(fd)
-    if writers:
-        wait_for_writes(fd)
+    wait_for_writes(fd)
     return mtime_ns
 
 
@@ -100,11 +99,6 @@ class StagedFile:
             return written
 
     async def truncate(self, size: int) -> None:
-        self.truncate_now(size)
-
-    def truncate_now(self, size: int) -> None:
-        """As :meth:`truncate`. Waits for a write that is under way: call in a thread where the
-        kernel writes without us."""
         with os_errors():
             os.ftruncate(self.fd, size)
 

@@ -262,10 +262,15 @@ class FileOps(OpenOps):
     ) -> None:
         """A whole object was copied: its upload can be a copy in the store."""
         if isinstance(source, CleanFile):
-            self.content.cloned(out_ino, source.source, settled_mtime(target.fd))
+            origin = source.source
         elif inode.etag is not None and not self.content.objects.is_dirty(inode):
             origin = await self.content.objects.source_of(inode)
-            self.content.cloned(out_ino, origin, settled_mtime(target.fd))
+        else:
+            return
+        mtime_ns = settled_mtime(target.fd)
+        # After that: somebody may have opened the target with O_TRUNC since it was copied to.
+        if target.size == origin.size:
+            self.content.cloned(out_ino, origin, mtime_ns)
 
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:

@@ -154,7 +154,7 @@ class OpenOps(NameOps):
         if mode == IoMode.PASSTHROUGH and record.backing_id == 0:
             mode = self._backed(record, file)
         if mode in (IoMode.PASSTHROUGH, IoMode.CACHED):
-            self.opened.set_mode(record, mode)
+            record.mode = mode
         version = version_of(file.source.etag) if isinstance(file, CleanFile) else 0
         handle = self.handles.add(
             req.unique, inode.ino, version, flags, mode,
@@ -294,9 +294,9 @@ class OpenOps(NameOps):
             if handle.writable:
                 record.writers += 1
             if handle.mode in (IoMode.PASSTHROUGH, IoMode.CACHED):
-                self.opened.set_mode(record, handle.mode)
+                record.mode = handle.mode
             elif handle.backing_id:
-                self.opened.set_mode(record, IoMode.PASSTHROUGH)
+                record.mode = IoMode.PASSTHROUGH
             record.backing_id = record.backing_id or handle.backing_id
             if record.file is None:
                 await self._restore(record, inode)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.mount.conftest import MODES
+from tests.integration.mount.conftest import MODES, MakeMount
 from tests.integration.mount.s3volumes import s3_volume
 from tests.support.faults import Blackhole, Delay
 from tests.support.mounts import TestMount, wait_for
@@ -136,6 +137,29 @@ def test_a_write_that_waits_for_the_worker_keeps_nobody_from_work(
         assert target.read_bytes() == new[:4096]
     mount.umount()
     assert slow.server.admin.get(slow.bucket, "target") in (new[:4096], b"")
+
+
+def test_a_write_that_waits_for_another_volume_holds_only_its_own_program_up(
+    slow: Slow, volume: TestMount, make_mount: MakeMount
+) -> None:
+    slow.put("source", bytes(SIZE))
+    mount = mounted(volume, [])
+    other = make_mount(name="other").mount()
+    source, target = mount.root / "source", other.root / "target"
+    target.write_bytes(b"before")
+    other.wait_idle()
+    assert source.stat().st_size == SIZE
+    hole = slow.proxy.inject(Blackhole(), kind="GetObject", path="/source")
+    writer = slow.run(WRITE, source, target, "close")
+    wait_for(lambda: hole.hits, what="the read")
+    # The other descriptor is closed, and its file to be uploaded, half a second later.
+    for _ in range(30):
+        assert other.ask_status()["pid"] == other.worker_pid()
+        time.sleep(0.05)
+    slow.proxy.heal()
+    out, err = writer.communicate(timeout=60)
+    assert (out, err, writer.returncode) == (b"goes on\n", b"", 0)
+    assert target.read_bytes()[:4096] == bytes(4096)
 
 
 def test_a_kernel_that_does_not_resend(slow: Slow, volume: TestMount) -> None:

@@ -325,3 +325,35 @@ def test_clone_and_a_write_in_the_same_tick(
     volume.run(run())
     volume.stop()
     assert volume.objects()["b"] == b"TWO"
+
+
+def test_a_copy_is_emptied_before_it_is_known_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume(tmp_path, passthrough=True, ttl=3600)
+
+    async def run() -> None:
+        fs = volume.fs
+        src = await create(volume, b"a", b"one")
+        s = await fs.open(volume.request(), src, os.O_RDONLY)
+        entry, o = await fs.create(volume.request(), ROOT, b"b", 0o644, os.O_WRONLY)
+        assert entry.attr is not None
+        dst = entry.attr.ino
+        original = fs._note_clone
+
+        async def note(*args: Any) -> None:
+            flags = os.O_WRONLY | os.O_TRUNC
+            await fs.release(
+                volume.request(), dst, (await fs.open(volume.request(), dst, flags)).fh
+            )
+            await original(*args)
+
+        monkeypatch.setattr(fs, "_note_clone", note)
+        await fs.copy_file_range(volume.request(), src, s.fh, 0, dst, o.fh, 0, 3)
+        await fs.flush(volume.request(), dst, o.fh)
+        await fs.release(volume.request(), dst, o.fh)
+        await fs.release(volume.request(), src, s.fh)
+
+    volume.run(run())
+    volume.stop()
+    assert volume.objects()["b"] == b""

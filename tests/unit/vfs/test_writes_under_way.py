@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from csi_slayer.catalog import ROOT
-from csi_slayer.content import objects, staged
+from csi_slayer.content import staged
 from csi_slayer.content.staged import settled_mtime, wait_for_writes
 from tests.unit.vfs.harness import Volume
 
@@ -47,13 +47,9 @@ def test_a_write_sets_the_time_before_its_bytes_are_there(tmp_path: Path) -> Non
         write.end()
 
 
-@pytest.mark.parametrize("small", [True, False])
 @pytest.mark.parametrize("others", [0, 1])
-def test_a_file_that_is_sent_during_a_write_is_sent_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool, others: int
-) -> None:
-    """By whatever way it waits for the write, and whoever closes the file meanwhile."""
-    monkeypatch.setattr(objects, "SMALL", 1 << 40 if small else 0)
+def test_a_file_that_is_sent_during_a_write_is_sent_whole(tmp_path: Path, others: int) -> None:
+    """Whoever closes the file meanwhile."""
     volume = Volume(tmp_path, passthrough=True, ttl=3600)
     fs = volume.fs
     entry, opened = volume.run(fs.create(volume.request(), ROOT, b"f", 0o644, os.O_RDWR))

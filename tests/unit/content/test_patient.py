@@ -1,0 +1,100 @@
+"""Calls that wait for programs, in threads of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from csi_slayer.content.patient import THREADS, Patient
+
+
+@pytest.fixture
+def fd(tmp_path: Path) -> int:
+    return os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_they_leave_the_threads_of_others_alone(fd: int) -> None:
+    ended = threading.Event()
+
+    async def test() -> None:
+        patient = Patient()
+        waiting = [
+            asyncio.create_task(patient.run(lambda _own: ended.wait(30), fd))
+            for _ in range(2 * THREADS)
+        ]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            assert await asyncio.to_thread(os.getpid) == os.getpid()
+        ended.set()
+        assert await asyncio.gather(*waiting) == [True] * len(waiting)
+
+    asyncio.run(test())
+    os.close(fd)
+
+
+def test_the_file_is_the_same_whatever_becomes_of_who_waits(fd: int, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    begun, go_on = threading.Event(), threading.Event()
+    sizes = []
+
+    def call(own: int) -> None:
+        begun.set()
+        go_on.wait(30)
+        sizes.append(os.fstat(own).st_size)
+
+    async def test() -> None:
+        task = asyncio.create_task(Patient().run(call, fd))
+        await asyncio.to_thread(begun.wait)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        os.close(fd)
+        other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
+        assert other == fd, "the number is another file's"
+        go_on.set()
+        async with asyncio.timeout(10):
+            while not sizes:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        os.close(other)
+
+    asyncio.run(test())
+    assert sizes == [4]
+
+
+def test_no_descriptor_is_left_of_what_never_began(fd: int) -> None:
+    ended = threading.Event()
+
+    async def test() -> None:
+        patient = Patient()
+        busy = [
+            asyncio.create_task(patient.run(lambda _own: ended.wait(30), fd))
+            for _ in range(THREADS)
+        ]
+        await asyncio.sleep(0)
+        before = descriptors()
+        late = asyncio.create_task(patient.run(os.fstat, fd))
+        await asyncio.sleep(0)
+        late.cancel()
+        await asyncio.gather(late, return_exceptions=True)
+        assert descriptors() == before
+        ended.set()
+        await asyncio.gather(*busy)
+
+    asyncio.run(test())
+    os.close(fd)
+
+
+def test_an_error_is_raised(fd: int) -> None:
+    def call(_own: int) -> None:
+        raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        asyncio.run(Patient().run(call, fd))
+    os.close(fd)
