@@ -291,6 +291,16 @@ def test_a_directory_renamed_while_it_is_listed(tmp_path: Path) -> None:
     assert volume.objects() == {"e/x": b"x"}
 
 
+async def to_be_copied(volume: Volume) -> tuple[int, Opened, int, Opened]:
+    """A file of three bytes and a new one, both open."""
+    fs = volume.fs
+    source = await create(volume, b"a", b"one")
+    opened = await fs.open(volume.request(), source, os.O_RDONLY)
+    entry, created = await fs.create(volume.request(), ROOT, b"b", 0o644, os.O_WRONLY)
+    assert entry.attr is not None
+    return source, opened, entry.attr.ino, created
+
+
 def test_clone_and_a_write_in_the_same_tick(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,11 +309,7 @@ def test_clone_and_a_write_in_the_same_tick(
 
     async def run() -> None:
         fs = volume.fs
-        src = await create(volume, b"a", b"one")
-        s = await fs.open(volume.request(), src, os.O_RDONLY)
-        entry, o = await fs.create(volume.request(), ROOT, b"b", 0o644, os.O_WRONLY)
-        assert entry.attr is not None
-        dst = entry.attr.ino
+        src, s, dst, o = await to_be_copied(volume)
         original = fs._note_clone
         ticks: list[int] = []
 
@@ -334,11 +340,7 @@ def test_a_copy_is_emptied_before_it_is_known_as_one(
 
     async def run() -> None:
         fs = volume.fs
-        src = await create(volume, b"a", b"one")
-        s = await fs.open(volume.request(), src, os.O_RDONLY)
-        entry, o = await fs.create(volume.request(), ROOT, b"b", 0o644, os.O_WRONLY)
-        assert entry.attr is not None
-        dst = entry.attr.ino
+        src, s, dst, o = await to_be_copied(volume)
         original = fs._note_clone
 
         async def note(*args: Any) -> None:
