@@ -20,10 +20,6 @@ class NoWorker(SlayerError):
     """The volume's worker does not answer."""
 
 
-class Gone(NoWorker):
-    """There is none, and nobody to start one."""
-
-
 class Busy(NoWorker):
     """It does not answer this client, for it serves others."""
 
@@ -65,7 +61,7 @@ def ask(
                     client.settimeout(min(timeout, left))
         except (OSError, ValueError) as error:
             if is_locked(entry.state) is False:
-                raise Gone(
+                raise NoWorker(
                     f"nobody serves {entry.mountpoint} any more: its worker and its supervisor "
                     f"were killed; mount {entry.url} there again to go on"
                 ) from error
