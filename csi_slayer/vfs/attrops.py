@@ -76,8 +76,8 @@ class AttrOps(Base):
         try:
             async with record.lock:
                 file = await self._writable(record, truncate=size == 0)
-                # To its own size too: its times change.
-                await self.content.truncate(record, file, size)
+                if size:  # else it is empty already. To its own size too: its times change.
+                    await self.content.truncate(record, file, size)
             await self.content.note_dirty(await self.catalog.get(inode.ino))
         finally:
             await self.opened.let_go(record)
