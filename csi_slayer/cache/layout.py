@@ -8,7 +8,7 @@
     segments/<hex>/.<32 hex>-<12 hex>      data being written, renamed when complete
     staging/<volume>/<stage id>    files that are, or lately were, open for writing
     conflicts/<volume>/...         staged files that lost a race, for an administrator
-    ledger  marks                  shared memory of all processes: bytes used, recent use
+    usage  marks                   shared memory of all processes: bytes used, recent use
     governor.lock  governor.wake   held by the process that evicts; rings its bell
     detach.lock                    held by the process that turns a segment into a stage
 """
@@ -51,7 +51,7 @@ class Layout:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.segments = root / "segments"
-        self.ledger = root / "ledger"
+        self.ledger = root / "usage"
         self.marks = root / "marks"
         self.governor_lock = root / "governor.lock"
         self.governor_wake = root / "governor.wake"

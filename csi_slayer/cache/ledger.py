@@ -1,7 +1,6 @@
 """How many bytes the cache may use: one hard limit for all processes.
 
-Processes take room from the shared number in grains, under a file lock, and hand it out to
-themselves from the grain without one.
+Processes take room from the shared number in grains, and hand it out to themselves from the grain.
 
 Staged files are written by the kernel, without us, so their bytes cannot be reserved: the governor
 measures them, and they count like the others.
@@ -50,7 +49,6 @@ class Ledger:
         self._layout = layout
         self._grain = max(PAGE, min(GRAIN, capacity // 512))
         self._lock = threading.Lock()
-        self._spare = 0
         self._closed = False
         self._no_wait_before = 0.0
         self._free = (0, 0.0)
@@ -73,19 +71,17 @@ class Ledger:
         with self._lock:
             if self._closed:
                 raise CacheError("the cache is closed")
-            if size > self._spare and not self._refill(size, staged):
+            if size > self.file.spare and not self._refill(size, staged):
                 return False
-            self._spare -= size
-            self.file.set_spare(self._spare)
+            self.file.use(size)
             return True
 
     def _refill(self, size: int, staged: int) -> bool:
         others = max(0, self.file.staged - staged)
-        for grain in (max(size, self._grain), size - self._spare):
+        for grain in (max(size, self._grain), size - self.file.spare):
             if grain > staged and self.free_space() - (grain - staged) < self.min_free:
                 continue
-            if self.file.add(grain, self.capacity - others):
-                self._spare += grain
+            if self.file.reserve(grain, self.capacity - others):
                 if self.file.taken + self.file.staged > self.high:
                     ring(self._layout)
                 return True
@@ -112,19 +108,17 @@ class Ledger:
         with self._lock:
             if self._closed:
                 return
-            self._spare += size
-            surplus = self._spare - self._grain
+            self.file.unuse(size)
+            surplus = self.file.spare - self._grain
             if surplus > self._grain:
-                self._spare -= surplus
-                self.file.add(-surplus)
-            self.file.set_spare(self._spare)
+                self.file.unreserve(surplus)
 
     # -- changes that need no room ---------------------------------------------------------
 
     def freed(self, size: int) -> None:
         """Segments of ``size`` bytes were removed, or became staged files."""
         with self._lock:
-            self.file.add(-size)
+            self.file.free(size)
 
     def counted(self, size: int, used_before: int) -> None:
         """All segments together have ``size`` bytes; see :meth:`LedgerFile.correct`."""

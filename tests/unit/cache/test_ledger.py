@@ -1,4 +1,5 @@
-"""The hard limit: one number for all processes, grains, the dead, the floor of free space."""
+"""The hard limit: one number for all processes, grains, the dead, the stopped, the floor of free
+space."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csi_slayer.cache import BLOCK, Cache, Governor
+from csi_slayer.cache import BLOCK, Cache, Governor, ledger_file
 from csi_slayer.cache.layout import Layout
 from csi_slayer.cache.ledger import Ledger, on_disk
 from csi_slayer.errors import CacheError, CacheFull
@@ -52,23 +53,121 @@ def test_the_limit_holds_for_all_processes_together(layout: Layout) -> None:
         ledger.close()
 
 
-def test_a_process_whose_memory_is_left_holds_no_lock(layout: Layout, tmp_path: Path) -> None:
+def test_a_process_whose_memory_is_left_holds_no_slot(layout: Layout, tmp_path: Path) -> None:
     """As one that was killed while a thread of it waits in the kernel."""
-    Ledger(layout, 10 * MIB, 0).close()
+    ledger = Ledger(layout, 10 * MIB, 0)
     marker = tmp_path / "end"
     code = (
-        "import fcntl, pathlib, sys\n"
+        "import pathlib, sys\n"
         "from csi_slayer.cache.ledger_file import LedgerFile\n"
         "file = LedgerFile(pathlib.Path(sys.argv[1]))\n"
-        "fcntl.flock(file._fd, fcntl.LOCK_EX)\n"
+        f"file.reserve({MIB}, {MIB})\n"
         "remain(sys.argv[2])\n"
     )
     args = [sys.executable, "-c", REMAIN + code, str(layout.ledger), str(marker)]
-    with subprocess.Popen(args) as process, layout.ledger.open() as mine:
+    with subprocess.Popen(args) as process:
         wait_for(lambda: is_all_that_is_left(process.pid), what="the end of its first thread")
-        fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert ledger.file.taken == MIB
+        ledger.file.reclaim()
+        assert ledger.file.taken == 0
         assert process.poll() is None
         marker.touch()
+    ledger.close()
+
+
+STOPPED = """
+import os, pathlib, signal, sys
+from csi_slayer.cache.ledger import Ledger
+from csi_slayer.cache.layout import Layout
+ledger = Ledger(Layout(pathlib.Path(sys.argv[1])), 1 << 40, 0)
+lines = set()
+def trace(frame, event, arg):
+    if event == "line" and "/cache/ledger" in frame.f_code.co_filename:
+        lines.add((frame.f_code.co_filename, frame.f_lineno))
+    if len(lines) == int(sys.argv[2]):
+        sys.settrace(None)
+        print(len(lines), flush=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return trace
+sys.settrace(trace)
+ledger.reserve(100 << 20)
+ledger.release(100 << 20)
+ledger.counted(0, 0)
+ledger.freed(0)
+sys.settrace(None)
+print(0, flush=True)
+"""
+
+
+def test_nobody_waits_for_a_process_that_was_stopped(layout: Layout) -> None:
+    """At any line of what changes the file."""
+    ledger = Ledger(layout, 1 << 40, 0)
+    line, stopped = 1, 1
+    while stopped:
+        args = [sys.executable, "-c", STOPPED, str(layout.root), str(line)]
+        with subprocess.Popen(args, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            stopped = int(process.stdout.readline())
+            worker = threading.Thread(target=lambda: (ledger.reserve(MIB), ledger.freed(MIB)))
+            worker.start()
+            worker.join(30.0)
+            assert not worker.is_alive(), f"waits for a process that stopped at line {line}"
+            process.kill()
+        ledger.counted(0, ledger.file.used)
+        assert ledger.file.used == 0
+        line += 3
+    assert line > 30
+    ledger.close()
+
+
+def test_a_process_that_stopped_while_it_made_the_file_is_an_error(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Ledger(layout, MIB, 0).close()
+    monkeypatch.setattr(ledger_file, "_PATIENCE", 0.05)
+    with layout.ledger.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(CacheError, match="does not go on"):
+            Ledger(layout, MIB, 0)
+
+
+RESERVING = """
+import pathlib, sys, time
+from csi_slayer.cache.ledger_file import LedgerFile
+file = LedgerFile(pathlib.Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.read(1)
+got = sum(file.reserve(1000, 50_000_000) for _ in range(20_000))
+print(got, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_processes_that_reserve_at_the_same_time_keep_the_limit(layout: Layout) -> None:
+    """Most of it is to be had, never more, and nothing is lost."""
+    ledger = Ledger(layout, 50_000_000, 0)
+    args = [sys.executable, "-c", RESERVING, str(layout.ledger)]
+    processes = [
+        subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    got = 0
+    for process in processes:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("!")
+        process.stdin.flush()
+    for process in processes:
+        assert process.stdout is not None
+        got += int(process.stdout.readline())
+    assert 45_000 < got <= 50_000
+    assert ledger.file.taken == 1000 * got
+    for process in processes:
+        process.communicate(timeout=30)
+    ledger.file.reclaim()
+    assert ledger.file.taken == 0
+    ledger.close()
 
 
 def test_all_of_the_capacity_can_be_had(layout: Layout) -> None:
@@ -221,8 +320,8 @@ def test_never_more_than_the_capacity_and_never_wrong_for_long(
                 ledger.reserve(size)
                 used += size
             except CacheFull:
-                spare = sum(other._spare for other in ledgers if other is not ledger)
-                dead = ledger.file.taken - ledger.file.used - spare - ledger._spare
+                spare = sum(other.file.spare for other in ledgers if other is not ledger)
+                dead = ledger.file.taken - ledger.file.used - spare - ledger.file.spare
                 assert used + spare + dead + size > capacity
         elif action in ("release", "freed") and size <= used:
             getattr(ledger, action)(size)
