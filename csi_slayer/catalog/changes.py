@@ -160,6 +160,26 @@ class Changes(Pendings):
         self._rows.drop(ino)
         self._db.execute("DELETE FROM xattrs WHERE ino = ?", (ino,))
 
+    async def split(self, ino: int, name: str) -> None:
+        """Give the name of a file to a new inode that is like it in all; the old one becomes an
+        orphan that has neither an object nor a staged copy."""
+        try:
+            with self._db.transaction():
+                inode = self._rows.find(ino)
+                if inode is None:
+                    return
+                new = inode._replace(ino=self._new_ino())
+                self._rows.unname(inode.parent, name)
+                self._rows.set(ino, {"nlink": 0, "origin": None, "stage": None})
+                self._rows.add(new, name)
+                self._db.execute(
+                    "INSERT INTO xattrs SELECT ?, name, value FROM xattrs WHERE ino = ?",
+                    (new.ino, ino),
+                )
+        except BaseException:
+            self._rolled_back()
+            raise
+
     async def drop_orphan(self, ino: int) -> None:
         """An unlinked inode is no longer open; its temporary object may go."""
         with self._db.transaction():

@@ -86,7 +86,11 @@ class CleanFile:
                 return None
         if segment is not None and segment.needs_verify:
             # After a reboot, or when somebody touched the file: nothing unverified is served.
-            await asyncio.to_thread(segment.verify)
+            try:
+                await asyncio.to_thread(segment.verify)
+            except BaseException:
+                segment.close()
+                raise
         if segment is None:
             try:
                 segment = self._cache.create(key, size)

@@ -194,7 +194,7 @@ class Content:
         if not isinstance(file, StagedFile | OverlayFile):
             if inode.stage is not None:
                 file = await self.objects.open_stage(inode)
-            elif truncate or inode.size == 0:
+            elif inode.size == 0 or (truncate and not record.backing_id):
                 file = await self._stage_empty(inode)
             else:
                 file = await self._hydration.staged(record, inode)

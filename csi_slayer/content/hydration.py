@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 
 from csi_slayer.cache import Staging
 from csi_slayer.catalog import Catalog, Inode, Mark
@@ -16,7 +16,16 @@ from csi_slayer.content.options import ContentOptions
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.small import Source
 from csi_slayer.content.staged import StagedFile, copy_range, discarding, os_errors
+from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import FsError
+
+
+class Apart(FsError):
+    """The kernel has a backing file for the inode, and another local file would have to be changed:
+    what is mapped would not be what is read."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ESTALE, "the inode has a backing file that cannot be written to")
 
 
 class Hydration:
@@ -41,32 +50,40 @@ class Hydration:
         """The staged copy of an inode that has an object and no staged copy yet.
 
         Called with ``record.lock`` held. Raises FsError(ESTALE) if the object is another one by
-        now, CacheFull.
+        now, Apart, CacheFull.
         """
         if isinstance(record.file, CleanFile):
-            return await self._staged(record.file, inode)
+            return await self._staged(record, record.file, inode)
         clean = self._open_clean(await self._objects.source_of(inode))
         try:
-            return await self._staged(clean, inode)
+            return await self._staged(record, clean, inode)
         finally:
             await clean.close()
 
-    async def _staged(self, clean: CleanFile, inode: Inode) -> StagedFile | OverlayFile:
+    async def _staged(
+        self, record: OpenInode, clean: CleanFile, inode: Inode
+    ) -> StagedFile | OverlayFile:
         reader = await clean.open_segment()
+        if record.backing_id and not record.is_backed_by(clean.whole_fd):
+            raise Apart
         complete = reader is not None and clean.whole_fd is not None
         if not complete and inode.size <= self._options.hydrate_max:
             complete = await clean.fill()
         if complete:
-            return await self._surrendered(clean, inode)
+            return await self._surrendered(record, clean, inode)
         return await self._overlaid(clean, inode)
 
-    async def _surrendered(self, clean: CleanFile, inode: Inode) -> StagedFile | OverlayFile:
+    async def _surrendered(
+        self, record: OpenInode, clean: CleanFile, inode: Inode
+    ) -> StagedFile | OverlayFile:
         """The complete segment becomes the staged copy, without copying unless it is shared."""
         stage = self._staging.reserve()
         path = stage.file
         source = None
         fd = clean.surrender(path)
         if fd is None:
+            if record.backing_id:
+                raise Apart
             if inode.size > self._options.hydrate_max:
                 return await self._overlaid(clean, inode)
             source = clean.whole_fd
@@ -75,7 +92,7 @@ class Hydration:
         file = StagedFile(stage.id, path, fd)
         async with discarding(self._staging, file):
             if source is not None:
-                await asyncio.to_thread(copy_range, source, 0, fd, 0, inode.size)
+                await to_its_end(partial(copy_range, source, 0, fd, 0, inode.size))
                 await clean.close()
             await self._note(clean, inode, file, Mark.NONE)
         return file

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.overlay import OverlayFile
@@ -13,6 +15,20 @@ from csi_slayer.content.patient import Patient
 from csi_slayer.content.staged import StagedFile
 
 File = CleanFile | StagedFile | OverlayFile
+
+LocalFile = tuple[int, int]
+"""Device and inode number: which local file it is, whatever its name."""
+
+UNKNOWN_FILE: Final[LocalFile] = (0, 0)
+"""Of handles that an older program wrote down."""
+
+
+def local_file(fd: int | None) -> LocalFile | None:
+    """Which file a descriptor is of."""
+    if fd is None:
+        return None
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
 
 
 class IoMode(enum.IntEnum):
@@ -33,9 +49,10 @@ class OpenInode:
     """``lock`` guards the change of ``file``; reads and writes through it do not take it.
 
     ``users``: handles plus calls under way; ``writers``: handles open for writing.
-    ``backing_id`` is the kernel's, 0 unless ``mode`` is PASSTHROUGH; ``backing_fd`` the
-    description behind it. ``unlinked``: it lost its name while open. ``retimed``: how often its
-    mtime was set, which then tells nothing of changes.
+    ``backing_id`` is the kernel's, 0 unless ``mode`` is PASSTHROUGH; ``backing_file`` is the local
+    file behind it. What is mapped is always in that one, so whenever somebody opens the inode
+    ``file`` has to be the same, or the name gets another inode. ``unlinked``: it lost its name
+    while open. ``retimed``: how often its mtime was set, which then tells nothing of changes.
     """
 
     ino: int
@@ -44,10 +61,21 @@ class OpenInode:
     writers: int = 0
     mode: IoMode = IoMode.NONE
     backing_id: int = 0
-    backing_fd: int = -1
+    backing_file: LocalFile = UNKNOWN_FILE
     unlinked: bool = False
     retimed: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def is_backed_by(self, fd: int | None) -> bool:
+        """Whether the kernel's backing file, of which there must be one, is this file."""
+        return self.backing_file in (UNKNOWN_FILE, local_file(fd))
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether the kernel has a backing file that is another one than ``file``."""
+        if self.backing_id == 0:
+            return False
+        return not self.is_backed_by(None if self.file is None else self.file.whole_fd)
 
 
 class _Held:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 TICK = 20_000_000
 """Nanoseconds: more than any kernel's clock tick."""
+
+COPIED_AT_ONCE = 64 << 20
+"""Bytes of a copy after which it is looked whether somebody still wants it."""
 
 _RELEASE = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
 _FINE_SINCE = (6, 13)
@@ -144,13 +148,25 @@ class discarding:
             self._staging.remove(self._file.stage)
 
 
-def copy_range(source: int, offset: int, target: int, target_offset: int, length: int) -> int:
-    """Copy bytes between local files in the kernel; returns how many. Blocks: use a thread."""
+def copy_range(
+    source: int,
+    offset: int,
+    target: int,
+    target_offset: int,
+    length: int,
+    unwanted: threading.Event,
+) -> int:
+    """Copy bytes between local files in the kernel; returns how many, fewer than ``length`` at the
+    end of the source or once ``unwanted`` is set. Blocks: use a thread."""
     copied = 0
     with os_errors():
-        while copied < length:
+        while copied < length and not unwanted.is_set():
             n = os.copy_file_range(
-                source, target, length - copied, offset + copied, target_offset + copied
+                source,
+                target,
+                min(length - copied, COPIED_AT_ONCE),
+                offset + copied,
+                target_offset + copied,
             )
             if n == 0:
                 break

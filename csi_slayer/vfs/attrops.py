@@ -12,6 +12,7 @@ from typing import Any
 
 from csi_slayer.catalog import Inode, Mark
 from csi_slayer.content import metadata
+from csi_slayer.content.hydration import Apart
 from csi_slayer.content.opened import OpenInode
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile, os_errors
@@ -85,7 +86,11 @@ class AttrOps(Base):
     async def _writable(self, record: OpenInode, *, truncate: bool) -> StagedFile | OverlayFile:
         inode = await self.catalog.get(record.ino)
         try:
+            if record.is_apart:
+                raise Apart
             file = await self.content.writable(record, inode, truncate=truncate)
+        except Apart:
+            raise await self.split(record) from None
         except OTHER_VERSION as error:
             await self.learn_anew(inode, error)
             inode = await self.catalog.get(record.ino)

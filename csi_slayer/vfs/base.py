@@ -14,7 +14,7 @@ import xxhash
 
 from csi_slayer.catalog import ROOT, Catalog, Inode
 from csi_slayer.content.content import Content
-from csi_slayer.content.opened import IoMode
+from csi_slayer.content.opened import IoMode, OpenInode
 from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed, SlayerError
 from csi_slayer.scheduling.scan import Scan
 from csi_slayer.vfs import names
@@ -123,6 +123,19 @@ class Base:
             self._kernel.invalidate_inode(parent)
         if not self.unlinked_while_open(inode.ino) and not inode.is_dir:
             self.content.spawn(self.content.retire(inode.ino))
+
+    async def split(self, record: OpenInode) -> FsError:
+        """The inode stays that of who has it open, without a name, and the name gets another one
+        with the same content: the kernel has one page cache and one backing file for an inode.
+
+        Returns FsError(ESTALE), at which the kernel looks the name up again.
+        """
+        inode = await self.catalog.get(record.ino)
+        name = self.catalog.name_of(inode.ino, inode.parent)
+        if name is not None:
+            await self.catalog.split(inode.ino, name)
+            self._name_gone(inode.parent, name, inode)
+        return FsError(errno.ESTALE, "the name has another inode now")
 
     def unlinked_while_open(self, ino: int) -> bool:
         """An inode lost its name: mark it if it is open, to be forgotten at the last close."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
 import errno
 import os
 from collections import OrderedDict
+from functools import partial
 
 from csi_slayer.catalog import Inode
 from csi_slayer.content.clean import CleanFile
@@ -15,6 +15,7 @@ from csi_slayer.content.opened import File, IoMode, OpenInode
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.ranges import as_bytes
 from csi_slayer.content.staged import StagedFile, copy_range, os_errors, settled_mtime
+from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import CacheFull, FsError, SlayerError
 from csi_slayer.vfs.base import version_of
 from csi_slayer.vfs.openops import OpenOps
@@ -183,7 +184,9 @@ class FileOps(OpenOps):
         if not mode & KEEP_SIZE:
             self.check_quota(end - file.size)
         if isinstance(file, StagedFile):
-            await asyncio.to_thread(_fallocate, file.fd, mode, offset, length)
+            fd = file.fd
+            async with self.opened.held(ino):
+                await to_its_end(lambda _unwanted: _fallocate(fd, mode, offset, length))
         else:
             if mode & (PUNCH_HOLE | ZERO_RANGE):
                 await self._zero(file, offset, min(end, max(file.size, 0)))
@@ -241,17 +244,15 @@ class FileOps(OpenOps):
         if source.whole_fd is None or length == 0:
             raise FsError(errno.EOPNOTSUPP)
         own = os.dup(source.whole_fd)  # who opens the source for writing may close it meanwhile
-
-        def copy() -> int:
-            try:
-                return copy_range(own, offset, target.fd, out_offset, length)
-            finally:  # here: who is cancelled does not wait for the thread
-                os.close(own)
-
         try:
-            copied = await asyncio.to_thread(copy)
+            async with self.opened.held(out_ino):
+                copied = await to_its_end(
+                    partial(copy_range, own, offset, target.fd, out_offset, length)
+                )
         except CacheFull:
             raise FsError(errno.ENOSPC) from None
+        finally:
+            os.close(own)
         await self._note(out_ino)
         if whole and copied == length:
             await self._note_clone(inode, source, out_ino, target)

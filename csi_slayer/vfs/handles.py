@@ -18,12 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from csi_slayer.content.opened import IoMode
+from csi_slayer.content.opened import UNKNOWN_FILE, IoMode, LocalFile
 from csi_slayer.content.staged import os_errors
 
-_SLOT = struct.Struct("<QQQQIIiI")  # request, handle, inode, version, flags, mode, backing, used
+# request, handle, inode, version, flags, mode, backing id, used, backing file (device, inode)
+_SLOT = struct.Struct("<QQQQIIiIQQ")
 _SIZE = 64
 _VERSION_AT = 24
+_USED_AT = 44
 _SLOT_BITS = 24
 _SLOT_MASK = (1 << _SLOT_BITS) - 1
 _FIRST = 1024
@@ -40,6 +42,7 @@ class Handle(NamedTuple):
     flags: int
     mode: IoMode
     backing_id: int
+    backing_file: LocalFile
 
     @property
     def writable(self) -> bool:
@@ -61,7 +64,10 @@ class HandleTable:
             row = _SLOT.unpack_from(self._map, slot * _SIZE)
             self._generation = max(self._generation, (row[1] >> _SLOT_BITS) + 1)
             if row[7] and row[5] in _MODES and row[1] & _SLOT_MASK == slot:
-                handle = Handle(row[0], row[1], row[2], row[3], row[4], IoMode(row[5]), row[6])
+                request, fh, ino, version, flags, mode, backing_id, _used, *local = row
+                handle = Handle(
+                    request, fh, ino, version, flags, IoMode(mode), backing_id, (local[0], local[1])
+                )
                 self._handles[handle.fh] = handle
             else:  # free, or damaged: nobody can have got such a handle
                 self._free.append(slot)
@@ -80,7 +86,14 @@ class HandleTable:
         return next((h for h in self._handles.values() if h.request == request), None)
 
     def add(
-        self, request: int, ino: int, version: int, flags: int, mode: IoMode, backing_id: int
+        self,
+        request: int,
+        ino: int,
+        version: int,
+        flags: int,
+        mode: IoMode,
+        backing_id: int,
+        backing_file: LocalFile = UNKNOWN_FILE,
     ) -> Handle:
         """Record an open before it is answered."""
         if not self._free:
@@ -88,13 +101,14 @@ class HandleTable:
         slot = self._free.pop()
         self._generation += 1
         fh = (self._generation << _SLOT_BITS | slot) & (2**64 - 1)
-        handle = Handle(request, fh, ino, version, flags, mode, backing_id)
+        handle = Handle(request, fh, ino, version, flags, mode, backing_id, backing_file)
         at = slot * _SIZE
         # The mark of use is written last: a half-written slot is a free one.
         _SLOT.pack_into(
-            self._map, at, request, fh, ino, version, flags & 0xFFFFFFFF, mode, backing_id, 0
-        )
-        self._map[at + _SLOT.size - 4] = 1
+            self._map, at, request, fh, ino, version, flags & 0xFFFFFFFF, mode, backing_id, 0,
+            *backing_file,
+        )  # fmt: skip
+        self._map[at + _USED_AT] = 1
         self._handles[fh] = handle
         return handle
 
@@ -103,7 +117,7 @@ class HandleTable:
         handle = self._handles.pop(fh, None)
         if handle is not None:
             slot = fh & _SLOT_MASK
-            self._map[slot * _SIZE + _SLOT.size - 4] = 0
+            self._map[slot * _SIZE + _USED_AT] = 0
             self._free.append(slot)
         return handle
 

@@ -12,7 +12,8 @@ import structlog
 from csi_slayer.cache import SMALL
 from csi_slayer.catalog import Inode
 from csi_slayer.content.clean import CleanFile
-from csi_slayer.content.opened import File, IoMode, OpenInode
+from csi_slayer.content.hydration import Apart
+from csi_slayer.content.opened import UNKNOWN_FILE, File, IoMode, OpenInode, local_file
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile, discarding
 from csi_slayer.errors import FsError, ObjectNotFound
@@ -48,6 +49,8 @@ class OpenOps(NameOps):
                 await self._part(record)
                 try:
                     return await self._open(req, record, ino, flags, writable)
+                except Apart:
+                    raise await self.split(record) from None
                 except OTHER_VERSION as error:
                     await self.learn_anew(inode, error)
                     await self._part(record)
@@ -65,6 +68,8 @@ class OpenOps(NameOps):
         """
         inode, file = await self.catalog.get(record.ino), record.file
         if not isinstance(file, CleanFile) or file.source.etag == inode.etag:
+            if record.is_apart:
+                raise await self.split(record)
             return
         if record.users == 1:
             record.file = None
@@ -158,7 +163,7 @@ class OpenOps(NameOps):
         version = version_of(file.source.etag) if isinstance(file, CleanFile) else 0
         handle = self.handles.add(
             req.unique, inode.ino, version, flags, mode,
-            0 if mode == IoMode.CACHED else record.backing_id,
+            0 if mode == IoMode.CACHED else record.backing_id, record.backing_file,
         )  # fmt: skip
         if handle.writable:
             record.writers += 1
@@ -176,7 +181,7 @@ class OpenOps(NameOps):
         except FsError as error:
             log.info("the kernel takes no backing file", reason=str(error))
             return IoMode.CACHED
-        record.backing_fd = fd
+        record.backing_file = local_file(fd) or UNKNOWN_FILE
         return IoMode.PASSTHROUGH
 
     def _mode(self, record: OpenInode, inode: Inode, flags: int) -> IoMode:
@@ -187,7 +192,8 @@ class OpenOps(NameOps):
         past_us = self.kernel.passthrough and self._may_write_past_us(inode, flags)
         if record.mode == IoMode.PASSTHROUGH:
             # The kernel takes one backing file per inode; what differs from it goes past its cache.
-            return IoMode.PASSTHROUGH if fd == record.backing_fd and past_us else IoMode.DIRECT
+            same = past_us and record.is_backed_by(fd)
+            return IoMode.PASSTHROUGH if same else IoMode.DIRECT
         return IoMode.PASSTHROUGH if fd is not None and past_us else IoMode.CACHED
 
     def _may_write_past_us(self, inode: Inode, flags: int) -> bool:
@@ -297,7 +303,8 @@ class OpenOps(NameOps):
                 record.mode = handle.mode
             elif handle.backing_id:
                 record.mode = IoMode.PASSTHROUGH
-            record.backing_id = record.backing_id or handle.backing_id
+            if handle.backing_id:
+                record.backing_id, record.backing_file = handle.backing_id, handle.backing_file
             if record.file is None:
                 await self._restore(record, inode)
 
@@ -313,5 +320,3 @@ class OpenOps(NameOps):
                     await clean.open_local()
         except (OSError, ObjectNotFound):
             return
-        if record.file is not None and record.mode == IoMode.PASSTHROUGH:
-            record.backing_fd = record.file.whole_fd if record.file.whole_fd is not None else -1
