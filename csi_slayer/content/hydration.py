@@ -88,7 +88,8 @@ class Hydration:
                 return await self._overlaid(clean, inode)
             source = clean.whole_fd
             assert source is not None
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os_errors():
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         file = StagedFile(stage.id, path, fd)
         async with discarding(self._staging, file):
             if source is not None:
@@ -99,7 +100,12 @@ class Hydration:
 
     async def _overlaid(self, clean: CleanFile, inode: Inode) -> OverlayFile:
         stage = self._staging.create()
-        file = OverlayFile(stage.id, stage.file, stage.fd, self._open_clean(clean.source))
+        try:
+            file = OverlayFile(stage.id, stage.file, stage.fd, self._open_clean(clean.source))
+        except BaseException:
+            os.close(stage.fd)
+            self._staging.remove(stage.id)
+            raise
         async with discarding(self._staging, file):
             await clean.close()
             await self._note(clean, inode, file, Mark.OVERLAY)

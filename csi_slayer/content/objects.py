@@ -246,7 +246,8 @@ class Objects:
         """The staged copy of an inode that has one."""
         assert inode.stage is not None
         path = self._staging.file(inode.stage)
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        with os_errors():
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         if not inode.flags & Mark.OVERLAY:
             return StagedFile(inode.stage, path, fd)
         try:

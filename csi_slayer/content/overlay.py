@@ -17,9 +17,16 @@ import mmap
 import os
 import struct
 
+from csi_slayer.cache.staging import SIDECAR
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.ranges import FileRange, ReadResult, as_bytes
-from csi_slayer.content.staged import os_errors
+from csi_slayer.content.staged import (
+    FALLOC_KEEP_SIZE,
+    FALLOC_PUNCH_HOLE,
+    fallocate,
+    os_errors,
+)
+from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import CacheCorrupt
 
 BLOCK = 128 << 10
@@ -28,11 +35,14 @@ _HEADER = struct.Struct("<8sQQ")
 _HEADER_SIZE = 64
 _LIMIT_AT = 16
 ABSENT, PRESENT, DIRTY = 0, 1, 2
+_DIRTY_BYTE, _PRESENT_BYTE = bytes([DIRTY]), bytes([PRESENT])
 _GROW = 4096
+_SLICE = 1 << 20
 
 
 class OverlayFile:
-    """See the module. ``base`` reads the object; owns its descriptors and the base."""
+    """See the module. ``base`` reads the object; owns its descriptors and the base, once it is
+    made. Raises CacheFull, CacheCorrupt, FsError."""
 
     whole_fd: int | None = None
 
@@ -42,16 +52,20 @@ class OverlayFile:
         self.fd = fd
         self.base = base
         self._locks: dict[int, asyncio.Lock] = {}
-        self._map_fd = os.open(path + ".blocks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if os.fstat(self._map_fd).st_size < _HEADER_SIZE:
-            with os_errors():
-                os.pwrite(self._map_fd, _HEADER.pack(_MAGIC, BLOCK, base.size), 0)
-                os.posix_fallocate(self._map_fd, 0, _HEADER_SIZE + _GROW)
-                os.ftruncate(fd, base.size)
-        self._map = mmap.mmap(self._map_fd, 0)
-        magic, block, self._limit = _HEADER.unpack_from(self._map)
-        if magic != _MAGIC or block != BLOCK:
-            raise CacheCorrupt(f"the block map of staged file {stage} is damaged")
+        with os_errors():
+            self._map_fd = os.open(path + SIDECAR, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                if os.fstat(self._map_fd).st_size < _HEADER_SIZE:
+                    os.pwrite(self._map_fd, _HEADER.pack(_MAGIC, BLOCK, base.size), 0)
+                    os.posix_fallocate(self._map_fd, 0, _HEADER_SIZE + _GROW)
+                    os.ftruncate(fd, base.size)
+                self._map = mmap.mmap(self._map_fd, 0)
+                magic, block, self._limit = _HEADER.unpack_from(self._map)
+                if magic != _MAGIC or block != BLOCK:
+                    raise CacheCorrupt(f"the block map of staged file {stage} is damaged")
+            except BaseException:
+                os.close(self._map_fd)
+                raise
 
     @property
     def size(self) -> int:
@@ -65,13 +79,19 @@ class OverlayFile:
         return self._map[at] if at < len(self._map) else ABSENT
 
     def _mark(self, block: int, state: int) -> None:
-        at = _HEADER_SIZE + block
+        self._mark_all(block, block + 1, state)
+
+    def _mark_all(self, first: int, end: int, state: int) -> None:
+        at = _HEADER_SIZE + end - 1
         if at >= len(self._map):
             size = (at // _GROW + 1) * _GROW + _HEADER_SIZE
             with os_errors():  # blocks first: on a full disk, writing to a hole would kill us
                 os.posix_fallocate(self._map_fd, 0, size)
             self._map.resize(size)
-        self._map[at] = state
+        while first < end:
+            stop = min(end, first + _SLICE)
+            self._map[_HEADER_SIZE + first : _HEADER_SIZE + stop] = bytes([state]) * (stop - first)
+            first = stop
 
     def _from_base(self, block: int) -> bool:
         """Whether the block's bytes are still only in the object."""
@@ -125,26 +145,35 @@ class OverlayFile:
             written = 0
             while written < len(data):
                 written += os.pwrite(self.fd, data[written:], offset + written)
-        for block in range(first, last + 1):
-            self._mark(block, DIRTY)
+        self._mark_all(first, last + 1, DIRTY)
         return written
 
+    async def zero(self, offset: int, end: int) -> None:
+        """Make [offset, end), within the file, zeros that take no room."""
+        first, last = offset // BLOCK, (end - 1) // BLOCK
+        for block in {first, last}:
+            covered = offset <= block * BLOCK and end >= min((block + 1) * BLOCK, self._limit)
+            if self._from_base(block) and not covered:
+                await self._bring(block)
+        # First, so that nobody brings a block that is being made a hole.
+        self._mark_all(first, last + 1, DIRTY)
+        mode = FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE
+        await to_its_end(lambda _unwanted: fallocate(self.fd, mode, offset, end - offset))
+
     async def truncate(self, size: int) -> None:
-        old = self.size
+        # What lies beyond the limit needs no marks: it is in no object, and absent there are zeros.
         if size < self._limit:
             if size % BLOCK and self._from_base(size // BLOCK):
                 await self._bring(size // BLOCK)
             self._limit = size
             struct.pack_into("<Q", self._map, _LIMIT_AT, size)
-        for block in range(min(size, old) // BLOCK, max(size, old) // BLOCK + 1):
-            if not self._from_base(block):
-                self._mark(block, DIRTY)
         with os_errors():
             os.ftruncate(self.fd, size)
 
     async def bring_range(self, offset: int, length: int) -> None:
         """Have [offset, offset + length) wholly in the stage."""
-        for block in range(offset // BLOCK, (offset + length - 1) // BLOCK + 1):
+        end = min(offset + length, self._limit)
+        for block in range(offset // BLOCK, -(-end // BLOCK)):
             if self._from_base(block):
                 await self._bring(block)
 
@@ -167,9 +196,11 @@ class OverlayFile:
         old, self.base = self.base, base
         if not unchanged:
             return old
-        for at in range(_HEADER_SIZE, len(self._map)):
-            if self._map[at] == DIRTY:
-                self._map[at] = PRESENT
+        at = self._map.find(_DIRTY_BYTE, _HEADER_SIZE)
+        while at >= 0:
+            part = self._map[at : at + _SLICE]
+            self._map[at : at + len(part)] = part.replace(_DIRTY_BYTE, _PRESENT_BYTE)
+            at = self._map.find(_DIRTY_BYTE, at + len(part))
         self._limit = base.size
         struct.pack_into("<Q", self._map, _LIMIT_AT, base.size)
         return old

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import stat
 import threading
@@ -28,6 +29,10 @@ _FINE = (0xEF53, 0x58465342, 0x9123683E, 0x01021994)  # linux/magic.h: ext4, XFS
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fstatfs.argtypes = (ctypes.c_int, ctypes.c_void_p)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 0x01, 0x02, 0x10
+"""linux/falloc.h"""
 
 
 def has_coarse_times(fd: int) -> bool:
@@ -123,10 +128,10 @@ class os_errors:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
-            import errno
-
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise CacheFull(f"the cache directory's disk is full: {error.strerror}") from error
+            if error.errno == errno.EMFILE:  # the worker's, not the program's
+                raise FsError(errno.ENFILE, "the worker's limit of open files") from error
             raise FsError(error.errno or errno.EIO) from error
 
 
@@ -146,6 +151,14 @@ class discarding:
         if error is not None:
             await self._file.close()
             self._staging.remove(self._file.stage)
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2). Blocks: use a thread."""
+    with os_errors():
+        if _libc.fallocate(fd, mode, offset, length) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
 
 
 def copy_range(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 from collections import OrderedDict
@@ -14,23 +13,26 @@ from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.opened import File, IoMode, OpenInode
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.ranges import as_bytes
-from csi_slayer.content.staged import StagedFile, copy_range, os_errors, settled_mtime
+from csi_slayer.content.staged import FALLOC_KEEP_SIZE as KEEP_SIZE
+from csi_slayer.content.staged import FALLOC_PUNCH_HOLE as PUNCH_HOLE
+from csi_slayer.content.staged import FALLOC_ZERO_RANGE as ZERO_RANGE
+from csi_slayer.content.staged import (
+    StagedFile,
+    copy_range,
+    fallocate,
+    os_errors,
+    settled_mtime,
+)
 from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import CacheFull, FsError, SlayerError
 from csi_slayer.vfs.base import version_of
 from csi_slayer.vfs.openops import OpenOps
 from csi_slayer.vfs.types import ReadResult, Request
 
-KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 0x01, 0x02, 0x10
-"""FALLOC_FL_* (linux/falloc.h)."""
-
 SEEK_DATA, SEEK_HOLE = 3, 4
 
 UNOPENED_KEPT = 128
 """Files read without an open (zero-upcall volumes) that are kept ready."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 class FileOps(OpenOps):
@@ -183,22 +185,16 @@ class FileOps(OpenOps):
         end = offset + length
         if not mode & KEEP_SIZE:
             self.check_quota(end - file.size)
-        if isinstance(file, StagedFile):
-            fd = file.fd
-            async with self.opened.held(ino):
-                await to_its_end(lambda _unwanted: _fallocate(fd, mode, offset, length))
-        else:
-            if mode & (PUNCH_HOLE | ZERO_RANGE):
-                await self._zero(file, offset, min(end, max(file.size, 0)))
-            if not mode & KEEP_SIZE and end > file.size:
-                await file.truncate(end)
+        async with self.opened.held(ino):
+            if isinstance(file, StagedFile):
+                fd = file.fd
+                await to_its_end(lambda _unwanted: fallocate(fd, mode, offset, length))
+            else:
+                if mode & (PUNCH_HOLE | ZERO_RANGE) and offset < file.size:
+                    await file.zero(offset, min(end, file.size))
+                if not mode & KEEP_SIZE and end > file.size:
+                    await file.truncate(end)
         await self._note(ino)
-
-    @staticmethod
-    async def _zero(file: OverlayFile, offset: int, end: int) -> None:
-        zeros = memoryview(bytes(1 << 20))
-        while offset < end:
-            offset += await file.write(offset, zeros[: end - offset])
 
     async def lseek(self, req: Request, ino: int, fh: int, offset: int, whence: int) -> int:
         file = await self._file(ino, fh)
@@ -272,12 +268,3 @@ class FileOps(OpenOps):
         # After that: somebody may have opened the target with O_TRUNC since it was copied to.
         if target.size == origin.size:
             self.content.cloned(out_ino, origin, mtime_ns)
-
-
-def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    if mode & PUNCH_HOLE:
-        mode |= KEEP_SIZE
-    with os_errors():
-        if _libc.fallocate(fd, mode, offset, length) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))

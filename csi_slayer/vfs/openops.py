@@ -16,7 +16,7 @@ from csi_slayer.content.hydration import Apart
 from csi_slayer.content.opened import UNKNOWN_FILE, File, IoMode, OpenInode, local_file
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile, discarding
-from csi_slayer.errors import FsError, ObjectNotFound
+from csi_slayer.errors import FsError, SlayerError
 from csi_slayer.vfs import names
 from csi_slayer.vfs.base import OTHER_VERSION, version_of
 from csi_slayer.vfs.handles import Handle
@@ -318,5 +318,5 @@ class OpenOps(NameOps):
                 clean.renamed = inode.nlink == 0
                 if 0 < inode.size <= self.content.segment_span:
                     await clean.open_local()
-        except (OSError, ObjectNotFound):
+        except SlayerError:
             return

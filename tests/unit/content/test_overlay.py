@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from csi_slayer.content import overlay
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.ranges import ReadResult, as_bytes
-from csi_slayer.errors import CacheCorrupt
+from csi_slayer.errors import CacheCorrupt, CacheFull, FsError
 
 SMALL_BLOCK = 16
 MOST = 120
@@ -58,6 +59,7 @@ steps = st.lists(
         st.tuples(st.just("write"), offsets, st.binary(min_size=1, max_size=50)),
         st.tuples(st.just("read"), offsets, st.integers(1, 60)),
         st.tuples(st.just("truncate"), offsets, st.none()),
+        st.tuples(st.just("zero"), offsets, st.integers(1, 60)),
         st.tuples(st.just("bring"), offsets, st.integers(1, 60)),
         st.tuples(st.just("reopen"), st.none(), st.none()),
         st.tuples(st.just("uploaded"), st.none(), st.none()),
@@ -86,6 +88,11 @@ async def check(path: Path, content: bytes, todo: list[tuple[str, Any, Any]]) ->
             del model[offset:]
             model.extend(bytes(offset - len(model)))
             await file.truncate(offset)
+        elif name == "zero":
+            end = min(offset + value, len(model))
+            if offset < end:
+                model[offset:end] = bytes(end - offset)
+                await file.zero(offset, end)
         elif name == "bring":
             await file.bring_range(offset, value)
         elif name == "reopen":  # the worker died: another one finds stage and map
@@ -155,7 +162,7 @@ def test_one_block_is_fetched_once_for_many_writers(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("change", ["write", "truncate"])
+@pytest.mark.parametrize("change", ["write", "truncate", "zero"])
 def test_what_changes_while_a_block_is_fetched_stays_changed(tmp_path: Path, change: str) -> None:
     class Slow(FakeClean):
         def __init__(self, content: bytes) -> None:
@@ -174,6 +181,8 @@ def test_what_changes_while_a_block_is_fetched_stays_changed(tmp_path: Path, cha
         await base.asked.wait()
         if change == "write":
             await file.write(16, memoryview(b"n" * 16))
+        elif change == "zero":
+            await file.zero(16, 32)
         else:
             await file.truncate(0)
             await file.truncate(64)
@@ -186,7 +195,60 @@ def test_what_changes_while_a_block_is_fetched_stays_changed(tmp_path: Path, cha
     asyncio.run(run())
 
 
+def test_a_hole_of_any_size_costs_nothing(tmp_path: Path) -> None:
+    """Neither time of the event loop, which looks at no block of it, nor room."""
+
+    async def run() -> None:
+        base = FakeClean(b"o" * 100)
+        path = tmp_path / "stage"
+        file = open_overlay(path, base)
+        size = 1 << 40
+        await file.truncate(size)
+        with pytest.raises(FsError) as caught:
+            await file.truncate(1 << 62)
+        assert caught.value.errno == errno.EFBIG
+        assert file.size == size
+        file.rebase(base, unchanged=False)  # type: ignore[arg-type]
+        await file.bring_all()
+        assert as_bytes(await file.read(90, 20)) == b"o" * 10 + bytes(10)
+        assert not file.clean_range(0, 200)
+        await file.truncate(50)
+        await file.truncate(size)
+        assert as_bytes(await file.read(40, 20)) == b"o" * 10 + bytes(10)
+        assert path.with_name("stage.blocks").stat().st_size < 4096
+        await file.close()
+
+    asyncio.run(run())
+
+
+def test_zeros_take_no_room(tmp_path: Path) -> None:
+    async def run() -> None:
+        file = open_overlay(tmp_path / "stage", FakeClean(b""))
+        await file.write(0, memoryview(b"x" * (1 << 20)))
+        await file.zero(100, (1 << 20) - 100)
+        assert file.stat().st_blocks * 512 <= 16 << 10
+        assert as_bytes(await file.read(90, 20)) == b"x" * 10 + bytes(10)
+        await file.close()
+
+    asyncio.run(run())
+
+
 def test_a_foreign_map_is_refused(tmp_path: Path) -> None:
     (tmp_path / "stage.blocks").write_bytes(b"something else".ljust(8192, b"\0"))
     with pytest.raises(CacheCorrupt):
         open_overlay(tmp_path / "stage", FakeClean(b"x"))
+
+
+def test_what_cannot_be_made_leaves_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    fd = os.open(tmp_path / "stage", os.O_RDWR | os.O_CREAT, 0o600)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(CacheFull):
+        OverlayFile("stage", str(tmp_path / "stage"), fd, FakeClean(b"x"))  # type: ignore[arg-type]
+    assert len(os.listdir("/proc/self/fd")) == before
+    os.close(fd)
