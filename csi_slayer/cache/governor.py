@@ -86,15 +86,16 @@ class Governor:
         """Whether this is the node's governor now."""
         return self._lock_fd >= 0
 
-    def evict(self, target: int) -> Evicted:
-        """Remove segments of at least ``target`` bytes if that many can be removed.
+    def evict(self, target: int, files: int = 0) -> Evicted:
+        """Remove segments of at least ``target`` bytes, and with at least ``files`` files, if that
+        many can be removed.
 
         Only on the governor, after :meth:`take_over`. Blocks: in a thread. Raises CacheError.
         """
         with self._busy:
             try:
                 self._discover()
-                return self._evict(target)
+                return self._evict(target, files)
             except OSError as error:
                 raise translated(error, "evicting") from error
 
@@ -156,11 +157,14 @@ class Governor:
         root = self._layout.root
         self._file.staged = disk_usage(root / "staging") + disk_usage(root / "conflicts")
         self._count_names()
-        excess = self._ledger.excess()
-        evicted = self.evict(excess) if excess else Evicted(0, 0)
+        excess, files = self._ledger.excess(), self._ledger.excess_files()
+        evicted = self.evict(excess, files) if excess or files else Evicted(0, 0)
         self._file.finish_round(self._segments)
-        if excess and evicted.size < excess:
-            log.debug("cache governor found too little to evict", wanted=excess, freed=evicted.size)
+        if evicted.size < excess or evicted.segments < files:
+            log.debug(
+                "cache governor found too little to evict",
+                wanted=excess, wanted_files=files, freed=evicted.size, files=evicted.segments,
+            )  # fmt: skip
         return evicted
 
     # -- knowing what there is -------------------------------------------------------------
@@ -206,10 +210,13 @@ class Governor:
 
     # -- evicting --------------------------------------------------------------------------
 
-    def _evict(self, target: int) -> Evicted:
+    def _evict(self, target: int, files: int) -> Evicted:
         freed = count = pending = 0
         in_use: list[tuple[int, int]] = []
-        while freed < target and (victim := self._policy.pop()) is not None:
+        while freed < target or count < files:
+            victim = self._policy.pop()
+            if victim is None:
+                break
             size = evict(self._layout, f"{victim[0]:032x}")
             if size is None:
                 in_use.append(victim)

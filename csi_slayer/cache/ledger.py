@@ -28,6 +28,10 @@ FREE_KNOWN = 0.05
 """Seconds for which the free space of the disk is believed when a staged file is made: what it is
 for is far from exact, and many may be made in that time."""
 
+FREE_FILES, FREE_FILES_SHARE = 16384, 50
+"""Files that can still be made on the disk when the governor begins to remove segments for them: a
+fiftieth of all, at most so many. Small segments use up ext4's inodes before its space."""
+
 
 def on_disk(size: int) -> int:
     """The room that ``size`` bytes of a file take on the disk."""
@@ -51,7 +55,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._closed = False
         self._no_wait_before = 0.0
-        self._free = (0, 0.0)
+        self._free = (0, False, 0.0)
 
     # -- reserving -------------------------------------------------------------------------
 
@@ -132,18 +136,25 @@ class Ledger:
         state = os.statvfs(self._layout.root)
         return state.f_bavail * state.f_frsize
 
+    def excess_files(self) -> int:
+        """How many files have to be removed to have twice the floor's number of free ones; 0 above
+        the floor, and where the file system has no limit."""
+        state = os.statvfs(self._layout.root)
+        floor = min(FREE_FILES, state.f_files // FREE_FILES_SHARE)
+        return 2 * floor - state.f_favail if state.f_favail < floor else 0
+
     def check_staging(self) -> None:
         """Raises CacheFull if staged bytes alone fill the cache, or the disk is almost full.
 
         Clean segments are no reason: the governor is asked to remove some.
         """
-        free, until = self._free
+        free, crowded, until = self._free
         now = time.monotonic()
         if now >= until:
-            free = self.free_space()
-            self._free = (free, now + FREE_KNOWN)
+            free, crowded = self.free_space(), self.excess_files() > 0
+            self._free = (free, crowded, now + FREE_KNOWN)
         staged = self.file.staged
-        if free < self.min_free or self.file.taken + staged > self.high:
+        if crowded or free < self.min_free or self.file.taken + staged > self.high:
             ring(self._layout)
         if staged >= self.capacity or free < self.min_free // 2:
             raise CacheFull(f"no room for more data that the store does not have yet ({free} free)")

@@ -124,13 +124,14 @@ class Pendings(Reads):
         row = self._db.one("SELECT min(since_ns) FROM pending")
         return None if row is None or row[0] is None else int(row[0])
 
-    async def pending_failed(self, key: str, error: str) -> None:
-        """Note an attempt that failed and why (no secret may be in the text)."""
+    async def pending_failed(self, key: str, error: str, *, refused: bool = False) -> None:
+        """Note an attempt that failed and why (no secret may be in the text); ``refused``: the
+        store has said that it did not do it."""
         with self._db.transaction():
             self._db.execute(
-                "UPDATE pending SET attempts = attempts + 1, error = ?, doubt = max(doubt, 1) "
+                "UPDATE pending SET attempts = attempts + 1, error = ?, doubt = max(doubt, ?) "
                 "WHERE key = ?",
-                (error, key),
+                (error, 0 if refused else 1, key),
             )
             self._pending.pop(key, None)
 

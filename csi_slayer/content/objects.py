@@ -25,7 +25,7 @@ from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.races import Races
 from csi_slayer.content.small import Source
 from csi_slayer.content.staged import StagedFile, os_errors, settle, settled_mtime
-from csi_slayer.content.upload import Uploader, condition_for
+from csi_slayer.content.upload import NotWanted, Uploader, condition_for
 from csi_slayer.errors import (
     FsError,
     KeyObstructed,
@@ -184,7 +184,10 @@ class Objects:
                 if not isinstance(record.file, StagedFile | OverlayFile):
                     record.file = await self.open_stage(inode)
                 staged = record.file
-            await self._send_staged(inode, row, record, staged)
+            try:
+                await self._send_staged(inode, row, record, staged)
+            except NotWanted:
+                return False
         return True
 
     async def _send_staged(

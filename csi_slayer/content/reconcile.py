@@ -208,7 +208,7 @@ class Reconciler:
             try:
                 await self._process(row, forced)
             except StoreError as error:
-                await self._catalog.pending_failed(key, str(error))
+                await self._catalog.pending_failed(key, str(error), refused=error.refused)
                 log.warning("store not updated yet", key=key, attempts=row.attempts + 1,
                             error=str(error))  # fmt: skip
                 raise

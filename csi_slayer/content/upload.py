@@ -53,6 +53,7 @@ class Multipart:
     part_size: int
     metadata: Mapping[str, str]
     parts: dict[int, Part] = field(default_factory=dict)
+    wanted: bool = True
 
     def fits(self, key: str, part_size: int, metadata: Mapping[str, str]) -> bool:
         """Whether this upload can become the object; metadata is fixed when an upload begins, so
@@ -94,6 +95,10 @@ def condition_for(expect: str | None) -> Condition:
     return ABSENT if expect == "" else Condition(if_match=expect)
 
 
+class NotWanted(Exception):
+    """What is being sent was removed or cut off meanwhile: look again at what the key needs."""
+
+
 class _Locked:
     """One upload of a file at a time: sending ahead and the real one never overlap."""
 
@@ -131,6 +136,7 @@ class Uploader:
         self._catalog = catalog
         self.part_size = max(part_size, store.part_minimum)
         self._ahead: dict[int, Multipart] = {}
+        self._sending: dict[int, Multipart] = {}
         self._locks: dict[int, asyncio.Lock] = {}
 
     async def send(
@@ -142,7 +148,7 @@ class Uploader:
         condition: Condition,
         metadata: Mapping[str, str],
     ) -> ObjectInfo:
-        """The first ``size`` bytes of the file as the object ``key``."""
+        """The first ``size`` bytes of the file as the object ``key``. Raises NotWanted."""
         async with _Locked(self._locks, ino):
             return await self._send(ino, key, file, size, condition, metadata)
 
@@ -172,6 +178,7 @@ class Uploader:
             await self._abort(ahead)
             ahead = None
         upload = ahead or await self._begin(key, part_size, metadata)
+        self._sending[ino] = upload
         try:
             await self._send_parts(upload, file, size)
             parts = [(p.number, p.etag) for p in sorted(upload.parts.values())]
@@ -181,6 +188,8 @@ class Uploader:
         except BaseException:
             await asyncio.shield(self._abort(upload))
             raise
+        finally:
+            del self._sending[ino]
         await self._catalog.upload_ended(upload.upload_id)
         return info
 
@@ -206,6 +215,8 @@ class Uploader:
 
         async def lane() -> None:
             for number in numbers:
+                if not upload.wanted or file.size < size:
+                    raise NotWanted
                 offset = (number - 1) * upload.part_size
                 await self._send_part(upload, file, number, min(upload.part_size, size - offset))
 
@@ -286,8 +297,14 @@ class Uploader:
         """Files of which parts have been sent ahead, and no more than that."""
         return list(self._ahead)
 
+    def name_lost(self, ino: int) -> None:
+        """What is being sent of this file is not wanted any more: it was removed."""
+        if ino in self._sending:
+            self._sending[ino].wanted = False
+
     async def forget(self, ino: int) -> None:
-        """What was sent ahead for this file is not wanted (it was removed)."""
+        """As :meth:`name_lost`, and what was sent ahead is not wanted either."""
+        self.name_lost(ino)
         upload = self._ahead.pop(ino, None)
         if upload is not None:
             await self._abort(upload)

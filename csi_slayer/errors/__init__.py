@@ -63,9 +63,11 @@ class ConfigError(SlayerError):
 
 
 class StoreError(SlayerError):
-    """The object store did not do what was asked."""
+    """The object store did not do what was asked; ``refused``: it said so, and that it never will,
+    while after other errors it may have been done all the same."""
 
     grpc_code = "UNAVAILABLE"
+    refused = False
 
 
 class ObjectNotFound(StoreError):
@@ -107,6 +109,7 @@ class StoreIntegrityError(StoreError):
 class StoreUnsupported(StoreError):
     errno = _errno.EOPNOTSUPP
     grpc_code = "UNIMPLEMENTED"
+    refused = True
 
 
 class KeyObstructed(StoreUnsupported):

@@ -143,6 +143,7 @@ class Base:
         if record is None:
             return False
         record.unlinked = True
+        self.content.uploader.name_lost(ino)
         return True
 
     # -- attributes -------------------------------------------------------------------------

@@ -54,6 +54,8 @@ _LIMITS = (
     ("large file that was uploaded waits for room in the cache", "cache.adopt", "ADOPT_WAIT",
      _SECONDS),
     ("cache: pause between looks of the governor", "cache.governor", "PERIOD", _SECONDS),
+    ("cache: free inodes of the disk below which cached files are removed, at most",
+     "cache.ledger", "FREE_FILES", _COUNT),
     ("cache: segments that the governor compares", "cache.governor", "KNOWN", _COUNT),
     ("cache: pause between full counts", "cache.governor", "SWEEP_PERIOD", _SECONDS),
     ("versions of an object that come while their metadata is asked for", "vfs.unread", "VERSIONS",

@@ -14,7 +14,7 @@ from csi_slayer.errors import StoreUnsupported
 HIDDEN = ".slayerfs-tmp"
 
 _LONGEST_NAME = 255
-_LONGEST_PATH = 3800  # bytes below the root: PATH_MAX less room for where the root is
+LONGEST_PATH = 3800  # bytes below the root: PATH_MAX less room for where the root is
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ def _problem(key: str, parts: Sequence[str]) -> str:
         return "a component is empty, '.' or '..'"
     if any(len(part.encode()) > _LONGEST_NAME for part in parts):
         return f"a component is longer than {_LONGEST_NAME} bytes"
-    if len(key.encode()) > _LONGEST_PATH:
-        return f"it is longer than {_LONGEST_PATH} bytes"
+    if len(key.encode()) > LONGEST_PATH:
+        return f"it is longer than {LONGEST_PATH} bytes"
     if parts[0] == HIDDEN:
         return f"{HIDDEN} is the store's own directory"
     return ""

@@ -18,7 +18,7 @@ from csi_slayer.store.base import (
 from csi_slayer.store.local import reads, uploads, writes
 from csi_slayer.store.local.drafts import Draft
 from csi_slayer.store.local.listing import Listings
-from csi_slayer.store.local.names import Place, place_of
+from csi_slayer.store.local.names import LONGEST_PATH, Place, place_of
 from csi_slayer.store.local.tree import Tree
 from csi_slayer.store.local.work import WorkThreads
 from csi_slayer.store.stop import StopFlag
@@ -48,8 +48,8 @@ class LocalStore:
 
     @property
     def key_maximum(self) -> int:
-        """Its directories are opened one by one: no longer than Linux lets a path be (PATH_MAX)."""
-        return 4096
+        """No longer than Linux lets a path be, with some room for where the directory is."""
+        return LONGEST_PATH
 
     async def check(self) -> None:
         """Read the directory and write into its hidden part's lock, as any change does."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from csi_slayer.cache import BLOCK, Cache
+from csi_slayer.cache import BLOCK, Cache, Governor
 from csi_slayer.errors import CacheFull
 from tests.unit.cache.helpers import content, key_of, reboot
 
@@ -104,3 +105,28 @@ def test_a_cache_directory_on_a_full_disk_is_refused(disk: Path) -> None:
     stuff(disk, 0)
     with pytest.raises(CacheFull):
         Cache(disk / "cache", 1 << 20)
+
+
+def test_files_are_removed_before_the_disk_has_no_inode_left(tmp_path: Path) -> None:
+    """As on ext4, which small files fill up without taking its space."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=2000", "tmpfs", disk], check=True
+    )
+    try:
+        with closing(Cache(disk / "cache", 1 << 30, min_free=0)) as cache:
+            governor = Governor(cache)
+            assert governor.take_over()
+            staging = cache.staging("volume")
+            for number in range(3000):
+                name = f"small {number}"
+                cache.store_small(key_of(name), content(name, 100))
+                if number % 10 == 0:
+                    os.close(staging.create().fd)
+                    governor.look()
+            assert os.statvfs(disk).f_favail >= 2000 // 50
+            assert cache.usage().segments > 1000  # no more than that
+            governor.step_down()
+    finally:
+        subprocess.run(["umount", disk], check=True)

@@ -18,6 +18,7 @@ from csi_slayer.content.staged import StagedFile
 from csi_slayer.content.upload import (
     MAX_PARTS,
     Multipart,
+    NotWanted,
     Uploader,
     checksum,
     condition_for,
@@ -187,5 +188,32 @@ def test_a_removed_file_takes_its_parts_with_it(tmp_path: Path) -> None:
             await it.uploader.forget(7)
             await it.uploader.forget(8)
             assert await it.catalog.uploads() == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("ends", ["removed", "cut off"])
+def test_what_is_not_wanted_any_more_is_not_sent_to_its_end(tmp_path: Path, ends: str) -> None:
+    async def run() -> None:
+        async with bench(tmp_path) as it:
+            it.write(20 * PART - 1, b"x")
+            send = it.store.upload_part
+
+            async def upload_part(
+                key: str, upload_id: str, number: int, fd: int, offset: int, length: int
+            ) -> str:
+                etag = await send(key, upload_id, number, fd, offset, length)
+                if number == 5 and ends == "removed":
+                    await it.uploader.forget(7)
+                elif number == 5:
+                    await it.file.truncate(0)
+                return etag
+
+            it.store.upload_part = upload_part  # type: ignore[method-assign]
+            with pytest.raises(NotWanted):
+                await it.send()
+            assert len(it.sent) < 12
+            assert await it.catalog.uploads() == []
+            await it.uploader.forget(7)  # nothing is remembered of it
 
     asyncio.run(run())
