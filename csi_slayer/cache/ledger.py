@@ -28,9 +28,10 @@ FREE_KNOWN = 0.05
 """Seconds for which the free space of the disk is believed when a staged file is made: what it is
 for is far from exact, and many may be made in that time."""
 
-FREE_FILES, FREE_FILES_SHARE = 16384, 50
+FREE_FILES, FREE_FILES_LEAST, FREE_FILES_SHARE = 16384, 64, 50
 """Files that can still be made on the disk when the governor begins to remove segments for them: a
-fiftieth of all, at most so many. Small segments use up ext4's inodes before its space."""
+fiftieth of all, at most and at least so many. Small segments use up ext4's inodes before its
+space."""
 
 
 def on_disk(size: int) -> int:
@@ -140,8 +141,9 @@ class Ledger:
         """How many files have to be removed to have twice the floor's number of free ones; 0 above
         the floor, and where the file system has no limit."""
         state = os.statvfs(self._layout.root)
-        floor = min(FREE_FILES, state.f_files // FREE_FILES_SHARE)
-        return 2 * floor - state.f_favail if state.f_favail < floor else 0
+        floor = min(FREE_FILES, max(FREE_FILES_LEAST, state.f_files // FREE_FILES_SHARE))
+        limited = state.f_files > 0
+        return 2 * floor - state.f_favail if limited and state.f_favail < floor else 0
 
     def check_staging(self) -> None:
         """Raises CacheFull if staged bytes alone fill the cache, or the disk is almost full.

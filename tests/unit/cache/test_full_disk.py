@@ -125,7 +125,7 @@ def test_files_are_removed_before_the_disk_has_no_inode_left(tmp_path: Path) -> 
                 if number % 10 == 0:
                     os.close(staging.create().fd)
                     governor.look()
-            assert os.statvfs(disk).f_favail >= 2000 // 50
+            assert os.statvfs(disk).f_favail >= 50
             assert cache.usage().segments > 1000  # no more than that
             governor.step_down()
     finally:
