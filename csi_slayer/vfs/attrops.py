@@ -44,7 +44,9 @@ class AttrOps(Base):
     """See :class:`csi_slayer.vfs.operations.Operations`."""
 
     async def getattr(self, req: Request, ino: int, fh: int | None) -> tuple[Attr, float]:
-        inode = self.removed_dirs.get(ino) or await self.catalog.get(ino)
+        if (removed := self.removed.get(ino)) is not None:
+            return self.attr(removed), self.live.metadata_ttl
+        inode = await self.catalog.get(ino)
         if (
             inode.is_file
             and not self.is_changed_here(inode)

@@ -29,7 +29,7 @@ OTHER_VERSION = (PreconditionFailed, ObjectNotFound, FsError)
 :meth:`Base.learn_anew`."""
 
 REMOVED_KEPT = 1024
-"""Removed directories whose attributes are remembered until the kernel forgets them."""
+"""Removed inodes whose attributes are remembered until the kernel forgets them."""
 
 CHANGED_KEPT = 65536
 """Inodes remembered whose kernel cache is to be dropped at the next open."""
@@ -74,7 +74,7 @@ class Base:
         self.unread = Unread(catalog, self.content, options.live, posix=options.posix)
         self._kernel: Kernel | None = None
         self._stale_pages: set[int] = set()
-        self.removed_dirs: OrderedDict[int, Inode] = OrderedDict()
+        self.removed: OrderedDict[int, Inode] = OrderedDict()
 
     @property
     def zero_upcall(self) -> bool:
@@ -195,11 +195,11 @@ class Base:
         return Entry(self.attr(inode), ttl, ttl)
 
     def note_removed(self, inode: Inode) -> None:
-        """Who has a removed directory open, or works in it, can still ask for its attributes."""
-        if inode.is_dir:
-            self.removed_dirs[inode.ino] = inode._replace(nlink=0)
-            if len(self.removed_dirs) > REMOVED_KEPT:
-                self.removed_dirs.popitem(last=False)
+        """Who works in a removed directory, or has a fifo open or what was opened with O_PATH, of
+        which we are not told, can still ask for its attributes."""
+        self.removed[inode.ino] = inode._replace(nlink=0)
+        if len(self.removed) > REMOVED_KEPT:
+            self.removed.popitem(last=False)
 
     async def check_new(self, parent: int, name: str) -> None:
         """Refuse a new name that would be hidden, or whose key would be too long for the store."""

@@ -28,7 +28,7 @@ class DirOps(Base):
     """See :class:`csi_slayer.vfs.operations.Operations`."""
 
     async def opendir(self, req: Request, ino: int) -> Opened:
-        if ino in self.removed_dirs:  # somebody's working directory: the kernel finds it empty
+        if ino in self.removed:  # somebody's working directory: the kernel finds it empty
             return Opened(0, OpenFlags.NONE)
         directory = await self.directory(ino)
         flags = OpenFlags.CACHE_DIR

@@ -52,7 +52,7 @@ class NameOps(Base):
 
     def forget(self, ino: int, count: int) -> None:
         """Little is kept per lookup: inode numbers are the catalog's and never used again."""
-        self.removed_dirs.pop(ino, None)
+        self.removed.pop(ino, None)
 
     async def _free_name(self, parent: int, name: bytes) -> tuple[Inode, str]:
         """A directory and a name in it at which something new may be made. Raises EEXIST and
@@ -141,8 +141,8 @@ class NameOps(Base):
     async def _remove(self, req: Request, parent: int, name: str, inode: Inode) -> None:
         keep = inode.ino in self.opened
         await self.catalog.remove(parent, name, inode, keep=keep, request=req.unique)
-        self.note_removed(inode)
         if not (keep and self.unlinked_while_open(inode.ino)):
+            self.note_removed(inode)
             await self.content.removed(inode)
         self.changed_names()
 
@@ -256,6 +256,6 @@ class NameOps(Base):
             displaced=other, keep_displaced=keep, request=req.unique,
         )  # fmt: skip
         if other is not None:
-            self.note_removed(other)
             if not (keep and self.unlinked_while_open(other.ino)):
+                self.note_removed(other)
                 await self.content.removed(other)

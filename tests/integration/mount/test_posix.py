@@ -208,6 +208,22 @@ def test_unlink_while_open(place: Place) -> None:
     assert (place.objects / "f").read_text() == "another"
 
 
+def test_what_is_open_without_our_knowledge_can_be_asked_when_it_is_removed(place: Place) -> None:
+    root = place.root
+    (root / "file").write_bytes(b"content")
+    (root / "other").write_bytes(b"content")
+    os.mkfifo(root / "fifo")
+    fds = [os.open(root / name, os.O_PATH) for name in ("file", "other")]
+    fds.append(os.open(root / "fifo", os.O_RDWR))
+    (root / "file").unlink()
+    (root / "fifo").unlink()
+    (root / "file").write_bytes(b"new")
+    (root / "file").rename(root / "other")
+    assert [os.fstat(fd).st_nlink for fd in fds] == [0, 0, 0]
+    for fd in fds:
+        os.close(fd)
+
+
 def test_symlink_fifo_socket(place: Place) -> None:
     root = place.root
     (root / "link").symlink_to("some/where")
