@@ -1,0 +1,78 @@
+"""A file of an object's bytes: what it opens of the cache it lets go of."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from csi_slayer.cache import SMALL
+from csi_slayer.content.clean import CleanFile
+from csi_slayer.content.small import Source
+from csi_slayer.errors import CacheError
+
+
+class Unverified:
+    """A segment that has to be verified first; it takes as long as ``may_end`` says."""
+
+    needs_verify = True
+
+    def __init__(self) -> None:
+        self.began, self.may_end = threading.Event(), threading.Event()
+        self.closed = False
+        self.error: Exception | None = None
+
+    def verify(self) -> int:
+        self.began.set()
+        assert self.may_end.wait(30)
+        if self.error is not None:
+            raise self.error
+        return 0
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Found:
+    """A cache that has just that segment."""
+
+    def __init__(self, segment: Unverified) -> None:
+        self._segment = segment
+
+    def find(self, _key: object, _size: int) -> Unverified:
+        return self._segment
+
+
+def opened(segment: Unverified) -> CleanFile:
+    nothing: Any = None
+    found: Any = Found(segment)
+    source = Source("key", '"etag"', 2 * SMALL, 7)
+    return CleanFile(
+        nothing, nothing, found, "tenant", nothing, nothing, source, 4 * SMALL, nothing
+    )
+
+
+def test_whoever_does_not_wait_for_the_verification_leaves_no_segment_open() -> None:
+    segment = Unverified()
+
+    async def run() -> None:
+        task = asyncio.create_task(opened(segment).open_segment())
+        await asyncio.to_thread(segment.began.wait, 30)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert segment.closed
+        segment.may_end.set()
+
+    asyncio.run(run())
+
+
+def test_nor_does_one_that_fails() -> None:
+    segment = Unverified()
+    segment.error = CacheError("the disk cannot be read")
+    segment.may_end.set()
+    with pytest.raises(CacheError):
+        asyncio.run(opened(segment).open_segment())
+    assert segment.closed
