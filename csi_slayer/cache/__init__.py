@@ -7,6 +7,7 @@ files are all they have in common.
 from csi_slayer.cache.cache import Cache, Usage
 from csi_slayer.cache.conflicts import Conflicts
 from csi_slayer.cache.count import Counted, count
+from csi_slayer.cache.detach import TurnTaken
 from csi_slayer.cache.events import CacheEvents
 from csi_slayer.cache.governor import Evicted, Governor
 from csi_slayer.cache.key import SegmentKey
@@ -28,6 +29,7 @@ __all__ = [
     "SegmentKey",
     "Stage",
     "Staging",
+    "TurnTaken",
     "Usage",
     "Verified",
     "count",

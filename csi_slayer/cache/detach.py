@@ -20,12 +20,19 @@ from csi_slayer.cache.opened import OpenSegment
 from csi_slayer.cache.oserrors import translated
 
 
+class TurnTaken(Exception):
+    """Another process tries just now, which takes it less than a millisecond."""
+
+
 @contextmanager
 def turn(layout: Layout) -> Iterator[None]:
-    """Be the only process that tries; raises BlockingIOError if another does."""
+    """Be the only process that tries; raises TurnTaken if another does."""
     fd = os.open(layout.detach_lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TurnTaken from None
         yield
     finally:
         os.close(fd)

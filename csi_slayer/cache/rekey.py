@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from csi_slayer.cache.detach import turn
+from csi_slayer.cache.detach import TurnTaken, turn
 from csi_slayer.cache.header import MAPPED, read_header
 from csi_slayer.cache.key import SegmentKey
 from csi_slayer.cache.oserrors import translated
@@ -30,7 +30,7 @@ def rekey(shared: Shared, old: SegmentKey, new: SegmentKey) -> bool:
         with turn(shared.layout):  # who tries to detach has let go of its lock for a moment
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return _rekey(shared, fd, old, new)
-    except BlockingIOError:
+    except (TurnTaken, BlockingIOError):
         return False
     except OSError as error:
         raise translated(error, "giving a segment another name") from error

@@ -97,7 +97,7 @@ class Segment:
 
         Returns its descriptor, which is the caller's from then on, and closes this object; None,
         and nothing has changed, if the segment is in use elsewhere or incomplete. Raises
-        CacheError, CacheFull.
+        CacheError, CacheFull, TurnTaken.
         """
         fd = detach(self._opened, stage_path)
         if fd is not None:

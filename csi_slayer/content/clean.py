@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 
-from csi_slayer.cache import SMALL, Cache, Segment, SegmentKey
+from csi_slayer.cache import SMALL, Cache, Segment, SegmentKey, TurnTaken
 from csi_slayer.content.following import follow
 from csi_slayer.content.options import ContentEvents
 from csi_slayer.content.ranges import ReadResult, as_bytes
@@ -14,6 +14,9 @@ from csi_slayer.content.small import SmallFetcher, Source
 from csi_slayer.errors import CacheFull, FsError, ObjectNotFound, PreconditionFailed
 from csi_slayer.scheduling.behind import Behind
 from csi_slayer.store.base import ObjectStore
+
+TURNS = 200
+"""Tries, a millisecond apart, to take a segment while other workers of the node do the same."""
 
 
 class CleanFile:
@@ -203,19 +206,25 @@ class CleanFile:
             raise FsError(errno.ESTALE, "the object changed while it was being read") from error
         return reader.segment.complete
 
-    def surrender(self, stage_path: str) -> int | None:
+    async def surrender(self, stage_path: str) -> int | None:
         """Turn the complete segment into a staged file at ``stage_path`` without copying.
 
         Returns its descriptor, which the caller then owns, or None if another process reads the
         segment. The file must not be used afterwards.
         """
-        segment = self.segment
-        if segment is None or not segment.complete or self._readers[0].is_used:
-            return None
-        fd = segment.detach(stage_path)
-        if fd is not None:
-            self._readers.clear()
-        return fd
+        for _ in range(TURNS):
+            segment = self.segment
+            if segment is None or not segment.complete or self._readers[0].is_used:
+                return None
+            try:
+                fd = segment.detach(stage_path)
+            except TurnTaken:
+                await asyncio.sleep(0.001)
+                continue
+            if fd is not None:
+                self._readers.clear()
+            return fd
+        return None
 
     async def close(self) -> None:
         self._closed = True

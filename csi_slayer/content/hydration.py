@@ -80,7 +80,7 @@ class Hydration:
         stage = self._staging.reserve()
         path = stage.file
         source = None
-        fd = clean.surrender(path)
+        fd = await clean.surrender(path)
         if fd is None:
             if record.backing_id:
                 raise Apart

@@ -86,15 +86,15 @@ class AttrOps(Base):
             await self.opened.let_go(record)
 
     async def _writable(self, record: OpenInode, *, truncate: bool) -> StagedFile | OverlayFile:
+        await self.part(record, writable=True)
         inode = await self.catalog.get(record.ino)
         try:
-            if record.is_apart:
-                raise Apart
             file = await self.content.writable(record, inode, truncate=truncate)
         except Apart:
             raise await self.split(record) from None
         except OTHER_VERSION as error:
             await self.learn_anew(inode, error)
+            await self.part(record, writable=True)
             inode = await self.catalog.get(record.ino)
             file = await self.content.writable(record, inode, truncate=truncate)
         assert isinstance(file, StagedFile | OverlayFile)

@@ -13,6 +13,7 @@ from typing import Any
 import xxhash
 
 from csi_slayer.catalog import ROOT, Catalog, Inode
+from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.content import Content
 from csi_slayer.content.opened import IoMode, OpenInode
 from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed, SlayerError
@@ -123,6 +124,36 @@ class Base:
             self._kernel.invalidate_inode(parent)
         if not self.unlinked_while_open(inode.ino) and not inode.is_dir:
             self.content.spawn(self.content.retire(inode.ino))
+
+    async def part(self, record: OpenInode, *, writable: bool) -> None:
+        """Let go of an older version, before somebody opens the inode or cuts it. If handles are
+        open on it, the inode stays theirs, without a name, and the name gets another inode: the
+        kernel has one size, one page cache and one backing file for an inode.
+
+        Raises FsError(ESTALE) then, at which the kernel looks the name up again.
+        """
+        inode, file = await self.catalog.get(record.ino), record.file
+        if not isinstance(file, CleanFile) or file.source.etag == inode.etag:
+            if record.is_apart and (writable or self._backs_another(record, inode)):
+                raise await self.split(record)
+            return
+        if record.users == 1:
+            record.file = None
+            await file.close()
+            return
+        name = self.catalog.name_of(inode.ino, inode.parent)
+        now = time.time_ns()
+        if name is None or await self.catalog.vanished(inode.parent, name, now) is None:
+            return
+        self._name_gone(inode.parent, name, inode)
+        await self.catalog.update(inode.ino, size=file.source.size, etag=file.source.etag)
+        await self.refresh.name(await self.catalog.get(inode.parent), name, force=True)
+        raise FsError(errno.ESTALE, "the name has another inode now")
+
+    def _backs_another(self, record: OpenInode, inode: Inode) -> bool:
+        """Whether a handle's version is not the inode's: what is mapped is not what is read."""
+        versions = {handle.version for handle in self.handles if handle.ino == record.ino}
+        return inode.stage is not None or versions != {version_of(inode.etag)}
 
     async def split(self, record: OpenInode) -> FsError:
         """The inode stays that of who has it open, without a name, and the name gets another one

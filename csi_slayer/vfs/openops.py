@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 
 import structlog
 
@@ -46,43 +45,18 @@ class OpenOps(NameOps):
         record = self.opened.use(ino)
         try:
             async with record.lock:
-                await self._part(record)
+                await self.part(record, writable=writable)
                 try:
                     return await self._open(req, record, ino, flags, writable)
                 except Apart:
                     raise await self.split(record) from None
                 except OTHER_VERSION as error:
                     await self.learn_anew(inode, error)
-                    await self._part(record)
+                    await self.part(record, writable=writable)
                     return await self._open(req, record, ino, flags, writable)
         except BaseException:
             await self._drop(record)
             raise
-
-    async def _part(self, record: OpenInode) -> None:
-        """Let go of an older version. If handles are open on it, the inode stays theirs, without a
-        name, and the name gets another inode: the kernel has one size, one page cache and one
-        backing file for an inode.
-
-        Raises FsError(ESTALE) then, at which the kernel looks the name up again.
-        """
-        inode, file = await self.catalog.get(record.ino), record.file
-        if not isinstance(file, CleanFile) or file.source.etag == inode.etag:
-            if record.is_apart:
-                raise await self.split(record)
-            return
-        if record.users == 1:
-            record.file = None
-            await file.close()
-            return
-        name = self.catalog.name_of(inode.ino, inode.parent)
-        now = time.time_ns()
-        if name is None or await self.catalog.vanished(inode.parent, name, now) is None:
-            return
-        self._name_gone(inode.parent, name, inode)
-        await self.catalog.update(inode.ino, size=file.source.size, etag=file.source.etag)
-        await self.refresh.name(await self.catalog.get(inode.parent), name, force=True)
-        raise FsError(errno.ESTALE, "the name has another inode now")
 
     async def _fresh(self, inode: Inode) -> Inode:
         if self.is_changed_here(inode) or not inode.is_file:

@@ -56,3 +56,19 @@ def test_who_writes_to_it_then_changes_the_new_content(mount: TestMount, objects
         assert (objects / "f").read_bytes() == b"A" + NEW[1:]
         assert os.pread(before.fileno(), 100, 0) == OLD
     assert path.read_bytes() == b"A" + NEW[1:]
+
+
+@pytest.mark.parametrize("size", [0, 3])
+def test_who_cuts_it_by_name_then_cuts_the_new_content(
+    mount: TestMount, objects: Path, size: int
+) -> None:
+    path = mount.root / "f"
+    with path.open("rb") as before:
+        assert before.read(3) == OLD[:3]
+        (objects / "f").write_bytes(NEW)
+        assert path.read_bytes() == NEW  # known by now
+        os.truncate(path, size)
+        assert path.read_bytes() == NEW[:size]
+        assert os.pread(before.fileno(), 100, 0) == OLD
+    mount.wait_idle()
+    assert (objects / "f").read_bytes() == NEW[:size]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_slayer.cache import BLOCK, Cache, Segment, evict_all
+from csi_slayer.cache import BLOCK, Cache, Segment, TurnTaken, evict_all
 from csi_slayer.errors import CacheError
 from tests.unit.cache.helpers import content, data_path, flip, key_of, make_complete, map_path
 
@@ -109,7 +109,8 @@ def test_only_one_process_tries_at_a_time(cache: Cache, target: Path) -> None:
     segment = opened(cache, SMALL_SIZE)
     turn = os.open(cache.shared.layout.detach_lock, os.O_RDWR | os.O_CREAT)
     fcntl.flock(turn, fcntl.LOCK_EX)
-    assert segment.detach(str(target)) is None
+    with pytest.raises(TurnTaken):
+        segment.detach(str(target))
     os.close(turn)
     fd = segment.detach(str(target))
     assert fd is not None

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from csi_slayer.cache import SMALL
-from csi_slayer.content.clean import CleanFile
+from csi_slayer.cache import SMALL, TurnTaken
+from csi_slayer.content.clean import TURNS, CleanFile
 from csi_slayer.content.small import Source
 from csi_slayer.errors import CacheError
 
@@ -35,17 +35,33 @@ class Unverified:
         self.closed = True
 
 
+class Contested:
+    """A complete segment that another process keeps us from taking for a while."""
+
+    needs_verify = False
+    complete = True
+
+    def __init__(self, tries: int) -> None:
+        self.tries = tries
+
+    def detach(self, _path: str) -> int:
+        if self.tries:
+            self.tries -= 1
+            raise TurnTaken
+        return 99
+
+
 class Found:
     """A cache that has just that segment."""
 
-    def __init__(self, segment: Unverified) -> None:
+    def __init__(self, segment: Unverified | Contested) -> None:
         self._segment = segment
 
-    def find(self, _key: object, _size: int) -> Unverified:
+    def find(self, _key: object, _size: int) -> Unverified | Contested:
         return self._segment
 
 
-def opened(segment: Unverified) -> CleanFile:
+def opened(segment: Unverified | Contested) -> CleanFile:
     nothing: Any = None
     found: Any = Found(segment)
     source = Source("key", '"etag"', 2 * SMALL, 7)
@@ -76,3 +92,15 @@ def test_nor_does_one_that_fails() -> None:
     with pytest.raises(CacheError):
         asyncio.run(opened(segment).open_segment())
     assert segment.closed
+
+
+@pytest.mark.parametrize(("tries", "taken"), [(0, 99), (20, 99), (2 * TURNS, None)])
+def test_other_workers_that_take_segments_are_waited_for(tries: int, taken: int | None) -> None:
+    """A moment: each needs less than a millisecond."""
+
+    async def run() -> int | None:
+        file = opened(Contested(tries))
+        await file.open_segment()
+        return await file.surrender("stage")
+
+    assert asyncio.run(run()) == taken
