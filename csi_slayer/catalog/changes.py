@@ -160,25 +160,23 @@ class Changes(Pendings):
         self._rows.drop(ino)
         self._db.execute("DELETE FROM xattrs WHERE ino = ?", (ino,))
 
-    async def split(self, ino: int, name: str) -> None:
-        """Give the name of a file to a new inode that is like it in all; the old one becomes an
-        orphan that has neither an object nor a staged copy."""
+    async def split(self, inode: Inode, name: str) -> Inode:
+        """Give the name of a file to a new inode, which is returned and is like it in all; the old
+        one becomes an orphan that has neither an object nor a staged copy."""
         try:
             with self._db.transaction():
-                inode = self._rows.find(ino)
-                if inode is None:
-                    return
                 new = inode._replace(ino=self._new_ino())
                 self._rows.unname(inode.parent, name)
-                self._rows.set(ino, {"nlink": 0, "origin": None, "stage": None})
+                self._rows.set(inode.ino, {"nlink": 0, "origin": None, "stage": None})
                 self._rows.add(new, name)
                 self._db.execute(
                     "INSERT INTO xattrs SELECT ?, name, value FROM xattrs WHERE ino = ?",
-                    (new.ino, ino),
+                    (new.ino, inode.ino),
                 )
         except BaseException:
             self._rolled_back()
             raise
+        return new
 
     async def drop_orphan(self, ino: int) -> None:
         """An unlinked inode is no longer open; its temporary object may go."""

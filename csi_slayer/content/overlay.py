@@ -52,6 +52,7 @@ class OverlayFile:
         self.fd = fd
         self.base = base
         self._locks: dict[int, asyncio.Lock] = {}
+        self._zeroing: list[range] = []
         with os_errors():
             self._map_fd = os.open(path + SIDECAR, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -66,6 +67,8 @@ class OverlayFile:
             except BaseException:
                 os.close(self._map_fd)
                 raise
+        # A worker may have died between the two steps of a truncation.
+        self._set_limit(min(self._limit, self.size))
 
     @property
     def size(self) -> int:
@@ -93,6 +96,10 @@ class OverlayFile:
             self._map[_HEADER_SIZE + first : _HEADER_SIZE + stop] = bytes([state]) * (stop - first)
             first = stop
 
+    def _set_limit(self, limit: int) -> None:
+        self._limit = limit
+        struct.pack_into("<Q", self._map, _LIMIT_AT, limit)
+
     def _from_base(self, block: int) -> bool:
         """Whether the block's bytes are still only in the object."""
         return block * BLOCK < self._limit and self._state(block) == ABSENT
@@ -106,7 +113,7 @@ class OverlayFile:
                     start = block * BLOCK
                     length = min(BLOCK, self._limit - start)
                     data = as_bytes(await self.base.read(start, length))
-                    if not self._from_base(block):
+                    if not self._from_base(block) or any(block in r for r in self._zeroing):
                         return  # written or cut off meanwhile: what is there now is newer
                     length = min(length, self._limit - start)
                     now = os.fstat(self.fd)
@@ -155,20 +162,24 @@ class OverlayFile:
             covered = offset <= block * BLOCK and end >= min((block + 1) * BLOCK, self._limit)
             if self._from_base(block) and not covered:
                 await self._bring(block)
-        # First, so that nobody brings a block that is being made a hole.
-        self._mark_all(first, last + 1, DIRTY)
         mode = FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE
-        await to_its_end(lambda _unwanted: fallocate(self.fd, mode, offset, end - offset))
+        blocks = range(first, last + 1)
+        self._zeroing.append(blocks)  # nobody brings a block that is being made a hole
+        try:
+            await to_its_end(lambda _unwanted: fallocate(self.fd, mode, offset, end - offset))
+            # After that: where it fails, what is only in the object still is.
+            self._mark_all(first, last + 1, DIRTY)
+        finally:
+            self._zeroing.remove(blocks)
 
     async def truncate(self, size: int) -> None:
         # What lies beyond the limit needs no marks: it is in no object, and absent there are zeros.
-        if size < self._limit:
-            if size % BLOCK and self._from_base(size // BLOCK):
-                await self._bring(size // BLOCK)
-            self._limit = size
-            struct.pack_into("<Q", self._map, _LIMIT_AT, size)
+        if size < self._limit and size % BLOCK and self._from_base(size // BLOCK):
+            await self._bring(size // BLOCK)
         with os_errors():
             os.ftruncate(self.fd, size)
+        if size < self._limit:
+            self._set_limit(size)
 
     async def bring_range(self, offset: int, length: int) -> None:
         """Have [offset, offset + length) wholly in the stage."""
@@ -201,8 +212,7 @@ class OverlayFile:
             part = self._map[at : at + _SLICE]
             self._map[at : at + len(part)] = part.replace(_DIRTY_BYTE, _PRESENT_BYTE)
             at = self._map.find(_DIRTY_BYTE, at + len(part))
-        self._limit = base.size
-        struct.pack_into("<Q", self._map, _LIMIT_AT, base.size)
+        self._set_limit(base.size)
         return old
 
     def sync(self) -> None:

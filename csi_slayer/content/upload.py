@@ -150,7 +150,12 @@ class Uploader:
     ) -> ObjectInfo:
         """The first ``size`` bytes of the file as the object ``key``. Raises NotWanted."""
         async with _Locked(self._locks, ino):
-            return await self._send(ino, key, file, size, condition, metadata)
+            try:
+                return await self._send(ino, key, file, size, condition, metadata)
+            except StoreError:
+                if file.size < size:
+                    raise NotWanted from None  # cut off while it was being read
+                raise
 
     async def _send(
         self,
@@ -169,6 +174,8 @@ class Uploader:
                 await file.bring_all()
             if size <= SINGLE:
                 body = os.pread(file.fd, size, 0)
+                if len(body) < size:
+                    raise NotWanted
                 return await self._store.put(key, body, condition=condition, metadata=metadata)
             return await self._store.put_file(
                 key, file.fd, size, condition=condition, metadata=metadata

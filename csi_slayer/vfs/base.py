@@ -164,7 +164,9 @@ class Base:
         inode = await self.catalog.get(record.ino)
         name = self.catalog.name_of(inode.ino, inode.parent)
         if name is not None:
-            await self.catalog.split(inode.ino, name)
+            new = await self.catalog.split(inode, name)
+            if inode.ino in self.opened.mappable:
+                self.opened.mappable.add(new.ino)
             self._name_gone(inode.parent, name, inode)
         return FsError(errno.ESTALE, "the name has another inode now")
 

@@ -233,6 +233,51 @@ def test_zeros_take_no_room(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_zeros_that_cannot_be_made_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object) -> None:
+        raise CacheFull("full")
+
+    async def run() -> None:
+        file = open_overlay(tmp_path / "stage", FakeClean(b"o" * 100))
+        with monkeypatch.context() as patch:
+            patch.setattr(overlay, "fallocate", full)
+            with pytest.raises(CacheFull):
+                await file.zero(10, 90)
+        assert as_bytes(await file.read(0, 100)) == b"o" * 100
+        await file.zero(10, 90)
+        assert as_bytes(await file.read(0, 100)) == b"o" * 10 + bytes(80) + b"o" * 10
+        await file.close()
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_died_within_a_truncation_leaves_none_of_what_was_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Died(Exception):
+        pass
+
+    def die(*_args: object) -> None:
+        raise Died
+
+    async def run() -> None:
+        base = FakeClean(b"o" * 100)
+        file = open_overlay(tmp_path / "stage", base)
+        with monkeypatch.context() as patch:
+            patch.setattr(OverlayFile, "_set_limit", die)
+            with pytest.raises(Died):
+                await file.truncate(20)
+        await file.close()
+        file = open_overlay(tmp_path / "stage", base)
+        await file.truncate(100)
+        assert as_bytes(await file.read(0, 100)) == b"o" * 20 + bytes(80)
+        await file.close()
+
+    asyncio.run(run())
+
+
 def test_a_foreign_map_is_refused(tmp_path: Path) -> None:
     (tmp_path / "stage.blocks").write_bytes(b"something else".ljust(8192, b"\0"))
     with pytest.raises(CacheCorrupt):

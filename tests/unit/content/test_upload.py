@@ -217,3 +217,18 @@ def test_what_is_not_wanted_any_more_is_not_sent_to_its_end(tmp_path: Path, ends
             await it.uploader.forget(7)  # nothing is remembered of it
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("size", [1000, 3 << 20])
+def test_a_small_file_that_is_cut_while_it_is_read_is_looked_at_again(
+    tmp_path: Path, size: int
+) -> None:
+    """It is no error of who closes it."""
+
+    async def run() -> None:
+        async with bench(tmp_path) as it:
+            it.write(0, b"x" * 10)
+            with pytest.raises(NotWanted):
+                await it.uploader.send(7, "key", it.file, size, ANY, {})
+
+    asyncio.run(run())
