@@ -127,7 +127,11 @@ class LedgerFile:
     @property
     def used(self) -> int:
         """Bytes of segments."""
-        return max(0, sum(self._words[_TAKEN:_SPARE]) - sum(self._words[_SPARE:]))
+        return max(0, self._sum_used())
+
+    def _sum_used(self) -> int:
+        """Less than nothing where the file is newer than what has been given back."""
+        return sum(self._words[_TAKEN:_SPARE]) - sum(self._words[_SPARE:])
 
     @property
     def spare(self) -> int:
@@ -168,7 +172,7 @@ class LedgerFile:
         """Make the number true: ``counted`` bytes were found, by a count that began when
         :attr:`used` was ``used_before``. What was written meanwhile is counted on top."""
         self.reclaim()
-        now = sum(self._words[_TAKEN:_SPARE]) - sum(self._words[_SPARE:])
+        now = self._sum_used()
         grown = max(0, now - used_before)
         self._words[_TAKEN + self._slot] += counted + grown - now
 

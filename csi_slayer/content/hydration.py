@@ -100,12 +100,8 @@ class Hydration:
 
     async def _overlaid(self, clean: CleanFile, inode: Inode) -> OverlayFile:
         stage = self._staging.create()
-        try:
+        async with discarding(self._staging, StagedFile(stage.id, stage.file, stage.fd)):
             file = OverlayFile(stage.id, stage.file, stage.fd, self._open_clean(clean.source))
-        except BaseException:
-            os.close(stage.fd)
-            self._staging.remove(stage.id)
-            raise
         async with discarding(self._staging, file):
             await clean.close()
             await self._note(clean, inode, file, Mark.OVERLAY)

@@ -23,10 +23,8 @@ UNKNOWN_FILE: Final[LocalFile] = (0, 0)
 """Of handles that an older program wrote down."""
 
 
-def local_file(fd: int | None) -> LocalFile | None:
+def local_file(fd: int) -> LocalFile:
     """Which file a descriptor is of."""
-    if fd is None:
-        return None
     found = os.fstat(fd)
     return found.st_dev, found.st_ino
 
@@ -68,7 +66,9 @@ class OpenInode:
 
     def is_backed_by(self, fd: int | None) -> bool:
         """Whether the kernel's backing file, of which there must be one, is this file."""
-        return self.backing_file in (UNKNOWN_FILE, local_file(fd))
+        if self.backing_file == UNKNOWN_FILE:
+            return True
+        return fd is not None and self.backing_file == local_file(fd)
 
     @property
     def is_apart(self) -> bool:

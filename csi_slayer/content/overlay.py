@@ -20,12 +20,7 @@ import struct
 from csi_slayer.cache.staging import SIDECAR
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.ranges import FileRange, ReadResult, as_bytes
-from csi_slayer.content.staged import (
-    FALLOC_KEEP_SIZE,
-    FALLOC_PUNCH_HOLE,
-    fallocate,
-    os_errors,
-)
+from csi_slayer.content.staged import KEEP_SIZE, PUNCH_HOLE, fallocate, os_errors
 from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import CacheCorrupt
 
@@ -141,13 +136,17 @@ class OverlayFile:
                 await self._bring(block)
         return FileRange(self.fd, offset, end - offset)
 
-    async def write(self, offset: int, data: memoryview) -> int:
-        end = offset + len(data)
-        first, last = offset // BLOCK, (end - 1) // BLOCK
-        for block in {first, last}:
+    async def _bring_edges(self, offset: int, end: int) -> None:
+        """Bring the blocks of which [offset, end) covers a part."""
+        for block in {offset // BLOCK, (end - 1) // BLOCK}:
             covered = offset <= block * BLOCK and end >= min((block + 1) * BLOCK, self._limit)
             if self._from_base(block) and not covered:
                 await self._bring(block)
+
+    async def write(self, offset: int, data: memoryview) -> int:
+        end = offset + len(data)
+        first, last = offset // BLOCK, (end - 1) // BLOCK
+        await self._bring_edges(offset, end)
         with os_errors():
             written = 0
             while written < len(data):
@@ -158,11 +157,8 @@ class OverlayFile:
     async def zero(self, offset: int, end: int) -> None:
         """Make [offset, end), within the file, zeros that take no room."""
         first, last = offset // BLOCK, (end - 1) // BLOCK
-        for block in {first, last}:
-            covered = offset <= block * BLOCK and end >= min((block + 1) * BLOCK, self._limit)
-            if self._from_base(block) and not covered:
-                await self._bring(block)
-        mode = FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE
+        await self._bring_edges(offset, end)
+        mode = PUNCH_HOLE | KEEP_SIZE
         blocks = range(first, last + 1)
         self._zeroing.append(blocks)  # nobody brings a block that is being made a hole
         try:

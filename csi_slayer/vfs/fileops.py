@@ -13,10 +13,10 @@ from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.opened import File, IoMode, OpenInode
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.ranges import as_bytes
-from csi_slayer.content.staged import FALLOC_KEEP_SIZE as KEEP_SIZE
-from csi_slayer.content.staged import FALLOC_PUNCH_HOLE as PUNCH_HOLE
-from csi_slayer.content.staged import FALLOC_ZERO_RANGE as ZERO_RANGE
 from csi_slayer.content.staged import (
+    KEEP_SIZE,
+    PUNCH_HOLE,
+    ZERO_RANGE,
     StagedFile,
     copy_range,
     fallocate,

@@ -64,9 +64,9 @@ class HandleTable:
             row = _SLOT.unpack_from(self._map, slot * _SIZE)
             self._generation = max(self._generation, (row[1] >> _SLOT_BITS) + 1)
             if row[7] and row[5] in _MODES and row[1] & _SLOT_MASK == slot:
-                request, fh, ino, version, flags, mode, backing_id, _used, *local = row
+                request, fh, ino, version, flags, mode, backing_id, _used, dev, file = row
                 handle = Handle(
-                    request, fh, ino, version, flags, IoMode(mode), backing_id, (local[0], local[1])
+                    request, fh, ino, version, flags, IoMode(mode), backing_id, (dev, file)
                 )
                 self._handles[handle.fh] = handle
             else:  # free, or damaged: nobody can have got such a handle

@@ -12,7 +12,7 @@ from csi_slayer.cache import SMALL
 from csi_slayer.catalog import Inode
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.hydration import Apart
-from csi_slayer.content.opened import UNKNOWN_FILE, File, IoMode, OpenInode, local_file
+from csi_slayer.content.opened import File, IoMode, OpenInode, local_file
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile, discarding
 from csi_slayer.errors import FsError, SlayerError
@@ -155,7 +155,7 @@ class OpenOps(NameOps):
         except FsError as error:
             log.info("the kernel takes no backing file", reason=str(error))
             return IoMode.CACHED
-        record.backing_file = local_file(fd) or UNKNOWN_FILE
+        record.backing_file = local_file(fd)
         return IoMode.PASSTHROUGH
 
     def _mode(self, record: OpenInode, inode: Inode, flags: int) -> IoMode:
