@@ -12,13 +12,12 @@ from typing import Any
 
 from csi_slayer.catalog import Inode, Mark
 from csi_slayer.content import metadata
-from csi_slayer.content.hydration import Apart
 from csi_slayer.content.opened import OpenInode
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile, os_errors
 from csi_slayer.errors import FsError
 from csi_slayer.store.base import storable_time
-from csi_slayer.vfs.base import OTHER_VERSION, Base
+from csi_slayer.vfs.base import Base
 from csi_slayer.vfs.types import Attr, Request, SetAttr
 
 XATTR_CREATE = 1
@@ -86,17 +85,11 @@ class AttrOps(Base):
             await self.opened.let_go(record)
 
     async def _writable(self, record: OpenInode, *, truncate: bool) -> StagedFile | OverlayFile:
-        await self.part(record, writable=True)
-        inode = await self.catalog.get(record.ino)
-        try:
-            file = await self.content.writable(record, inode, truncate=truncate)
-        except Apart:
-            raise await self.split(record) from None
-        except OTHER_VERSION as error:
-            await self.learn_anew(inode, error)
-            await self.part(record, writable=True)
-            inode = await self.catalog.get(record.ino)
-            file = await self.content.writable(record, inode, truncate=truncate)
+        file = await self.at_present(
+            record,
+            lambda inode: self.content.writable(record, inode, truncate=truncate),
+            writable=True,
+        )
         assert isinstance(file, StagedFile | OverlayFile)
         return file
 

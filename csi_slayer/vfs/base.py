@@ -6,15 +6,16 @@ import errno
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import xxhash
 
 from csi_slayer.catalog import ROOT, Catalog, Inode
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.content import Content
+from csi_slayer.content.hydration import Apart
 from csi_slayer.content.opened import IoMode, OpenInode
 from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed, SlayerError
 from csi_slayer.scheduling.scan import Scan
@@ -24,6 +25,8 @@ from csi_slayer.vfs.options import VfsEvents, VfsOptions
 from csi_slayer.vfs.refresh import Refresher
 from csi_slayer.vfs.types import Attr, Entry, Kernel, Request
 from csi_slayer.vfs.unread import Unread
+
+T = TypeVar("T")
 
 OTHER_VERSION = (PreconditionFailed, ObjectNotFound, FsError)
 """Among these is what tells that an object is not the version that we knew; see
@@ -149,6 +152,27 @@ class Base:
         await self.catalog.update(inode.ino, size=file.source.size, etag=file.source.etag)
         await self.refresh.name(await self.catalog.get(inode.parent), name, force=True)
         raise FsError(errno.ESTALE, "the name has another inode now")
+
+    async def at_present(
+        self, record: OpenInode, call: Callable[[Inode], Awaitable[T]], *, writable: bool
+    ) -> T:
+        """``call`` of the inode, once more if the object turned out to be another version.
+
+        Called with ``record.lock`` held. Raises what ``call`` raises, and FsError(ESTALE) if the
+        name has another inode now.
+        """
+        for again in (False, True):
+            await self.part(record, writable=writable)
+            inode = await self.catalog.get(record.ino)
+            try:
+                return await call(inode)
+            except Apart:
+                raise await self.split(record) from None
+            except OTHER_VERSION as error:
+                if again:
+                    raise
+                await self.learn_anew(inode, error)
+        raise AssertionError
 
     def _backs_another(self, record: OpenInode, inode: Inode) -> bool:
         """Whether a handle's version is not the inode's: what is mapped is not what is read."""

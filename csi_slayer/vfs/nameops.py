@@ -141,10 +141,14 @@ class NameOps(Base):
     async def _remove(self, req: Request, parent: int, name: str, inode: Inode) -> None:
         keep = inode.ino in self.opened
         await self.catalog.remove(parent, name, inode, keep=keep, request=req.unique)
-        if not (keep and self.unlinked_while_open(inode.ino)):
+        await self._nameless(inode, keep)
+        self.changed_names()
+
+    async def _nameless(self, inode: Inode, kept: bool) -> None:
+        """An inode has lost its name; it was ``kept`` in the table if it is open."""
+        if not (kept and self.unlinked_while_open(inode.ino)):
             self.note_removed(inode)
             await self.content.removed(inode)
-        self.changed_names()
 
     async def rmdir(self, req: Request, parent: int, name: bytes) -> None:
         if await self.done_before(req) is not None:
@@ -256,6 +260,4 @@ class NameOps(Base):
             displaced=other, keep_displaced=keep, request=req.unique,
         )  # fmt: skip
         if other is not None:
-            if not (keep and self.unlinked_while_open(other.ino)):
-                self.note_removed(other)
-                await self.content.removed(other)
+            await self._nameless(other, keep)

@@ -11,13 +11,12 @@ import structlog
 from csi_slayer.cache import SMALL
 from csi_slayer.catalog import Inode
 from csi_slayer.content.clean import CleanFile
-from csi_slayer.content.hydration import Apart
 from csi_slayer.content.opened import File, IoMode, OpenInode, local_file
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile, discarding
 from csi_slayer.errors import FsError, SlayerError
 from csi_slayer.vfs import names
-from csi_slayer.vfs.base import OTHER_VERSION, version_of
+from csi_slayer.vfs.base import version_of
 from csi_slayer.vfs.handles import Handle
 from csi_slayer.vfs.nameops import NameOps
 from csi_slayer.vfs.types import Entry, Opened, OpenFlags, Request
@@ -45,15 +44,11 @@ class OpenOps(NameOps):
         record = self.opened.use(ino)
         try:
             async with record.lock:
-                await self.part(record, writable=writable)
-                try:
-                    return await self._open(req, record, ino, flags, writable)
-                except Apart:
-                    raise await self.split(record) from None
-                except OTHER_VERSION as error:
-                    await self.learn_anew(inode, error)
-                    await self.part(record, writable=writable)
-                    return await self._open(req, record, ino, flags, writable)
+                return await self.at_present(
+                    record,
+                    lambda inode: self._open(req, record, inode, flags, writable),
+                    writable=writable,
+                )
         except BaseException:
             await self._drop(record)
             raise
@@ -74,9 +69,9 @@ class OpenOps(NameOps):
         return await self.unread.read(inode)
 
     async def _open(
-        self, req: Request, record: OpenInode, ino: int, flags: int, writable: bool
+        self, req: Request, record: OpenInode, inode: Inode, flags: int, writable: bool
     ) -> Opened:
-        inode = await self.catalog.get(ino)
+        ino = inode.ino
         if writable:
             await self.content.writable(record, inode, truncate=bool(flags & os.O_TRUNC))
             if flags & os.O_TRUNC:
