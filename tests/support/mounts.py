@@ -116,6 +116,10 @@ class TestMount:
         except (IndexError, FileNotFoundError):
             return None
 
+    def wait_for_successor(self, pid: int) -> None:
+        """Until another worker serves than the one that was ``pid``."""
+        wait_for(lambda: self.worker_pid_or_none() not in (pid, None), what="another worker")
+
     def wait_idle(self, seconds: float = 60.0) -> None:
         """Until nothing is pending."""
         wait_for(self._is_idle, seconds, "no pending uploads")

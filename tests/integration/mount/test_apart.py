@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.mount.conftest import MakeMount
-from tests.support.mounts import TestMount, wait_for
+from tests.support.mounts import TestMount
 
 pytestmark = pytest.mark.integration
 
@@ -113,8 +113,7 @@ def test_by_this_mount(mount: TestMount, objects: Path, held: int, change: Chang
 def test_after_its_worker_was_killed(
     mount: TestMount, objects: Path, held: int, change: Change
 ) -> None:
-    pid = mount.kill_worker()
-    wait_for(lambda: mount.worker_pid_or_none() not in (pid, None), what="another worker")
+    mount.wait_for_successor(mount.kill_worker())
     want = change(mount.root / "f")
     assert os.pread(held, 2 * len(OLD), 0) in (OLD, want)
     check(mount, objects, want)
@@ -125,8 +124,7 @@ def test_before_its_worker_is_killed(
     mount: TestMount, objects: Path, held: int, change: Change
 ) -> None:
     want = change(mount.root / "f")
-    pid = mount.kill_worker()
-    wait_for(lambda: mount.worker_pid_or_none() not in (pid, None), what="another worker")
+    mount.wait_for_successor(mount.kill_worker())
     assert os.pread(held, 2 * len(OLD), 0) == want
     check(mount, objects, want)
 

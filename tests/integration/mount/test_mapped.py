@@ -152,8 +152,7 @@ def test_another_worker_takes_over_a_mapping(
         memory.store(b"early")
         os.close(fd)
         mount.wait_idle()
-        pid = mount.kill_worker()
-        wait_for(lambda: mount.worker_pid_or_none() not in (None, pid))
+        mount.wait_for_successor(mount.kill_worker())
         memory.store(b"later")
         if not capabilities:
             wait_for(lambda: starts(objects / "file", b"later"))

@@ -68,7 +68,7 @@ def kill_stuck(mount: TestMount, slow: Slow) -> int:
     wait_for(lambda: waits_for_ever(pid), what="an invalidation that waits")
     assert mount.kill_worker() == pid
     slow.proxy.heal()
-    wait_for(lambda: mount.worker_pid_or_none() not in (pid, None), what="another worker")
+    mount.wait_for_successor(pid)
     mount.wait_idle()
     assert mount.ask_status()["restarts"] == 1
     return pid
