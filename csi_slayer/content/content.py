@@ -198,9 +198,9 @@ class Content:
                 file = await self._stage_empty(inode)
             else:
                 file = await self._hydration.staged(record, inode)
-            if isinstance(record.file, CleanFile):
-                await record.file.close()
-            record.file = file
+            before, record.file = record.file, file
+            if isinstance(before, CleanFile):
+                await before.close()
         if truncate:  # an empty file too: its times change
             await self.truncate(record, file, 0)
         return file

@@ -114,8 +114,10 @@ class OverlayFile:
                     now = os.fstat(self.fd)
                     with os_errors():
                         os.pwrite(self.fd, data[: max(0, min(length, now.st_size - start))], start)
-                        # Fetching is no change: the mtime is how a staged copy is known dirty.
-                        os.utime(self.fd, ns=(now.st_atime_ns, now.st_mtime_ns))
+                        # Fetching is no change: the mtime is how a staged copy is known dirty. But
+                        # a hole that a thread is making is one, which may have set it just now.
+                        if not self._zeroing:
+                            os.utime(self.fd, ns=(now.st_atime_ns, now.st_mtime_ns))
                     self._mark(block, PRESENT)
         finally:
             if not lock.locked():

@@ -59,9 +59,19 @@ class Races:
         record = self._opened.get(inode.ino)
         if record is not None and record.users > 1:
             return  # the handles keep their bytes; decided when the last one is closed
-        if record is not None and record.file is not None:
+        file = None
+        if record is not None:
             file, record.file = record.file, None
-            await file.close()
+        try:
+            await self._set_aside(inode, row, found, error)
+        finally:
+            if file is not None:  # not before: who opens the inode meanwhile gets what it has now
+                await file.close()
+
+    async def _set_aside(
+        self, inode: Inode, row: Pending, found: ObjectInfo | None, error: Exception
+    ) -> None:
+        """Suspends nowhere."""
         self._events.conflict(row.key)
         kept: Path | None = None
         if inode.stage is not None:

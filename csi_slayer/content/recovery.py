@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
@@ -18,7 +18,10 @@ from csi_slayer.errors import SlayerError
 log = structlog.get_logger(__name__)
 
 RECOGNISE = 5.0
-"""Seconds that a start waits for the store to say whether an upload had succeeded."""
+"""Seconds that a start waits for the store to say which uploads had succeeded."""
+
+ASKED = 16
+"""Objects that it is asked for at once."""
 
 
 class Recovery:
@@ -46,6 +49,7 @@ class Recovery:
     async def recover(self) -> None:
         """Queue what the store lacks, remove what is nobody's. Raises CacheError."""
         known: set[str] = set()
+        dirty: list[Inode] = []
         is_new = self._catalog.is_new
         for inode in list(self._catalog.each_staged()):
             assert inode.stage is not None
@@ -54,8 +58,7 @@ class Recovery:
             if self._objects.staged_stat(inode) is None:
                 await self._lost(inode)
             elif self._objects.is_dirty(inode):
-                await self._recognise(inode)
-                await self._note_dirty(await self._catalog.get(inode.ino))
+                dirty.append(inode)
             else:
                 self._retire_soon(inode.ino)
         for stage in self._staging.list():
@@ -65,16 +68,28 @@ class Recovery:
                 else:
                     self._staging.remove(stage.id)
 
+        await self._recognise(dirty)
+        for inode in dirty:
+            await self._note_dirty(await self._catalog.get(inode.ino))
+
     def _keep(self, stage: str) -> None:
         kept = self._conflicts.keep(self._staging, stage, key=None, expected=None, found=None)
         log.error("staged file without a name", kept_at=str(kept),
                   reason="the catalog that knew it is gone")  # fmt: skip
 
-    async def _recognise(self, inode: Inode) -> None:
+    async def _recognise(self, inodes: Sequence[Inode]) -> None:
         try:
             async with asyncio.timeout(RECOGNISE):
-                await self._objects.recognise_partial(inode)
-        except (SlayerError, TimeoutError) as error:
+                for start in range(0, len(inodes), ASKED):
+                    some = inodes[start : start + ASKED]
+                    await asyncio.gather(*(self._recognise_one(inode) for inode in some))
+        except TimeoutError:
+            log.warning("not known yet what was uploaded", reason="the store does not answer")
+
+    async def _recognise_one(self, inode: Inode) -> None:
+        try:
+            await self._objects.recognise_partial(inode)
+        except SlayerError as error:
             log.warning("not known yet what was uploaded", ino=inode.ino, error=str(error))
 
     async def _lost(self, inode: Inode) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from csi_slayer.content import overlay
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.ranges import ReadResult, as_bytes
+from csi_slayer.content.staged import fallocate
 from csi_slayer.errors import CacheCorrupt, CacheFull, FsError
 
 SMALL_BLOCK = 16
@@ -190,6 +192,36 @@ def test_what_changes_while_a_block_is_fetched_stays_changed(tmp_path: Path, cha
         await bringing
         expected = b"n" * 16 if change == "write" else bytes(16)
         assert as_bytes(await file.read(16, 16)) == expected
+        await file.close()
+
+    asyncio.run(run())
+
+
+def test_a_hole_that_is_made_while_a_block_is_fetched_is_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread makes it between the looks at the times and their setting back."""
+    begin, made, real, pwrite = threading.Event(), threading.Event(), fallocate, os.pwrite
+
+    def make(fd: int, mode: int, offset: int, length: int) -> None:
+        assert begin.wait(20)
+        real(fd, mode, offset, length)
+        made.set()
+
+    def write(fd: int, data: bytes, offset: int) -> int:
+        begin.set()
+        assert made.wait(20)
+        return pwrite(fd, data, offset)
+
+    async def run() -> None:
+        file = open_overlay(tmp_path / "stage", FakeClean(b"o" * 64))
+        os.utime(file.fd, ns=(0, 0))
+        monkeypatch.setattr(overlay, "fallocate", make)
+        monkeypatch.setattr(os, "pwrite", write)
+        await asyncio.gather(file.zero(16, 32), file.bring_range(48, 16))
+        assert file.stat().st_mtime_ns != 0
+        assert as_bytes(await file.read(48, 16)) == b"o" * 16
+        assert not file.clean_range(16, 16)
         await file.close()
 
     asyncio.run(run())

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
 
 from csi_slayer.catalog import ROOT
+from csi_slayer.content import reconcile
+from csi_slayer.content.staged import StagedFile
 from csi_slayer.errors import PreconditionFailed
+from tests.unit.vfs.calls import begin
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import MemoryStore
+
+HOUR = 3600.0
 
 
 def test_a_lost_race_is_decided_as_soon_as_the_file_is_closed(tmp_path: Path) -> None:
@@ -31,4 +37,45 @@ def test_a_lost_race_is_decided_as_soon_as_the_file_is_closed(tmp_path: Path) ->
     again = volume.run(fs.open(volume.request(), entry.attr.ino, os.O_RDONLY))
     assert volume.read(entry.attr.ino, again, 0, 99) == b"theirs"
     volume.run(fs.release(volume.request(), entry.attr.ino, again.fh))
+    volume.stop()
+
+
+def test_who_opens_a_file_while_the_loser_is_closed_has_what_the_store_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written there is no part of what was set aside."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600, durability="writeback")
+    monkeypatch.setattr(reconcile, "WRITEBACK_REST", HOUR)
+    monkeypatch.setattr(reconcile, "WRITEBACK_REST_MAX", HOUR)
+    closing, go_on, close = asyncio.Event(), asyncio.Event(), StagedFile.close
+
+    async def slowly(file: StagedFile) -> None:
+        closing.set()
+        await go_on.wait()
+        await close(file)
+
+    async def run() -> int:
+        fs = volume.fs
+        ino, opened = await begin(volume, b"f", b"ours")
+        await fs.release(volume.request(), ino, opened.fh)
+        await MemoryStore(volume.bucket).put("f", b"theirs")
+        races, inode = fs.content.objects._races, await fs.catalog.get(ino)
+        row, found = await fs.catalog.pending("f"), await races.found("f")
+        assert row is not None
+        async with fs.opened.held(ino) as record:
+            record.file = await fs.content.objects.open_stage(inode)
+            with monkeypatch.context() as patch:
+                patch.setattr(StagedFile, "close", slowly)
+                losing = asyncio.ensure_future(races.lost(inode, row, found, OSError()))
+                await closing.wait()
+            again = await fs.open(volume.request(), ino, os.O_RDWR)
+            await fs.write(volume.request(), ino, again.fh, 0, memoryview(b"later "))
+            go_on.set()
+            await losing
+        await fs.release(volume.request(), ino, again.fh)
+        return await fs.drain(5.0)
+
+    assert volume.run(run()) == 0
+    assert volume.objects() == {"f": b"later "}
+    assert volume.events.conflicts == 1
     volume.stop()
