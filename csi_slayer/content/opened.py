@@ -20,7 +20,7 @@ LocalFile = tuple[int, int]
 """Device and inode number: which local file it is, whatever its name."""
 
 UNKNOWN_FILE: Final[LocalFile] = (0, 0)
-"""None: what an older program wrote down of a handle, or a handle without a backing file."""
+"""Of handles that an older program wrote down."""
 
 
 def local_file(fd: int) -> LocalFile:
@@ -65,7 +65,9 @@ class OpenInode:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def is_backed_by(self, fd: int | None) -> bool:
-        """Whether the kernel's backing file, of which there must be one, is known to be this."""
+        """Whether the kernel's backing file, of which there must be one, is this file."""
+        if self.backing_file == UNKNOWN_FILE:
+            return True  # as it nearly always is; else who writes to it would lose its name
         return fd is not None and self.backing_file == local_file(fd)
 
     @property
