@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from csi_slayer.catalog import ROOT, Mark
+from csi_slayer.content.clean import CleanFile
+from csi_slayer.content.staged import StagedFile
 from csi_slayer.errors import FsError
 from csi_slayer.vfs.types import SetAttr
 from tests.unit.vfs.calls import LARGE, Gate, begin, create, read
@@ -183,3 +185,36 @@ def test_a_file_is_renamed_while_its_attributes_are_stored(tmp_path: Path) -> No
     volume.run(run())
     volume.stop()
     assert volume.objects() == {"b": b"one"}
+
+
+def test_who_opens_for_writing_is_killed_while_what_was_read_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The staged copy is there already: it belongs to the open file, nobody else would close it."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+
+    async def run() -> None:
+        fs, closing = volume.fs, asyncio.Event()
+        ino = await create(volume, b"a", b"content")
+        assert await fs.drain(2.0) == 0
+
+        async def never(file: CleanFile) -> None:
+            closing.set()
+            await asyncio.Event().wait()
+
+        async with fs.opened.held(ino) as record:
+            record.file = await fs.content.open_clean(await fs.catalog.get(ino))
+            with monkeypatch.context() as patch:
+                patch.setattr(CleanFile, "close", never)
+                opening = asyncio.ensure_future(
+                    fs.open(volume.request(), ino, os.O_WRONLY | os.O_TRUNC)
+                )
+                await closing.wait()
+                opening.cancel()
+                await asyncio.wait((opening,))
+            assert isinstance(record.file, StagedFile)
+        assert await fs.drain(2.0) == 0
+
+    volume.run(run())
+    volume.stop()
+    assert volume.objects() == {"a": b""}, "it was emptied before that"
