@@ -154,11 +154,23 @@ class discarding:
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    """fallocate(2). Blocks: use a thread."""
+    """fallocate(2); where the file system makes no zeros (tmpfs), a hole that is filled then.
+
+    Blocks: use a thread."""
     with os_errors():
-        if _libc.fallocate(fd, mode, offset, length) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+        try:
+            _fallocate(fd, mode, offset, length)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP or not mode & ZERO_RANGE:
+                raise
+            _fallocate(fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
+            _fallocate(fd, mode & KEEP_SIZE, offset, length)
+
+
+def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    if _libc.fallocate(fd, mode, offset, length) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def copy_range(

@@ -1,0 +1,39 @@
+"""Local files of the cache directory, whatever its file system."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from csi_slayer.content.staged import KEEP_SIZE, ZERO_RANGE, fallocate
+
+PAGE = 4096
+
+
+@pytest.fixture(params=["disk", "memory"])
+def fd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
+    """A file of three pages; tmpfs, which has the one in memory, makes no zeros by itself."""
+    if request.param == "disk":
+        fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    else:
+        fd = os.memfd_create("file")
+    os.write(fd, b"x" * 3 * PAGE)
+    yield fd
+    os.close(fd)
+
+
+def test_zeros_within_a_file(fd: int) -> None:
+    fallocate(fd, ZERO_RANGE | KEEP_SIZE, PAGE - 10, PAGE)
+    wanted = b"x" * (PAGE - 10) + bytes(PAGE) + b"x" * (PAGE + 10)
+    assert os.pread(fd, 4 * PAGE, 0) == wanted
+    assert os.fstat(fd).st_blocks * 512 >= 3 * PAGE, "its room is kept"
+
+
+@pytest.mark.parametrize("mode", [ZERO_RANGE, ZERO_RANGE | KEEP_SIZE])
+def test_zeros_beyond_the_end(fd: int, mode: int) -> None:
+    fallocate(fd, mode, 2 * PAGE, 2 * PAGE)
+    size = (3 if mode & KEEP_SIZE else 4) * PAGE
+    assert os.pread(fd, 9 * PAGE, 0) == b"x" * 2 * PAGE + bytes(size - 2 * PAGE)
