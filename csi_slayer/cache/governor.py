@@ -36,9 +36,9 @@ BATCH = 64
 """Evictions after which the shared number of used bytes is brought up to date."""
 
 KNOWN = 1 << 17
-"""Segments in the queues of the eviction policy, about 20 MB; nothing is there before something has
-to be evicted. Of more segments the oldest are looked at, and further ones when half of those are
-gone."""
+"""Segments in the queues of the eviction policy, about 20 MB, and as many more as are open; nothing
+is there before something has to be evicted. Of more segments the oldest are looked at, and further
+ones when half of those are gone."""
 
 
 class Evicted(NamedTuple):
@@ -60,6 +60,7 @@ class Governor:
         self._ledger = cache.shared.ledger
         self._file = cache.shared.ledger.file
         self._policy = S3Fifo(self._mark, self._set_mark)
+        self._in_use = 0
         self._segments = 0
         self._counted_at = 0
         self._count_names_after = 0.0
@@ -179,7 +180,7 @@ class Governor:
         self._file.finish_round(found.segments)
         if len(self._policy) > 2 * found.segments + 1000:
             # Mostly names of segments that others removed: learn the rest anew at the next round.
-            self._policy = S3Fifo(self._mark, self._set_mark)
+            self._policy, self._in_use = S3Fifo(self._mark, self._set_mark), 0
 
     def _count_names(self) -> None:
         """Have the number of segments follow the bytes: it is for people to look at."""
@@ -191,8 +192,9 @@ class Governor:
             self._count_names_after = ended + max(NAMES_PERIOD, 100 * (ended - began))
 
     def _discover(self) -> None:
-        """Put segments that are not known into the queues, the oldest first, unless many are."""
-        room = KNOWN - len(self._policy)
+        """Put segments that are not known into the queues, the oldest first, unless many are.
+        What was found to be open does not count: it may be all that is known."""
+        room = KNOWN - len(self._policy) + self._in_use
         if room >= KNOWN // 2:
             for record in heapq.nsmallest(room, self._unknown()):
                 self._policy.admit(*key_and_pages(record))
@@ -231,6 +233,7 @@ class Governor:
         self._ledger.freed(pending)
         self._segments -= count
         self._policy.put_back(in_use)
+        self._in_use = len(in_use)
         self._shared.events.evicted_segments.add(count)
         self._shared.events.evicted_bytes.add(freed)
         return Evicted(count, freed)

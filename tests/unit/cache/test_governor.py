@@ -160,6 +160,25 @@ def test_few_segments_are_known_at_once(
     governor.step_down()
 
 
+def test_what_is_open_does_not_hide_the_rest(
+    cache: Cache, governor: Governor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("csi_slayer.cache.governor.KNOWN", 8)
+    names = [f"{n:02}" for n in range(12)]
+    for name in names:
+        store(cache, name)
+    age(cache, *names)
+    held = [cache.find(key_of(name), 8192) for name in names[:8]]
+    governor.take_over()
+    assert governor.evict(1) == (0, 0), "all that is known is open"
+    assert governor.evict(1) == (1, 8192)
+    assert left(cache, *names) == [*names[:8], *names[9:]]
+    for segment in held:
+        assert segment is not None
+        segment.close()
+    governor.step_down()
+
+
 def test_segments_that_others_removed_are_no_trouble(
     cache: Cache, other: Cache, governor: Governor
 ) -> None:
