@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from csi_slayer.catalog.inode import Defaults, Inode, Listed, Mark
 from csi_slayer.catalog.outcomes import Outcomes
 
 _SECOND = 1_000_000_000
+
+
+class Change(NamedTuple):
+    """``inode``, as it was, has other content now; if ``parted`` it is the same as before, and
+    another inode has its name."""
+
+    name: str
+    inode: Inode
+    parted: bool
 
 
 def _is_empty(item: Listed) -> bool:
@@ -28,10 +37,19 @@ class Listings(Outcomes):
     ``since_ns`` did not show, and that nobody touched since, is gone."""
 
     async def merge(
-        self, parent: int, found: Sequence[Listed], since_ns: int, defaults: Defaults
-    ) -> list[Inode]:
-        """Take in a page of names of one directory; returns inodes whose content changed."""
-        changed: list[Inode] = []
+        self,
+        parent: int,
+        found: Sequence[Listed],
+        since_ns: int,
+        defaults: Defaults,
+        held: Callable[[int], bool] = lambda ino: False,
+    ) -> list[Change]:
+        """Take in a page of names of one directory; returns what changed.
+
+        ``held``: whether somebody reads the content that an inode has, so that another version
+        has to be another inode.
+        """
+        changed: list[Change] = []
         path = self.path_now(parent)
         if path is None:
             return changed
@@ -61,9 +79,10 @@ class Listings(Outcomes):
                         names.append((parent, item.name, inode.ino))
                         self.used_bytes += item.size
                     elif row[4] is None and self._differs(row, item):
-                        old = self._replace(row, item, since_ns, defaults)
-                        changed.append(old)
-                        if stat.S_IFMT(old.mode) != stat.S_IFMT(item.mode):
+                        parted = stat.S_ISREG(row[1]) and held(row[0])
+                        old = self._replace(row, item, since_ns, defaults, parted=parted)
+                        changed.append(Change(item.name, old, parted))
+                        if not parted and stat.S_IFMT(old.mode) != stat.S_IFMT(item.mode):
                             inode = self._fresh(parent, item, since_ns, defaults)
                             inserts.append(inode)
                             names.append((parent, item.name, inode.ino))
@@ -164,7 +183,9 @@ class Listings(Outcomes):
             return True
         return _is_empty(item) and stamp is not None and not _same_time(stamp, item.mtime_ns)
 
-    def _replace(self, row: Any, item: Listed, since_ns: int, defaults: Defaults) -> Inode:
+    def _replace(
+        self, row: Any, item: Listed, since_ns: int, defaults: Defaults, *, parted: bool
+    ) -> Inode:
         """Another object has this name: same kind keeps its inode, else the old one goes; so does
         a symlink, whose target the kernel would give from its cache before it is told."""
         old = self._rows.find(row[0])
@@ -172,23 +193,25 @@ class Listings(Outcomes):
         if stat.S_ISDIR(old.mode) != stat.S_ISDIR(item.mode) or old.is_symlink:
             self._vanish(old)
             return old
+        values: dict[str, Any] = {
+            "size": item.size,
+            "etag": item.etag,
+            "origin": None,
+            "stamp": item.mtime_ns if _is_empty(item) else None,
+            "mode": stat.S_IFREG | (stat.S_IMODE(old.mode) if old.is_file else defaults.file_mode),
+            "target": None,
+            "mtime_ns": item.mtime_ns,
+            "ctime_ns": item.mtime_ns,
+            "flags": old.flags & ~(Mark.ATTRS_KNOWN | Mark.ATTRS_DIRTY | Mark.XATTRS),
+            "checked_ns": since_ns,
+        }
+        if parted:
+            self._vanish(old)
+            self._rows.add(old._replace(ino=self._new_ino(), **values), item.name)
+            self.used_bytes += item.size
+            return old
         self._db.execute("DELETE FROM xattrs WHERE ino = ?", (old.ino,))  # that version's
-        self._update(
-            old.ino,
-            {
-                "size": item.size,
-                "etag": item.etag,
-                "origin": None,
-                "stamp": item.mtime_ns if _is_empty(item) else None,
-                "mode": stat.S_IFREG
-                | (stat.S_IMODE(old.mode) if old.is_file else defaults.file_mode),
-                "target": None,
-                "mtime_ns": item.mtime_ns,
-                "ctime_ns": item.mtime_ns,
-                "flags": old.flags & ~(Mark.ATTRS_KNOWN | Mark.ATTRS_DIRTY | Mark.XATTRS),
-                "checked_ns": since_ns,
-            },
-        )
+        self._update(old.ino, values)
         return old._replace(mode=item.mode | stat.S_IMODE(old.mode))
 
     def _vanish(self, inode: Inode) -> None:

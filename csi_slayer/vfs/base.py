@@ -73,6 +73,7 @@ class Base:
             self._content_changed,
             self._name_gone,
             events.hidden_keys,
+            self._is_read,
             self.content.options.write_timeout,
         )
         self.unread = Unread(catalog, self.content, options.live, posix=options.posix)
@@ -128,6 +129,17 @@ class Base:
         if not self.unlinked_while_open(inode.ino) and not inode.is_dir:
             self.content.spawn(self.content.retire(inode.ino))
 
+    def _is_read(self, ino: int) -> bool:
+        """Whether somebody may have a file open whose bytes are those of its present version. The
+        kernel has one size and one page cache for an inode: another version would be read as a
+        mixture, or end early. Of a volume without upcalls nobody knows."""
+        if self.zero_upcall:
+            return True
+        record = self.opened.get(ino)
+        if record is None or not isinstance(record.file, CleanFile):
+            return False
+        return any(handle.ino == ino for handle in self.handles)
+
     async def part(self, record: OpenInode, *, writable: bool) -> None:
         """Let go of an older version, before somebody opens the inode or cuts it. If handles are
         open on it, the inode stays theirs, without a name, and the name gets another inode: the
@@ -172,7 +184,14 @@ class Base:
                 if again:
                     raise
                 await self.learn_anew(inode, error)
+                await self.check_named(inode)
         raise AssertionError
+
+    async def check_named(self, before: Inode) -> None:
+        """Raises FsError(ESTALE), at which the kernel looks the name up again, if it was taken from
+        the inode since: who reads the version that it has keeps that."""
+        if before.nlink and (await self.catalog.get(before.ino)).nlink == 0:
+            raise FsError(errno.ESTALE, "the name has another inode now")
 
     def _backs_another(self, record: OpenInode, inode: Inode) -> bool:
         """Whether a handle's version is not the inode's: what is mapped is not what is read."""

@@ -65,6 +65,7 @@ class OpenOps(NameOps):
             stale = parent is None or not self.refresh.is_fresh(parent.listed_ns)
         if stale:
             await self.refresh.revalidate(inode, known=not self.live.close_to_open)
+            await self.check_named(inode)
             inode = await self.catalog.get(inode.ino)
         return await self.unread.read(inode)
 

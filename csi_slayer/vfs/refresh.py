@@ -76,7 +76,8 @@ class Listing:
 
 
 class Refresher:
-    """``changed(ino)``: an inode's content became another; ``gone(parent, name, inode)``."""
+    """``changed(ino)``: an inode's content became another; ``gone(parent, name, inode)``: the name
+    is another inode's, or nobody's; ``held(ino)``: somebody reads the content that it has."""
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class Refresher:
         changed: Callable[[int], None],
         gone: Callable[[int, str, Inode], None],
         hidden: Callable[[int], None],
+        held: Callable[[int], bool],
         io_timeout: float = 60.0,
     ) -> None:
         self._patience = Patience(io_timeout)
@@ -95,6 +97,7 @@ class Refresher:
         self._changed = changed
         self._gone = gone
         self._hidden = hidden
+        self._held = held
         self._listings: dict[int, Listing] = {}
         self._names: dict[tuple[int, str], asyncio.Task[None]] = {}
         self._singles: dict[int, tuple[int, int]] = {}
@@ -239,8 +242,16 @@ class Refresher:
     ) -> None:
         shown, hidden = names.split_shadowed(found, await self._dirs_among(parent, found))
         shadowed.extend(hidden[: SHADOWED_KEPT - len(shadowed)])
-        for inode in await self._catalog.merge(parent, shown, since_ns, self._catalog.defaults):
-            self._changed(inode.ino)
+        await self._take_in(parent, shown, since_ns)
+
+    async def _take_in(self, parent: int, found: list[Listed], since_ns: int) -> None:
+        for name, inode, parted in await self._catalog.merge(
+            parent, found, since_ns, self._catalog.defaults, self._held
+        ):
+            if parted:
+                self._gone(parent, name, inode)
+            else:
+                self._changed(inode.ino)
 
     async def _dirs_among(self, parent: int, found: list[Listed]) -> set[str]:
         """Names of files in the page that the table has as directories."""
@@ -252,7 +263,7 @@ class Refresher:
         """Objects whose name was a directory's: show those whose directory is gone."""
         dirs = await self._catalog.directories_among(parent, [item.name for item in shadowed])
         free = [item for item in shadowed if item.name not in dirs]
-        await self._catalog.merge(parent, free, since_ns, self._catalog.defaults)
+        await self._take_in(parent, free, since_ns)
         if hidden := [item.name for item in shadowed if item.name in dirs]:
             self._hidden(len(hidden))
             log.warning("keys hidden", count=len(hidden), first=hidden[0],
@@ -332,10 +343,7 @@ class Refresher:
         else:
             await self._forget(directory.ino, name, since_ns)
             return
-        for inode in await self._catalog.merge(
-            directory.ino, [item], since_ns, self._catalog.defaults
-        ):
-            self._changed(inode.ino)
+        await self._take_in(directory.ino, [item], since_ns)
 
     async def _head(self, key: str) -> ObjectInfo | None:
         try:

@@ -81,8 +81,8 @@ def test_who_has_a_shorter_version_open_gets_no_zeros(
             assert os.pread(fd, 100, 0) == b"old"
         for name in names:
             (objects / name).write_bytes(b"n" * 9000)
-        for fd in files.values():
-            wait_for(lambda fd=fd: os.fstat(fd).st_size == 9000)
+        for name, fd in files.items():
+            wait_for(lambda name=name: (root / name).stat().st_size == 9000)
             assert read_or_none(fd) in (b"old", None)
     finally:
         for fd in files.values():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import mmap
 import os
+from io import FileIO
 from pathlib import Path
 
 import pytest
 
 from tests.integration.mount.conftest import MakeMount
-from tests.support.mounts import TestMount
+from tests.support.mounts import TestMount, wait_for
 
 pytestmark = [
     pytest.mark.integration,
@@ -17,6 +20,7 @@ pytestmark = [
 ]
 
 OLD, NEW = b"old content", b"another content"
+LARGE = 4_000_000
 
 
 @pytest.fixture
@@ -72,3 +76,43 @@ def test_who_cuts_it_by_name_then_cuts_the_new_content(
         assert os.pread(before.fileno(), 100, 0) == OLD
     mount.wait_idle()
     assert (objects / "f").read_bytes() == NEW[:size]
+
+
+class StaleFile(Exception):
+    """ESTALE."""
+
+
+def rest_of(file: FileIO) -> bytes:
+    """Raises StaleFile."""
+    rest = b""
+    try:
+        while part := file.read(1 << 18):
+            rest += part
+    except OSError as error:
+        raise StaleFile if error.errno == errno.ESTALE else error from None
+    return rest
+
+
+@pytest.mark.parametrize("size", [5000, LARGE, 2 * LARGE])
+@pytest.mark.parametrize("read_only", [False, True])
+def test_who_reads_it_has_one_version_whoever_looks_at_the_name(
+    make_mount: MakeMount, capabilities: list[str], objects: Path, read_only: bool, size: int
+) -> None:
+    """Not the beginning of one and the rest of another, nor a file that ends early."""
+    old = os.urandom(LARGE)
+    (objects / "f").write_bytes(old)
+    options = [*capabilities, "volume.metadata_ttl=0.5", f"volume.read_only={read_only}"]
+    mount = make_mount(options=options).mount()
+    path, got = mount.root / "f", b""
+    with path.open("rb", buffering=0) as file:
+        got += file.read(1 << 16)
+        (objects / "new").write_bytes(bytes(size))
+        os.utime(objects / "new", (1000, 1000))
+        (objects / "new").rename(objects / "f")
+        wait_for(lambda: path.stat().st_mtime == 1000)
+        assert path.stat().st_size == size
+        with contextlib.suppress(StaleFile):
+            got += rest_of(file)
+            assert got == old
+        assert got == old[: len(got)]
+    assert path.read_bytes() == bytes(size)

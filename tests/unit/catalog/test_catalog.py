@@ -160,7 +160,7 @@ def test_directories_may_be_as_deep_as_a_key_has_room_for(tmp_path: Path) -> Non
 def test_listing_shows_changes_and_removals(catalog: Catalog) -> None:
     run(catalog.merge(ROOT, [listed("a"), listed("b")], 10, DEFAULTS))
     run(catalog.sweep(ROOT, 10, large=False))
-    changed = run(catalog.merge(ROOT, [listed("a", "e2", 5)], 20, DEFAULTS))
+    changed = [c.inode for c in run(catalog.merge(ROOT, [listed("a", "e2", 5)], 20, DEFAULTS))]
     gone = run(catalog.sweep(ROOT, 20, large=False))
     assert [i.etag for i in changed] == ["e"]
     assert [name for name, _inode in gone] == ["b"]
