@@ -48,8 +48,8 @@ class VolumeConfig(Section):
     )
     attributes: Literal["native", "posix"] = Field(
         default="native",
-        description="native: where mode or owner differ from the defaults they and the mtime go into"
-        " object metadata when a file is written, other changes stay in this node's catalog;"
+        description="native: where mode or owner differ from the defaults they and the mtime go"
+        " into object metadata when a file is written, other changes stay in this node's catalog;"
         " posix: every change is written to the object, and each object's metadata is read at its"
         " first lookup",
     )
