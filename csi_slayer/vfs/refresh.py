@@ -250,8 +250,7 @@ class Refresher:
         ):
             if parted:
                 self._gone(parent, name, inode)
-            else:
-                self._changed(inode.ino)
+            self._changed(inode.ino)  # also then: few read what nobody opens any more
 
     async def _dirs_among(self, parent: int, found: list[Listed]) -> set[str]:
         """Names of files in the page that the table has as directories."""
