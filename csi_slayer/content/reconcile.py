@@ -368,14 +368,14 @@ class Reconciler:
         return inode is None and not await self._catalog.by_origin(row.key)
 
     async def _delete_many(self, rows: list[Pending]) -> None:
-        # Looked at again: names may have come back since the pass began. Nothing suspends between
-        # this look and the mark in ``_active``.
+        # Looked at again: since the pass began names may have come back, and what was being stored
+        # may have come to be there. Nothing suspends between this look and the mark in ``_active``.
         rows = [
-            row
+            now
             for row in rows
             if row.key not in self._active
-            and await self._catalog.pending(row.key) is not None
-            and await self._is_plain_delete(row)
+            and (now := await self._catalog.pending(row.key)) is not None
+            and await self._is_plain_delete(now)
         ]
         if not rows:
             return

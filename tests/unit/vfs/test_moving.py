@@ -270,3 +270,23 @@ def test_attributes_of_an_object_that_was_changed(tmp_path: Path, there: bool) -
     assert volume.objects() == ({"a": b"theirs"} if there else {})
     if there:
         assert int(volume.bucket.objects["a"].metadata["mode"]) & 0o777 == 0o600
+
+
+def test_what_was_stored_since_a_pass_began_is_deleted(tmp_path: Path) -> None:
+    """A pass that waits, for a slow store, has seen the key before the mark was known there."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+
+    async def run() -> None:
+        fs = volume.fs
+        await fs.mkdir(volume.request(), ROOT, b"d", 0o755)
+        assert await fs.drain(2.0) == 0
+        await fs.rmdir(volume.request(), ROOT, b"d")
+        row = await fs.catalog.pending("d/")
+        assert row is not None
+        seen = row._replace(expect="", doubt=0)
+        await fs.content.reconciler._delete_many([seen])
+        assert await fs.catalog.pending("d/") is None
+
+    volume.run(run())
+    assert volume.objects() == {}
+    volume.stop()
