@@ -79,7 +79,8 @@ class Listings(Outcomes):
                         names.append((parent, item.name, inode.ino))
                         self.used_bytes += item.size
                     elif row[4] is None and self._differs(row, item):
-                        parted = stat.S_ISREG(row[1]) and held(row[0])
+                        files = stat.S_ISREG(row[1]) and not stat.S_ISDIR(item.mode)
+                        parted = files and held(row[0])
                         old = self._replace(row, item, since_ns, defaults, parted=parted)
                         changed.append(Change(item.name, old, parted))
                         if not parted and stat.S_IFMT(old.mode) != stat.S_IFMT(item.mode):

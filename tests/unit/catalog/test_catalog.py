@@ -168,6 +168,14 @@ def test_listing_shows_changes_and_removals(catalog: Catalog) -> None:
     assert now is not None and (now.etag, now.size) == ("e2", 5)
 
 
+def test_a_file_that_is_read_and_became_a_directory(catalog: Catalog) -> None:
+    run(catalog.merge(ROOT, [listed("a")], 10, DEFAULTS))
+    directory = Listed("a", stat.S_IFDIR, 0, 1000, None)
+    (change,) = run(catalog.merge(ROOT, [directory], 20, DEFAULTS, lambda ino: True))
+    now = run(catalog.child(ROOT, "a"))
+    assert now is not None and now.is_dir and now.ino != change.inode.ino
+
+
 def test_what_is_changed_here_wins_over_a_listing(catalog: Catalog) -> None:
     make(catalog, ROOT, "new")
     run(catalog.merge(ROOT, [listed("old")], 10, DEFAULTS))
