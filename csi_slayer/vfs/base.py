@@ -44,6 +44,13 @@ def version_of(etag: str | None) -> int:
     return 0 if etag is None else xxhash.xxh3_64_intdigest(etag.encode()) or 1
 
 
+class NameMoved(FsError):
+    """ESTALE, at which the kernel looks the name up again."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ESTALE, "the name has another inode now")
+
+
 class Base:
     """State of the volume's file system; the mixins on top of it have the calls."""
 
@@ -138,14 +145,14 @@ class Base:
         record = self.opened.get(ino)
         if record is None or not isinstance(record.file, CleanFile):
             return False
-        return any(handle.ino == ino for handle in self.handles)
+        return bool(self.handles.versions(ino))
 
     async def part(self, record: OpenInode, *, writable: bool) -> None:
         """Let go of an older version, before somebody opens the inode or cuts it. If handles are
         open on it, the inode stays theirs, without a name, and the name gets another inode: the
         kernel has one size, one page cache and one backing file for an inode.
 
-        Raises FsError(ESTALE) then, at which the kernel looks the name up again.
+        Raises NameMoved then.
         """
         inode, file = await self.catalog.get(record.ino), record.file
         if not isinstance(file, CleanFile) or file.source.etag == inode.etag:
@@ -163,15 +170,14 @@ class Base:
         self._name_gone(inode.parent, name, inode)
         await self.catalog.update(inode.ino, size=file.source.size, etag=file.source.etag)
         await self.refresh.name(await self.catalog.get(inode.parent), name, force=True)
-        raise FsError(errno.ESTALE, "the name has another inode now")
+        raise NameMoved()
 
     async def at_present(
         self, record: OpenInode, call: Callable[[Inode], Awaitable[T]], *, writable: bool
     ) -> T:
         """``call`` of the inode, once more if the object turned out to be another version.
 
-        Called with ``record.lock`` held. Raises what ``call`` raises, and FsError(ESTALE) if the
-        name has another inode now.
+        Called with ``record.lock`` held. Raises what ``call`` raises, and NameMoved.
         """
         for again in (False, True):
             await self.part(record, writable=writable)
@@ -188,21 +194,22 @@ class Base:
         raise AssertionError
 
     async def check_named(self, before: Inode) -> None:
-        """Raises FsError(ESTALE), at which the kernel looks the name up again, if it was taken from
-        the inode since: who reads the version that it has keeps that."""
+        """Raises NameMoved if the name was taken from the inode since: who reads the version that
+        it has keeps that."""
         if before.nlink and (await self.catalog.get(before.ino)).nlink == 0:
-            raise FsError(errno.ESTALE, "the name has another inode now")
+            raise NameMoved()
 
     def _backs_another(self, record: OpenInode, inode: Inode) -> bool:
         """Whether a handle's version is not the inode's: what is mapped is not what is read."""
-        versions = {handle.version for handle in self.handles if handle.ino == record.ino}
-        return inode.stage is not None or versions != {version_of(inode.etag)}
+        if inode.stage is not None:
+            return True
+        return self.handles.versions(record.ino) != {version_of(inode.etag)}
 
-    async def split(self, record: OpenInode) -> FsError:
+    async def split(self, record: OpenInode) -> NameMoved:
         """The inode stays that of who has it open, without a name, and the name gets another one
         with the same content: the kernel has one page cache and one backing file for an inode.
 
-        Returns FsError(ESTALE), at which the kernel looks the name up again.
+        Returns NameMoved.
         """
         inode = await self.catalog.get(record.ino)
         name = self.catalog.name_of(inode.ino, inode.parent)
@@ -211,7 +218,7 @@ class Base:
             if inode.ino in self.opened.mappable:
                 self.opened.mappable.add(new.ino)
             self._name_gone(inode.parent, name, inode)
-        return FsError(errno.ESTALE, "the name has another inode now")
+        return NameMoved()
 
     def unlinked_while_open(self, ino: int) -> bool:
         """An inode lost its name: mark it if it is open, to be forgotten at the last close."""

@@ -81,6 +81,10 @@ class HandleTable:
     def get(self, fh: int) -> Handle | None:
         return self._handles.get(fh)
 
+    def versions(self, ino: int) -> set[int]:
+        """Which versions of an inode are open. Looks at every handle."""
+        return {handle.version for handle in self._handles.values() if handle.ino == ino}
+
     def by_request(self, request: int) -> Handle | None:
         """The handle that a resent open or create had got already."""
         return next((h for h in self._handles.values() if h.request == request), None)

@@ -36,6 +36,13 @@ def age(cache: Cache, *names: str) -> None:
         os.utime(data_path(cache, name), ns=(0, 10**18 + second * 10**9))
 
 
+def store_aged(cache: Cache, *names: str) -> None:
+    """Small segments of these ages, the oldest first."""
+    for name in names:
+        store(cache, name)
+    age(cache, *names)
+
+
 def reopen(cache: Cache, name: str, times: int, size: int = 8192) -> None:
     for _ in range(times):
         segment = cache.find(key_of(name), size)
@@ -67,9 +74,7 @@ def test_the_oldest_goes_first(cache: Cache, governor: Governor) -> None:
 
 def test_what_is_opened_again_outlives_what_is_not(cache: Cache, governor: Governor) -> None:
     names = [f"{n}" for n in range(10)]
-    for name in names:
-        store(cache, name)
-    age(cache, *names)
+    store_aged(cache, *names)
     reopen(cache, "0", 3)
     reopen(cache, "1", 1)
     governor.take_over()
@@ -144,9 +149,7 @@ def test_few_segments_are_known_at_once(
     """None before something has to go, then the oldest, and others when half of them are gone."""
     monkeypatch.setattr("csi_slayer.cache.governor.KNOWN", 8)
     names = [f"{number}" for number in range(30)]
-    for name in names:
-        store(cache, name)
-    age(cache, *names)
+    store_aged(cache, *names)
     governor.take_over()
     assert len(governor._policy) == 0
     for gone in range(1, 31):
@@ -165,9 +168,7 @@ def test_what_is_open_does_not_hide_the_rest(
 ) -> None:
     monkeypatch.setattr("csi_slayer.cache.governor.KNOWN", 8)
     names = [f"{n:02}" for n in range(12)]
-    for name in names:
-        store(cache, name)
-    age(cache, *names)
+    store_aged(cache, *names)
     held = [cache.find(key_of(name), 8192) for name in names[:8]]
     governor.take_over()
     assert governor.evict(1) == (0, 0), "all that is known is open"
