@@ -150,6 +150,8 @@ class Engine:
 
     async def close(self) -> None:
         """End everything; operations under way fail."""
+        # Before anything is waited for: a transfer would go on meanwhile, and end well or not.
+        self._transfers.stop()
         await self._pool.close()
         await self._transfers.close()
         if self._credentials is not None:

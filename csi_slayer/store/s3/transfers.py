@@ -66,11 +66,15 @@ class Transfers:
             finally:
                 self._active.discard(halt)
 
-    async def close(self) -> None:
-        """Stop what is under way, wait for the threads to end and close the connections."""
+    def stop(self) -> None:
+        """Stop what is under way and begin nothing new."""
         self._closed = True
         for halt in self._active:
             halt.request()
+
+    async def close(self) -> None:
+        """Stop, wait for the threads to end and close the connections."""
+        self.stop()
         await asyncio.to_thread(self._executor.shutdown)
         for lane in self._lanes:
             lane.channel.close()

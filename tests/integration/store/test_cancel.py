@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -77,6 +78,8 @@ def test_closing_ends_what_is_under_way(
         closing = asyncio.ensure_future(store.close())
         await asyncio.sleep(0)
         sink.go_on.set()
+        # The loop is busy: the thread must not need it to learn that it is to end.
+        time.sleep(0.1)  # noqa: ASYNC251
         with pytest.raises(StoreUnavailable, match="the store is closed"):
             await task
         await closing
