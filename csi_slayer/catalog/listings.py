@@ -14,8 +14,8 @@ _SECOND = 1_000_000_000
 
 
 class Change(NamedTuple):
-    """``inode``, as it was, has other content now; if ``parted`` it is the same as before, and
-    another inode has its name."""
+    """``inode``, as it was, has other content now; if ``parted`` it has what it had, and another
+    inode has its name."""
 
     name: str
     inode: Inode
@@ -35,6 +35,9 @@ def _same_time(one: int, other: int) -> bool:
 class Listings(Outcomes):
     """Listings are merged page by page and swept at the end: a name that a listing begun at
     ``since_ns`` did not show, and that nobody touched since, is gone."""
+
+    is_settled: Callable[[Inode], bool] = staticmethod(lambda inode: False)
+    """Whether the staged copy of an inode is what the store has of it, and nobody changes it."""
 
     async def merge(
         self,
@@ -78,16 +81,19 @@ class Listings(Outcomes):
                         inserts.append(inode)
                         names.append((parent, item.name, inode.ino))
                         self.used_bytes += item.size
-                    elif row[4] is None and self._differs(row, item):
-                        files = stat.S_ISREG(row[1]) and not stat.S_ISDIR(item.mode)
-                        parted = files and held(row[0])
-                        old = self._replace(row, item, since_ns, defaults, parted=parted)
-                        changed.append(Change(item.name, old, parted))
-                        if not parted and stat.S_IFMT(old.mode) != stat.S_IFMT(item.mode):
+                    elif self._differs(row, item) and (old := self._known_there(row[0])):
+                        if old.is_symlink or old.is_dir or stat.S_ISDIR(item.mode):
+                            # A symlink, for the kernel would give its target until it is told.
+                            self._vanish(old)
                             inode = self._fresh(parent, item, since_ns, defaults)
                             inserts.append(inode)
                             names.append((parent, item.name, inode.ino))
-                    else:  # with a staged copy its upload's If-Match decides
+                            changed.append(Change(item.name, old, parted=True))
+                        else:
+                            parted = old.stage is not None or (old.is_file and held(old.ino))
+                            self._replace(old, item, since_ns, defaults, parted=parted)
+                            changed.append(Change(item.name, old, parted))
+                    else:  # of what is changed here its upload's If-Match decides
                         seen.append((since_ns, row[0]))
                         if row[4] is None and row[7] is None and _is_empty(item):
                             dated.append((item.mtime_ns, row[0]))
@@ -175,25 +181,29 @@ class Listings(Outcomes):
 
         A symlink or special file is an object like any other: only its version tells, and its
         time, for all empty objects have the same version."""
-        _ino, mode, _size, etag, _stage, origin, _checked, stamp = row
+        _ino, mode, _size, etag, stage, origin, _checked, stamp = row
         if stat.S_ISDIR(item.mode) != stat.S_ISDIR(mode):
             return True
         if stat.S_ISDIR(mode):
             return False
         if etag != item.etag or origin is not None:
             return True
-        return _is_empty(item) and stamp is not None and not _same_time(stamp, item.mtime_ns)
+        if stage is not None or stamp is None or not _is_empty(item):
+            return False
+        return not _same_time(stamp, item.mtime_ns)
+
+    def _known_there(self, ino: int) -> Inode | None:
+        """An inode whose content is the store's, None for one that is changed here."""
+        inode = self._rows.find(ino)
+        if inode is None or (inode.stage is not None and not self.is_settled(inode)):
+            return None
+        return inode
 
     def _replace(
-        self, row: Any, item: Listed, since_ns: int, defaults: Defaults, *, parted: bool
-    ) -> Inode:
-        """Another object has this name: same kind keeps its inode, else the old one goes; so does
-        a symlink, whose target the kernel would give from its cache before it is told."""
-        old = self._rows.find(row[0])
-        assert old is not None
-        if stat.S_ISDIR(old.mode) != stat.S_ISDIR(item.mode) or old.is_symlink:
-            self._vanish(old)
-            return old
+        self, old: Inode, item: Listed, since_ns: int, defaults: Defaults, *, parted: bool
+    ) -> None:
+        """Another object has this file's name: the inode has that content from now on or, if they
+        are to be parted, another inode has the name and that content."""
         values: dict[str, Any] = {
             "size": item.size,
             "etag": item.etag,
@@ -208,12 +218,11 @@ class Listings(Outcomes):
         }
         if parted:
             self._vanish(old)
-            self._rows.add(old._replace(ino=self._new_ino(), **values), item.name)
+            self._rows.add(old._replace(ino=self._new_ino(), stage=None, **values), item.name)
             self.used_bytes += item.size
-            return old
-        self._db.execute("DELETE FROM xattrs WHERE ino = ?", (old.ino,))  # that version's
-        self._update(old.ino, values)
-        return old._replace(mode=item.mode | stat.S_IMODE(old.mode))
+        else:
+            self._db.execute("DELETE FROM xattrs WHERE ino = ?", (old.ino,))  # that version's
+            self._update(old.ino, values)
 
     def _vanish(self, inode: Inode) -> None:
         """Remove an inode and, if a directory, all below it, without touching the store."""
@@ -242,7 +251,8 @@ class Listings(Outcomes):
         with self._db.transaction():
             rows = self._db.all(
                 "SELECT d.name, i.* FROM dentries d JOIN inodes i ON i.ino = d.ino "
-                "WHERE d.parent = ? AND i.checked_ns < ? AND i.stage IS NULL",
+                "WHERE d.parent = ? AND i.checked_ns < ? "
+                "AND (i.stage IS NULL OR i.etag IS NOT NULL)",
                 (parent, since_ns),
             )
             for name, *columns in rows:
@@ -263,7 +273,7 @@ class Listings(Outcomes):
         if self._is_pending(key) or self._is_pending(key + "/"):
             return True
         if not inode.is_dir:
-            return inode.stage is not None or inode.etag is None
+            return inode.etag is None or (inode.stage is not None and not self.is_settled(inode))
         prefix = key + "/"
         below = self._db.one(
             "SELECT 1 FROM pending WHERE key >= ? AND key < ? LIMIT 1",

@@ -258,6 +258,22 @@ class Content:
                 return  # else it was renamed meanwhile, or the key was another file's for a while
         raise StoreUnavailable(f"inode {ino} is being renamed faster than the store follows")
 
+    def is_settled(self, inode: Inode) -> bool:
+        """Whether the staged copy of an inode is what the store has of it, and nobody is about to
+        change it: no call, no handle and no mapping."""
+        if inode.etag is None or inode.origin is not None or inode.flags & Mark.OVERLAY:
+            return False
+        assert inode.stage is not None
+        record = self.opened.get(inode.ino)
+        if record is not None and (record.writers or record.lock.locked()):
+            return False
+        if inode.ino in self.opened.mappable:
+            # Of a file that is open nobody can tell whether it is mapped, too.
+            path = self.staging.file(inode.stage)
+            if record is not None or self._mapped.is_mapped(inode.ino, path, None):
+                return False
+        return not self.objects.is_dirty(inode)
+
     async def stored_locally(self, ino: int) -> None:
         """Policy writeback: the staged bytes and the journal survive a power loss after this."""
         record = self.opened.get(ino)

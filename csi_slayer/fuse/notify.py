@@ -8,6 +8,8 @@ own, with the device only: everything else that the worker had open is let go at
 locks on it, and the next worker can start (:mod:`csi_slayer.node.remains`). What is mapped must
 therefore not be what is locked.
 
+Of attributes alone nothing is waited for: that is written at once.
+
 An invalidation that is queued already is not queued twice. When the queue is full, further ones are
 dropped, counted and logged: names and attributes then live until their TTL ends, pages until the
 file is opened without KEEP_CACHE.
@@ -85,8 +87,8 @@ class Notifier:
         self.dropped = 0
 
     def invalidate_attributes(self, ino: int) -> None:
-        """An inode's attributes."""
-        self._put(Invalidation(ino, None, _ATTRIBUTES))
+        """An inode's attributes, which the kernel has dropped when this returns."""
+        self._write(Invalidation(ino, None, _ATTRIBUTES))
 
     def invalidate_inode(self, ino: int) -> None:
         """Attributes and pages of an inode."""

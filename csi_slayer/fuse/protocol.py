@@ -131,6 +131,7 @@ FATTR_KILL_SUIDGID: Final = 1 << 11
 
 GETATTR_FH: Final = 1 << 0
 READ_LOCKOWNER: Final = 1 << 1
+WRITE_CACHE: Final = 1 << 0
 WRITE_KILL_SUIDGID: Final = 1 << 2
 OPEN_KILL_SUIDGID: Final = 1 << 0
 FSYNC_FDATASYNC: Final = 1 << 0

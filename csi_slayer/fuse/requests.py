@@ -7,6 +7,7 @@ raise :class:`struct.error` or :class:`ValueError`, which the dispatcher answers
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -81,13 +82,20 @@ def xattr_in(body: memoryview, extended: bool) -> tuple[bytes, bytes, int]:
     return key, value, flags
 
 
-def write_in(body: memoryview) -> tuple[int, int, int, memoryview]:
-    """WRITE: fh, offset, flags and the data, which is a view of ``body``."""
-    fh, offset, size, flags, _owner, _flags, _padding = p.WRITE_IN.unpack_from(body)
+def appends(flags: int) -> bool:
+    """Whether the writes of what is open with these flags go to the end of the file, one after the
+    other. Those past the page cache (O_DIRECT) may come in any order, and are left as they are."""
+    return bool(flags & os.O_APPEND) and not flags & os.O_DIRECT
+
+
+def write_in(body: memoryview) -> tuple[int, int, int, bool, memoryview]:
+    """WRITE: fh, offset, flags, whether it appends and the data, which is a view of ``body``."""
+    fh, offset, size, flags, _owner, open_flags, _padding = p.WRITE_IN.unpack_from(body)
     data = body[p.WRITE_IN.size : p.WRITE_IN.size + size]
     if len(data) != size:
         raise ValueError("less data than its size")
-    return fh, offset, flags, data
+    append = appends(open_flags) and not flags & p.WRITE_CACHE
+    return fh, offset, flags, append, data
 
 
 def is_direct_read(body: memoryview) -> bool:

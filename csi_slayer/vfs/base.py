@@ -23,6 +23,7 @@ from csi_slayer.vfs import names
 from csi_slayer.vfs.handles import HandleTable
 from csi_slayer.vfs.options import VfsEvents, VfsOptions
 from csi_slayer.vfs.refresh import Refresher
+from csi_slayer.vfs.stale import StalePages
 from csi_slayer.vfs.types import Attr, Entry, Kernel, Request
 from csi_slayer.vfs.unread import Unread
 
@@ -34,9 +35,6 @@ OTHER_VERSION = (PreconditionFailed, ObjectNotFound, FsError)
 
 REMOVED_KEPT = 1024
 """Removed inodes whose attributes are remembered until the kernel forgets them."""
-
-CHANGED_KEPT = 65536
-"""Inodes remembered whose kernel cache is to be dropped at the next open."""
 
 
 def version_of(etag: str | None) -> int:
@@ -73,6 +71,7 @@ class Base:
         self.handles = HandleTable(handles_path)
         self.content.objects.moved = self._version_moved
         self.content.stored_into = self._stored_into
+        catalog.is_settled = self.content.is_settled
         self.refresh = Refresher(
             self.content.store,
             catalog,
@@ -85,7 +84,7 @@ class Base:
         )
         self.unread = Unread(catalog, self.content, options.live, posix=options.posix)
         self._kernel: Kernel | None = None
-        self._stale_pages: set[int] = set()
+        self._stale_pages = StalePages()
         self.removed: OrderedDict[int, Inode] = OrderedDict()
 
     @property
@@ -108,8 +107,7 @@ class Base:
 
     def _content_changed(self, ino: int) -> None:
         """The store has another version of a file: the kernel's pages of it are stale."""
-        if len(self._stale_pages) < CHANGED_KEPT:
-            self._stale_pages.add(ino)
+        self._stale_pages.add(ino)
         if self._kernel is not None:
             self._kernel.invalidate_inode(ino)
 
@@ -256,11 +254,11 @@ class Base:
             raise error
         await self.refresh.revalidate(inode)
 
-    @staticmethod
-    def is_changed_here(inode: Inode) -> bool:
-        """Whether the store is still to learn of the inode."""
+    def is_changed_here(self, inode: Inode) -> bool:
+        """Whether the store is still to learn of the inode, or may be at any moment: what others
+        do to the object is not looked at."""
         return (
-            inode.stage is not None
+            (inode.stage is not None and not self.content.is_settled(inode))
             or (inode.etag is None and not inode.is_dir)
             or inode.origin is not None
         )

@@ -32,10 +32,10 @@ class DirOps(Base):
             return Opened(0, OpenFlags.NONE)
         directory = await self.directory(ino)
         flags = OpenFlags.CACHE_DIR
-        if self.refresh.is_fresh(directory.listed_ns) and ino not in self._stale_pages:
+        stale = self._stale_pages.take(ino)
+        if not stale and self.refresh.is_fresh(directory.listed_ns):
             # The kernel's own copy of the names is as good as our table.
             flags |= OpenFlags.KEEP_CACHE
-        self._stale_pages.discard(ino)
         return Opened(0, flags)
 
     async def releasedir(self, req: Request, ino: int, fh: int) -> None:

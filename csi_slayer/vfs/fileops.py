@@ -131,8 +131,12 @@ class FileOps(OpenOps):
             record.file = await self.content.open_clean(inode)
             await self._ready(record.file, inode)
 
-    async def write(self, req: Request, ino: int, fh: int, offset: int, data: memoryview) -> int:
+    async def write(
+        self, req: Request, ino: int, fh: int, offset: int, data: memoryview, append: bool = False
+    ) -> int:
         file = self._writable_file(ino)
+        if append and offset != file.size:
+            offset = self._end_of(req, ino, file, offset, len(data))
         if self.live.quota is not None:
             inode = await self.catalog.get(ino)
             end = offset + len(data)
@@ -144,6 +148,16 @@ class FileOps(OpenOps):
         if handle is not None and handle.flags & os.O_DSYNC and handle.mode == IoMode.DIRECT:
             await self.fsync(req, ino, fh, True)  # of other modes the kernel asks for it
         return written
+
+    def _end_of(
+        self, req: Request, ino: int, file: StagedFile | OverlayFile, offset: int, length: int
+    ) -> int:
+        """Where an append goes whose ``offset`` is not the end. The kernel has the size of before
+        others changed the object; nothing makes it ask again before it appends."""
+        if req.resent and offset + length == file.size:
+            return offset  # it was done before
+        self._content_changed(ino)
+        return file.size
 
     def _writable_file(self, ino: int) -> StagedFile | OverlayFile:
         record = self.opened.get(ino)

@@ -53,6 +53,7 @@ class NameOps(Base):
     def forget(self, ino: int, count: int) -> None:
         """Little is kept per lookup: inode numbers are the catalog's and never used again."""
         self.removed.pop(ino, None)
+        self._stale_pages.forgotten(ino)
 
     async def _free_name(self, parent: int, name: bytes) -> tuple[Inode, str]:
         """A directory and a name in it at which something new may be made. Raises EEXIST and

@@ -54,6 +54,11 @@ class OpenOps(NameOps):
             raise
 
     async def _fresh(self, inode: Inode) -> Inode:
+        record = self.opened.get(inode.ino)
+        if record is not None and inode.stage is not None and record.lock.locked():
+            # The last close, perhaps, which is not to be taken for a change that is under way.
+            async with self.opened.held(inode.ino), record.lock:
+                inode = await self.catalog.get(inode.ino)
         if self.is_changed_here(inode) or not inode.is_file:
             return inode
         if self.live.close_to_open:
@@ -81,8 +86,9 @@ class OpenOps(NameOps):
             await self._readable(record, inode)
         handle = self._handle(req, record, inode, flags)
         extra = OpenFlags.NONE
-        if ino in self._stale_pages:
-            self._stale_pages.discard(ino)
+        if self._stale_pages.take(ino):
+            # Before the answer: what is read ends where the kernel believes that the file does.
+            self.kernel.invalidate_attributes(ino)
         elif not flags & os.O_TRUNC:
             extra |= OpenFlags.KEEP_CACHE
         return self._answer(handle, extra)
@@ -127,7 +133,7 @@ class OpenOps(NameOps):
         assert file is not None
         mode = self._mode(record, inode, flags)
         if mode == IoMode.PASSTHROUGH and record.backing_id == 0:
-            mode = self._backed(record, file)
+            mode = self._backed(record, file, flags)
         if mode in (IoMode.PASSTHROUGH, IoMode.CACHED):
             record.mode = mode
         version = version_of(file.source.etag) if isinstance(file, CleanFile) else 0
@@ -142,7 +148,7 @@ class OpenOps(NameOps):
         self.events.opened(mode == IoMode.PASSTHROUGH)
         return handle
 
-    def _backed(self, record: OpenInode, file: File) -> IoMode:
+    def _backed(self, record: OpenInode, file: File, flags: int) -> IoMode:
         """Register the file with the kernel; if it does not take it, the worker serves it."""
         fd = file.whole_fd
         assert fd is not None
@@ -150,21 +156,28 @@ class OpenOps(NameOps):
             record.backing_id = self.kernel.backing_open(fd)
         except FsError as error:
             log.info("the kernel takes no backing file", reason=str(error))
-            return IoMode.CACHED
+            return self._served(flags)
         record.backing_file = local_file(fd)
         return IoMode.PASSTHROUGH
 
     def _mode(self, record: OpenInode, inode: Inode, flags: int) -> IoMode:
         assert record.file is not None
         if record.mode == IoMode.CACHED:
-            return IoMode.CACHED
+            return self._served(flags)
         fd = record.file.whole_fd
         past_us = self.kernel.passthrough and self._may_write_past_us(inode, flags)
         if record.mode == IoMode.PASSTHROUGH:
             # The kernel takes one backing file per inode; what differs from it goes past its cache.
             same = past_us and record.is_backed_by(fd)
             return IoMode.PASSTHROUGH if same else IoMode.DIRECT
-        return IoMode.PASSTHROUGH if fd is not None and past_us else IoMode.CACHED
+        return IoMode.PASSTHROUGH if fd is not None and past_us else self._served(flags)
+
+    @staticmethod
+    def _served(flags: int) -> IoMode:
+        """How the worker serves an open. The kernel keeps no pages of what is only appended to:
+        where it believes the end to be another than it is, they would be in the wrong place."""
+        only_appends = flags & (os.O_ACCMODE | os.O_APPEND) == os.O_WRONLY | os.O_APPEND
+        return IoMode.DIRECT if only_appends else IoMode.CACHED
 
     def _may_write_past_us(self, inode: Inode, flags: int) -> bool:
         quota = self.live.quota

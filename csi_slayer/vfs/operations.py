@@ -65,8 +65,11 @@ class Operations(Protocol):
         self, req: Request, parent: int, name: bytes, mode: int, flags: int
     ) -> tuple[Entry, Opened]: ...
     async def read(self, req: Request, ino: int, fh: int, offset: int, size: int) -> ReadResult: ...
-    async def write(self, req: Request, ino: int, fh: int, offset: int, data: memoryview) -> int:
-        """``data`` is valid until the method returns."""
+    async def write(
+        self, req: Request, ino: int, fh: int, offset: int, data: memoryview, append: bool = False
+    ) -> int:
+        """``data`` is valid until the method returns. ``append``: it goes to the end of the file;
+        ``offset`` is where the kernel believes that to be."""
 
     async def flush(self, req: Request, ino: int, fh: int) -> None: ...
     async def release(self, req: Request, ino: int, fh: int) -> None: ...

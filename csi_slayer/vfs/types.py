@@ -134,7 +134,7 @@ class Kernel(Protocol):
     def backing_close(self, backing_id: int) -> None: ...
 
     def invalidate_attributes(self, ino: int) -> None:
-        """Drop the kernel's cached attributes of an inode; returns at once."""
+        """Have the kernel's cached attributes of an inode dropped when this returns, at once."""
 
     def invalidate_inode(self, ino: int) -> None:
         """Drop the kernel's cached attributes and pages of an inode; returns at once."""

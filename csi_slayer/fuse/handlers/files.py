@@ -34,10 +34,10 @@ async def read(served: Served, req: Request, ino: int, body: memoryview) -> Repl
 
 
 async def write(served: Served, req: Request, ino: int, body: memoryview) -> bytes:
-    fh, offset, flags, data = requests.write_in(body)
+    fh, offset, flags, append, data = requests.write_in(body)
     if flags & p.WRITE_KILL_SUIDGID:
         await kill_suidgid(served, req, ino)
-    return p.WRITE_OUT.pack(await served.ops.write(req, ino, fh, offset, data), 0)
+    return p.WRITE_OUT.pack(await served.ops.write(req, ino, fh, offset, data, append), 0)
 
 
 async def flush(served: Served, req: Request, ino: int, body: memoryview) -> None:

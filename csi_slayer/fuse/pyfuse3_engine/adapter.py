@@ -15,6 +15,7 @@ from csi_slayer.fuse.pyfuse3_engine import values
 from csi_slayer.fuse.pyfuse3_engine.listing import list_names
 from csi_slayer.fuse.pyfuse3_engine.requests import Requests, drop_lookups, served
 from csi_slayer.fuse.reading import FileReader
+from csi_slayer.fuse.requests import appends
 from csi_slayer.fuse.stats import Stats
 from csi_slayer.vfs.operations import Operations
 from csi_slayer.vfs.types import FileRange, Opened, Views
@@ -44,14 +45,17 @@ class Adapter(Requests, pyfuse3.Operations):
         self._ready = ready
         self._reader = FileReader(LARGEST_READ, lambda: 0, loop)
         self._open: dict[int, tuple[int, int]] = {}
+        self._appending: set[int] = set()
         self._last = 0
 
     def init(self) -> None:
         self._ready()
 
-    def _opened(self, ino: int, opened: Opened) -> FileHandleT:
+    def _opened(self, ino: int, opened: Opened, flags: int = 0) -> FileHandleT:
         self._last += 1
         self._open[self._last] = ino, opened.fh
+        if appends(flags):
+            self._appending.add(self._last)
         return FileHandleT(self._last)
 
     # -- names -----------------------------------------------------------------------------------
@@ -120,7 +124,7 @@ class Adapter(Requests, pyfuse3.Operations):
     ) -> tuple[pyfuse3.FileInfo, EntryAttributes]:
         entry, opened = await self._ops.create(self.request(ctx), parent_inode, name, mode, flags)
         assert entry.attr is not None
-        fh = self._opened(entry.attr.ino, opened)
+        fh = self._opened(entry.attr.ino, opened, flags)
         return values.file_info(fh, opened), values.entry(entry)
 
     # -- attributes ------------------------------------------------------------------------------
@@ -176,7 +180,7 @@ class Adapter(Requests, pyfuse3.Operations):
     @served(Opcode.OPEN)
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> pyfuse3.FileInfo:
         opened = await self._ops.open(self.request(ctx), inode, flags)
-        return values.file_info(self._opened(inode, opened), opened)
+        return values.file_info(self._opened(inode, opened, flags), opened)
 
     @served(Opcode.READ)
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -192,7 +196,8 @@ class Adapter(Requests, pyfuse3.Operations):
 
     @served(Opcode.WRITE)
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return await self._ops.write(self.request(), *self._open[fh], off, memoryview(buf))
+        data, append = memoryview(buf), fh in self._appending
+        return await self._ops.write(self.request(), *self._open[fh], off, data, append)
 
     @served(Opcode.FLUSH)
     async def flush(self, fh: int) -> None:
@@ -200,6 +205,7 @@ class Adapter(Requests, pyfuse3.Operations):
 
     @served(Opcode.RELEASE)
     async def release(self, fh: int) -> None:
+        self._appending.discard(fh)
         await self._ops.release(self.request(), *self._open.pop(fh))
 
     @served(Opcode.FSYNC)

@@ -66,7 +66,9 @@ class Ops:
             await self.gate.wait()
         return self.data
 
-    async def write(self, req: Request, ino: int, fh: int, offset: int, data: memoryview) -> int:
+    async def write(
+        self, req: Request, ino: int, fh: int, offset: int, data: memoryview, append: bool = False
+    ) -> int:
         if fh == 9:
             await self.gate.wait()
         self.written.append(bytes(data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 
 import pytest
@@ -93,11 +94,16 @@ def test_an_xattr_shorter_than_its_size_is_refused() -> None:
         requests.xattr_in(body, False)
 
 
-@given(U64, U64, U32, st.binary(max_size=300), st.binary(max_size=8))
-def test_write(fh: int, offset: int, flags: int, data: bytes, extension: bytes) -> None:
-    head = p.WRITE_IN.pack(fh, offset, len(data), flags, 3, 4, 0)
-    *got, view = requests.write_in(memoryview(head + data + extension))
+@given(U64, U64, U32, U32, st.binary(max_size=300), st.binary(max_size=8))
+def test_write(
+    fh: int, offset: int, flags: int, open_flags: int, data: bytes, extension: bytes
+) -> None:
+    head = p.WRITE_IN.pack(fh, offset, len(data), flags, 3, open_flags, 0)
+    *got, append, view = requests.write_in(memoryview(head + data + extension))
     assert (*got, bytes(view)) == (fh, offset, flags, data)
+    by_pages = flags & p.WRITE_CACHE
+    wanted = open_flags & os.O_APPEND and not (open_flags & os.O_DIRECT or by_pages)
+    assert append == bool(wanted)
 
 
 def test_a_write_with_less_data_than_it_says_is_refused() -> None:
