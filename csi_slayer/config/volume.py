@@ -95,10 +95,10 @@ class VolumeConfig(Section):
     io_timeout: Duration = Field(
         default=60.0,
         gt=0,
-        description="how long an uncached read, and with durability close a close, waits for an"
-        " unreachable store before EIO (and at most as long again for a request under way); what"
-        " was written stays queued, names and attributes that are known are served beyond their"
-        " metadata_ttl meanwhile",
+        description="how long an uncached read, and with durability close a close, waits for a"
+        " store with which nothing gets on before EIO (and at most as long again for a request"
+        " under way); what was written stays queued, names and attributes that are known are served"
+        " beyond their metadata_ttl meanwhile",
     )
     part_size: Size = Field(
         default=16 * 2**20,

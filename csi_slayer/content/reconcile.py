@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -17,7 +18,8 @@ from csi_slayer.catalog import Catalog, Inode, Pending
 from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.options import ContentOptions
-from csi_slayer.content.tasks import outlast
+from csi_slayer.content.rest import Rest
+from csi_slayer.content.tasks import Progress
 from csi_slayer.content.waits import Waits
 from csi_slayer.errors import (
     KeyObstructed,
@@ -44,10 +46,6 @@ and left alone (several times what a look costs), and most."""
 DELETE_PAUSE = 2.0
 """Seconds before deletions that failed are tried again."""
 
-WRITEBACK_REST, WRITEBACK_REST_MAX, WRITEBACK_LOOK = 1.0, 5.0, 0.25
-"""Policy writeback uploads when nothing was changed for so many seconds, or when a key has waited
-for so many; and looks whether it should no more often than that."""
-
 NEVER = float("inf")
 
 LOOKS = 32
@@ -58,12 +56,18 @@ class Reconciler:
     """Owns the background task and every attempt; ``close`` ends them all."""
 
     def __init__(
-        self, catalog: Catalog, objects: Objects, opened: OpenInodes, options: ContentOptions
+        self,
+        catalog: Catalog,
+        objects: Objects,
+        opened: OpenInodes,
+        options: ContentOptions,
+        progress: Callable[[], int],
     ) -> None:
         self._catalog = catalog
         self._objects = objects
         self._opened = opened
         self._options = options
+        self._progress = progress
         self._active: dict[str, asyncio.Task[None]] = {}
         self._noted: dict[str, int] = {}  # when what an attempt works on was noted
         self._again: set[str] = set()  # noted again while an attempt was under way
@@ -72,7 +76,7 @@ class Reconciler:
         self._not_before: dict[str, tuple[float, int]] = {}
         self._slots = asyncio.Semaphore(options.upload_concurrency)
         self._wake = asyncio.Event()
-        self._draining = False
+        self._rest = Rest(catalog, options)
         self._loop_task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -82,10 +86,10 @@ class Reconciler:
 
     def kick(self) -> None:
         """There are new pending keys."""
-        if not self._rests():
+        if not self._rest.is_kept:
             self._wake.set()
         elif self._timer is None:
-            self._wake_in(WRITEBACK_REST)
+            self._wake_in(self._rest.first())
 
     def _wake_in(self, seconds: float) -> None:
         """Look at the pending keys then, or sooner if that is planned already."""
@@ -122,10 +126,11 @@ class Reconciler:
     async def settle(self, key: str) -> None:
         """Return when the store has what the table had for ``key`` at the time of the call.
 
-        Raises the error of the attempt; a store that is away is waited for as long as
-        ``write_timeout`` says. The work stays queued whatever happens.
+        Raises the error of the attempt; a store that is away, with which nothing gets on, is
+        waited for as long as ``write_timeout`` says. The work stays queued whatever happens.
         """
         deadline = time.monotonic() + self._options.write_timeout
+        progress = Progress(self._progress, self._options.write_timeout)
         own = 0
         while own < 8 and await self._catalog.pending(key) is not None:
             task = self._running(key)
@@ -133,10 +138,10 @@ class Reconciler:
                 task = self._begin(key, forced=True)
                 own += 1
             try:
-                await outlast(task, deadline)
+                await progress.outlast(task)
             except TimeoutError as error:
                 raise StoreUnavailable(
-                    f"the store did not take {key!r} within {self._options.write_timeout:.0f} s; "
+                    f"nothing of {key!r} got on for {self._options.write_timeout:.0f} s; "
                     "it stays queued and will be sent when the store is back"
                 ) from error
             except StoreUnavailable:
@@ -152,13 +157,13 @@ class Reconciler:
         """Wait until nothing is pending or the time is over; returns how many keys are left."""
         deadline = time.monotonic() + seconds
         self._not_before.clear()
-        self._draining = True
+        self._rest.over = True
         try:
             while (left := await self._catalog.pending_count()) and time.monotonic() < deadline:
                 self._wake.set()
                 await asyncio.sleep(0.05)
         finally:
-            self._draining = False
+            self._rest.over = False
         return left
 
     def _begin(self, key: str, *, forced: bool) -> asyncio.Task[None]:
@@ -303,7 +308,7 @@ class Reconciler:
             except Exception:
                 log.exception("a pass over pending keys failed")
             if soonest < NEVER:
-                self._wake_in(max(soonest, WRITEBACK_LOOK) if self._rests() else soonest)
+                self._wake_in(self._rest.look(soonest))
             # Changes come in crowds: look at them together.
             await asyncio.sleep(min(PASS_PAUSE_MAX, PASS_PAUSE + LOOK_PAUSE * left))
 
@@ -317,7 +322,9 @@ class Reconciler:
             deletes: list[Pending] = []
             for row in rows:
                 since_ns = self._resting.get(row.key, row.since_ns)
-                due = max(self._not_before.get(row.key, (0.0, 0))[0] - now, self._rest(since_ns))
+                due = max(
+                    self._not_before.get(row.key, (0.0, 0))[0] - now, self._rest.left(since_ns)
+                )
                 if row.key in self._objects.moving:
                     continue
                 if row.key in self._active:
@@ -342,22 +349,6 @@ class Reconciler:
             await asyncio.sleep(0)
         self._resting = resting
         return soonest, left
-
-    def _rests(self) -> bool:
-        """Whether changed keys are left alone for a while: with policy writeback what was just
-        written may be written again or removed, and uploads would compete with who is writing."""
-        return self._options.live.durability == "writeback" and not self._draining
-
-    def _rest(self, since_ns: int) -> float:
-        """Seconds that a key is still left alone for, which was noted first at that time; not
-        above 0 if it is not."""
-        if not self._rests():
-            return 0.0
-        now = time.time_ns()
-        return min(
-            WRITEBACK_REST - (now - self._catalog.changed_ns) / 1e9,
-            WRITEBACK_REST_MAX - (now - since_ns) / 1e9,
-        )
 
     async def _must_wait(self, row: Pending) -> bool:
         inode = await self._catalog.resolve(row.key)

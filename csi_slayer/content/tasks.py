@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 
@@ -30,27 +29,52 @@ async def end_task(task: asyncio.Task[None] | None) -> None:
             await task
 
 
-async def outlast(task: asyncio.Task[None], deadline: float) -> None:
-    """Wait for a task, which goes on whatever happens to who waits; raises what it raised.
+LOOK = 1.0
+"""Seconds between looks at whether something gets on."""
 
-    Raises TimeoutError at ``deadline``, a time of :func:`time.monotonic`. Does what a shield within
-    a timeout would do, for a third of the cost.
-    """
-    if not task.done():
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
 
-        def wake(_task: asyncio.Task[None] | None = None) -> None:
-            if not waiter.done():
-                waiter.set_result(None)
+class Progress:
+    """``moved()`` grows while something gets on; after ``seconds`` without that it does not."""
 
-        timer = loop.call_later(max(0.0, deadline - time.monotonic()), wake)
-        task.add_done_callback(wake)
-        try:
-            await waiter
-        finally:
-            timer.cancel()
-            task.remove_done_callback(wake)
-        if not task.done():
-            raise TimeoutError
-    task.result()
+    def __init__(self, moved: Callable[[], int], seconds: float) -> None:
+        self._moved = moved
+        self._seconds = seconds
+        self._last = moved()
+        self._since = _now()
+
+    async def outlast(self, task: asyncio.Task[None]) -> None:
+        """Wait for a task, which goes on whatever happens to who waits; raises what it raised.
+
+        Raises TimeoutError when nothing gets on any more.
+        """
+        while not task.done():
+            deadline = self._since + self._seconds
+            await _wait(task, min(LOOK, deadline - _now()))
+            if (moved := self._moved()) != self._last:
+                self._last, self._since = moved, _now()
+            elif not task.done() and _now() >= deadline:
+                raise TimeoutError
+        task.result()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _wait(task: asyncio.Task[None], seconds: float) -> None:
+    """Until the task is done, at most so long. Does what a shield within a timeout would do, for a
+    third of the cost."""
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+
+    def wake(_task: asyncio.Task[None] | None = None) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    timer = loop.call_later(max(0.0, seconds), wake)
+    task.add_done_callback(wake)
+    try:
+        await waiter
+    finally:
+        timer.cancel()
+        task.remove_done_callback(wake)

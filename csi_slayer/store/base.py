@@ -111,6 +111,10 @@ class ObjectStore(Protocol):
     def key_maximum(self) -> int:
         """Bytes of the longest key."""
 
+    @property
+    def progress(self) -> int:
+        """A number that grows while bytes of objects move and requests are answered."""
+
     async def check(self) -> None:
         """One cheap call which shows that endpoint, credentials and bucket work."""
 

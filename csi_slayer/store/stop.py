@@ -12,6 +12,8 @@ class StopFlag:
 
     def __init__(self) -> None:
         self._set = False
+        self.checks = 0
+        """How often the work has looked, which is once for each piece of it."""
 
     def set(self) -> None:
         """End the work soon."""
@@ -19,5 +21,6 @@ class StopFlag:
 
     def check(self) -> None:
         """Raises Stopped if the work is to end."""
+        self.checks += 1
         if self._set:
             raise Stopped

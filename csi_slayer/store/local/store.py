@@ -47,6 +47,11 @@ class LocalStore:
         return 1
 
     @property
+    def progress(self) -> int:
+        """Pieces of work that were done."""
+        return self._threads.progress
+
+    @property
     def key_maximum(self) -> int:
         """No longer than Linux lets a path be, with some room for where the directory is."""
         return LONGEST_PATH

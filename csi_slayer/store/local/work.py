@@ -45,6 +45,12 @@ class WorkThreads:
         self._observer = observer
         self._active: set[StopFlag] = set()
         self._closed = False
+        self._done = 0
+
+    @property
+    def progress(self) -> int:
+        """Grows while work is done, and from piece to piece of it."""
+        return self._done + sum(stop.checks for stop in self._active)
 
     async def run(self, op: str, key: str, work: Callable[[StopFlag], T], sent: int = 0) -> T:
         """The result of ``work``; ``op`` and ``key`` begin the messages of its errors.
@@ -79,6 +85,7 @@ class WorkThreads:
                 raise
             finally:
                 self._active.discard(stop)
+                self._done += stop.checks + 1
                 self._observer.on_request(op, status, time.monotonic() - started, sent, received)
 
     async def close(self) -> bool:

@@ -44,6 +44,8 @@ class Channel:
         self._rest = memoryview(b"")
         self._used_at = 0.0
         self.reused = False
+        self.moved = 0
+        """Bytes of bodies that went over it, in either direction; grows meanwhile."""
 
     def begin(self, addresses: Addresses, halt: Halt) -> None:
         """Be ready to send: over the connection that is there if it is still good."""
@@ -109,6 +111,7 @@ class Channel:
                 if count == 0:
                     raise StoreError("the file to send is shorter than announced")
                 sent += count
+                self.moved += count
         except BlockingIOError as error:
             raise Transient(
                 f"nothing could be sent for {self._target.silence_timeout:g} s"
@@ -212,6 +215,7 @@ class Channel:
             raise self._cut(where, error) from error
         if count == 0:
             raise self._cut(where, None)
+        self.moved += count
         return count
 
     def _cut(self, where: str, error: OSError | None) -> Exception:

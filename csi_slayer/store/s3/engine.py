@@ -61,6 +61,7 @@ class Engine:
         self._transfers = transfers
         self.policy = policy
         self._observer = observer
+        self._answers = 0
 
     def signed_by(self, credentials: Credentials) -> Engine:
         """The same connections for another identity. Not to be closed."""
@@ -157,9 +158,16 @@ class Engine:
         if self._credentials is not None:
             await self._credentials.close()
 
+    @property
+    def progress(self) -> int:
+        """Bytes that bulk transfers have moved, and requests that were answered well."""
+        return self._answers + self._transfers.moved
+
     async def _watched(self, attempt: Coroutine[None, None, Answer]) -> Answer:
         try:
-            return await attempt
+            answer = await attempt
+            self._answers += 1
+            return answer
         except _ANSWERS:
             raise
         except (StoreError, Transient) as error:

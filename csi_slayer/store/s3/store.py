@@ -43,6 +43,11 @@ class S3Store(Reads, Writes, Uploads, Copies, BucketAdmin):
         """What of S3's 1,024 bytes the prefix leaves."""
         return _LONGEST_KEY - len(self._engine.address.prefix.encode())
 
+    @property
+    def progress(self) -> int:
+        """Bytes of bulk transfers, and answers."""
+        return self._engine.progress
+
     async def use(self, credentials: Credentials) -> None:
         """Sign with these from now on, if the bucket accepts them; what has been sent already ends
         with the old ones. The identity's name stays. Raises what :meth:`check` raises."""

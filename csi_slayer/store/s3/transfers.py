@@ -43,6 +43,7 @@ class Transfers:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="s3-bulk")
         self._lock = threading.Lock()
         self._lanes: list[Lane] = []
+        self._all: list[Lane] = []
         self._active: set[Halt] = set()
         self._closed = False
 
@@ -66,6 +67,16 @@ class Transfers:
             finally:
                 self._active.discard(halt)
 
+    def _another(self) -> Lane:
+        lane = Lane(self._target)
+        self._all.append(lane)
+        return lane
+
+    @property
+    def moved(self) -> int:
+        """Bytes of bodies sent and received since the start."""
+        return sum(lane.channel.moved for lane in self._all)
+
     def stop(self) -> None:
         """Stop what is under way and begin nothing new."""
         self._closed = True
@@ -82,7 +93,7 @@ class Transfers:
 
     def _work(self, job: Callable[[Lane], T], halt: Halt, addresses: Addresses) -> T:
         with self._lock:
-            lane = self._lanes.pop() if self._lanes else Lane(self._target)
+            lane = self._lanes.pop() if self._lanes else self._another()
         lane.halt = halt
         try:
             lane.channel.begin(addresses, halt)

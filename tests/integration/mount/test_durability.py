@@ -12,6 +12,7 @@ import pytest
 from tests.integration.mount.conftest import MakeMount
 from tests.integration.mount.s3volumes import s3_volume
 from tests.support.faultproxy import FaultProxy
+from tests.support.faults import Delay
 from tests.support.mounts import TestMount, wait_for
 from tests.support.servers import S3Server
 
@@ -80,6 +81,23 @@ def test_writeback_survives_the_death_of_worker_and_supervisor(
         volume.wait_idle()
         found = {key: versitygw.admin.get(bucket, key) for key in written}
         assert found == written
+        volume.umount()
+
+
+def test_close_waits_for_a_store_that_is_slow_but_gets_on(
+    versitygw: S3Server, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    bucket, data = versitygw.create_bucket(), os.urandom(60 << 20)
+    with FaultProxy(versitygw.endpoint) as proxy:
+        proxy.inject(Delay(3.0), kind="UploadPart")
+        volume = s3_volume(
+            versitygw, bucket, tmp_path, endpoint=proxy.endpoint,
+            options=["volume.part_size=5MiB", "volume.io_timeout=5s"],
+        )  # fmt: skip
+        request.addfinalizer(volume.close)
+        path = volume.mount().root / "f"
+        path.write_bytes(data)
+        assert versitygw.admin.get(bucket, "f") == data
         volume.umount()
 
 

@@ -47,6 +47,7 @@ class MemoryStore:
     identity = "memory"
     part_minimum = 1
     key_maximum = 1024
+    progress = 0
 
     def __init__(self, bucket: Bucket, turns: int = 1) -> None:
         self.bucket = bucket

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from csi_slayer.catalog import ROOT
-from csi_slayer.content import reconcile
+from csi_slayer.content import rest
 from tests.unit.vfs.harness import Volume
 
 HOUR = 3600.0
@@ -42,8 +42,8 @@ def test_what_the_store_has_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyP
     volume = Volume(tmp_path, passthrough=False, ttl=0, durability="writeback")
     _write(volume, b"old", b"stored")
     assert volume.run(volume.fs.drain(2.0)) == 0
-    monkeypatch.setattr(reconcile, "WRITEBACK_REST", HOUR)
-    monkeypatch.setattr(reconcile, "WRITEBACK_REST_MAX", HOUR)
+    monkeypatch.setattr(rest, "WRITEBACK_REST", HOUR)
+    monkeypatch.setattr(rest, "WRITEBACK_REST_MAX", HOUR)
     _write(volume, b"old", b"longer than what is stored")
     _write(volume, b"new", b"never stored")
     volume.die()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from csi_slayer.catalog import ROOT
-from csi_slayer.content import reconcile
+from csi_slayer.content import rest
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.errors import PreconditionFailed
 from tests.unit.vfs.calls import begin
@@ -45,8 +45,8 @@ def test_who_opens_a_file_while_the_loser_is_closed_has_what_the_store_has(
 ) -> None:
     """What is written there is no part of what was set aside."""
     volume = Volume(tmp_path, passthrough=False, ttl=3600, durability="writeback")
-    monkeypatch.setattr(reconcile, "WRITEBACK_REST", HOUR)
-    monkeypatch.setattr(reconcile, "WRITEBACK_REST_MAX", HOUR)
+    monkeypatch.setattr(rest, "WRITEBACK_REST", HOUR)
+    monkeypatch.setattr(rest, "WRITEBACK_REST_MAX", HOUR)
     closing, go_on, close = asyncio.Event(), asyncio.Event(), StagedFile.close
 
     async def slowly(file: StagedFile) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from csi_slayer.catalog import ROOT
-from csi_slayer.content import reconcile
+from csi_slayer.content import rest
 from tests.unit.vfs.harness import Volume
 
 HOUR = 3600.0
@@ -18,8 +18,8 @@ HOUR = 3600.0
 
 @pytest.fixture
 def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Volume]:
-    monkeypatch.setattr(reconcile, "WRITEBACK_REST", HOUR)
-    monkeypatch.setattr(reconcile, "WRITEBACK_REST_MAX", HOUR)
+    monkeypatch.setattr(rest, "WRITEBACK_REST", HOUR)
+    monkeypatch.setattr(rest, "WRITEBACK_REST_MAX", HOUR)
     opened = Volume(tmp_path, passthrough=True, ttl=HOUR, durability="writeback")
     yield opened
     opened.stop()
@@ -42,7 +42,7 @@ def test_what_was_just_written_is_left_alone(volume: Volume) -> None:
 
 def test_a_pause_of_the_writers_is_enough(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     make(volume, b"a")
-    monkeypatch.setattr(reconcile, "WRITEBACK_REST", 0.0)
+    monkeypatch.setattr(rest, "WRITEBACK_REST", 0.0)
     volume.fs.content.reconciler.retry()
     volume.turn(30)
     assert volume.objects() == {"a": b"a"}
@@ -52,7 +52,7 @@ def test_what_waits_for_long_is_uploaded_without_a_pause(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(volume, b"a")
-    monkeypatch.setattr(reconcile, "WRITEBACK_REST_MAX", 0.0)
+    monkeypatch.setattr(rest, "WRITEBACK_REST_MAX", 0.0)
     volume.fs.content.reconciler.retry()
     volume.turn(30)
     assert volume.objects() == {"a": b"a"}
@@ -62,7 +62,7 @@ def test_a_file_that_is_written_again_and_again_is_uploaded_all_the_same(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(volume, b"a")
-    monkeypatch.setattr(reconcile, "WRITEBACK_REST_MAX", 0.2)
+    monkeypatch.setattr(rest, "WRITEBACK_REST_MAX", 0.2)
     reconciler = volume.fs.content.reconciler
     end = time.monotonic() + 20
     while not volume.objects():
@@ -81,8 +81,8 @@ def test_a_file_that_is_written_again_and_again_is_uploaded_all_the_same(
 def test_writers_are_looked_after_without_being_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconcile, "WRITEBACK_REST", 0.01)
-    monkeypatch.setattr(reconcile, "WRITEBACK_LOOK", 0.001)
+    monkeypatch.setattr(rest, "WRITEBACK_REST", 0.01)
+    monkeypatch.setattr(rest, "WRITEBACK_LOOK", 0.001)
     volume = Volume(tmp_path, passthrough=True, ttl=HOUR, durability="writeback")
     for number in range(5):
         make(volume, b"f%d" % number)
