@@ -15,8 +15,9 @@ from csi_slayer.catalog.database import Database
 from csi_slayer.catalog.inode import INSERT, Defaults, Inode, Listed, Mark, Name, Pending
 from csi_slayer.catalog.listings import Listings
 from csi_slayer.catalog.schema import ROOT
+from csi_slayer.catalog.uses import Gone
 
-__all__ = ["ROOT", "Catalog", "Defaults", "Inode", "Listed", "Mark", "Name", "Pending"]
+__all__ = ["ROOT", "Catalog", "Defaults", "Gone", "Inode", "Listed", "Mark", "Name", "Pending"]
 
 
 class Catalog(Listings):
@@ -33,7 +34,7 @@ class Catalog(Listings):
             now = time.time_ns()
             mode = stat.S_IFDIR | defaults.dir_mode
             root = Inode(ROOT, ROOT, mode, 2, defaults.uid, defaults.gid, 0, 0, now, now, now,
-                         None, None, None, None, None, 0, 0, 0)  # fmt: skip
+                         None, None, None, None, None, 0, 0, 0, ROOT, None)  # fmt: skip
             with self._db.transaction():
                 self._db.execute(INSERT, root)
 

@@ -46,6 +46,12 @@ class Changes(Pendings):
         self._next_ino = self._last_ino = 0
         self._recent = deque()
 
+    @property
+    def next_ino(self) -> int:
+        """No inode has this number or a greater one yet."""
+        row = self._db.one("SELECT value FROM meta WHERE name = 'next_ino'")
+        return ROOT + 1 if row is None else int(row[0])
+
     def _new_ino(self) -> int:
         """An inode number never used before in this catalog."""
         if self._next_ino == self._last_ino:
@@ -110,8 +116,9 @@ class Changes(Pendings):
             flags |= Mark.MARKER | Mark.LISTED
         try:
             with self._db.transaction():
+                ino = self._new_ino()
                 inode = Inode(
-                    self._new_ino(),
+                    ino,
                     parent,
                     mode,
                     2 if directory else 1,
@@ -130,6 +137,8 @@ class Changes(Pendings):
                     int(flags),
                     now,
                     now if directory else 0,
+                    ino,
+                    None,
                 )
                 self._rows.add(inode, name)
                 self._pend(self._key(parent, name, directory=directory), "")
@@ -159,24 +168,6 @@ class Changes(Pendings):
     def _drop(self, ino: int) -> None:
         self._rows.drop(ino)
         self._db.execute("DELETE FROM xattrs WHERE ino = ?", (ino,))
-
-    async def split(self, inode: Inode, name: str) -> Inode:
-        """Give the name of a file to a new inode, which is returned and is like it in all; the old
-        one becomes an orphan that has neither an object nor a staged copy."""
-        try:
-            with self._db.transaction():
-                new = inode._replace(ino=self._new_ino())
-                self._rows.unname(inode.parent, name)
-                self._rows.set(inode.ino, {"nlink": 0, "origin": None, "stage": None})
-                self._rows.add(new, name)
-                self._db.execute(
-                    "INSERT INTO xattrs SELECT ?, name, value FROM xattrs WHERE ino = ?",
-                    (new.ino, inode.ino),
-                )
-        except BaseException:
-            self._rolled_back()
-            raise
-        return new
 
     async def drop_orphan(self, ino: int) -> None:
         """An unlinked inode is no longer open; its temporary object may go."""
@@ -275,10 +266,10 @@ class Changes(Pendings):
                 assert below is not None
                 stack.append((below, f"{key}/{name}"))
 
-    def _place(self, ino: int, parent: int, name: str) -> None:
-        self._rows.name(parent, name, ino)
+    def _place(self, inode: Inode, parent: int, name: str) -> None:
+        self._rows.name(parent, name, inode)
         now = time.time_ns()
-        self._rows.set(ino, {"parent": parent, "ctime_ns": now, "checked_ns": now})
+        self._rows.set(inode.ino, {"parent": parent, "ctime_ns": now, "checked_ns": now})
 
     async def rename(
         self,
@@ -301,7 +292,7 @@ class Changes(Pendings):
                 self._rows.unname(new_parent, new_name)
                 key = new + "/" if displaced.is_dir else new
                 self._displace(displaced, key, keep=keep_displaced)
-            self._place(inode.ino, new_parent, new_name)
+            self._place(inode, new_parent, new_name)
             (self._moved_tree if inode.is_dir else self._moved)(inode, old, new)
             if inode.is_dir:
                 self._keep_directory(inode.ino)
@@ -328,8 +319,8 @@ class Changes(Pendings):
             self._there(second, new)
             self._rows.unname(parent, name)
             self._rows.unname(new_parent, new_name)
-            self._place(first.ino, new_parent, new_name)
-            self._place(second.ino, parent, name)
+            self._place(first, new_parent, new_name)
+            self._place(second, parent, name)
             for inode, source, target in ((first, old, new), (second, new, old)):
                 (self._moved_tree if inode.is_dir else self._moved)(inode, source, target)
             self._complete(request, 0)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from csi_slayer.catalog.fresh import RESERVE, create, reserve_wal
-from csi_slayer.catalog.schema import PRAGMAS, VERSION, WAL_LARGE, WAL_SMALL
+from csi_slayer.catalog.schema import MIGRATIONS, PRAGMAS, VERSION, WAL_LARGE, WAL_SMALL
 from csi_slayer.errors import CacheFull, CatalogError, SlayerError
 
 Row = tuple[Any, ...]
@@ -56,7 +56,7 @@ class Database:
             )
             for pragma in PRAGMAS:
                 self._connection.execute(pragma)
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            version = self._migrated()
             if version != VERSION:
                 raise CatalogError(
                     f"{path} has schema version {version}, this program needs {VERSION}: "
@@ -72,6 +72,18 @@ class Database:
             raise self._failed(error, f"cannot open the catalog {path}") from error
         self.execute = self._connection.execute
         self.executemany = self._connection.executemany
+
+    def _migrated(self) -> int:
+        """Bring the schema up to date; the version that it has now."""
+        version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+        while version in MIGRATIONS:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for statement in MIGRATIONS[version]:
+                self._connection.execute(statement)
+            version += 1
+            self._connection.execute(f"PRAGMA user_version = {version}")
+            self._connection.execute("COMMIT")
+        return version
 
     def _reserve(self, fresh: bool) -> None:
         """Write as much as RESERVE and take it back: what it leaves in the database are free

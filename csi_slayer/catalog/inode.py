@@ -49,6 +49,8 @@ class Inode(NamedTuple):
     flags: int
     checked_ns: int
     listed_ns: int
+    place: int
+    lost: str | None
 
     @property
     def is_dir(self) -> bool:
@@ -91,6 +93,7 @@ class Name(NamedTuple):
 
     name: str
     ino: int
+    place: int
     mode: int
     size: int
     is_unread: int

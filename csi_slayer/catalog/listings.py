@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from csi_slayer.catalog.inode import Defaults, Inode, Listed, Mark
 from csi_slayer.catalog.outcomes import Outcomes
+from csi_slayer.catalog.uses import Gone, Merged
 
 _SECOND = 1_000_000_000
 
 
-class Change(NamedTuple):
-    """``inode``, as it was, has other content now; if ``parted`` it has what it had, and another
-    inode has its name."""
+class Known(NamedTuple):
+    """What the table has of a name that a listing shows."""
 
-    name: str
-    inode: Inode
-    parted: bool
+    ino: int
+    mode: int
+    size: int
+    etag: str | None
+    stage: str | None
+    origin: str | None
+    checked_ns: int
+    stamp: int | None
+
+
+_KNOWN = ",".join(f"i.{name}" for name in Known._fields)
 
 
 def _is_empty(item: Listed) -> bool:
@@ -34,76 +43,58 @@ def _same_time(one: int, other: int) -> bool:
 
 class Listings(Outcomes):
     """Listings are merged page by page and swept at the end: a name that a listing begun at
-    ``since_ns`` did not show, and that nobody touched since, is gone."""
-
-    is_settled: Callable[[Inode], bool] = staticmethod(lambda inode: False)
-    """Whether the staged copy of an inode is what the store has of it, and nobody changes it."""
+    ``since_ns`` did not show, and that nobody touched since, is gone. What is dated in time to come
+    was noted by a clock that was ahead, and counts as old."""
 
     async def merge(
-        self,
-        parent: int,
-        found: Sequence[Listed],
-        since_ns: int,
-        defaults: Defaults,
-        held: Callable[[int], bool] = lambda ino: False,
-    ) -> list[Change]:
-        """Take in a page of names of one directory; returns what changed.
-
-        ``held``: whether somebody reads the content that an inode has, so that another version
-        has to be another inode.
-        """
-        changed: list[Change] = []
+        self, parent: int, found: Sequence[Listed], since_ns: int, defaults: Defaults
+    ) -> Merged:
+        """Take in a page of names of one directory; returns what changed."""
+        merged, now_ns = Merged([], []), time.time_ns()
         path = self.path_now(parent)
         if path is None:
-            return changed
+            return merged
         base = path + "/" if path else ""
         try:
             with self._db.transaction():
                 known = self._known(parent, [item.name for item in found])
                 pending = self._pending_of(base, found)
-                inserts: list[Inode] = []
-                names: list[tuple[int, str, int]] = []
+                inserts: list[tuple[Inode, str]] = []
                 seen: list[tuple[int, int]] = []
                 dated: list[tuple[int, int]] = []
                 for item in found:
                     key = base + item.name + ("/" if stat.S_ISDIR(item.mode) else "")
                     row = known.get(item.name)
-                    if row is not None and row[6] > since_ns:
+                    if row is not None and since_ns < row.checked_ns <= now_ns:
                         continue  # newer knowledge
                     if item.name in pending or self._deleted_since(key, since_ns):
                         # What is changed here wins, but the name was seen.
                         if row is not None:
-                            seen.append((since_ns, row[0]))
+                            seen.append((since_ns, row.ino))
                     elif row is None:
                         if key.endswith("/") and self._going_since(key, since_ns):
                             continue  # removed here; the store still has some of what was in it
-                        inode = self._fresh(parent, item, since_ns, defaults)
-                        inserts.append(inode)
-                        names.append((parent, item.name, inode.ino))
-                        self.used_bytes += item.size
-                    elif self._differs(row, item) and (old := self._known_there(row[0])):
+                        inserts.append((self._fresh(parent, item, since_ns, defaults), item.name))
+                    elif self._differs(row, item) and (old := self._known_there(row.ino)):
                         if old.is_symlink or old.is_dir or stat.S_ISDIR(item.mode):
                             # A symlink, for the kernel would give its target until it is told.
-                            self._vanish(old)
+                            merged.gone.extend(self._vanish(old))
                             inode = self._fresh(parent, item, since_ns, defaults)
-                            inserts.append(inode)
-                            names.append((parent, item.name, inode.ino))
-                            changed.append(Change(item.name, old, parted=True))
+                            inserts.append((inode, item.name))
                         else:
-                            parted = old.stage is not None or (old.is_file and held(old.ino))
-                            self._replace(old, item, since_ns, defaults, parted=parted)
-                            changed.append(Change(item.name, old, parted))
+                            self._replace(merged, old, item, since_ns, defaults)
                     else:  # of what is changed here its upload's If-Match decides
-                        seen.append((since_ns, row[0]))
-                        if row[4] is None and row[7] is None and _is_empty(item):
-                            dated.append((item.mtime_ns, row[0]))
-                self._rows.add_many(inserts, names)
+                        seen.append((since_ns, row.ino))
+                        if row.stage is None and row.stamp is None and _is_empty(item):
+                            dated.append((item.mtime_ns, row.ino))
+                self._rows.add_many(inserts)
+                self.used_bytes += sum(inode.size for inode, _name in inserts)
                 self._rows.set_times("checked_ns", seen)
                 self._rows.set_times("stamp", dated)
         except BaseException:
             self._rolled_back()
             raise
-        return changed
+        return merged
 
     async def directories_among(self, parent: int, names: Sequence[str]) -> set[str]:
         """Which of these names the table has as directories."""
@@ -126,17 +117,16 @@ class Listings(Outcomes):
         )
         return bool(found)
 
-    def _known(self, parent: int, names: Sequence[str]) -> dict[str, Any]:
+    def _known(self, parent: int, names: Sequence[str]) -> dict[str, Known]:
         if not self._any_between(parent, names):
             return {}
         rows = self._db.all(
-            "SELECT d.name, i.ino, i.mode, i.size, i.etag, i.stage, i.origin, i.checked_ns, "
-            "i.stamp "
+            f"SELECT d.name, {_KNOWN} "
             "FROM json_each(?) j CROSS JOIN dentries d ON d.parent = ? AND d.name = j.value "
             "JOIN inodes i ON i.ino = d.ino",
             (json.dumps(list(names)), parent),
         )
-        return {row[0]: row[1:] for row in rows}
+        return {row[0]: Known._make(row[1:]) for row in rows}
 
     def _pending_of(self, base: str, found: Sequence[Listed]) -> set[str]:
         """Names among ``found`` whose keys are pending, as a file or as a directory."""
@@ -153,8 +143,9 @@ class Listings(Outcomes):
     def _fresh(self, parent: int, item: Listed, since_ns: int, defaults: Defaults) -> Inode:
         directory = stat.S_ISDIR(item.mode)
         mode = item.mode | (defaults.dir_mode if directory else defaults.file_mode)
+        ino = self._new_ino()
         return Inode(
-            self._new_ino(),
+            ino,
             parent,
             mode,
             2 if directory else 1,
@@ -173,37 +164,42 @@ class Listings(Outcomes):
             0,
             since_ns,
             0,
+            ino,
+            None,
         )
 
     @staticmethod
-    def _differs(row: Any, item: Listed) -> bool:
+    def _differs(row: Known, item: Listed) -> bool:
         """Whether the store's object is another one than the table has (directories never are).
 
         A symlink or special file is an object like any other: only its version tells, and its
         time, for all empty objects have the same version."""
-        _ino, mode, _size, etag, stage, origin, _checked, stamp = row
-        if stat.S_ISDIR(item.mode) != stat.S_ISDIR(mode):
+        if stat.S_ISDIR(item.mode) != stat.S_ISDIR(row.mode):
             return True
-        if stat.S_ISDIR(mode):
+        if stat.S_ISDIR(row.mode):
             return False
-        if etag != item.etag or origin is not None:
+        if row.etag != item.etag or row.origin is not None:
             return True
-        if stage is not None or stamp is None or not _is_empty(item):
+        if row.stage is not None:
             return False
-        return not _same_time(stamp, item.mtime_ns)
+        if row.size != item.size:
+            return True  # a server had told the one version's size with the other's etag
+        if row.stamp is None or not _is_empty(item):
+            return False
+        return not _same_time(row.stamp, item.mtime_ns)
 
     def _known_there(self, ino: int) -> Inode | None:
         """An inode whose content is the store's, None for one that is changed here."""
         inode = self._rows.find(ino)
-        if inode is None or (inode.stage is not None and not self.is_settled(inode)):
+        if inode is None or (inode.stage is not None and not self.uses.is_settled(inode)):
             return None
         return inode
 
     def _replace(
-        self, old: Inode, item: Listed, since_ns: int, defaults: Defaults, *, parted: bool
+        self, merged: Merged, old: Inode, item: Listed, since_ns: int, defaults: Defaults
     ) -> None:
-        """Another object has this file's name: the inode has that content from now on or, if they
-        are to be parted, another inode has the name and that content."""
+        """Another object has this file's name: the inode has that content from now on or, if it
+        has to keep its own, another one has the name."""
         values: dict[str, Any] = {
             "size": item.size,
             "etag": item.etag,
@@ -216,50 +212,31 @@ class Listings(Outcomes):
             "flags": old.flags & ~(Mark.ATTRS_KNOWN | Mark.ATTRS_DIRTY | Mark.XATTRS),
             "checked_ns": since_ns,
         }
-        if parted:
-            self._vanish(old)
-            self._rows.add(old._replace(ino=self._new_ino(), stage=None, **values), item.name)
-            self.used_bytes += item.size
+        if old.stage is not None or (old.is_file and self.uses.is_read(old.ino)):
+            merged.gone.append(self._part(old, item.name, values))
         else:
             self._db.execute("DELETE FROM xattrs WHERE ino = ?", (old.ino,))  # that version's
             self._update(old.ino, values)
+            merged.changed.append(old.ino)
 
-    def _vanish(self, inode: Inode) -> None:
-        """Remove an inode and, if a directory, all below it, without touching the store."""
-        if inode.is_dir:
-            self._paths_changed()
-            for (ino,) in self._db.all("SELECT ino FROM dentries WHERE parent = ?", (inode.ino,)):
-                below = self._rows.find(ino)
-                if below is not None:
-                    self._vanish(below)
-        name = self.name_of(inode.ino, inode.parent)
-        if name is not None:
-            self._rows.unname(inode.parent, name)
-        self._rows.set(inode.ino, {"nlink": 0})
-        self.used_bytes -= inode.size
-
-    async def sweep(self, parent: int, since_ns: int, *, large: bool) -> list[tuple[str, Inode]]:
-        """The listing is complete: names that it did not show are gone. Returns those.
-
-        Their inodes stay as orphans for handles that are open; ``drop_orphan`` ends them.
-        """
+    async def sweep(self, parent: int, since_ns: int, *, large: bool) -> list[Gone]:
+        """The listing is complete: names that it did not show are gone. Returns those."""
         path = self.path_now(parent)
         if path is None:
             return []
         base = path + "/" if path else ""
-        gone: list[tuple[str, Inode]] = []
+        gone: list[Gone] = []
         with self._db.transaction():
             rows = self._db.all(
                 "SELECT d.name, i.* FROM dentries d JOIN inodes i ON i.ino = d.ino "
-                "WHERE d.parent = ? AND i.checked_ns < ? "
+                "WHERE d.parent = ? AND (i.checked_ns < ? OR i.checked_ns > ?) "
                 "AND (i.stage IS NULL OR i.etag IS NOT NULL)",
-                (parent, since_ns),
+                (parent, since_ns, max(since_ns, time.time_ns())),
             )
             for name, *columns in rows:
                 inode = Inode._make(columns)
                 if not self._has_changes(base + name, inode, since_ns):
-                    self._vanish(inode)
-                    gone.append((name, inode))
+                    gone += self._vanish(inode)
             directory = self._rows.find(parent)
             if directory is not None:
                 marks = Mark.LISTED | (Mark.LARGE if large else Mark.NONE)
@@ -273,7 +250,8 @@ class Listings(Outcomes):
         if self._is_pending(key) or self._is_pending(key + "/"):
             return True
         if not inode.is_dir:
-            return inode.etag is None or (inode.stage is not None and not self.is_settled(inode))
+            staged = inode.stage is not None and not self.uses.is_settled(inode)
+            return staged or inode.etag is None
         prefix = key + "/"
         below = self._db.one(
             "SELECT 1 FROM pending WHERE key >= ? AND key < ? LIMIT 1",
@@ -286,21 +264,20 @@ class Listings(Outcomes):
             "WITH RECURSIVE below(ino) AS (VALUES(?) UNION ALL "
             "SELECT d.ino FROM dentries d JOIN below b ON d.parent = b.ino) "
             "SELECT 1 FROM inodes i JOIN below b ON i.ino = b.ino "
-            "WHERE i.stage IS NOT NULL OR i.checked_ns >= ? LIMIT 1",
-            (ino, since_ns),
+            "WHERE i.stage IS NOT NULL OR i.checked_ns BETWEEN ? AND ? LIMIT 1",
+            (ino, since_ns, max(since_ns, time.time_ns())),
         )
         return row is not None
 
-    async def vanished(self, parent: int, name: str, since_ns: int) -> Inode | None:
+    async def vanished(self, parent: int, name: str, since_ns: int) -> list[Gone]:
         """One name was not in the store when that was asked at ``since_ns``: forget it unless it
         was changed here. Returns what is forgotten."""
         inode = self._rows.child(parent, name)
-        if inode is None or inode.checked_ns > since_ns:
-            return None
+        if inode is None or since_ns < inode.checked_ns <= time.time_ns():
+            return []
         path = self.path_now(parent)
         key = f"{path}/{name}" if path else name
         if self._has_changes(key, inode, since_ns):
-            return None
+            return []
         with self._db.transaction():
-            self._vanish(inode)
-        return inode
+            return self._vanish(inode)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from csi_slayer.catalog.changes import Changes
 from csi_slayer.catalog.inode import Inode, Mark, Pending
+from csi_slayer.catalog.partings import Partings
 
 
-class Outcomes(Changes):
+class Outcomes(Partings):
     """The table may have changed while the request was under way: what did stays."""
 
     async def stored(

@@ -13,10 +13,10 @@ from csi_slayer.errors import FsError
 
 _ANY_ORIGIN = "SELECT 1 FROM inodes INDEXED BY inodes_origin WHERE origin IS NOT NULL LIMIT 1"
 _NEXT_IN = (
-    "JOIN dentries d ON d.ino = i.ino WHERE d.parent = ? AND d.ino > ? ORDER BY d.ino LIMIT ?"
+    "JOIN dentries d ON d.ino = i.ino WHERE d.parent = ? AND d.place > ? ORDER BY d.place LIMIT ?"
 )
 _CHILDREN = SELECT.replace("SELECT ", "SELECT d.name,", 1) + _NEXT_IN
-_NAMES = f"SELECT d.name, i.ino, i.mode, i.size, {UNREAD} FROM inodes i {_NEXT_IN}"
+_NAMES = f"SELECT d.name, i.ino, i.place, i.mode, i.size, {UNREAD} FROM inodes i {_NEXT_IN}"
 
 LISTED_KEPT = ROWS_KEPT // 8
 """Rows of one look at a directory that are remembered; of more, none."""
@@ -56,7 +56,7 @@ class Reads:
         return self._rows.child(parent, name)
 
     async def children(self, parent: int, after: int, limit: int) -> list[tuple[str, Inode]]:
-        """Names in inode order, of inodes greater than ``after``."""
+        """Names in the order of their places, of places greater than ``after``."""
         found = [
             (row[0], Inode._make(row[1:]))
             for row in self._db.all(_CHILDREN, (parent, after, limit))

@@ -27,10 +27,11 @@ _GET = SELECT + "WHERE i.ino = ?"
 _CHILD = SELECT + "JOIN dentries d ON d.ino = i.ino WHERE d.parent = ? AND d.name = ?"
 _PLACE = (
     "SELECT d.parent, d.name FROM inodes i "
-    "JOIN dentries d ON d.parent = i.parent AND d.ino = i.ino WHERE i.ino = ?"
+    "JOIN dentries d ON d.parent = i.parent AND d.place = i.place AND d.ino = i.ino "
+    "WHERE i.ino = ?"
 )
 _NAMES = "SELECT name, ino FROM dentries WHERE parent = ? LIMIT ?"
-_NAME = "INSERT INTO dentries VALUES (?,?,?)"
+_NAME = "INSERT INTO dentries(parent, name, ino, place) VALUES (?,?,?,?)"
 
 
 class Rows:
@@ -131,16 +132,18 @@ class Rows:
     def add(self, inode: Inode, name: str) -> None:
         """A new inode under a name that is free."""
         self._db.execute(INSERT, inode)
-        self._db.execute(_NAME, (inode.parent, name, inode.ino))
+        self._db.execute(_NAME, (inode.parent, name, inode.ino, inode.place))
         self._absent.discard((inode.parent, name))
         self.remember(inode, name)
 
-    def add_many(self, inodes: list[Inode], names: list[tuple[int, str, int]]) -> None:
-        """New inodes, and their names as (parent, name, ino)."""
-        self._db.executemany(INSERT, inodes)
-        self._db.executemany(_NAME, names)
+    def add_many(self, found: list[tuple[Inode, str]]) -> None:
+        """New inodes and their names, which are free."""
+        self._db.executemany(INSERT, [inode for inode, _name in found])
+        self._db.executemany(
+            _NAME, [(inode.parent, name, inode.ino, inode.place) for inode, name in found]
+        )
         self._absent.clear()
-        for parent in {parent for parent, _name, _ino in names}:
+        for parent in {inode.parent for inode, _name in found}:
             self._whole.pop(parent, None)
 
     def set(self, ino: int, values: Mapping[str, Any]) -> None:
@@ -169,13 +172,13 @@ class Rows:
         self._db.execute("DELETE FROM inodes WHERE ino = ?", (ino,))
         self._rows.pop(ino, None)
 
-    def name(self, parent: int, name: str, ino: int) -> None:
+    def name(self, parent: int, name: str, inode: Inode) -> None:
         """Give an inode a free name; its ``parent`` column is the caller's to set."""
         place = (parent, name)
-        self._db.execute(_NAME, (parent, name, ino))
+        self._db.execute(_NAME, (parent, name, inode.ino, inode.place))
         self._absent.discard(place)
-        self._names[place] = ino
-        self._places[ino] = place
+        self._names[place] = inode.ino
+        self._places[inode.ino] = place
 
     def unname(self, parent: int, name: str) -> None:
         """Take a name away."""

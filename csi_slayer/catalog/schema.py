@@ -10,6 +10,11 @@ Times are nanoseconds since 1970, sizes bytes. An inode's content is found by fo
   Of an empty object without a staged file its time in the store, by which it is seen to have been
   written anew: its version is that of all empty objects; NULL: not known yet.
 
+Names are listed in the order of ``place``, the number of the first inode that had the name: it is
+the same when another version of an object is another inode, for a reader of the directory who is
+beyond it. ``lost``, of an inode without a name whose object somebody else has replaced or removed,
+is the key that it had: what is cached of that version is found by it.
+
 ``pending`` has a row for each key whose object may differ from what the table says it should be;
 ``expect`` is the etag we believe is there ('' for no object, NULL for unknown), ``token`` begins
 the write token of every object that is put there for the row, by which a worker knows what one
@@ -24,7 +29,21 @@ request carries the same unique id).
 
 from __future__ import annotations
 
-VERSION = 2
+VERSION = 3
+
+MIGRATIONS = {
+    2: (
+        "ALTER TABLE inodes ADD COLUMN place INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE inodes ADD COLUMN lost TEXT",
+        "UPDATE inodes SET place = ino",
+        "ALTER TABLE dentries ADD COLUMN place INTEGER NOT NULL DEFAULT 0",
+        "UPDATE dentries SET place = ino",
+        "DROP INDEX dentries_order",
+        "CREATE UNIQUE INDEX dentries_order ON dentries(parent, place, name, ino)",
+    ),
+}
+"""Statements that make the next version of one: the catalogs of mounted volumes outlive a
+program."""
 
 ROOT = 1
 """Inode number of a volume's root directory (FUSE_ROOT_ID)."""
@@ -50,15 +69,18 @@ STATEMENTS = (
         target TEXT,
         flags INTEGER NOT NULL DEFAULT 0,
         checked_ns INTEGER NOT NULL DEFAULT 0,
-        listed_ns INTEGER NOT NULL DEFAULT 0)""",
+        listed_ns INTEGER NOT NULL DEFAULT 0,
+        place INTEGER NOT NULL,
+        lost TEXT)""",
     """CREATE INDEX inodes_origin ON inodes(origin) WHERE origin IS NOT NULL""",
     """CREATE INDEX inodes_orphan ON inodes(ino) WHERE nlink = 0""",
     """CREATE TABLE dentries(
         parent INTEGER NOT NULL,
         name TEXT NOT NULL,
         ino INTEGER NOT NULL,
+        place INTEGER NOT NULL,
         PRIMARY KEY(parent, name)) WITHOUT ROWID""",
-    """CREATE UNIQUE INDEX dentries_order ON dentries(parent, ino, name)""",
+    """CREATE UNIQUE INDEX dentries_order ON dentries(parent, place, name, ino)""",
     """CREATE TABLE xattrs(
         ino INTEGER NOT NULL,
         name BLOB NOT NULL,

@@ -67,15 +67,20 @@ class Content:
         self.smalls = SmallFetcher(store, cache, self._learned)
         self.transfers = Transfers(options.readahead_transfers, options.live)
         self.uploader = Uploader(store, catalog, options.part_size)
-        races = Races(store, catalog, self.staging, self.conflicts, self.opened, events, changed)
+        self.races = Races(
+            store, catalog, self.staging, self.conflicts, self.opened, events, changed
+        )
         self.objects = Objects(
-            store, catalog, self.staging, races, self.uploader, self.opened, self.open_source,
+            store, catalog, self.staging, self.races, self.uploader, self.opened, self.open_source,
             options,
         )  # fmt: skip
         self.objects.retire = self._retire_soon
         self.objects.follow = partial(follow, cache, options.tenant, self.segment_span)
         self._hydration = Hydration(catalog, self.staging, self.objects, self.open_source, options)
-        self.reconciler = Reconciler(catalog, self.objects, self.opened, options)
+        self.reconciler = Reconciler(
+            catalog, self.objects, self.opened, options, lambda: store.progress
+        )
+        self.races.kick = self.reconciler.kick
         self.stored_into: Callable[[int], object] = lambda ino: None
         """Told of an inode whose mtime is another one without the kernel knowing, perhaps."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -156,14 +161,14 @@ class Content:
         return SegmentKey.of(self.options.tenant, source.key, source.etag, 0)
 
     async def prefetch(self, inodes: Sequence[Inode]) -> int | None:
-        """Begin fetching small files ahead; returns the last inode that was taken."""
+        """Begin fetching small files ahead; returns the place of the last that was taken."""
         last = None
         for inode in inodes:
             if inode.is_file and inode.stage is None and 0 < inode.size <= SMALL and inode.etag:
                 source = await self.objects.source_of(inode)
                 if not self.smalls.prefetch(source, self.segment_key(source)):
                     break
-            last = inode.ino
+            last = inode.place
         return last
 
     def _learned(self, source: Source, values: Mapping[str, str]) -> None:

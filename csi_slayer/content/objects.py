@@ -262,7 +262,7 @@ class Objects:
 
     async def source_of(self, inode: Inode) -> Source:
         """Where the inode's object is now."""
-        key = inode.origin if inode.origin is not None else await self._catalog.path(inode.ino)
+        key = inode.origin or await self._catalog.path(inode.ino) or inode.lost
         if key is None or inode.etag is None:
             raise ObjectNotFound(f"inode {inode.ino} has no object")
         return Source(key, inode.etag, inode.size, inode.ino)

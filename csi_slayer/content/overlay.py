@@ -20,9 +20,15 @@ import struct
 from csi_slayer.cache.staging import SIDECAR
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.ranges import FileRange, ReadResult, as_bytes
-from csi_slayer.content.staged import KEEP_SIZE, PUNCH_HOLE, fallocate, os_errors
+from csi_slayer.content.staged import (
+    KEEP_SIZE,
+    PUNCH_HOLE,
+    fallocate,
+    os_errors,
+    write_fully,
+)
 from csi_slayer.content.threads import to_its_end
-from csi_slayer.errors import CacheCorrupt
+from csi_slayer.errors import CacheCorrupt, CacheFull
 
 BLOCK = 128 << 10
 _MAGIC = b"SLOVL1\0\0"
@@ -149,10 +155,9 @@ class OverlayFile:
         end = offset + len(data)
         first, last = offset // BLOCK, (end - 1) // BLOCK
         await self._bring_edges(offset, end)
-        with os_errors():
-            written = 0
-            while written < len(data):
-                written += os.pwrite(self.fd, data[written:], offset + written)
+        written = write_fully(self.fd, offset, data)
+        if written < len(data):  # the last block would have only a part of its bytes
+            raise CacheFull("no room for all of a write")
         self._mark_all(first, last + 1, DIRTY)
         return written
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from csi_slayer.cache import Conflicts, Staging
-from csi_slayer.catalog import Catalog, Inode, Mark, Pending
+from csi_slayer.catalog import Catalog, Gone, Inode, Mark, Pending
 from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.options import SCRATCH, ContentEvents
 from csi_slayer.content.overlay import OverlayFile
@@ -43,6 +43,10 @@ class Races:
         self._opened = opened
         self._events = events
         self._changed = changed
+        self.gone: Callable[[Gone], object] = lambda gone: None
+        """Told of what lost its name because its object is another's or gone."""
+        self.kick: Callable[[], object] = lambda: None
+        """Told that keys are pending by that."""
 
     async def found(self, key: str) -> ObjectInfo | None:
         """What the store has there."""
@@ -83,7 +87,8 @@ class Races:
                   found=found.etag if found is not None else None, reason=str(error))  # fmt: skip
         self._changed(inode.ino)
         if found is None:
-            await self._forget(inode)
+            await self._catalog.update(inode.ino, stage=None, stamp=None)
+            await self._superseded(inode._replace(stage=None), row.key, None)
             return
         await self._catalog.stored(
             inode.ino,
@@ -126,22 +131,22 @@ class Races:
         record = self._opened.get(inode.ino)
         if record is not None and isinstance(record.file, StagedFile | OverlayFile):
             raise error
-        self._changed(inode.ino)
         if inode.stage is not None:
             self._staging.remove(inode.stage)
-        if found is None:
-            await self._forget(inode)
-            return
-        # Attributes that are set here and not yet there are still to be written.
-        known = Mark.NONE if inode.flags & Mark.ATTRS_DIRTY else Mark.ATTRS_KNOWN
-        await self._catalog.update(
-            inode.ino, clear=Mark.OVERLAY | known, etag=found.etag, size=found.size,
-            mtime_ns=found.mtime_ns, stage=None, stamp=None,
-        )  # fmt: skip
-        await self._catalog.pending_expect(key, found.etag)
+        await self._superseded(inode._replace(stage=None), key, found)
 
-    async def _forget(self, inode: Inode) -> None:
-        """The store has no such file any more."""
-        name = self._catalog.name_of(inode.ino, inode.parent)
-        if name is not None:
-            await self._catalog.remove(inode.parent, name, inode, keep=False)
+    async def _superseded(self, inode: Inode, key: str, found: ObjectInfo | None) -> None:
+        """What is at the key now is the file, or nothing is; suspends nowhere."""
+        if found is None:
+            changes = await self._catalog.superseded(inode, key, None)
+        else:
+            # Attributes that are set here and not yet there are still to be written.
+            known = Mark.NONE if inode.flags & Mark.ATTRS_DIRTY else Mark.ATTRS_KNOWN
+            changes = await self._catalog.superseded(
+                inode, key, found.etag, clear=Mark.OVERLAY | known,
+                size=found.size, mtime_ns=found.mtime_ns, stamp=None,
+            )  # fmt: skip
+        self._changed(inode.ino)
+        for gone in changes:
+            self.gone(gone)
+        self.kick()

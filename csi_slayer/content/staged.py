@@ -101,11 +101,7 @@ class StagedFile:
         return FileRange(self.fd, offset, size)
 
     async def write(self, offset: int, data: memoryview) -> int:
-        with os_errors():
-            written = 0
-            while written < len(data):
-                written += os.pwrite(self.fd, data[written:], offset + written)
-            return written
+        return write_fully(self.fd, offset, data)
 
     async def truncate(self, size: int) -> None:
         with os_errors():
@@ -118,6 +114,21 @@ class StagedFile:
 
     async def close(self) -> None:
         os.close(self.fd)
+
+
+def write_fully(fd: int, offset: int, data: memoryview) -> int:
+    """Bytes written: fewer than there are if something is in the way of the rest, as write(2) would
+    say. Raises CacheFull and OSError for the first byte."""
+    written = 0
+    with os_errors():
+        while written < len(data):
+            try:
+                written += os.pwrite(fd, data[written:], offset + written)
+            except OSError:
+                if not written:
+                    raise
+                break
+    return written
 
 
 class os_errors:

@@ -17,6 +17,7 @@ file is opened without KEEP_CACHE.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import errno
 import os
@@ -32,6 +33,9 @@ log = structlog.get_logger(__name__)
 
 LIMIT: Final = 1 << 16
 """Most invalidations that wait."""
+
+RENEW_LOOKS, RENEW_PAUSE = 100, 0.001
+"""Looks at whether an invalidation that is being written is over, so many seconds apart."""
 
 
 _CLONE_FILES: Final = 0x400
@@ -84,11 +88,25 @@ class Notifier:
         self._closing = False
         self._thread: threading.Thread | None = None
         self._refused = False
+        self._writing: Invalidation | None = None
         self.dropped = 0
 
     def invalidate_attributes(self, ino: int) -> None:
         """An inode's attributes, which the kernel has dropped when this returns."""
         self._write(Invalidation(ino, None, _ATTRIBUTES))
+
+    async def renew(self, ino: int) -> None:
+        """An inode's attributes, with no invalidation of the inode after them. The kernel does not
+        believe what it is told of an inode's size in an answer that an invalidation overtakes, nor
+        by a read that ends early (``attr_version`` of fs/fuse/inode.c, ``fuse_short_read``)."""
+        what = Invalidation(ino)
+        with self._changed:
+            self._queue.pop(what, None)
+        for _ in range(RENEW_LOOKS):
+            if self._writing != what:
+                break
+            await asyncio.sleep(RENEW_PAUSE)
+        self.invalidate_attributes(ino)
 
     def invalidate_inode(self, ino: int) -> None:
         """Attributes and pages of an inode."""
@@ -140,9 +158,10 @@ class Notifier:
                     if self._closing:
                         return
                     self._changed.wait()
-                first = next(iter(self._queue))
+                self._writing = first = next(iter(self._queue))
                 del self._queue[first]
             self._write(first)
+            self._writing = None
 
     def _write(self, what: Invalidation) -> None:
         try:

@@ -134,6 +134,10 @@ class Session:
     def passthrough(self) -> bool:
         return self._backing.usable
 
+    @property
+    def opens_unseen(self) -> bool:
+        return self.state.zero_open
+
     def backing_open(self, fd: int) -> int:
         return self._backing.open(fd)
 
@@ -142,6 +146,9 @@ class Session:
 
     def invalidate_attributes(self, ino: int) -> None:
         self._notifier.invalidate_attributes(ino)
+
+    async def renew(self, ino: int) -> None:
+        await self._notifier.renew(ino)
 
     def invalidate_inode(self, ino: int) -> None:
         self._notifier.invalidate_inode(ino)

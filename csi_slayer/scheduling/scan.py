@@ -14,28 +14,28 @@ _NEVER = (-2 * MAXIMUM, 0, 0)
 
 
 class Scan:
-    """Per directory: the last inode opened and how many files ahead to fetch.
+    """Per directory: the last file opened and how many files ahead to fetch.
 
-    Inode numbers within a directory follow the order of its listing, so a walker's opens come
-    with growing numbers close to each other.
+    Files go by their places, which follow the order in which the directory is read: so a walker's
+    opens come with growing numbers close to each other.
     """
 
     def __init__(self) -> None:
         self._seen: OrderedDict[int, tuple[int, int, int]] = OrderedDict()
 
-    def opened(self, parent: int, ino: int) -> tuple[int, int]:
-        """A file was opened: (inode after which to fetch ahead, how many files); count 0: none."""
+    def opened(self, parent: int, place: int) -> tuple[int, int]:
+        """A file was opened: (place after which to fetch ahead, how many files); count 0: none."""
         last, width, fetched = self._seen.pop(parent, _NEVER)
-        if last < ino <= last + 2 * MAXIMUM:
+        if last < place <= last + 2 * MAXIMUM:
             width = min(MAXIMUM, width * 2 if width else START)
         else:
             width = fetched = 0
-        start = max(ino, fetched)
+        start = max(place, fetched)
         # Fetch in batches: only when half of what was fetched ahead has been used.
-        count = width - (start - ino) if width and start - ino <= width // 2 else 0
+        count = width - (start - place) if width and start - place <= width // 2 else 0
         if count:
             fetched = start + count
-        self._remember(parent, (ino, width, fetched))
+        self._remember(parent, (place, width, fetched))
         return start, count
 
     def _remember(self, parent: int, state: tuple[int, int, int]) -> None:
@@ -43,14 +43,14 @@ class Scan:
         if len(self._seen) > WATCHED:
             self._seen.popitem(last=False)
 
-    def listed(self, parent: int, ino: int) -> None:
-        """The names of a directory are being read, the first is ``ino``'s: if that, or one near
+    def listed(self, parent: int, place: int) -> None:
+        """The names of a directory are being read, the first is at ``place``: if that, or one near
         it, is opened next, it is a walk from the first file on."""
         if parent not in self._seen:
-            self._remember(parent, (ino - 1, START, 0))
+            self._remember(parent, (place - 1, START, 0))
 
-    def reached(self, parent: int, ino: int) -> None:
-        """Files up to ``ino`` have been asked for (numbers may have gaps)."""
+    def reached(self, parent: int, place: int) -> None:
+        """Files up to ``place`` have been asked for (there may be gaps)."""
         if parent in self._seen:
             last, width, fetched = self._seen[parent]
-            self._seen[parent] = (last, width, max(fetched, ino))
+            self._seen[parent] = (last, width, max(fetched, place))

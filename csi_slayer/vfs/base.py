@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import xxhash
 
-from csi_slayer.catalog import ROOT, Catalog, Inode
+from csi_slayer.catalog import ROOT, Catalog, Gone, Inode
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.content import Content
 from csi_slayer.content.hydration import Apart
@@ -21,6 +21,7 @@ from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed, Slaye
 from csi_slayer.scheduling.scan import Scan
 from csi_slayer.vfs import names
 from csi_slayer.vfs.handles import HandleTable
+from csi_slayer.vfs.marks import Marks
 from csi_slayer.vfs.options import VfsEvents, VfsOptions
 from csi_slayer.vfs.refresh import Refresher
 from csi_slayer.vfs.stale import StalePages
@@ -32,6 +33,10 @@ T = TypeVar("T")
 OTHER_VERSION = (PreconditionFailed, ObjectNotFound, FsError)
 """Among these is what tells that an object is not the version that we knew; see
 :meth:`Base.learn_anew`."""
+
+NAMELESS_KEPT = 16384
+"""Inodes that others took the name from, kept for who may be using them: directories and, on
+volumes without upcalls, files."""
 
 REMOVED_KEPT = 1024
 """Removed inodes whose attributes are remembered until the kernel forgets them."""
@@ -71,7 +76,8 @@ class Base:
         self.handles = HandleTable(handles_path)
         self.content.objects.moved = self._version_moved
         self.content.stored_into = self._stored_into
-        catalog.is_settled = self.content.is_settled
+        self.content.races.gone = self._name_gone
+        catalog.uses = self
         self.refresh = Refresher(
             self.content.store,
             catalog,
@@ -79,13 +85,14 @@ class Base:
             self._content_changed,
             self._name_gone,
             events.hidden_keys,
-            self._is_read,
             self.content.options.write_timeout,
         )
         self.unread = Unread(catalog, self.content, options.live, posix=options.posix)
         self._kernel: Kernel | None = None
         self._stale_pages = StalePages()
         self.removed: OrderedDict[int, Inode] = OrderedDict()
+        self._kept: OrderedDict[int, OpenInode] = OrderedDict()
+        self._read_once = Marks()
 
     @property
     def zero_upcall(self) -> bool:
@@ -127,28 +134,53 @@ class Base:
         """A successor of this worker must find the handles' version in the store."""
         self.handles.changed_version(ino, version_of(old), version_of(new))
 
-    def _name_gone(self, parent: int, name: str, inode: Inode) -> None:
-        if self._kernel is not None:
-            self._kernel.invalidate_entry(parent, name.encode())
-            self._kernel.invalidate_inode(parent)
-        if not self.unlinked_while_open(inode.ino) and not inode.is_dir:
-            self.content.spawn(self.content.retire(inode.ino))
+    # -- what the catalog asks (Uses) -----------------------------------------------------------
 
-    def _is_read(self, ino: int) -> bool:
-        """Whether somebody may have a file open whose bytes are those of its present version. The
-        kernel has one size and one page cache for an inode: another version would be read as a
-        mixture, or end early. Of a volume without upcalls nobody knows."""
-        if self.zero_upcall:
-            return True
+    def is_open(self, ino: int) -> bool:
+        return ino in self.opened or self._opens_unseen
+
+    def is_read(self, ino: int) -> bool:
         record = self.opened.get(ino)
-        if record is None or not isinstance(record.file, CleanFile):
-            return False
-        return bool(self.handles.versions(ino))
+        if record is not None and isinstance(record.file, CleanFile):
+            return True
+        return self._opens_unseen and ino in self._read_once
+
+    def is_settled(self, inode: Inode) -> bool:
+        return self.content.is_settled(inode)
+
+    @property
+    def _opens_unseen(self) -> bool:
+        """Whether the kernel opens files without telling us: anybody may have any file open."""
+        return self._kernel is not None and self._kernel.opens_unseen
+
+    def _name_gone(self, gone: Gone) -> None:
+        inode = gone.inode
+        if self._kernel is not None and gone.parent is not None:
+            self._kernel.invalidate_entry(gone.parent, gone.name.encode())
+            self._kernel.invalidate_inode(gone.parent)
+        if gone.kept:
+            if not self.unlinked_while_open(inode.ino):
+                self._keep(inode.ino)
+            return
+        self.note_removed(inode)
+        if inode.stage is not None:
+            self.spawn(self.content.removed(inode))
+
+    def _keep(self, ino: int) -> None:
+        """Until the kernel forgets an inode without a name, of which it does not tell who has it
+        open: a file stays to be had, as long as the cache has it."""
+        record = self._kept[ino] = self.opened.use(ino)
+        record.unlinked = True
+        if len(self._kept) > NAMELESS_KEPT:
+            _ino, oldest = self._kept.popitem(last=False)
+            self.spawn(self._let_go(oldest))
+
+    async def _let_go(self, record: OpenInode) -> None:
+        await self.opened.let_go(record)
 
     async def part(self, record: OpenInode, *, writable: bool) -> None:
         """Let go of an older version, before somebody opens the inode or cuts it. If handles are
-        open on it, the inode stays theirs, without a name, and the name gets another inode: the
-        kernel has one size, one page cache and one backing file for an inode.
+        open on it, the inode stays theirs, without a name, and the name gets another inode.
 
         Raises NameMoved then.
         """
@@ -161,14 +193,9 @@ class Base:
             record.file = None
             await file.close()
             return
-        name = self.catalog.name_of(inode.ino, inode.parent)
-        now = time.time_ns()
-        if name is None or await self.catalog.vanished(inode.parent, name, now) is None:
-            return
-        self._name_gone(inode.parent, name, inode)
+        moved = await self.split(record)
         await self.catalog.update(inode.ino, size=file.source.size, etag=file.source.etag)
-        await self.refresh.name(await self.catalog.get(inode.parent), name, force=True)
-        raise NameMoved()
+        raise moved
 
     async def at_present(
         self, record: OpenInode, call: Callable[[Inode], Awaitable[T]], *, writable: bool
@@ -215,7 +242,7 @@ class Base:
             new = await self.catalog.split(inode, name)
             if inode.ino in self.opened.mappable:
                 self.opened.mappable.add(new.ino)
-            self._name_gone(inode.parent, name, inode)
+            self._name_gone(Gone(inode.parent, name, inode, kept=True))
         return NameMoved()
 
     def unlinked_while_open(self, ino: int) -> bool:

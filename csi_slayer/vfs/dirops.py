@@ -13,7 +13,7 @@ from csi_slayer.vfs.types import DirItem, Opened, OpenFlags, Request, StatFs
 T = TypeVar("T")
 
 _DOT, _DOTDOT, _SHIFT = 1, 2, 2
-"""Cookies of "." and ".."; a name's is its inode number plus 2."""
+"""Cookies of "." and ".."; a name's is its place in the catalog plus 2."""
 
 _UNKNOWN = 0
 """Mode of what only its object's metadata can tell: the reader has to look it up."""
@@ -59,11 +59,11 @@ class DirOps(Base):
         if plus:
             children = await self._rows(directory, self.catalog.children, after, most)
             items.extend(self._item(name, inode, directory) for name, inode in children)
-            first = children[0][1].ino if children else None
+            first = children[0][1].place if children else None
         else:
             found = await self._rows(directory, self.catalog.names, after, most)
             items.extend(self._bare_item(name) for name in found)
-            first = found[0].ino if found else None
+            first = found[0].place if found else None
         if after == 0 and first is not None:
             self._scan.listed(ino, first)
         return items
@@ -102,10 +102,10 @@ class DirOps(Base):
 
     def _bare_item(self, name: Name) -> DirItem:
         mode = _UNKNOWN if self.unread.is_unread(name) else name.mode
-        return DirItem(name.name.encode(), name.ino, mode, name.ino + _SHIFT, None)
+        return DirItem(name.name.encode(), name.ino, mode, name.place + _SHIFT, None)
 
     def _item(self, name: str, inode: Inode, directory: Inode) -> DirItem:
-        cookie = inode.ino + _SHIFT
+        cookie = inode.place + _SHIFT
         if self.unread.is_unread(inode):
             return DirItem(name.encode(), inode.ino, _UNKNOWN, cookie, None)
         entry = self.entry(inode, directory)

@@ -102,6 +102,7 @@ class FileOps(OpenOps):
         The record, with one user that the caller has to drop.
         """
         inode = await self.catalog.get(ino)
+        self._read_once.add(ino)
         record = self.opened.use(ino)
         try:
             async with record.lock:
@@ -116,7 +117,14 @@ class FileOps(OpenOps):
         while len(self._unopened) > UNOPENED_KEPT:
             _ino, oldest = self._unopened.popitem(last=False)
             await self._drop(oldest)
+            await self._close_idle(oldest)
         return record
+
+    async def _close_idle(self, record: OpenInode) -> None:
+        """Of inodes without a name there may be more than descriptors."""
+        if record.users == 1 and record.ino in self._kept and record.file is not None:
+            file, record.file = record.file, None
+            await file.close()
 
     async def _present(self, record: OpenInode, inode: Inode) -> None:
         """Have ``record.file`` be the present version, unless somebody is reading another."""

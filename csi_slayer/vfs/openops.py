@@ -18,6 +18,7 @@ from csi_slayer.errors import FsError, SlayerError
 from csi_slayer.vfs import names
 from csi_slayer.vfs.base import version_of
 from csi_slayer.vfs.handles import Handle
+from csi_slayer.vfs.marks import Marks
 from csi_slayer.vfs.nameops import NameOps
 from csi_slayer.vfs.types import Entry, Opened, OpenFlags, Request
 
@@ -84,14 +85,13 @@ class OpenOps(NameOps):
                 await self.content.note_dirty(await self.catalog.get(ino))
         else:
             await self._readable(record, inode)
-        handle = self._handle(req, record, inode, flags)
-        extra = OpenFlags.NONE
-        if self._stale_pages.take(ino):
+        stale = self._stale_pages.take(ino)
+        if stale:
             # Before the answer: what is read ends where the kernel believes that the file does.
-            self.kernel.invalidate_attributes(ino)
-        elif not flags & os.O_TRUNC:
-            extra |= OpenFlags.KEEP_CACHE
-        return self._answer(handle, extra)
+            await self.kernel.renew(ino)
+        handle = self._handle(req, record, inode, flags)
+        keep = not stale and not flags & os.O_TRUNC
+        return self._answer(handle, OpenFlags.KEEP_CACHE if keep else OpenFlags.NONE)
 
     async def _readable(self, record: OpenInode, inode: Inode) -> None:
         """Have ``record.file`` be the inode's present content."""
@@ -117,11 +117,11 @@ class OpenOps(NameOps):
         """If somebody walks the directory, have its next small files fetched."""
         if not self.live.prefetch:
             return
-        after, count = self._scan.opened(inode.parent, inode.ino)
+        after, count = self._scan.opened(inode.parent, inode.place)
         if count:
             children = await self.catalog.children(inode.parent, after, count)
             wanted = [child for _name, child in children]
-            if after == inode.ino:
+            if after == inode.place:
                 wanted.insert(0, inode)  # the first of a walk: not behind those that come after it
             last = await self.content.prefetch(wanted)
             if last is not None:
@@ -273,6 +273,10 @@ class OpenOps(NameOps):
 
     async def restore_handles(self) -> None:
         """After a take-over: open again what the kernel holds open."""
+        if self.zero_upcall:  # what is open nobody knows, nor what was read
+            self._read_once = Marks(self.catalog.next_ino)
+            for orphan in list(self.catalog.each_orphan()):
+                self._keep(orphan.ino)
         for handle in self.handles:
             inode = await self.catalog.find(handle.ino)
             if inode is None:

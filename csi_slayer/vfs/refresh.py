@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import structlog
 
-from csi_slayer.catalog import Catalog, Inode, Listed, Mark
+from csi_slayer.catalog import Catalog, Gone, Inode, Listed, Mark
 from csi_slayer.content.options import Live
 from csi_slayer.errors import ObjectNotFound
 from csi_slayer.store.base import ObjectInfo, ObjectStore
@@ -76,8 +76,7 @@ class Listing:
 
 
 class Refresher:
-    """``changed(ino)``: an inode's content became another; ``gone(parent, name, inode)``: the name
-    is another inode's, or nobody's; ``held(ino)``: somebody reads the content that it has."""
+    """``changed(ino)``: an inode's content became another; ``gone`` tells which lost its name."""
 
     def __init__(
         self,
@@ -85,9 +84,8 @@ class Refresher:
         catalog: Catalog,
         live: Live,
         changed: Callable[[int], None],
-        gone: Callable[[int, str, Inode], None],
+        gone: Callable[[Gone], None],
         hidden: Callable[[int], None],
-        held: Callable[[int], bool],
         io_timeout: float = 60.0,
     ) -> None:
         self._patience = Patience(io_timeout)
@@ -97,19 +95,20 @@ class Refresher:
         self._changed = changed
         self._gone = gone
         self._hidden = hidden
-        self._held = held
         self._listings: dict[int, Listing] = {}
         self._names: dict[tuple[int, str], asyncio.Task[None]] = {}
         self._singles: dict[int, tuple[int, int]] = {}
         self._slots = asyncio.Semaphore(LISTINGS)
 
     def is_fresh(self, then_ns: int) -> bool:
-        """Whether knowledge of that time is still believed."""
-        return time.time_ns() - then_ns < self._live.metadata_ttl * SECOND
+        """Whether knowledge of that time is still believed; not what a clock that was ahead has
+        dated."""
+        return 0 <= time.time_ns() - then_ns < self._live.metadata_ttl * SECOND
 
     def remaining(self, then_ns: int) -> float:
         """Seconds that knowledge of that time will still be believed."""
-        return max(0.0, self._live.metadata_ttl - (time.time_ns() - then_ns) / SECOND)
+        age = (time.time_ns() - then_ns) / SECOND
+        return max(0.0, self._live.metadata_ttl - age) if age >= 0 else 0.0
 
     def running(self, ino: int) -> Listing | None:
         return self._listings.get(ino)
@@ -149,7 +148,7 @@ class Refresher:
         await self.ensure_listed(directory, stale=stale)
         after = 0
         while children := await self._catalog.children(directory.ino, after, PAGE):
-            after = children[-1][1].ino
+            after = children[-1][1].place
             below = [inode for _name, inode in children if inode.is_dir]
             for start in range(0, len(below), LISTINGS):
                 await asyncio.gather(
@@ -199,10 +198,8 @@ class Refresher:
             if empty:
                 await self._nothing_there(directory, listing.since_ns)
             large = listing.pages > 1
-            for name, inode in await self._catalog.sweep(
-                directory.ino, listing.since_ns, large=large
-            ):
-                self._gone(directory.ino, name, inode)
+            for gone in await self._catalog.sweep(directory.ino, listing.since_ns, large=large):
+                self._gone(gone)
             if shadowed:
                 await self._show_shadowed(directory.ino, shadowed, listing.since_ns)
             if hidden:
@@ -233,9 +230,8 @@ class Refresher:
             await self._forget(directory.parent, name, since_ns)
 
     async def _forget(self, parent: int, name: str, since_ns: int) -> None:
-        inode = await self._catalog.vanished(parent, name, since_ns)
-        if inode is not None:
-            self._gone(parent, name, inode)
+        for gone in await self._catalog.vanished(parent, name, since_ns):
+            self._gone(gone)
 
     async def _merge(
         self, parent: int, found: list[Listed], shadowed: list[Listed], since_ns: int
@@ -245,12 +241,11 @@ class Refresher:
         await self._take_in(parent, shown, since_ns)
 
     async def _take_in(self, parent: int, found: list[Listed], since_ns: int) -> None:
-        for name, inode, parted in await self._catalog.merge(
-            parent, found, since_ns, self._catalog.defaults, self._held
-        ):
-            if parted:
-                self._gone(parent, name, inode)
-            self._changed(inode.ino)  # also then: few read what nobody opens any more
+        changes = await self._catalog.merge(parent, found, since_ns, self._catalog.defaults)
+        for gone in changes.gone:
+            self._gone(gone)
+        for ino in changes.changed:
+            self._changed(ino)
 
     async def _dirs_among(self, parent: int, found: list[Listed]) -> set[str]:
         """Names of files in the page that the table has as directories."""

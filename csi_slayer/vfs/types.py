@@ -128,6 +128,10 @@ class Kernel(Protocol):
     def passthrough(self) -> bool:
         """Whether an open may be answered with a backing file."""
 
+    @property
+    def opens_unseen(self) -> bool:
+        """Whether the kernel opens and closes files without telling (zero-upcall)."""
+
     def backing_open(self, fd: int) -> int:
         """Register a local file; returns its backing id (> 0). Raises FsError."""
 
@@ -135,6 +139,11 @@ class Kernel(Protocol):
 
     def invalidate_attributes(self, ino: int) -> None:
         """Have the kernel's cached attributes of an inode dropped when this returns, at once."""
+
+    async def renew(self, ino: int) -> None:
+        """Have the kernel's attributes of an inode dropped, and no invalidation of the inode still
+        to come when this returns: the next answer with its attributes is believed. Its pages are
+        left to the open that is being answered."""
 
     def invalidate_inode(self, ino: int) -> None:
         """Drop the kernel's cached attributes and pages of an inode; returns at once."""

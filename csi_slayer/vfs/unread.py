@@ -80,7 +80,7 @@ class Unread:
         return await self.read(inode)
 
     async def _read_ahead(self, inode: Inode) -> None:
-        after, count = self._looks.opened(inode.parent, inode.ino)
+        after, count = self._looks.opened(inode.parent, inode.place)
         count = min(count, AHEAD - len(self._ahead))
         if count <= 0:
             return
@@ -90,7 +90,7 @@ class Unread:
                 task = asyncio.get_running_loop().create_task(self._try(child))
                 self._ahead[child.ino] = task
         if children:
-            self._looks.reached(inode.parent, children[-1][1].ino)
+            self._looks.reached(inode.parent, children[-1][1].place)
 
     async def _try(self, inode: Inode) -> None:
         try:

@@ -69,7 +69,7 @@ class Warmer:
             await self._fs.refresh.ensure_listed(inode)
             after = 0
             while children := await self._fs.catalog.children(inode.ino, after, 500):
-                after = children[-1][1].ino
+                after = children[-1][1].place
                 for _name, child in children:
                     if child.is_dir:
                         stack.append(child)

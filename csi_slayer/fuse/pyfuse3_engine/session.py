@@ -59,6 +59,7 @@ class Pyfuse3Session:
 
     fd: None = None
     passthrough: Final = False
+    opens_unseen: Final = False
 
     def __init__(self, fd: int, state: SessionState, adapter: Adapter, ops: Operations) -> None:
         self.state = state
@@ -118,6 +119,9 @@ class Pyfuse3Session:
 
     def invalidate_attributes(self, ino: int) -> None:
         self._notifier.invalidate_attributes(ino)
+
+    async def renew(self, ino: int) -> None:
+        await self._notifier.renew(ino)
 
     def invalidate_inode(self, ino: int) -> None:
         self._notifier.invalidate_inode(ino)

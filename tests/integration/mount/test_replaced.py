@@ -112,3 +112,89 @@ def test_who_reads_it_has_one_version_whoever_looks_at_the_name(
         got += rest
         assert got == (old[: len(got)] if stale else old)
     assert path.read_bytes() == bytes(size)
+
+
+def replace(objects: Path, name: str, content: bytes) -> None:
+    """As another client would: another object, with an age of its own."""
+    (objects / "new").write_bytes(content)
+    os.utime(objects / "new", (1000, 1000))
+    (objects / "new").rename(objects / name)
+
+
+def test_who_reads_it_keeps_its_version_when_it_is_renamed_here(
+    mount: TestMount, objects: Path
+) -> None:
+    """The store is asked for the object then, and has another one."""
+    old = os.urandom(LARGE)
+    replace(objects, "f", old)
+    with (mount.root / "f").open("rb", buffering=0) as file:
+        got = file.read(1 << 16)
+        replace(objects, "f", NEW)
+        (mount.root / "f").rename(mount.root / "g")
+        wait_for(lambda: (objects / "g").exists() and not (objects / "f").exists())
+        mount.wait_idle()
+        rest, stale = rest_of(file)
+        got += rest
+        assert got == (old[: len(got)] if stale else old)
+        assert os.fstat(file.fileno()).st_size == LARGE
+    assert (mount.root / "g").read_bytes() == (objects / "g").read_bytes() == NEW
+
+
+def test_who_has_it_open_keeps_what_is_gone_when_it_is_renamed_here(
+    mount: TestMount, objects: Path
+) -> None:
+    with (mount.root / "f").open("rb", buffering=0) as file:
+        assert file.read(3) == OLD[:3]
+        (objects / "f").unlink()
+        (mount.root / "f").rename(mount.root / "g")
+        wait_for(lambda: not (mount.root / "g").exists())
+        mount.wait_idle()
+        assert os.fstat(file.fileno()).st_size == len(OLD)
+        assert os.pread(file.fileno(), 100, 0) == OLD
+
+
+def test_it_is_kept_over_the_death_of_the_worker(
+    mount: TestMount, capabilities: list[str], objects: Path
+) -> None:
+    if "fuse.engine=pyfuse3" in capabilities:
+        pytest.skip("what files are open does not outlive the worker on libfuse")
+    content = os.urandom(300_000)
+    replace(objects, "f", content)
+    with (mount.root / "f").open("rb", buffering=0) as file:
+        assert file.read(10) == content[:10]
+        assert os.pread(file.fileno(), LARGE, 0) == content
+        replace(objects, "f", NEW)
+        assert (mount.root / "f").read_bytes() == NEW
+        mount.wait_for_successor(mount.kill_worker())
+        assert os.pread(file.fileno(), LARGE, 0) == content
+        assert os.fstat(file.fileno()).st_size == len(content)
+    assert (mount.root / "f").read_bytes() == NEW
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_who_reads_the_directory_meets_each_name_once(
+    make_mount: MakeMount, capabilities: list[str], objects: Path, read_only: bool
+) -> None:
+    names = [f"n{number:03}" for number in range(300)]
+    for name in names:
+        (objects / name).write_bytes(OLD)
+    options = [*capabilities, "volume.metadata_ttl=0.2", f"volume.read_only={read_only}"]
+    root = make_mount(options=options).mount().root
+    files = [(root / name).open("rb") for name in names]
+    try:
+        assert all(file.read() == OLD for file in files)
+        seen = []
+        with os.scandir(root) as entries:
+            for number, entry in enumerate(entries):
+                seen.append(entry.name)
+                if number % 100 == 50:
+                    for name in names:
+                        replace(objects, name, NEW + bytes(number))
+                    wait_for(lambda: all((root / name).stat().st_mtime == 1000 for name in names))
+                    first = (root / names[0]).stat().st_ino
+                    assert first != os.fstat(files[0].fileno()).st_ino
+        assert sorted(seen) == names
+        assert all(os.pread(file.fileno(), 100, 0) == OLD for file in files)
+    finally:
+        for file in files:
+            file.close()

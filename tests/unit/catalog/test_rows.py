@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from csi_slayer.catalog import ROOT, Catalog, Inode, Listed, Pending
 from csi_slayer.catalog import rows as rows_module
 from csi_slayer.catalog.rows import Rows
+from csi_slayer.catalog.uses import Unused
 from csi_slayer.errors import CatalogError
 from tests.unit.catalog.test_catalog import DEFAULTS, run
 
@@ -53,6 +54,19 @@ def check(catalog: Catalog, path: Path) -> None:
     assert rows.origins or all(inode.origin is None for inode in inodes.values())
 
 
+class SomeUsed(Unused):
+    """Of the files some are read, some open otherwise and some staged and settled."""
+
+    def is_open(self, ino: int) -> bool:
+        return ino % 3 != 0
+
+    def is_read(self, ino: int) -> bool:
+        return ino % 3 == 1
+
+    def is_settled(self, inode: Inode) -> bool:
+        return inode.ino % 2 == 0
+
+
 class Machine(RuleBasedStateMachine):
     """One level of directories below the root; every change that the catalog knows."""
 
@@ -61,6 +75,7 @@ class Machine(RuleBasedStateMachine):
         self.directory = tempfile.TemporaryDirectory()
         self.path = Path(self.directory.name) / "catalog.db"
         self.catalog = Catalog(self.path, DEFAULTS)
+        self.catalog.uses = SomeUsed()
         self.clock = 1
 
     def teardown(self) -> None:
@@ -124,6 +139,13 @@ class Machine(RuleBasedStateMachine):
         if inode is not None and inode.is_file and row is not None:
             run(self.catalog.stored(inode.ino, row, "e1", stage=None, size=3))
 
+    @rule(where=st.none() | NAMES, name=NAMES, etag=st.none() | st.just("e9"))
+    def supersede(self, where: str | None, name: str, etag: str | None) -> None:
+        inode = run(self.catalog.child(self.parent(where), name))
+        if inode is not None and inode.is_file and inode.etag is not None:
+            key = inode.origin or run(self.catalog.path(inode.ino)) or ""
+            run(self.catalog.superseded(inode._replace(stage=None), key, etag, size=4))
+
     @rule(key=NAMES, what=st.sampled_from(["failed", "expect", "copy", "inherit", "removed"]))
     def pend(self, key: str, what: str) -> None:
         row = run(self.catalog.pending(key))
@@ -150,9 +172,11 @@ class Machine(RuleBasedStateMachine):
             for name, etag in found.items()
         ]
         run(self.catalog.merge(parent, items, self.clock, DEFAULTS))
-        for name, inode in run(self.catalog.sweep(parent, self.clock, large=False)):
-            assert run(self.catalog.child(parent, name)) is None
-            run(self.catalog.drop_orphan(inode.ino))
+        for gone in run(self.catalog.sweep(parent, self.clock, large=False)):
+            if gone.parent is not None:
+                assert run(self.catalog.child(gone.parent, gone.name)) is None
+            assert gone.kept == (run(self.catalog.find(gone.inode.ino)) is not None)
+            run(self.catalog.drop_orphan(gone.inode.ino))
 
     @rule(where=st.none() | NAMES, name=NAMES)
     def look(self, where: str | None, name: str) -> None:
@@ -166,6 +190,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def same(self) -> None:
         check(self.catalog, self.path)
+        assert self.catalog.used_bytes == self.catalog.used_now()
 
 
 class CrowdedMachine(Machine):

@@ -24,7 +24,7 @@ xattrs = st.dictionaries(names, st.binary(max_size=60), max_size=4)
 
 def inode(**values: object) -> Inode:
     row = Inode(7, 1, stat.S_IFREG | 0o644, 1, 0, 0, 0, 10, 5, 5, 5, "e", None, None, None, None,
-                0, 0, 0)  # fmt: skip
+                0, 0, 0, 7, None)  # fmt: skip
     return row._replace(**values)
 
 

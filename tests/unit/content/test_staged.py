@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from csi_slayer.content.staged import KEEP_SIZE, ZERO_RANGE, fallocate
+from csi_slayer.content.staged import KEEP_SIZE, ZERO_RANGE, fallocate, write_fully
+from csi_slayer.errors import CacheFull
 
 PAGE = 4096
 
@@ -37,3 +39,21 @@ def test_zeros_beyond_the_end(fd: int, mode: int) -> None:
     fallocate(fd, mode, 2 * PAGE, 2 * PAGE)
     size = (3 if mode & KEEP_SIZE else 4) * PAGE
     assert os.pread(fd, 9 * PAGE, 0) == b"x" * 2 * PAGE + bytes(size - 2 * PAGE)
+
+
+def test_what_finds_room_is_written(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As write(2): who writes the rest again has nothing twice."""
+    room = [PAGE, 10]
+    pwrite = os.pwrite
+
+    def crowded(fd: int, data: memoryview, offset: int) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, "full")
+        return pwrite(fd, data[: room.pop(0)], offset)
+
+    monkeypatch.setattr(os, "pwrite", crowded)
+    data = memoryview(b"y" * 2 * PAGE)
+    assert write_fully(fd, 5, data) == PAGE + 10
+    assert os.pread(fd, 9 * PAGE, 0) == b"x" * 5 + b"y" * (PAGE + 10) + b"x" * (2 * PAGE - 15)
+    with pytest.raises(CacheFull):
+        write_fully(fd, 0, data)

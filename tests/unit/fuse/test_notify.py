@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from csi_slayer.fuse.notify import Notifier, resend
+from csi_slayer.fuse.notify import Invalidation, Notifier, resend
 
 
 @pytest.fixture
@@ -57,6 +59,44 @@ def test_a_name_is_looked_up_again(
     notifier.invalidate_entry(7, b"name")
     assert kernel.recv(100) == head(3, struct.pack("<QII", 7, 4, expire_only) + b"name\0")
     assert notifier.close(10)
+
+
+def test_a_renewed_inode_is_invalidated_no_more(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel, device = ends
+    notifier = Notifier(device.fileno(), expire_only=True)
+    gone_on, inside = threading.Event(), threading.Event()
+    write = notifier._write
+
+    def slow(what: Invalidation) -> None:
+        if what.ino == 1:
+            inside.set()
+            assert gone_on.wait(10)
+        write(what)
+
+    monkeypatch.setattr(notifier, "_write", slow)
+    notifier.invalidate_inode(1)
+    assert inside.wait(10)
+    notifier.invalidate_inode(42)
+    asyncio.run(notifier.renew(42))
+    assert kernel.recv(100) == head(2, struct.pack("<Qqq", 42, -1, 0))
+
+    async def renew_what_is_being_written() -> None:
+        renewing = asyncio.ensure_future(notifier.renew(1))
+        await asyncio.sleep(0.01)
+        assert not renewing.done()
+        gone_on.set()
+        await renewing
+
+    monkeypatch.setattr(notifier, "invalidate_attributes", lambda ino: write(Invalidation(ino)))
+    asyncio.run(renew_what_is_being_written())
+    told = [struct.unpack("<Qqq", kernel.recv(100)[16:]) for _ in range(2)]
+    assert told == [(1, 0, 0), (1, 0, 0)]
+    assert notifier.close(10)
+    kernel.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        kernel.recv(100)
 
 
 def fill(device: socket.socket) -> int:

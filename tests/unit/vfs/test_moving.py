@@ -290,3 +290,23 @@ def test_what_was_stored_since_a_pass_began_is_deleted(tmp_path: Path) -> None:
     volume.run(run())
     assert volume.objects() == {}
     volume.stop()
+
+
+def test_what_is_noted_because_others_deleted_what_moves_is_carried_out(volume: Volume) -> None:
+    """A directory whose last file is gone is marked, although nobody here calls again."""
+    volume.bucket.objects["d/sub/f"] = Blob(b"x", '"x"', 10**18, {})
+
+    async def find() -> None:
+        entry = await volume.fs.lookup(volume.request(), ROOT, b"d")
+        assert entry.attr is not None
+        entry = await volume.fs.lookup(volume.request(), entry.attr.ino, b"sub")
+        assert entry.attr is not None
+        await volume.fs.readdir(volume.request(), entry.attr.ino, 0, 0, 10, False)
+
+    volume.run(find())
+    del volume.bucket.objects["d/sub/f"]
+    rename(volume, b"d", b"e")
+    volume.turn(200)
+    assert volume.run(volume.catalog.pendings("", 99)) == []
+    assert "e/sub/" in volume.bucket.objects
+    volume.stop()

@@ -1,0 +1,101 @@
+"""Taking a name from an inode because others have changed or removed its object.
+
+The kernel has one size and one page cache for an inode. So the version that somebody has open
+stays that inode, which has no name any more, and the name gets another inode or none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from csi_slayer.catalog.changes import Changes
+from csi_slayer.catalog.inode import Inode
+from csi_slayer.catalog.uses import Gone, Unused, Uses
+
+
+class Partings(Changes):
+    """None of these touches the store, but for copies that the catalog alone knows of."""
+
+    uses: Uses = Unused()
+
+    def _vanish(self, inode: Inode) -> list[Gone]:
+        """Within a transaction: remove an inode and, if a directory, all below it. Returns the
+        inode, then those."""
+        below: list[Gone] = []
+        if inode.is_dir:
+            for (ino,) in self._db.all("SELECT ino FROM dentries WHERE parent = ?", (inode.ino,)):
+                child = self._rows.find(ino)
+                if child is not None:
+                    below += (gone._replace(parent=None) for gone in self._vanish(child))
+            self._paths_changed()
+        name = self.name_of(inode.ino, inode.parent)
+        if name is None:
+            return below
+        self.used_bytes -= inode.size
+        return [self._lose(inode, name), *below]
+
+    def _lose(self, inode: Inode, name: str) -> Gone:
+        """The inode loses its name, and its row unless somebody has it open; who works in a
+        directory or lists it is not known."""
+        lost = inode.origin or self.path_now(inode.ino)
+        self._rows.unname(inode.parent, name)
+        kept = inode.is_dir or self.uses.is_open(inode.ino)
+        if kept:
+            self._rows.set(inode.ino, {"nlink": 0, "origin": None, "lost": lost})
+        else:
+            self._drop(inode.ino)
+        return Gone(inode.parent, name, inode, kept)
+
+    def _part(self, old: Inode, name: str, values: dict[str, Any]) -> Gone:
+        """Within a transaction: the name gets another inode, like the old one but for these
+        columns."""
+        gone = self._lose(old, name)
+        new = old._replace(ino=self._new_ino(), stage=None, **values)
+        self._rows.add(new, name)
+        self.used_bytes += new.size - old.size
+        return gone
+
+    async def split(self, inode: Inode, name: str) -> Inode:
+        """Give the name of a file that is open to a new inode, which is returned and is like it in
+        all; the old one stays without a staged copy, and of its object only what is cached is sure
+        to be there."""
+        lost = inode.origin or self.path_now(inode.ino)
+        try:
+            with self._db.transaction():
+                new = inode._replace(ino=self._new_ino())
+                self._rows.unname(inode.parent, name)
+                old = {"nlink": 0, "origin": None, "stage": None, "lost": lost}
+                self._rows.set(inode.ino, old)
+                self._rows.add(new, name)
+                self._db.execute(
+                    "INSERT INTO xattrs SELECT ?, name, value FROM xattrs WHERE ino = ?",
+                    (new.ino, inode.ino),
+                )
+        except BaseException:
+            self._rolled_back()
+            raise
+        return new
+
+    async def superseded(
+        self, inode: Inode, key: str, etag: str | None, *, clear: int = 0, **values: Any
+    ) -> list[Gone]:
+        """The object ``key`` that an inode's content was is the version ``etag`` by now, None if it
+        is gone. Returns what lost its name by that; ``clear`` and ``values`` as for :meth:`update`.
+        """
+        try:
+            with self._db.transaction():
+                name = self.name_of(inode.ino, inode.parent)
+                gone: list[Gone] = []
+                if etag is None:
+                    gone = self._vanish(inode)
+                    self._keep_directory(inode.parent)
+                elif name is not None and self.uses.is_read(inode.ino):
+                    values |= {"etag": etag, "flags": inode.flags & ~clear}
+                    gone = [self._part(inode, name, values)]
+                else:
+                    self._update(inode.ino, values | {"etag": etag, "stage": None}, 0, clear)
+                self._found_out(key, etag or "")
+        except BaseException:
+            self._rolled_back()
+            raise
+        return gone

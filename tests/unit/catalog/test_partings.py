@@ -1,0 +1,227 @@
+"""Who has a file open keeps it when others change or remove its object."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import stat
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from csi_slayer.catalog import ROOT, Catalog, Defaults, Inode, Listed
+from csi_slayer.catalog.schema import VERSION
+from csi_slayer.catalog.uses import Unused
+
+T = TypeVar("T")
+DEFAULTS = Defaults(0, 0, 0o644, 0o755)
+DIRECTORY = stat.S_IFDIR
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(coroutine)
+
+
+class Users(Unused):
+    """Files that are open and read, and whether staged copies are settled."""
+
+    def __init__(self) -> None:
+        self.read: set[int] = set()
+        self.settled = False
+
+    def is_open(self, ino: int) -> bool:
+        return ino in self.read
+
+    def is_read(self, ino: int) -> bool:
+        return ino in self.read
+
+    def is_settled(self, inode: Inode) -> bool:
+        return self.settled
+
+
+@pytest.fixture
+def users() -> Users:
+    return Users()
+
+
+@pytest.fixture
+def catalog(tmp_path: Path, users: Users) -> Iterator[Catalog]:
+    table = Catalog(tmp_path / "catalog.db", DEFAULTS)
+    table.uses = users
+    yield table
+    table.close()
+
+
+def child(catalog: Catalog, name: str, parent: int = ROOT) -> Inode:
+    inode = run(catalog.child(parent, name))
+    assert inode is not None
+    return inode
+
+
+def rows(catalog: Catalog) -> int:
+    return run(catalog.count())
+
+
+class Bucket:
+    """What listings of the root, each later than the one before it, show."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self.clock = 2**62
+
+    def shows(self, *items: Listed, parent: int = ROOT) -> Any:
+        self.clock += 1
+        merged = run(self.catalog.merge(parent, items, self.clock, DEFAULTS))
+        gone = run(self.catalog.sweep(parent, self.clock, large=False))
+        assert self.catalog.used_bytes == self.catalog.used_now()
+        for one in (*merged.gone, *gone):
+            if one.inode.is_dir:
+                assert one.kept
+                run(self.catalog.drop_orphan(one.inode.ino))
+        return merged.changed, [*merged.gone, *gone]
+
+
+@pytest.fixture
+def bucket(catalog: Catalog) -> Bucket:
+    return Bucket(catalog)
+
+
+def file(name: str, etag: str = "e1", size: int = 10) -> Listed:
+    return Listed(name, stat.S_IFREG, size, 1000, etag)
+
+
+def test_another_version_of_what_is_read_is_another_inode(
+    catalog: Catalog, users: Users, bucket: Bucket
+) -> None:
+    bucket.shows(file("a"))
+    old = child(catalog, "a")
+    users.read.add(old.ino)
+    _changed, (gone,) = bucket.shows(file("a", "e2", 3))
+    new, kept = child(catalog, "a"), run(catalog.get(old.ino))
+    assert new.ino != old.ino and (new.etag, new.size) == ("e2", 3)
+    assert (kept.nlink, kept.etag, kept.size, kept.lost) == (0, "e1", 10, "a")
+    assert gone.kept and gone.inode == old
+    assert run(catalog.path(old.ino)) is None and run(catalog.path(new.ino)) == "a"
+
+
+def test_of_what_nobody_has_open_no_row_is_left(catalog: Catalog, bucket: Bucket) -> None:
+    for _ in range(3):
+        bucket.shows(Listed("d", DIRECTORY, 0, 1, None), file("x", size=0))
+        directory = child(catalog, "d")
+        bucket.shows(file("f"), Listed("below", DIRECTORY, 0, 1, None), parent=directory.ino)
+        bucket.shows(file("g"), parent=child(catalog, "below", directory.ino).ino)
+        assert rows(catalog) == 6
+        changed, gone = bucket.shows(file("d", size=1000))
+        assert not changed
+        assert [g.name for g in gone if g.parent is not None] == ["d", "x"]
+        assert {g.name for g in gone} == {"d", "f", "below", "g", "x"}
+        assert rows(catalog) == 2
+    bucket.shows()
+    assert rows(catalog) == 1
+
+
+def test_who_has_a_file_open_keeps_it_when_its_directory_goes(
+    catalog: Catalog, users: Users, bucket: Bucket
+) -> None:
+    bucket.shows(Listed("d", DIRECTORY, 0, 1, None))
+    directory = child(catalog, "d")
+    bucket.shows(file("f"), parent=directory.ino)
+    inode = child(catalog, "f", directory.ino)
+    users.read.add(inode.ino)
+    bucket.shows()
+    kept = run(catalog.get(inode.ino))
+    assert (kept.nlink, kept.lost) == (0, "d/f")
+    assert rows(catalog) == 2
+
+
+def test_who_reads_a_directory_meets_no_name_twice(
+    catalog: Catalog, users: Users, bucket: Bucket
+) -> None:
+    names = [f"n{number}" for number in range(9)]
+    bucket.shows(*(file(name) for name in names))
+    seen: list[str] = []
+    after = 0
+    for turn in range(20):
+        page = run(catalog.children(ROOT, after, 2))
+        assert [(n.name, n.place) for n in run(catalog.names(ROOT, after, 2))] == [
+            (name, inode.place) for name, inode in page
+        ]
+        if not page:
+            break
+        seen += [name for name, _inode in page]
+        after = page[-1][1].place
+        users.read |= {child(catalog, name).ino for name in names}
+        _changed, gone = bucket.shows(*(file(name, f"turn {turn}") for name in names))
+        assert len(gone) == len(names)
+    assert seen == names
+
+
+def test_a_settled_copy_is_let_go_for_another_version(
+    catalog: Catalog, users: Users, bucket: Bucket
+) -> None:
+    inode = run(catalog.make(ROOT, "a", mode=stat.S_IFREG, uid=0, gid=0, stage="s"))
+    row = run(catalog.pending("a"))
+    assert row is not None
+    run(catalog.stored(inode.ino, row, "e1", stamp=5, size=10))
+    bucket.shows(file("a", "e2"))
+    assert child(catalog, "a").ino == inode.ino  # it may be changed at any moment
+    users.settled = True
+    _changed, (gone,) = bucket.shows(file("a", "e2"))
+    now = child(catalog, "a")
+    assert now.ino != inode.ino and (now.etag, now.stage) == ("e2", None)
+    assert gone.inode.stage == "s" and not gone.kept
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_version_that_an_upload_or_copy_meets(
+    catalog: Catalog, users: Users, bucket: Bucket, is_read: bool
+) -> None:
+    bucket.shows(file("a"))
+    old = child(catalog, "a")
+    if is_read:
+        users.read.add(old.ino)
+    run(catalog.rename(old, ROOT, "a", ROOT, "b", displaced=None, keep_displaced=False))
+    moved = run(catalog.get(old.ino))
+    gone = run(catalog.superseded(moved, "a", "e2", size=7))
+    now = child(catalog, "b")
+    assert (now.etag, now.size, now.origin) == ("e2", 7, "a")
+    assert [g.inode.ino for g in gone] == ([old.ino] if is_read else [])
+    assert (now.ino == old.ino) == (not is_read)
+    row = run(catalog.pending("a"))
+    assert row is not None and row.expect == "e2"
+    if is_read:
+        kept = run(catalog.get(old.ino))
+        assert (kept.etag, kept.size, kept.origin, kept.lost) == ("e1", 10, None, "a")
+    assert catalog.used_bytes == catalog.used_now() == 7
+    (gone_too,) = run(catalog.superseded(now, "a", None))
+    assert gone_too.name == "b" and run(catalog.child(ROOT, "b")) is None
+    assert catalog.used_bytes == catalog.used_now() == 0
+
+
+def test_a_catalog_of_the_version_before_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    table = Catalog(path, DEFAULTS)
+    bucket = Bucket(table)
+    bucket.shows(file("a"), file("b"))
+    names = [(name, inode.ino) for name, inode in run(table.children(ROOT, 0, 9))]
+    table.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP INDEX dentries_order")
+        connection.execute("ALTER TABLE dentries DROP COLUMN place")
+        connection.execute("ALTER TABLE inodes DROP COLUMN place")
+        connection.execute("ALTER TABLE inodes DROP COLUMN lost")
+        connection.execute("CREATE UNIQUE INDEX dentries_order ON dentries(parent, ino, name)")
+        connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    assert VERSION == 3
+    for _ in range(2):
+        table = Catalog(path, DEFAULTS)
+        found = run(table.children(ROOT, 0, 9))
+        assert [(name, inode.ino) for name, inode in found] == names
+        assert all(inode.place == inode.ino for _name, inode in found)
+        assert run(table.path(names[0][1])) == "a"
+        table.close()
+    assert os.path.getsize(path)
