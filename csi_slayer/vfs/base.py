@@ -207,6 +207,8 @@ class Base:
         for again in (False, True):
             await self.part(record, writable=writable)
             inode = await self.catalog.get(record.ino)
+            if writable:
+                self._check_not_lost(inode)
             try:
                 return await call(inode)
             except Apart:
@@ -222,6 +224,13 @@ class Base:
         """Raises NameMoved if the name was taken from the inode since: who reads the version that
         it has keeps that."""
         if before.nlink and (await self.catalog.get(before.ino)).nlink == 0:
+            raise NameMoved()
+
+    @staticmethod
+    def _check_not_lost(inode: Inode) -> None:
+        """What would be changed of a version that others have replaced would be nowhere. The kernel
+        may still have had the name for it. Raises NameMoved."""
+        if inode.lost is not None:
             raise NameMoved()
 
     def _backs_another(self, record: OpenInode, inode: Inode) -> bool:
@@ -322,8 +331,10 @@ class Base:
         return Entry(None, self.live.negative_ttl, 0.0)
 
     async def known(self, inode: Inode) -> Inode:
-        """An inode that is about to be changed, see :meth:`Unread.known`."""
-        return await self.unread.known(inode, away=self.refresh.away)
+        """An inode that is about to be changed, see :meth:`Unread.known`. Raises NameMoved."""
+        inode = await self.unread.known(inode, away=self.refresh.away)
+        self._check_not_lost(inode)
+        return inode
 
     # -- shared checks ----------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 
 from csi_slayer.catalog import ROOT
 from csi_slayer.content.ranges import as_bytes
-from csi_slayer.vfs.types import Attr
+from csi_slayer.errors import FsError
+from csi_slayer.vfs.types import Attr, SetAttr
 from tests.unit.vfs.calls import Gate
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob
@@ -87,3 +89,33 @@ def test_what_a_clock_that_was_ahead_has_dated_is_asked_for_again(tmp_path: Path
 
     volume.run(run())
     volume.stop()
+
+
+def test_a_version_that_others_replaced_is_not_changed_any_more(tmp_path: Path) -> None:
+    """The kernel may have looked the name up just before; it looks again."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    volume.bucket.objects["a"] = Blob(b"old", '"old"', 10**18, {})
+
+    async def run() -> None:
+        fs = volume.fs
+        ino = (await look_up(volume, b"a")).ino
+        opened = await fs.open(volume.request(), ino, os.O_RDONLY)
+        volume.bucket.objects["a"] = Blob(b"newer", '"new"', 2 * 10**18, {})
+        await fs.refresh.name(await fs.catalog.get(ROOT), "a", force=True)
+        for call in (
+            fs.open(volume.request(), ino, os.O_WRONLY),
+            fs.open(volume.request(), ino, os.O_RDWR | os.O_TRUNC),
+            fs.setattr(volume.request(), ino, SetAttr(size=1)),
+            fs.setattr(volume.request(), ino, SetAttr(mode=0o600)),
+            fs.setattr(volume.request(), ino, SetAttr(mtime_ns=5)),
+            fs.setxattr(volume.request(), ino, b"user.x", b"y", 0),
+        ):
+            with pytest.raises(FsError) as refused:
+                await call
+            assert refused.value.errno == errno.ESTALE
+        assert as_bytes(await fs.read(volume.request(), ino, opened.fh, 0, 10)) == b"old"
+        await fs.release(volume.request(), ino, opened.fh)
+
+    volume.run(run())
+    volume.stop()
+    assert volume.bucket.objects["a"].body == b"newer"
