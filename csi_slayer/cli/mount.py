@@ -21,6 +21,7 @@ from csi_slayer.cli.output import (
     failing,
     terminable,
     warn_of_exposed_secrets,
+    warn_of_little_room,
 )
 from csi_slayer.config import MountConfig, load_config
 from csi_slayer.fuse import mount as mounts
@@ -101,7 +102,9 @@ def mount(
         _check_mountpoint(configuration, target)
         _check_outside(configuration, target)
         _start(configuration, target, foreground)
-        warn_of_exposed_secrets(config)  # last: a mount that fails says one thing
+        # Last: a mount that fails says one thing.
+        warn_of_exposed_secrets(config)
+        warn_of_little_room(configuration.cache.directory, configuration.cache.min_free)
 
 
 def _extra(options: list[str]) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -53,6 +54,20 @@ def warn_of_exposed_secrets(path: Path | None) -> None:
         print(
             f"csi-slayer: warning: {path} holds store.{', store.'.join(found)} and can be read by"
             f" others: chmod 600 {shlex.quote(str(path))}",
+            file=sys.stderr,
+        )
+
+
+def warn_of_little_room(directory: Path, min_free: int) -> None:
+    """One line on standard error where the cache's file system has so little room that no new file
+    can be made in the mount: less than half of ``min_free`` bytes."""
+    state = os.statvfs(directory)
+    free = state.f_bavail * state.f_frsize
+    if free < min_free // 2:
+        print(
+            f"csi-slayer: warning: {directory} has {size(free)} free, and cache.min_free is"
+            f" {size(min_free)}: nothing is cached, and new files get ENOSPC, until there is more"
+            " room; make some, take another --cache-dir, or lower cache.min_free",
             file=sys.stderr,
         )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import typer
 from rich.table import Table
 
-from csi_slayer.cli.output import console, failing, terminable
+from csi_slayer.cli.output import console, failing, terminable, warn_of_little_room
 
 
 @pytest.mark.parametrize("text", ["[data]", "/tmp/[/m]x", "[red]no[/red]", "[/b]"])
@@ -28,3 +29,15 @@ def test_sigterm_is_dealt_with_as_ctrl_c_is() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
     assert ended.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_cache_without_room_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = os.statvfs(tmp_path)
+    free = state.f_bavail * state.f_frsize
+    warn_of_little_room(tmp_path, free)
+    assert capsys.readouterr().err == ""
+    warn_of_little_room(tmp_path, free * 3)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path) in line and "cache.min_free" in line
