@@ -76,7 +76,9 @@ class Listings(Outcomes):
                             continue  # removed here; the store still has some of what was in it
                         inserts.append((self._fresh(parent, item, since_ns, defaults), item.name))
                     elif self._differs(row, item) and (old := self._known_there(row.ino)):
-                        if old.is_symlink or old.is_dir or stat.S_ISDIR(item.mode):
+                        if old.is_dir and self._has_changes(base + item.name, old, since_ns):
+                            seen.append((since_ns, row.ino))
+                        elif old.is_symlink or old.is_dir or stat.S_ISDIR(item.mode):
                             # A symlink, for the kernel would give its target until it is told.
                             merged.gone.extend(self._vanish(old))
                             inode = self._fresh(parent, item, since_ns, defaults)
@@ -191,7 +193,9 @@ class Listings(Outcomes):
     def _known_there(self, ino: int) -> Inode | None:
         """An inode whose content is the store's, None for one that is changed here."""
         inode = self._rows.find(ino)
-        if inode is None or (inode.stage is not None and not self.uses.is_settled(inode)):
+        if inode is None or ino in self.uses.changing():
+            return None
+        if inode.stage is not None and not self.uses.is_settled(inode):
             return None
         return inode
 
@@ -250,8 +254,7 @@ class Listings(Outcomes):
         if self._is_pending(key) or self._is_pending(key + "/"):
             return True
         if not inode.is_dir:
-            staged = inode.stage is not None and not self.uses.is_settled(inode)
-            return staged or inode.etag is None
+            return inode.etag is None or self._known_there(inode.ino) is None
         prefix = key + "/"
         below = self._db.one(
             "SELECT 1 FROM pending WHERE key >= ? AND key < ? LIMIT 1",
@@ -260,6 +263,12 @@ class Listings(Outcomes):
         return below is not None or self._changed_below(inode.ino, since_ns)
 
     def _changed_below(self, ino: int, since_ns: int) -> bool:
+        for changing in self.uses.changing():
+            place = self._rows.place(changing)
+            while place is not None:
+                if place[0] == ino:
+                    return True
+                place = self._rows.place(place[0])
         row = self._db.one(
             "WITH RECURSIVE below(ino) AS (VALUES(?) UNION ALL "
             "SELECT d.ino FROM dentries d JOIN below b ON d.parent = b.ino) "

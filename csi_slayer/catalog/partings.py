@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from csi_slayer.catalog.changes import Changes
-from csi_slayer.catalog.inode import Inode
+from csi_slayer.catalog.inode import Inode, Mark
 from csi_slayer.catalog.uses import Gone, Unused, Uses
 
 
@@ -21,18 +21,21 @@ class Partings(Changes):
     def _vanish(self, inode: Inode) -> list[Gone]:
         """Within a transaction: remove an inode and, if a directory, all below it. Returns the
         inode, then those."""
-        below: list[Gone] = []
+        found = [inode]
+        for one in found:  # it grows meanwhile: each directory before what is in it
+            if one.is_dir:
+                below = self._db.all("SELECT ino FROM dentries WHERE parent = ?", (one.ino,))
+                found += filter(None, (self._rows.find(ino) for (ino,) in below))
+        gone: list[Gone] = []
+        for one in reversed(found):
+            name = self.name_of(one.ino, one.parent)
+            if name is not None:
+                self.used_bytes -= one.size
+                lost = self._lose(one, name)
+                gone.append(lost if one is inode else lost._replace(parent=None))
         if inode.is_dir:
-            for (ino,) in self._db.all("SELECT ino FROM dentries WHERE parent = ?", (inode.ino,)):
-                child = self._rows.find(ino)
-                if child is not None:
-                    below += (gone._replace(parent=None) for gone in self._vanish(child))
             self._paths_changed()
-        name = self.name_of(inode.ino, inode.parent)
-        if name is None:
-            return below
-        self.used_bytes -= inode.size
-        return [self._lose(inode, name), *below]
+        return gone[::-1]
 
     def _lose(self, inode: Inode, name: str) -> Gone:
         """The inode loses its name, and its row unless somebody has it open; who works in a
@@ -49,8 +52,10 @@ class Partings(Changes):
     def _part(self, old: Inode, name: str, values: dict[str, Any]) -> Gone:
         """Within a transaction: the name gets another inode, like the old one but for these
         columns."""
-        gone = self._lose(old, name)
         new = old._replace(ino=self._new_ino(), stage=None, **values)
+        if new.flags & Mark.XATTRS:
+            self._copy_xattrs(old.ino, new.ino)
+        gone = self._lose(old, name)
         self._rows.add(new, name)
         self.used_bytes += new.size - old.size
         return gone
@@ -67,14 +72,16 @@ class Partings(Changes):
                 old = {"nlink": 0, "origin": None, "stage": None, "lost": lost}
                 self._rows.set(inode.ino, old)
                 self._rows.add(new, name)
-                self._db.execute(
-                    "INSERT INTO xattrs SELECT ?, name, value FROM xattrs WHERE ino = ?",
-                    (new.ino, inode.ino),
-                )
+                self._copy_xattrs(inode.ino, new.ino)
         except BaseException:
             self._rolled_back()
             raise
         return new
+
+    def _copy_xattrs(self, source: int, target: int) -> None:
+        self._db.execute(
+            "INSERT INTO xattrs SELECT ?, name, value FROM xattrs WHERE ino = ?", (target, source)
+        )
 
     async def superseded(
         self, inode: Inode, key: str, etag: str | None, *, clear: int = 0, **values: Any
@@ -82,6 +89,8 @@ class Partings(Changes):
         """The object ``key`` that an inode's content was is the version ``etag`` by now, None if it
         is gone. Returns what lost its name by that; ``clear`` and ``values`` as for :meth:`update`.
         """
+        if clear & Mark.ATTRS_KNOWN:
+            clear |= Mark.XATTRS
         try:
             with self._db.transaction():
                 name = self.name_of(inode.ino, inode.parent)
@@ -93,6 +102,8 @@ class Partings(Changes):
                     values |= {"etag": etag, "flags": inode.flags & ~clear}
                     gone = [self._part(inode, name, values)]
                 else:
+                    if clear & Mark.XATTRS:
+                        self._db.execute("DELETE FROM xattrs WHERE ino = ?", (inode.ino,))
                     self._update(inode.ino, values | {"etag": etag, "stage": None}, 0, clear)
                 self._found_out(key, etag or "")
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
 from csi_slayer.catalog.inode import Inode
@@ -19,6 +20,10 @@ class Uses(Protocol):
     def is_settled(self, inode: Inode) -> bool:
         """Whether its staged copy is what the store has of it, and nobody changes it."""
 
+    def changing(self) -> Collection[int]:
+        """Inodes that somebody is about to change: what others do to their objects is for the
+        upload to find out."""
+
 
 class Unused:
     """Of a catalog without a file system: nobody has anything."""
@@ -31,6 +36,9 @@ class Unused:
 
     def is_settled(self, inode: Inode) -> bool:
         return False
+
+    def changing(self) -> Collection[int]:
+        return ()
 
 
 class Gone(NamedTuple):

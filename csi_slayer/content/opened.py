@@ -99,6 +99,8 @@ class OpenInodes:
 
     def __init__(self) -> None:
         self._inodes: dict[int, OpenInode] = {}
+        self.changing: set[int] = set()
+        """Inodes that are being made fit for writing."""
         self.mappable: set[int] = set()
         """Inodes whose staged copies somebody may have mapped, see
         :mod:`csi_slayer.content.mapped`, be they open or not."""

@@ -39,8 +39,11 @@ class Rest:
         above 0 if it is not."""
         if not self.is_kept:
             return 0.0
-        now = time.time_ns()
-        return min(
-            WRITEBACK_REST - (now - self._catalog.changed_ns) / 1e9,
-            WRITEBACK_REST_MAX - (now - since_ns) / 1e9,
-        )
+        quiet, waited = _age(self._catalog.changed_ns), _age(since_ns)
+        return min(WRITEBACK_REST - quiet, WRITEBACK_REST_MAX - waited)
+
+
+def _age(then_ns: int) -> float:
+    """Seconds since then; very many if a clock that was ahead has dated it."""
+    age = (time.time_ns() - then_ns) / 1e9
+    return age if age > -WRITEBACK_REST_MAX else float("inf")

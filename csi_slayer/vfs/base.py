@@ -6,7 +6,7 @@ import errno
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -148,6 +148,9 @@ class Base:
     def is_settled(self, inode: Inode) -> bool:
         return self.content.is_settled(inode)
 
+    def changing(self) -> Collection[int]:
+        return self.opened.changing
+
     @property
     def _opens_unseen(self) -> bool:
         """Whether the kernel opens files without telling us: anybody may have any file open."""
@@ -159,7 +162,7 @@ class Base:
             self._kernel.invalidate_entry(gone.parent, gone.name.encode())
             self._kernel.invalidate_inode(gone.parent)
         if gone.kept:
-            if not self.unlinked_while_open(inode.ino):
+            if not self.unlinked_while_open(inode.ino) or self._opens_unseen:
                 self._keep(inode.ino)
             return
         self.note_removed(inode)
@@ -209,6 +212,7 @@ class Base:
             inode = await self.catalog.get(record.ino)
             if writable:
                 self._check_not_lost(inode)
+                self.opened.changing.add(record.ino)
             try:
                 return await call(inode)
             except Apart:
@@ -216,8 +220,11 @@ class Base:
             except OTHER_VERSION as error:
                 if again:
                     raise
-                await self.learn_anew(inode, error)
-                await self.check_named(inode)
+                other = error
+            finally:
+                self.opened.changing.discard(record.ino)
+            await self.learn_anew(inode, other)
+            await self.check_named(inode)
         raise AssertionError
 
     async def check_named(self, before: Inode) -> None:
@@ -228,8 +235,9 @@ class Base:
 
     @staticmethod
     def _check_not_lost(inode: Inode) -> None:
-        """What would be changed of a version that others have replaced would be nowhere. The kernel
-        may still have had the name for it. Raises NameMoved."""
+        """The kernel may still have had the name for a version that others have replaced: what would
+        be changed of that would be nowhere, and who opens the name wants the other. Raises
+        NameMoved."""
         if inode.lost is not None:
             raise NameMoved()
 

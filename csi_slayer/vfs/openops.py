@@ -37,7 +37,9 @@ class OpenOps(NameOps):
         writable = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
         if writable:
             self.check_writable()
-        inode = await self._fresh(await self.catalog.get(ino))
+        inode = await self.catalog.get(ino)
+        self._check_not_lost(inode)
+        inode = await self._fresh(inode)
         if not inode.is_file:
             raise FsError(errno.EISDIR if inode.is_dir else errno.ENXIO)
         if writable:
@@ -133,7 +135,7 @@ class OpenOps(NameOps):
         assert file is not None
         mode = self._mode(record, inode, flags)
         if mode == IoMode.PASSTHROUGH and record.backing_id == 0:
-            mode = self._backed(record, file, flags)
+            mode = self._backed(record, file)
         if mode in (IoMode.PASSTHROUGH, IoMode.CACHED):
             record.mode = mode
         version = version_of(file.source.etag) if isinstance(file, CleanFile) else 0
@@ -148,7 +150,7 @@ class OpenOps(NameOps):
         self.events.opened(mode == IoMode.PASSTHROUGH)
         return handle
 
-    def _backed(self, record: OpenInode, file: File, flags: int) -> IoMode:
+    def _backed(self, record: OpenInode, file: File) -> IoMode:
         """Register the file with the kernel; if it does not take it, the worker serves it."""
         fd = file.whole_fd
         assert fd is not None
@@ -156,28 +158,21 @@ class OpenOps(NameOps):
             record.backing_id = self.kernel.backing_open(fd)
         except FsError as error:
             log.info("the kernel takes no backing file", reason=str(error))
-            return self._served(flags)
+            return IoMode.CACHED
         record.backing_file = local_file(fd)
         return IoMode.PASSTHROUGH
 
     def _mode(self, record: OpenInode, inode: Inode, flags: int) -> IoMode:
         assert record.file is not None
         if record.mode == IoMode.CACHED:
-            return self._served(flags)
+            return IoMode.CACHED
         fd = record.file.whole_fd
         past_us = self.kernel.passthrough and self._may_write_past_us(inode, flags)
         if record.mode == IoMode.PASSTHROUGH:
             # The kernel takes one backing file per inode; what differs from it goes past its cache.
             same = past_us and record.is_backed_by(fd)
             return IoMode.PASSTHROUGH if same else IoMode.DIRECT
-        return IoMode.PASSTHROUGH if fd is not None and past_us else self._served(flags)
-
-    @staticmethod
-    def _served(flags: int) -> IoMode:
-        """How the worker serves an open. The kernel keeps no pages of what is only appended to:
-        where it believes the end to be another than it is, they would be in the wrong place."""
-        only_appends = flags & (os.O_ACCMODE | os.O_APPEND) == os.O_WRONLY | os.O_APPEND
-        return IoMode.DIRECT if only_appends else IoMode.CACHED
+        return IoMode.PASSTHROUGH if fd is not None and past_us else IoMode.CACHED
 
     def _may_write_past_us(self, inode: Inode, flags: int) -> bool:
         quota = self.live.quota

@@ -452,7 +452,9 @@ class MemFs:
         data = os.pread(self._fd(ino), size, offset)
         return memoryview(data) if self.behaviour.reads == "view" else data
 
-    async def write(self, req: Request, ino: int, fh: int, offset: int, data: memoryview) -> int:
+    async def write(
+        self, req: Request, ino: int, fh: int, offset: int, data: memoryview, append: bool = False
+    ) -> int:
         await self._enter("write", req)
         await self._hold(ino)
         if self.behaviour.slow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import stat
 from collections.abc import Callable, Sequence
 from typing import Final, cast
@@ -54,7 +55,8 @@ class Adapter(Requests, pyfuse3.Operations):
     def _opened(self, ino: int, opened: Opened, flags: int = 0) -> FileHandleT:
         self._last += 1
         self._open[self._last] = ino, opened.fh
-        if appends(flags):
+        if appends(flags) and flags & os.O_ACCMODE == os.O_WRONLY:
+            # Nothing that is mapped: what the kernel writes back of that looks the same here.
             self._appending.add(self._last)
         return FileHandleT(self._last)
 
