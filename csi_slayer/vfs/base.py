@@ -235,9 +235,8 @@ class Base:
 
     @staticmethod
     def _check_not_lost(inode: Inode) -> None:
-        """The kernel may still have had the name for a version that others have replaced: what would
-        be changed of that would be nowhere, and who opens the name wants the other. Raises
-        NameMoved."""
+        """The kernel may still have had the name for a version that others have replaced: changes
+        of that would be nowhere, and who opens the name wants the other. Raises NameMoved."""
         if inode.lost is not None:
             raise NameMoved()
 

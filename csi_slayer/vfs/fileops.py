@@ -144,7 +144,7 @@ class FileOps(OpenOps):
     ) -> int:
         file = self._writable_file(ino)
         if append and offset != file.size:
-            offset = self._end_of(req, ino, file, offset, len(data))
+            offset = self._end_of(req, ino, file, data)
         if self.live.quota is not None:
             inode = await self.catalog.get(ino)
             end = offset + len(data)
@@ -158,14 +158,19 @@ class FileOps(OpenOps):
         return written
 
     def _end_of(
-        self, req: Request, ino: int, file: StagedFile | OverlayFile, offset: int, length: int
+        self, req: Request, ino: int, file: StagedFile | OverlayFile, data: memoryview
     ) -> int:
-        """Where an append goes whose ``offset`` is not the end. The kernel has the size of before
-        others changed the object; nothing makes it ask again before it appends."""
-        if req.resent and offset + length == file.size:
-            return offset  # it was done before
+        """Where an append goes for which the kernel believes the end to be elsewhere: it has the
+        size of before others changed the object, and nothing makes it ask again before it appends.
+        """
+        end = file.size
+        if req.resent:
+            start = max(0, end - len(data))
+            with os_errors():
+                if os.pread(file.fd, len(data), start) == data:
+                    return start  # it was done before
         self._content_changed(ino)
-        return file.size
+        return end
 
     def _writable_file(self, ino: int) -> StagedFile | OverlayFile:
         record = self.opened.get(ino)
