@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import stat
@@ -16,7 +17,7 @@ from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile, discarding
 from csi_slayer.errors import FsError, SlayerError
 from csi_slayer.vfs import names
-from csi_slayer.vfs.base import version_of
+from csi_slayer.vfs.base import NameMoved, version_of
 from csi_slayer.vfs.handles import Handle
 from csi_slayer.vfs.marks import Marks
 from csi_slayer.vfs.nameops import NameOps
@@ -28,8 +29,14 @@ QUOTA_SLACK = 1 << 30
 """A volume with a quota lets the kernel write past us only while this many bytes are free."""
 
 
+LOOK_UPS, LOOK_UP_SECONDS = 1024, 1.0
+"""Files whose names the kernel is looking up again, at most, and for how long that is expected."""
+
+
 class OpenOps(NameOps):
     """See :class:`csi_slayer.vfs.operations.Operations`."""
+
+    _looked_up: dict[int, float]
 
     async def open(self, req: Request, ino: int, flags: int) -> Opened:
         if req.resent and (handle := self.handles.by_request(req.unique)) is not None:
@@ -42,6 +49,8 @@ class OpenOps(NameOps):
         inode = await self._fresh(inode)
         if not inode.is_file:
             raise FsError(errno.EISDIR if inode.is_dir else errno.ENXIO)
+        if flags & os.O_APPEND:
+            await self._tell_the_end(ino)
         if writable:
             await self.known(inode)
         record = self.opened.use(ino)
@@ -55,6 +64,21 @@ class OpenOps(NameOps):
         except BaseException:
             await self._drop(record)
             raise
+
+    async def _tell_the_end(self, ino: int) -> None:
+        """An append goes to where the kernel believes the file to end. After others have changed
+        it only a look-up of its name tells that: raises NameMoved, once, unless the kernel appends
+        to the local file by itself."""
+        if self.kernel.passthrough or ino not in self._stale_pages:
+            return
+        now = asyncio.get_running_loop().time()
+        if now < self._looked_up.pop(ino, 0.0) + LOOK_UP_SECONDS:
+            return
+        if len(self._looked_up) >= LOOK_UPS:
+            self._looked_up.pop(next(iter(self._looked_up)))
+        self._looked_up[ino] = now
+        await self.kernel.renew(ino)
+        raise NameMoved()
 
     async def _fresh(self, inode: Inode) -> Inode:
         record = self.opened.get(inode.ino)

@@ -26,6 +26,9 @@ class StalePages:
         """The kernel has nothing of it any more."""
         self._inodes.discard(ino)
 
+    def __contains__(self, ino: int) -> bool:
+        return ino in self._inodes
+
     def take(self, ino: int) -> bool:
         """Whether the open that is being answered must have its pages dropped."""
         stale = ino in self._inodes
