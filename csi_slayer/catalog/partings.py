@@ -14,7 +14,7 @@ from csi_slayer.catalog.uses import Gone, Unused, Uses
 
 
 class Partings(Changes):
-    """None of these touches the store, but for copies that the catalog alone knows of."""
+    """None of these touches the store."""
 
     uses: Uses = Unused()
 
