@@ -221,6 +221,7 @@ class Reconciler:
     async def _process(self, row: Pending, forced: bool) -> None:
         """Do what the key needs. Whatever waits is followed by a new look: names may have moved
         meanwhile. Between the last look and the request to the store nothing suspends."""
+        obstructed = False
         for _ in range(LOOKS):
             now = await self._catalog.pending(row.key)
             if now is None:
@@ -236,7 +237,9 @@ class Reconciler:
                         return
                 except KeyObstructed:
                     if not await self._make_way(row.key):
-                        raise
+                        if obstructed:
+                            raise
+                        obstructed = True  # our last deletion may have ended in between
             elif not await self._unblock(row.key, blocker, owned=inode is not None):
                 return
         raise StoreUnavailable(f"{row.key!r} is being renamed faster than the store follows")

@@ -310,3 +310,21 @@ def test_what_is_noted_because_others_deleted_what_moves_is_carried_out(volume: 
     assert volume.run(volume.catalog.pendings("", 99)) == []
     assert "e/sub/" in volume.bucket.objects
     volume.stop()
+
+
+def test_what_was_in_the_way_has_gone_by_the_time_it_is_looked_for(
+    tree: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deletion of our own, of which nothing is pending any more."""
+    tree.run(tree.fs.readdir(tree.request(), ROOT, 0, 0, 10, False))
+    tree.bucket.objects["a/x"] = Blob(b"in the way", '"x"', 10**18, {})
+    make_way = Reconciler._make_way
+
+    async def made(self: Reconciler, key: str) -> bool:
+        tree.bucket.objects.pop("a/x", None)
+        return await make_way(self, key)
+
+    monkeypatch.setattr(Reconciler, "_make_way", made)
+    put(tree, b"a", b"new")
+    tree.stop()
+    assert tree.objects() == {"a": b"new"}
