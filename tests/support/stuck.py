@@ -70,8 +70,8 @@ class Slow:
         return program
 
     def read(self, path: Path) -> tuple[subprocess.Popen[bytes], bytes]:
-        """A program whose read of a file waits for the store, and somebody who finds that the file
-        is another one now, so that the pages are to go; returns the program and the new bytes."""
+        """A program whose read of a file waits for the store, while somebody finds that the file
+        is another one now; returns the program and the new bytes."""
         self.put(path.name, bytes(SIZE))
         assert path.stat().st_size == SIZE
         hole = self.proxy.inject(Blackhole(), kind="GetObject", path=f"/{path.name}")
@@ -79,8 +79,23 @@ class Slow:
         wait_for(lambda: hole.hits, what="the read")
         new = os.urandom(SIZE)
         self.put(path.name, new)
-        self.run(STAT, path)
+        self.run(STAT, path).wait(30)
         return reader, new
+
+    def lock(self, directory: Path) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]:
+        """A program that removes a directory below this one, of which the store is asked, and so
+        holds its lock in the kernel; and one that finds a name in it gone, so that the kernel's is
+        to go. ``directory`` is to be made in the bucket's root; its names are known at once."""
+        self.put(f"{directory.name}/gone", b"x")
+        self.put(f"{directory.name}/sub/", b"")
+        assert sorted(os.listdir(directory)) == ["gone", "sub"]
+        assert (directory / "gone").stat().st_size == 1
+        assert (directory / "sub").is_dir()
+        hole = self.proxy.inject(Blackhole(), path=f"prefix={directory.name}(%2F|/)sub")
+        remover = self.run(RMDIR, directory / "sub")
+        wait_for(lambda: hole.hits, what="the removal")
+        self.server.admin.delete(self.bucket, f"{directory.name}/gone")
+        return remover, self.run(STAT, directory / "gone")
 
 
 def waits_for_ever(pid: int) -> bool:

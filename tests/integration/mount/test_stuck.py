@@ -16,9 +16,7 @@ from tests.support.mounts import TestMount, wait_for
 from tests.support.servers import S3Server
 from tests.support.stuck import (
     EMPTY,
-    RMDIR,
     SIZE,
-    STAT,
     WRITE,
     Slow,
     died,
@@ -74,10 +72,13 @@ def kill_stuck(mount: TestMount, slow: Slow) -> int:
     return pid
 
 
-def test_pages_of_a_read_under_way(slow: Slow, volume: TestMount, engine: str) -> None:
+def test_a_read_under_way_of_what_was_replaced(slow: Slow, volume: TestMount, engine: str) -> None:
     mount = mounted(volume, ENGINES[engine])
     reader, new = slow.read(mount.root / "file")
-    pid = kill_stuck(mount, slow)
+    pid = mount.kill_worker()
+    slow.proxy.heal()
+    mount.wait_for_successor(pid)
+    mount.wait_idle()
     out, err = reader.communicate(timeout=30)
     # It opened the version before, of which nothing was here.
     assert out == b"", "bytes of a version that was not opened"
@@ -89,18 +90,9 @@ def test_pages_of_a_read_under_way(slow: Slow, volume: TestMount, engine: str) -
 def test_a_name_in_a_directory_that_is_being_changed(
     slow: Slow, volume: TestMount, engine: str
 ) -> None:
-    slow.put("dir/gone", b"x")
-    slow.put("dir/sub/", b"")
     mount = mounted(volume, ENGINES[engine])
     directory = mount.root / "dir"
-    assert sorted(os.listdir(directory)) == ["gone", "sub"]
-    assert (directory / "gone").stat().st_size == 1
-    assert (directory / "sub").is_dir()
-    hole = slow.proxy.inject(Blackhole(), path="prefix=dir%2Fsub|prefix=dir/sub")
-    remover = slow.run(RMDIR, directory / "sub")
-    wait_for(lambda: hole.hits, what="the removal")
-    slow.server.admin.delete(slow.bucket, "dir/gone")
-    looker = slow.run(STAT, directory / "gone")
+    remover, looker = slow.lock(directory)
     pid = kill_stuck(mount, slow)
     _, err = looker.communicate(timeout=30)
     assert b"FileNotFoundError" in err or died(err)
@@ -166,10 +158,10 @@ def test_a_kernel_that_does_not_resend(slow: Slow, volume: TestMount) -> None:
     """What was under way waits on, and nothing else with it."""
     slow.put("other", b"other")
     mount = mounted(volume, MODES["none"])
-    reader, _ = slow.read(mount.root / "file")
+    remover, _looker = slow.lock(mount.root / "dir")
     pid = kill_stuck(mount, slow)
     assert (mount.root / "other").read_bytes() == b"other"
-    assert reader.poll() is None
+    assert remover.poll() is None
     mount.umount("--force")
-    reader.communicate(timeout=30)
+    remover.communicate(timeout=30)
     wait_for(lambda: ended(pid), what="the end of all that was left")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.integration.node.loads import s3_store
@@ -26,7 +28,7 @@ def test_what_is_left_of_a_killed_worker_holds_nobody_up(
             store=s3_store(versitygw, endpoint=slow.proxy.endpoint),
             fuse={"disable": disabled},
         )
-        reader, new = slow.read(path / "file")
+        remover, looker = slow.lock(path / "dir")
         (pid,) = node.workers()
         wait_for(lambda: waits_for_ever(pid), what="an invalidation that waits")
         node.kill_workers()
@@ -34,8 +36,8 @@ def test_what_is_left_of_a_killed_worker_holds_nobody_up(
         if not alone:
             node.kill()
             node.start()
-        out, err = reader.communicate(timeout=30)
-        assert out == b"" and b"Stale file handle" in err
-        assert (path / "file").read_bytes() == new
+        assert b"FileNotFoundError" in looker.communicate(timeout=30)[1]
+        assert remover.communicate(timeout=30) == (b"", b"")
+        assert os.listdir(path / "dir") == []
         wait_for(lambda: ended(pid), what="the end of all that was left")
         node.unpublish("volume", "pod")
