@@ -55,8 +55,7 @@ class Changes(Pendings):
     def _new_ino(self) -> int:
         """An inode number never used before in this catalog."""
         if self._next_ino == self._last_ino:
-            row = self._db.one("SELECT value FROM meta WHERE name = 'next_ino'")
-            self._next_ino = ROOT + 1 if row is None else int(row[0])
+            self._next_ino = self.next_ino
             self._last_ino = self._next_ino + _INO_STEP
             self._db.execute(
                 "INSERT OR REPLACE INTO meta VALUES ('next_ino', ?)", (self._last_ino,)

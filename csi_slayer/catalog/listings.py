@@ -216,11 +216,9 @@ class Listings(Outcomes):
             "flags": old.flags & ~(Mark.ATTRS_KNOWN | Mark.ATTRS_DIRTY | Mark.XATTRS),
             "checked_ns": since_ns,
         }
-        if old.stage is not None or (old.is_file and self.uses.is_read(old.ino)):
-            merged.gone.append(self._part(old, item.name, values))
-        else:
-            self._db.execute("DELETE FROM xattrs WHERE ino = ?", (old.ino,))  # that version's
-            self._update(old.ino, values)
+        gone = self._becomes(old, item.name, values)
+        merged.gone.extend(gone)
+        if not gone:
             merged.changed.append(old.ino)
 
     async def sweep(self, parent: int, since_ns: int, *, large: bool) -> list[Gone]:

@@ -49,62 +49,63 @@ class Partings(Changes):
             self._drop(inode.ino)
         return Gone(inode.parent, name, inode, kept)
 
-    def _part(self, old: Inode, name: str, values: dict[str, Any]) -> Gone:
-        """Within a transaction: the name gets another inode, like the old one but for these
-        columns."""
-        new = old._replace(ino=self._new_ino(), stage=None, **values)
+    def _part(self, old: Inode, name: str, values: dict[str, Any]) -> tuple[Gone, Inode]:
+        """Within a transaction: the name gets another inode, which is returned, too: like the old
+        one but for these columns and its staged copy."""
+        new = old._replace(**{"ino": self._new_ino(), "stage": None, **values})
         if new.flags & Mark.XATTRS:
-            self._copy_xattrs(old.ino, new.ino)
+            self._db.execute(
+                "INSERT INTO xattrs SELECT ?, name, value FROM xattrs WHERE ino = ?",
+                (new.ino, old.ino),
+            )
         gone = self._lose(old, name)
         self._rows.add(new, name)
         self.used_bytes += new.size - old.size
-        return gone
+        return gone, new
 
-    async def split(self, inode: Inode, name: str) -> Inode:
+    def _becomes(self, old: Inode, name: str | None, values: dict[str, Any]) -> list[Gone]:
+        """Within a transaction: a file has these columns from now on, which are another version's;
+        or, if its own have to stay, another inode has the name and them."""
+        if name is not None and (
+            old.stage is not None or (old.is_file and self.uses.is_read(old.ino))
+        ):
+            return [self._part(old, name, values)[0]]
+        if not values["flags"] & Mark.XATTRS:
+            self._db.execute("DELETE FROM xattrs WHERE ino = ?", (old.ino,))  # that version's
+        self._update(old.ino, values)
+        return []
+
+    async def split(self, inode: Inode, name: str) -> tuple[Gone, Inode]:
         """Give the name of a file that is open to a new inode, which is returned and is like it in
         all; the old one stays without a staged copy, and of its object only what is cached is sure
         to be there."""
-        lost = inode.origin or self.path_now(inode.ino)
         try:
             with self._db.transaction():
-                new = inode._replace(ino=self._new_ino())
-                self._rows.unname(inode.parent, name)
-                old = {"nlink": 0, "origin": None, "stage": None, "lost": lost}
-                self._rows.set(inode.ino, old)
-                self._rows.add(new, name)
-                self._copy_xattrs(inode.ino, new.ino)
+                parted = self._part(inode, name, {"stage": inode.stage})
+                self._rows.set(inode.ino, {"stage": None})
         except BaseException:
             self._rolled_back()
             raise
-        return new
-
-    def _copy_xattrs(self, source: int, target: int) -> None:
-        self._db.execute(
-            "INSERT INTO xattrs SELECT ?, name, value FROM xattrs WHERE ino = ?", (target, source)
-        )
+        return parted
 
     async def superseded(
         self, inode: Inode, key: str, etag: str | None, *, clear: int = 0, **values: Any
     ) -> list[Gone]:
         """The object ``key`` that an inode's content was is the version ``etag`` by now, None if it
-        is gone. Returns what lost its name by that; ``clear`` and ``values`` as for :meth:`update`.
-        """
-        if clear & Mark.ATTRS_KNOWN:
-            clear |= Mark.XATTRS
+        is gone; its staged copy, if it had one, is no more. Returns what lost its name by that;
+        ``clear`` and ``values`` as for :meth:`update`."""
         try:
             with self._db.transaction():
-                name = self.name_of(inode.ino, inode.parent)
-                gone: list[Gone] = []
+                if inode.stage is not None:
+                    self._rows.set(inode.ino, {"stage": None, "stamp": None})
+                    inode = inode._replace(stage=None, stamp=None)
                 if etag is None:
                     gone = self._vanish(inode)
                     self._keep_directory(inode.parent)
-                elif name is not None and self.uses.is_read(inode.ino):
-                    values |= {"etag": etag, "flags": inode.flags & ~clear}
-                    gone = [self._part(inode, name, values)]
                 else:
-                    if clear & Mark.XATTRS:
-                        self._db.execute("DELETE FROM xattrs WHERE ino = ?", (inode.ino,))
-                    self._update(inode.ino, values | {"etag": etag, "stage": None}, 0, clear)
+                    name = self.name_of(inode.ino, inode.parent)
+                    values |= {"etag": etag, "flags": inode.flags & ~clear}
+                    gone = self._becomes(inode, name, values)
                 self._found_out(key, etag or "")
         except BaseException:
             self._rolled_back()

@@ -183,7 +183,7 @@ class Pendings(Reads):
     def _going_since(self, directory: str, since_ns: int) -> bool:
         """Whether objects below a directory (with its slash) wait for their deletion, or were
         deleted after that time: the store may show a directory only for them."""
-        if since_ns <= self._deleted_below.get(directory, 0) <= time.time_ns():
+        if self._is_since(self._deleted_below.get(directory, 0), since_ns):
             return True
         below = self._db.one(
             "SELECT 1 FROM pending WHERE key >= ? AND key < ? LIMIT 1",
@@ -193,7 +193,12 @@ class Pendings(Reads):
 
     def _deleted_since(self, key: str, since_ns: int) -> bool:
         """Whether we deleted the object after that time: a listing begun then may still show it."""
-        return since_ns <= self._deleted.get(key, 0) <= time.time_ns()
+        return self._is_since(self._deleted.get(key, 0), since_ns)
+
+    @staticmethod
+    def _is_since(then_ns: int, since_ns: int) -> bool:
+        """Not what a clock that was ahead has dated: that counts as old."""
+        return since_ns <= then_ns <= time.time_ns()
 
     async def upload_began(self, upload_id: str, key: str) -> None:
         with self._db.transaction():

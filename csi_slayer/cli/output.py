@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -61,8 +61,7 @@ def warn_of_exposed_secrets(path: Path | None) -> None:
 def warn_of_little_room(directory: Path, min_free: int) -> None:
     """One line on standard error where the cache's file system has so little room that no new file
     can be made in the mount: less than half of ``min_free`` bytes."""
-    state = os.statvfs(directory)
-    free = state.f_bavail * state.f_frsize
+    free = shutil.disk_usage(directory).free
     if free < min_free // 2:
         print(
             f"csi-slayer: warning: {directory} has {size(free)} free, and cache.min_free is"

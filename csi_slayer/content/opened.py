@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import enum
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.overlay import OverlayFile
@@ -106,7 +106,7 @@ class OpenInodes:
         :mod:`csi_slayer.content.mapped`, be they open or not."""
         self.patient = Patient()
         """For what waits until programs have written into the files."""
-        self.let_go: Callable[[OpenInode], Awaitable[None]] = self._close
+        self.let_go: Callable[[OpenInode], Coroutine[Any, Any, None]] = self._close
         """One user less; gives back what the last one leaves. The VFS puts its own here, which
         also tells the kernel."""
 

@@ -85,11 +85,10 @@ class Races:
             )  # fmt: skip
         log.error("conflict", key=row.key, kept_at=str(kept), expected=row.expect,
                   found=found.etag if found is not None else None, reason=str(error))  # fmt: skip
-        self._changed(inode.ino)
         if found is None:
-            await self._catalog.update(inode.ino, stage=None, stamp=None)
-            await self._superseded(inode._replace(stage=None), row.key, None)
+            await self._superseded(inode, row.key, None)
             return
+        self._changed(inode.ino)
         await self._catalog.stored(
             inode.ino,
             row,
@@ -133,7 +132,7 @@ class Races:
             raise error
         if inode.stage is not None:
             self._staging.remove(inode.stage)
-        await self._superseded(inode._replace(stage=None), key, found)
+        await self._superseded(inode, key, found)
 
     async def _superseded(self, inode: Inode, key: str, found: ObjectInfo | None) -> None:
         """What is at the key now is the file, or nothing is; suspends nowhere."""
@@ -141,7 +140,7 @@ class Races:
             changes = await self._catalog.superseded(inode, key, None)
         else:
             # Attributes that are set here and not yet there are still to be written.
-            known = Mark.NONE if inode.flags & Mark.ATTRS_DIRTY else Mark.ATTRS_KNOWN
+            known = Mark.NONE if inode.flags & Mark.ATTRS_DIRTY else Mark.ATTRS_KNOWN | Mark.XATTRS
             changes = await self._catalog.superseded(
                 inode, key, found.etag, clear=Mark.OVERLAY | known,
                 size=found.size, mtime_ns=found.mtime_ns, stamp=None,

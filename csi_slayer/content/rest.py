@@ -27,8 +27,8 @@ class Rest:
         return self._options.live.durability == "writeback" and not self.over
 
     def first(self) -> float:
-        """Seconds after which what is changed now is looked at."""
-        return WRITEBACK_REST if self.is_kept else 0.0
+        """Seconds after which what is changed now is looked at, if it is left alone."""
+        return WRITEBACK_REST
 
     def look(self, soonest: float) -> float:
         """When to look at the keys again of which one is due in ``soonest`` seconds."""

@@ -176,10 +176,7 @@ class Base:
         record.unlinked = True
         if len(self._kept) > NAMELESS_KEPT:
             _ino, oldest = self._kept.popitem(last=False)
-            self.spawn(self._let_go(oldest))
-
-    async def _let_go(self, record: OpenInode) -> None:
-        await self.opened.let_go(record)
+            self.spawn(self.opened.let_go(oldest))
 
     async def part(self, record: OpenInode, *, writable: bool) -> None:
         """Let go of an older version, before somebody opens the inode or cuts it. If handles are
@@ -255,10 +252,10 @@ class Base:
         inode = await self.catalog.get(record.ino)
         name = self.catalog.name_of(inode.ino, inode.parent)
         if name is not None:
-            new = await self.catalog.split(inode, name)
+            gone, new = await self.catalog.split(inode, name)
             if inode.ino in self.opened.mappable:
                 self.opened.mappable.add(new.ino)
-            self._name_gone(Gone(inode.parent, name, inode, kept=True))
+            self._name_gone(gone)
         return NameMoved()
 
     def unlinked_while_open(self, ino: int) -> bool:

@@ -55,7 +55,7 @@ class NameOps(Base):
         self.removed.pop(ino, None)
         self._stale_pages.forgotten(ino)
         if (record := self._kept.pop(ino, None)) is not None:
-            self.spawn(self._let_go(record))
+            self.spawn(self.opened.let_go(record))
 
     async def _free_name(self, parent: int, name: bytes) -> tuple[Inode, str]:
         """A directory and a name in it at which something new may be made. Raises EEXIST and
