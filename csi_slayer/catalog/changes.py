@@ -37,12 +37,14 @@ class Changes(Pendings):
     """The writing half of the catalog."""
 
     used_bytes: int
+    _used_before: int
     _next_ino: int
     _last_ino: int
     _recent: deque[int]
 
     def _start(self) -> None:
-        self.used_bytes = self.used_now()
+        self.used_bytes = self._used_before = self.used_now()
+        self._db.begun = self._begun
         self._next_ino = self._last_ino = 0
         self._recent = deque()
 
@@ -63,9 +65,13 @@ class Changes(Pendings):
         self._next_ino += 1
         return self._next_ino - 1
 
-    def _rolled_back(self) -> None:
-        """A transaction failed: the numbers it reserved may not be on disk."""
-        self._next_ino = self._last_ino = 0
+    def _begun(self) -> None:
+        self._used_before = self.used_bytes
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._next_ino = self._last_ino = 0  # the numbers it reserved may not be on disk
+        self.used_bytes = self._used_before
 
     def _complete(self, request: int | None, ino: int) -> None:
         if request is None:
@@ -113,39 +119,35 @@ class Changes(Pendings):
         flags = Mark.ATTRS_KNOWN | Mark.ATTRS_DIRTY
         if directory:
             flags |= Mark.MARKER | Mark.LISTED
-        try:
-            with self._db.transaction():
-                ino = self._new_ino()
-                inode = Inode(
-                    ino,
-                    parent,
-                    mode,
-                    2 if directory else 1,
-                    uid,
-                    gid,
-                    rdev,
-                    size,
-                    now,
-                    now,
-                    now,
-                    None,
-                    None,
-                    stage,
-                    None,
-                    target,
-                    int(flags),
-                    now,
-                    now if directory else 0,
-                    ino,
-                    None,
-                )
-                self._rows.add(inode, name)
-                self._pend(self._key(parent, name, directory=directory), "")
-                self._touch(parent, now)
-                self._complete(request, inode.ino)
-        except BaseException:
-            self._rolled_back()
-            raise
+        with self._db.transaction():
+            ino = self._new_ino()
+            inode = Inode(
+                ino,
+                parent,
+                mode,
+                2 if directory else 1,
+                uid,
+                gid,
+                rdev,
+                size,
+                now,
+                now,
+                now,
+                None,
+                None,
+                stage,
+                None,
+                target,
+                int(flags),
+                now,
+                now if directory else 0,
+                ino,
+                None,
+            )
+            self._rows.add(inode, name)
+            self._pend(self._key(parent, name, directory=directory), "")
+            self._touch(parent, now)
+            self._complete(request, inode.ino)
         self.used_bytes += size
         return inode
 

@@ -44,6 +44,8 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.begun: Callable[[], None] = lambda: None
+        """Called at the beginning of each transaction."""
         self.rolled_back: Callable[[], None] = lambda: None
         """Called after each rollback: what was remembered of the table may not be true."""
         self._transaction = Transaction(self)
@@ -150,6 +152,7 @@ class Database:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             raise self._translated(error, "catalog change failed") from error
+        self.begun()
 
     def commit(self) -> None:
         try:

@@ -55,47 +55,43 @@ class Listings(Outcomes):
         if path is None:
             return merged
         base = path + "/" if path else ""
-        try:
-            with self._db.transaction():
-                known = self._known(parent, [item.name for item in found])
-                pending = self._pending_of(base, found)
-                inserts: list[tuple[Inode, str]] = []
-                seen: list[tuple[int, int]] = []
-                dated: list[tuple[int, int]] = []
-                for item in found:
-                    key = base + item.name + ("/" if stat.S_ISDIR(item.mode) else "")
-                    row = known.get(item.name)
-                    if row is not None and since_ns < row.checked_ns <= now_ns:
-                        continue  # newer knowledge
-                    if item.name in pending or self._deleted_since(key, since_ns):
-                        # What is changed here wins, but the name was seen.
-                        if row is not None:
-                            seen.append((since_ns, row.ino))
-                    elif row is None:
-                        if key.endswith("/") and self._going_since(key, since_ns):
-                            continue  # removed here; the store still has some of what was in it
-                        inserts.append((self._fresh(parent, item, since_ns, defaults), item.name))
-                    elif self._differs(row, item) and (old := self._known_there(row.ino)):
-                        if old.is_dir and self._has_changes(base + item.name, old, since_ns):
-                            seen.append((since_ns, row.ino))
-                        elif old.is_symlink or old.is_dir or stat.S_ISDIR(item.mode):
-                            # A symlink, for the kernel would give its target until it is told.
-                            merged.gone.extend(self._vanish(old))
-                            inode = self._fresh(parent, item, since_ns, defaults)
-                            inserts.append((inode, item.name))
-                        else:
-                            self._replace(merged, old, item, since_ns, defaults)
-                    else:  # of what is changed here its upload's If-Match decides
+        with self._db.transaction():
+            known = self._known(parent, [item.name for item in found])
+            pending = self._pending_of(base, found)
+            inserts: list[tuple[Inode, str]] = []
+            seen: list[tuple[int, int]] = []
+            dated: list[tuple[int, int]] = []
+            for item in found:
+                key = base + item.name + ("/" if stat.S_ISDIR(item.mode) else "")
+                row = known.get(item.name)
+                if row is not None and since_ns < row.checked_ns <= now_ns:
+                    continue  # newer knowledge
+                if item.name in pending or self._deleted_since(key, since_ns):
+                    # What is changed here wins, but the name was seen.
+                    if row is not None:
                         seen.append((since_ns, row.ino))
-                        if row.stage is None and row.stamp is None and _is_empty(item):
-                            dated.append((item.mtime_ns, row.ino))
-                self._rows.add_many(inserts)
-                self.used_bytes += sum(inode.size for inode, _name in inserts)
-                self._rows.set_times("checked_ns", seen)
-                self._rows.set_times("stamp", dated)
-        except BaseException:
-            self._rolled_back()
-            raise
+                elif row is None:
+                    if key.endswith("/") and self._going_since(key, since_ns):
+                        continue  # removed here; the store still has some of what was in it
+                    inserts.append((self._fresh(parent, item, since_ns, defaults), item.name))
+                elif self._differs(row, item) and (old := self._known_there(row.ino)):
+                    if old.is_dir and self._has_changes(base + item.name, old, since_ns):
+                        seen.append((since_ns, row.ino))
+                    elif old.is_symlink or old.is_dir or stat.S_ISDIR(item.mode):
+                        # A symlink, for the kernel would give its target until it is told.
+                        merged.gone.extend(self._vanish(old))
+                        inode = self._fresh(parent, item, since_ns, defaults)
+                        inserts.append((inode, item.name))
+                    else:
+                        self._replace(merged, old, item, since_ns, defaults)
+                else:  # of what is changed here its upload's If-Match decides
+                    seen.append((since_ns, row.ino))
+                    if row.stage is None and row.stamp is None and _is_empty(item):
+                        dated.append((item.mtime_ns, row.ino))
+            self._rows.add_many(inserts)
+            self.used_bytes += sum(inode.size for inode, _name in inserts)
+            self._rows.set_times("checked_ns", seen)
+            self._rows.set_times("stamp", dated)
         return merged
 
     async def directories_among(self, parent: int, names: Sequence[str]) -> set[str]:

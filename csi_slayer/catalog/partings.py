@@ -79,13 +79,9 @@ class Partings(Changes):
         """Give the name of a file that is open to a new inode, which is returned and is like it in
         all; the old one stays without a staged copy, and of its object only what is cached is sure
         to be there."""
-        try:
-            with self._db.transaction():
-                parted = self._part(inode, name, {"stage": inode.stage})
-                self._rows.set(inode.ino, {"stage": None})
-        except BaseException:
-            self._rolled_back()
-            raise
+        with self._db.transaction():
+            parted = self._part(inode, name, {"stage": inode.stage})
+            self._rows.set(inode.ino, {"stage": None})
         return parted
 
     async def superseded(
@@ -94,20 +90,16 @@ class Partings(Changes):
         """The object ``key`` that an inode's content was is the version ``etag`` by now, None if it
         is gone; its staged copy, if it had one, is no more. Returns what lost its name by that;
         ``clear`` and ``values`` as for :meth:`update`."""
-        try:
-            with self._db.transaction():
-                if inode.stage is not None:
-                    self._rows.set(inode.ino, {"stage": None, "stamp": None})
-                    inode = inode._replace(stage=None, stamp=None)
-                if etag is None:
-                    gone = self._vanish(inode)
-                    self._keep_directory(inode.parent)
-                else:
-                    name = self.name_of(inode.ino, inode.parent)
-                    values |= {"etag": etag, "flags": inode.flags & ~clear}
-                    gone = self._becomes(inode, name, values)
-                self._found_out(key, etag or "")
-        except BaseException:
-            self._rolled_back()
-            raise
+        with self._db.transaction():
+            if inode.stage is not None:
+                self._rows.set(inode.ino, {"stage": None, "stamp": None})
+                inode = inode._replace(stage=None, stamp=None)
+            if etag is None:
+                gone = self._vanish(inode)
+                self._keep_directory(inode.parent)
+            else:
+                name = self.name_of(inode.ino, inode.parent)
+                values |= {"etag": etag, "flags": inode.flags & ~clear}
+                gone = self._becomes(inode, name, values)
+            self._found_out(key, etag or "")
         return gone

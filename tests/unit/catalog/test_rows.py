@@ -246,4 +246,5 @@ def test_a_change_that_fails_is_not_remembered(tmp_path: Path) -> None:
         run(catalog.update(inode.ino, size=5, no_such_column=1))
     check(catalog, tmp_path / "catalog.db")
     assert run(catalog.get(inode.ino)).size == 0
+    assert catalog.used_bytes == catalog.used_now() == 0
     catalog.close()
