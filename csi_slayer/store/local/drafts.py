@@ -16,6 +16,9 @@ from csi_slayer.store.local.tree import Tree, stat_file
 
 # Bytes copied between two looks at whether to stop.
 _CHUNK = 16 << 20
+# Bytes written between two syncs: one of everything could take so long that it passes for
+# standing still.
+_SYNC = 128 << 20
 _NO_COPY_RANGE = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
 )
@@ -30,6 +33,7 @@ class Draft:
         self._folder = os.open("new", os.O_RDONLY | os.O_DIRECTORY, dir_fd=tree.hidden)
         self._name = secrets.token_hex(8)
         self._published = False
+        self._unsynced = 0
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             self.fd = os.open(self._name, flags, 0o666, dir_fd=self._folder)
@@ -51,7 +55,9 @@ class Draft:
         view = memoryview(data).cast("B") if data else memoryview(b"")
         while view:
             self._proceed()
-            view = view[os.write(self.fd, view[:_CHUNK]) :]
+            count = os.write(self.fd, view[:_CHUNK])
+            self._written(count)
+            view = view[count:]
 
     def append_file(self, source: int, offset: int, length: int) -> None:
         """Append a file's range, in the kernel where it can. Raises StoreError if it is short."""
@@ -68,6 +74,7 @@ class Draft:
                         raise
                     in_kernel = False
                     continue
+                self._written(count)
             else:
                 data = os.pread(source, min(size, 1 << 20), offset + done)
                 self.write(data)
@@ -75,6 +82,12 @@ class Draft:
             if count == 0:
                 raise StoreError("the file to send is shorter than announced")
             done += count
+
+    def _written(self, count: int) -> None:
+        self._unsynced += count
+        if self._unsynced >= _SYNC:
+            os.fdatasync(self.fd)
+            self._unsynced = 0
 
     def finish(self, key: str, extra: Extra) -> str:
         """Make it durable, with a time stamp of its own; its etag."""

@@ -22,7 +22,7 @@ from csi_slayer.errors import (
     StoreUnsupported,
 )
 from csi_slayer.store.base import ABSENT, ObjectStore
-from csi_slayer.store.local import listing, uploads
+from csi_slayer.store.local import drafts, listing, uploads
 from csi_slayer.store.local.attributes import Attributes
 from csi_slayer.store.local.listing import Listings
 from csi_slayer.store.local.tree import Tree
@@ -169,6 +169,29 @@ def test_nothing_unfinished_is_left(run: Run, store: ObjectStore, root: Path) ->
     with pytest.raises(PreconditionFailed):
         run(store.put("key", b"x", condition=ABSENT))
     assert os.listdir(root / ".slayerfs-tmp" / "new") == []
+
+
+def test_a_large_object_is_made_durable_in_pieces(
+    run: Run, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    fdatasync = os.fdatasync
+
+    def sync(fd: int) -> None:
+        fdatasync(fd)
+        seen.append(store.progress)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    monkeypatch.setattr(drafts, "_SYNC", 2 << 20)
+    monkeypatch.setattr(drafts, "_CHUNK", 1 << 20)
+    (tmp_path / "file").write_bytes(b"x" * (7 << 20))
+    fd = os.open(tmp_path / "file", os.O_RDONLY)
+    try:
+        run(store.put_file("key", fd, 7 << 20))
+    finally:
+        os.close(fd)
+    assert len(seen) == 3 and seen == sorted(set(seen)), "each sync is progress"
+    assert run(store.head("key")).size == 7 << 20
 
 
 def test_leftovers_are_removed_by_age(run: Run, store: ObjectStore, root: Path) -> None:
