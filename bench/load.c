@@ -49,8 +49,10 @@ static void report(double started) {
 }
 
 static char *buffer_of(size_t size) {
-    char *buffer = malloc(size);
-    if (!buffer) fail("malloc");
+    /* Of whole pages, as cp, dd and cat do: Zen 3 copies eleven times slower from a page to an
+       address 1 to 31 bytes beyond another one's beginning, where malloc puts large blocks. */
+    char *buffer = aligned_alloc(BLOCK, (size + BLOCK - 1) / BLOCK * BLOCK);
+    if (!buffer) fail("aligned_alloc");
     uint64_t state = 88172645463325252ull; /* not zeros: nothing may shorten them on the way */
     for (size_t i = 0; i + 8 <= size; i += 8) {
         state ^= state << 13, state ^= state >> 7, state ^= state << 17;

@@ -101,13 +101,14 @@ def fetch(
         _check_version(place.key, info.etag, if_match)
         if offset + length > info.size:
             raise InvalidRange(f"{place.key!r}: the range is not within the object")
-        buffer = memoryview(bytearray(min(sink.piece, length)))
+        buffer: memoryview | None = None
         position, end = offset, offset + length
         while position < end:
             proceed()
             size = min(sink.piece - position % sink.piece, end - position)
             view = sink.room(size)
             if view is None:
+                buffer = buffer or memoryview(bytearray(min(sink.piece, length)))
                 view = buffer[:size]
             read_fully(fd, view, position)
             # Before the bytes are passed on: a file changed in place is a mixture of versions.
