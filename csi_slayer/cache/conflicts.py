@@ -17,7 +17,7 @@ from pathlib import Path
 
 from csi_slayer.cache.layout import Layout
 from csi_slayer.cache.oserrors import translated
-from csi_slayer.cache.staging import SIDECAR, Staging, disk_usage
+from csi_slayer.cache.staging import SIDECAR, SYNCED, Staging, disk_usage
 
 
 class Conflicts:
@@ -62,8 +62,9 @@ class Conflicts:
             with suppress(FileNotFoundError):
                 os.link(f"{source}{SIDECAR}", f"{target}{SIDECAR}")
             os.rename(source, target)
-            with suppress(FileNotFoundError):
-                os.unlink(f"{source}{SIDECAR}")
+            for sidecar in (SIDECAR, SYNCED):
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{source}{sidecar}")
         except OSError as error:
             raise translated(error, "keeping a conflicting file") from error
         return target

@@ -20,6 +20,9 @@ from csi_slayer.cache.oserrors import translated
 SIDECAR = ".blocks"
 """What a file beside a staged one is called that says which of its blocks are valid."""
 
+SYNCED = ".synced"
+"""The same, of the file that says which of its blocks were valid, and durable, at its last sync."""
+
 
 class Stage(NamedTuple):
     """A staged file, ``file`` is its path; ``fd`` is the caller's to close, -1 if it was not
@@ -77,20 +80,19 @@ class Staging:
             raise translated(error, "opening a staged file") from error
 
     def remove(self, stage: str) -> None:
-        """Delete a file and its sidecar; no error if there is none."""
+        """Delete a file and its sidecars; no error if there is none."""
         path = self.file(stage)
         try:
-            for name in (path + SIDECAR, path):
+            for name in (path + SIDECAR, path + SYNCED, path):
                 with suppress(FileNotFoundError):
                     os.unlink(name)
         except OSError as error:
             raise translated(error, "removing a staged file") from error
 
     def list(self) -> Iterator[Stage]:
-        """All files there are."""
-        for name in os.listdir(self.directory):
-            if not name.endswith(SIDECAR):
-                yield Stage(name, self.file(name))
+        """All files there are, also those of which only a sidecar is left."""
+        for stage in {name.partition(".")[0] for name in os.listdir(self.directory)}:
+            yield Stage(stage, self.file(stage))
 
     def usage(self) -> int:
         """Bytes on the disk. Looks at every file: for many, in a thread."""

@@ -43,6 +43,18 @@ class Catalog(Listings):
         """Whether no file or directory was ever in it."""
         return self._db.one("SELECT 1 FROM meta WHERE name = 'next_ino'") is None
 
+    @property
+    def boot(self) -> int | None:
+        """The boot of the machine that :meth:`booted` was told of last."""
+        row = self._db.one("SELECT value FROM meta WHERE name = 'boot'")
+        return None if row is None else int(row[0])
+
+    async def booted(self, generation: int) -> None:
+        """What an earlier boot left has been looked through."""
+        value = str(generation)  # larger than an integer of SQLite
+        with self._db.transaction():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (value,))
+
     def checkpoint(self) -> None:
         """Keep the journal short; blocks, for a thread, every few seconds."""
         self._db.checkpoint()

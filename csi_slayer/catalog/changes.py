@@ -119,6 +119,8 @@ class Changes(Pendings):
         flags = Mark.ATTRS_KNOWN | Mark.ATTRS_DIRTY
         if directory:
             flags |= Mark.MARKER | Mark.LISTED
+        if stage is not None:
+            flags |= Mark.UNSYNCED
         with self._db.transaction():
             ino = self._new_ino()
             inode = Inode(

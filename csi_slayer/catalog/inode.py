@@ -23,6 +23,8 @@ class Mark:
     """The staged copy is partial: its block map says what it holds, the object has the rest."""
     XATTRS = 64
     """It has, or once had, extended attributes."""
+    UNSYNCED = 128
+    """The staged copy was not made durable yet: after a power loss bytes may be missing."""
     LISTED = 32
     """A directory whose names were all read at least once."""
 

@@ -8,6 +8,8 @@ from typing import Any
 from csi_slayer.catalog.inode import Inode, Mark, Pending
 from csi_slayer.catalog.partings import Partings
 
+_OLD = 1  # nanoseconds since 1970: known at some time, not now
+
 
 class Outcomes(Partings):
     """The table may have changed while the request was under way: what did stays."""
@@ -63,6 +65,18 @@ class Outcomes(Partings):
                 self._found_out(key, etag)  # closed or stored meanwhile: nobody needs the copy
             else:
                 self._update(inode.ino, {"origin": key, "etag": etag})
+                self._unpend(key)
+
+    async def torn(self, inode: Inode) -> None:
+        """The staged copy of an inode is gone: it is what the store has in its place, of a version
+        that is not known. Whoever looks next asks the store."""
+        clear = Mark.OVERLAY | Mark.UNSYNCED | Mark.ATTRS_DIRTY | Mark.ATTRS_KNOWN
+        values = {"etag": "lost", "stage": None, "stamp": None, "checked_ns": 0}
+        with self._db.transaction():
+            self._update(inode.ino, values, 0, clear)
+            self._update(inode.parent, {"listed_ns": _OLD})
+            key = self.path_now(inode.ino)
+            if key is not None and inode.origin is None:  # else it is still to be moved there
                 self._unpend(key)
 
     async def disown(self, ino: int, origin: str) -> None:

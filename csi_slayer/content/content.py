@@ -15,6 +15,7 @@ from csi_slayer.cache import SMALL, Cache, Conflicts, SegmentKey, Staging
 from csi_slayer.catalog import Catalog, Inode, Mark
 from csi_slayer.content import metadata
 from csi_slayer.content.clean import CleanFile
+from csi_slayer.content.durable import Durable
 from csi_slayer.content.following import follow
 from csi_slayer.content.growth import Growth
 from csi_slayer.content.hydration import Hydration
@@ -85,6 +86,7 @@ class Content:
         """Told of an inode whose mtime is another one without the kernel knowing, perhaps."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._mapped = Mapped(self.opened.mappable, self.retire, self.spawn)
+        self.durable = Durable(catalog, self.opened, self.objects, self.staging, self.spawn)
         self._spares = Spares(self.staging, self.spawn)
         self._growth = Growth(catalog, self.opened, self.objects, self.uploader, self.note_dirty)
 
@@ -107,7 +109,7 @@ class Content:
         await self.catalog.drop_orphans(self.opened)
         recovery = Recovery(
             self.catalog, self.objects, self.staging, self.conflicts, self.opened,
-            self.note_dirty, self._retire_soon,
+            self.note_dirty, self._retire_soon, self.durable.note,
         )  # fmt: skip
         await recovery.recover()
         self.spawn(self._abort_stale())
@@ -204,6 +206,7 @@ class Content:
             else:
                 file = await self._hydration.staged(record, inode)
             before, record.file = record.file, file
+            self.durable.note(inode.ino)
             if isinstance(before, CleanFile):
                 await before.close()
         if truncate:  # an empty file too: its times change
@@ -222,12 +225,14 @@ class Content:
         file = self.new_stage()
         async with discarding(self.staging, file):
             if inode.size:
-                await self._dirty(inode, stage=file.stage, stamp=None, size=0)
+                await self._dirty(inode, add=Mark.UNSYNCED, stage=file.stage, stamp=None, size=0)
             else:
                 with os_errors():
                     os.utime(file.fd, ns=(inode.atime_ns, inode.mtime_ns))
                 stamp = inode.mtime_ns if inode.etag is not None else None
-                await self.catalog.update(inode.ino, stage=file.stage, stamp=stamp)
+                await self.catalog.update(
+                    inode.ino, add=Mark.UNSYNCED, stage=file.stage, stamp=stamp
+                )
         return file
 
     async def note_dirty(self, inode: Inode) -> None:
@@ -279,13 +284,6 @@ class Content:
                 return False
         return not self.objects.is_dirty(inode)
 
-    async def stored_locally(self, ino: int) -> None:
-        """Policy writeback: the staged bytes and the journal survive a power loss after this."""
-        record = self.opened.get(ino)
-        if record is not None and isinstance(record.file, StagedFile | OverlayFile):
-            await asyncio.to_thread(record.file.sync)
-        await self.catalog.synced()
-
     def cloned(self, ino: int, source: Source, mtime_ns: int) -> None:
         """The staged bytes of ``ino`` are a copy of a whole object, until its mtime changes."""
         if len(self.objects.clones) < 1024:
@@ -304,6 +302,7 @@ class Content:
         await self.uploader.forget(inode.ino)
         self.objects.clones.pop(inode.ino, None)
         self.opened.mappable.discard(inode.ino)
+        self.durable.forget(inode.ino)
         if inode.stage is not None:
             self.staging.remove(inode.stage)
 
@@ -356,6 +355,7 @@ class Content:
             self.reconciler.kick()
         elif inode.stage is not None:
             if self.objects.is_dirty(inode) or inode.etag is None:
+                self.durable.note(ino)
                 key = await self.catalog.path(ino)
                 queued = key is not None and await self.catalog.pending(key) is not None
                 anew = not queued or self.options.live.quota is not None
@@ -391,6 +391,7 @@ class Content:
                 adopted = True
             except CacheError as error:
                 log.info("staged file not kept in the cache", ino=inode.ino, reason=str(error))
+        self.durable.forget(inode.ino)
         await self.catalog.update(inode.ino, clear=Mark.OVERLAY, stage=None, stamp=None)
         if not adopted:
             self.staging.remove(inode.stage)

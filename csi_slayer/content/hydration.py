@@ -120,4 +120,6 @@ class Hydration:
             raise FsError(errno.ESTALE, "the object changed while it was opened for writing")
         with os_errors():
             os.utime(file.fd, ns=(now.atime_ns, now.mtime_ns))
-        await self._catalog.update(now.ino, add=mark, stage=file.stage, stamp=now.mtime_ns)
+        await self._catalog.update(
+            now.ino, add=mark | Mark.UNSYNCED, stage=file.stage, stamp=now.mtime_ns
+        )

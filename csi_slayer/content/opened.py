@@ -51,6 +51,7 @@ class OpenInode:
     file behind it. What is mapped is always in that one, so whenever somebody opens the inode
     ``file`` has to be the same, or the name gets another inode. ``unlinked``: it lost its name
     while open. ``retimed``: how often its mtime was set, which then tells nothing of changes.
+    ``unwritten``: the local disk did not keep the staged bytes, which the store may lack.
     """
 
     ino: int
@@ -62,6 +63,7 @@ class OpenInode:
     backing_file: LocalFile = UNKNOWN_FILE
     unlinked: bool = False
     retimed: int = 0
+    unwritten: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def is_backed_by(self, fd: int | None) -> bool:

@@ -4,10 +4,6 @@ The staged file holds the blocks that were written or fetched; a small map besid
 A write that covers a block in part first fetches the rest of it, so a block is either wholly in
 the stage or wholly in the object. The map is mmapped: what a write acknowledged survives the
 worker's death (the page cache is the kernel's).
-
-Map file: 64-byte header (magic, version, block size, ``limit``), then a byte per block. ``limit``
-is the offset up to which absent blocks come from the object; beyond it they are zeros (the file
-was truncated shorter at some time).
 """
 
 from __future__ import annotations
@@ -18,7 +14,9 @@ import os
 import struct
 
 from csi_slayer.cache.staging import SIDECAR
+from csi_slayer.content import overlay_map
 from csi_slayer.content.clean import CleanFile
+from csi_slayer.content.overlay_map import BLOCK, HEADER, HEADER_SIZE, LIMIT_AT, MAGIC
 from csi_slayer.content.ranges import FileRange, ReadResult, as_bytes
 from csi_slayer.content.staged import (
     KEEP_SIZE,
@@ -30,11 +28,6 @@ from csi_slayer.content.staged import (
 from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import CacheCorrupt, CacheFull
 
-BLOCK = 128 << 10
-_MAGIC = b"SLOVL1\0\0"
-_HEADER = struct.Struct("<8sQQ")
-_HEADER_SIZE = 64
-_LIMIT_AT = 16
 ABSENT, PRESENT, DIRTY = 0, 1, 2
 _DIRTY_BYTE, _PRESENT_BYTE = bytes([DIRTY]), bytes([PRESENT])
 _GROW = 4096
@@ -57,13 +50,13 @@ class OverlayFile:
         with os_errors():
             self._map_fd = os.open(path + SIDECAR, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                if os.fstat(self._map_fd).st_size < _HEADER_SIZE:
-                    os.pwrite(self._map_fd, _HEADER.pack(_MAGIC, BLOCK, base.size), 0)
-                    os.posix_fallocate(self._map_fd, 0, _HEADER_SIZE + _GROW)
+                if os.fstat(self._map_fd).st_size < HEADER_SIZE:
+                    os.pwrite(self._map_fd, HEADER.pack(MAGIC, BLOCK, base.size), 0)
+                    os.posix_fallocate(self._map_fd, 0, HEADER_SIZE + _GROW)
                     os.ftruncate(fd, base.size)
                 self._map = mmap.mmap(self._map_fd, 0)
-                magic, block, self._limit = _HEADER.unpack_from(self._map)
-                if magic != _MAGIC or block != BLOCK:
+                magic, block, self._limit = HEADER.unpack_from(self._map)
+                if magic != MAGIC or block != BLOCK:
                     raise CacheCorrupt(f"the block map of staged file {stage} is damaged")
             except BaseException:
                 os.close(self._map_fd)
@@ -79,27 +72,27 @@ class OverlayFile:
         return os.fstat(self.fd)
 
     def _state(self, block: int) -> int:
-        at = _HEADER_SIZE + block
+        at = HEADER_SIZE + block
         return self._map[at] if at < len(self._map) else ABSENT
 
     def _mark(self, block: int, state: int) -> None:
         self._mark_all(block, block + 1, state)
 
     def _mark_all(self, first: int, end: int, state: int) -> None:
-        at = _HEADER_SIZE + end - 1
+        at = HEADER_SIZE + end - 1
         if at >= len(self._map):
-            size = (at // _GROW + 1) * _GROW + _HEADER_SIZE
+            size = (at // _GROW + 1) * _GROW + HEADER_SIZE
             with os_errors():  # blocks first: on a full disk, writing to a hole would kill us
                 os.posix_fallocate(self._map_fd, 0, size)
             self._map.resize(size)
         while first < end:
             stop = min(end, first + _SLICE)
-            self._map[_HEADER_SIZE + first : _HEADER_SIZE + stop] = bytes([state]) * (stop - first)
+            self._map[HEADER_SIZE + first : HEADER_SIZE + stop] = bytes([state]) * (stop - first)
             first = stop
 
     def _set_limit(self, limit: int) -> None:
         self._limit = limit
-        struct.pack_into("<Q", self._map, _LIMIT_AT, limit)
+        struct.pack_into("<Q", self._map, LIMIT_AT, limit)
 
     def _from_base(self, block: int) -> bool:
         """Whether the block's bytes are still only in the object."""
@@ -117,17 +110,26 @@ class OverlayFile:
                     if not self._from_base(block) or any(block in r for r in self._zeroing):
                         return  # written or cut off meanwhile: what is there now is newer
                     length = min(length, self._limit - start)
-                    now = os.fstat(self.fd)
-                    with os_errors():
-                        os.pwrite(self.fd, data[: max(0, min(length, now.st_size - start))], start)
-                        # Fetching is no change: the mtime is how a staged copy is known dirty. But
-                        # a hole that a thread is making is one, which may have set it just now.
-                        if not self._zeroing:
-                            os.utime(self.fd, ns=(now.st_atime_ns, now.st_mtime_ns))
+                    self._fill(start, memoryview(data)[:length])
                     self._mark(block, PRESENT)
         finally:
             if not lock.locked():
                 self._locks.pop(block, None)
+
+    def _fill(self, start: int, data: memoryview) -> None:
+        """Write what was fetched, as far as the file goes. Raises CacheFull if not all of it has
+        room: the block stays the object's."""
+        now = os.fstat(self.fd)
+        data = data[: max(0, now.st_size - start)]
+        try:
+            if write_fully(self.fd, start, data) < len(data):
+                raise CacheFull("no room for all of a block")
+        finally:
+            # Fetching is no change: the mtime is how a staged copy is known dirty. But a hole that
+            # a thread is making is one, which may have set it just now.
+            if not self._zeroing:
+                with os_errors():
+                    os.utime(self.fd, ns=(now.st_atime_ns, now.st_mtime_ns))
 
     async def read(self, offset: int, size: int) -> ReadResult:
         end = min(offset + size, self.size)
@@ -210,19 +212,20 @@ class OverlayFile:
         old, self.base = self.base, base
         if not unchanged:
             return old
-        at = self._map.find(_DIRTY_BYTE, _HEADER_SIZE)
+        at = self._map.find(_DIRTY_BYTE, HEADER_SIZE)
         while at >= 0:
             part = self._map[at : at + _SLICE]
             self._map[at : at + len(part)] = part.replace(_DIRTY_BYTE, _PRESENT_BYTE)
             at = self._map.find(_DIRTY_BYTE, at + len(part))
         self._set_limit(base.size)
+        with os_errors():
+            overlay_map.forget_checkpoint(self.path)
         return old
 
     def sync(self) -> None:
         """Make stage and map durable on the local disk. Blocks: call in a thread."""
         with os_errors():
-            os.fdatasync(self.fd)
-            self._map.flush()
+            overlay_map.checkpoint(self.path, self.fd, self._map_fd)
 
     async def close(self) -> None:
         self._map.close()

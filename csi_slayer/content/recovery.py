@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
 
 from csi_slayer.cache import Conflicts, Staging
+from csi_slayer.cache.header import boot_generation
 from csi_slayer.catalog import Catalog, Inode, Mark
+from csi_slayer.content import overlay_map
 from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import OpenInodes
+from csi_slayer.content.staged import os_errors
 from csi_slayer.errors import SlayerError
 
 log = structlog.get_logger(__name__)
@@ -26,7 +28,7 @@ ASKED = 16
 
 class Recovery:
     """Of one volume, at the start of its worker. ``note_dirty`` queues the upload of a file,
-    ``retire_soon`` makes a copy that the store has a segment."""
+    ``retire_soon`` makes a copy that the store has a segment, ``undurable`` has one synced."""
 
     def __init__(
         self,
@@ -37,6 +39,7 @@ class Recovery:
         opened: OpenInodes,
         note_dirty: Callable[[Inode], Awaitable[None]],
         retire_soon: Callable[[int], None],
+        undurable: Callable[[int], None],
     ) -> None:
         self._catalog = catalog
         self._objects = objects
@@ -45,28 +48,34 @@ class Recovery:
         self._opened = opened
         self._note_dirty = note_dirty
         self._retire_soon = retire_soon
+        self._undurable = undurable
 
     async def recover(self) -> None:
         """Queue what the store lacks, remove what is nobody's. Raises CacheError."""
         known: set[str] = set()
         dirty: list[Inode] = []
         is_new = self._catalog.is_new
+        booted = self._catalog.boot not in (None, boot_generation())
         for inode in list(self._catalog.each_staged()):
             assert inode.stage is not None
             known.add(inode.stage)
             self._opened.mappable.add(inode.ino)  # for all that we know
             if self._objects.staged_stat(inode) is None:
                 await self._lost(inode)
+            elif booted and not await self._survived(inode):
+                await self._torn(inode)
             elif self._objects.is_dirty(inode):
+                self._undurable(inode.ino)
                 dirty.append(inode)
             else:
                 self._retire_soon(inode.ino)
         for stage in self._staging.list():
             if stage.id not in known:
-                if is_new and os.stat(stage.file).st_size:
+                if is_new and stage.path.exists() and stage.path.stat().st_size:
                     self._keep(stage.id)
                 else:
                     self._staging.remove(stage.id)
+        await self._catalog.booted(boot_generation())
 
         await self._recognise(dirty)
         for inode in dirty:
@@ -92,12 +101,50 @@ class Recovery:
         except SlayerError as error:
             log.warning("not known yet what was uploaded", ino=inode.ino, error=str(error))
 
+    async def _survived(self, inode: Inode) -> bool:
+        """After another boot: whether a staged copy is what was written, or at worst what a file of
+        a local disk would be. It is not if it may lack bytes that came from the store, or take the
+        place of an object there without having been made durable once."""
+        assert inode.stage is not None
+        if inode.flags & Mark.OVERLAY:
+            with os_errors():
+                return overlay_map.restore(self._staging.file(inode.stage))
+        return not inode.flags & Mark.UNSYNCED or not (await self._replaces(inode))[0]
+
+    async def _replaces(self, inode: Inode) -> tuple[bool, str | None]:
+        """Whether the store has, or may have, an object in the place of the staged copy, and of
+        which version, if that is known."""
+        if inode.etag is not None:
+            return True, inode.etag
+        key = await self._catalog.path(inode.ino)
+        row = await self._catalog.pending(key) if key is not None else None
+        return row is not None and row.expect != "", row and row.expect
+
+    async def _torn(self, inode: Inode) -> None:
+        """The store's version is what is left. What was changed is kept aside."""
+        assert inode.stage is not None
+        if not self._objects.is_dirty(inode):
+            self._staging.remove(inode.stage)
+            await self._catalog.update(
+                inode.ino, clear=Mark.OVERLAY | Mark.UNSYNCED, stage=None, stamp=None
+            )
+            return
+        expected = (await self._replaces(inode))[1]
+        key = await self._catalog.path(inode.ino)
+        kept = self._conflicts.keep(
+            self._staging, inode.stage, key=key, expected=expected, found=None
+        )
+        log.error("staged copy not durable before a power loss", key=key, kept_at=str(kept))
+        await self._catalog.torn(inode)
+
     async def _lost(self, inode: Inode) -> None:
         """A staged copy is missing: it became a segment just before a crash, or somebody deleted
         it; the store's version, if any, is what is left."""
         values: dict[str, Any] = {}
         if inode.etag is None or inode.stamp is None or inode.stamp != inode.mtime_ns:
             log.error("staged copy lost", ino=inode.ino, stage=inode.stage)
-            # The size was the lost bytes'. A version that no object has: a listing mends it.
-            values = {"size": 0} if inode.etag is None else {"etag": "lost"}
+            if (await self._replaces(inode))[0]:
+                await self._catalog.torn(inode)
+                return
+            values = {"size": 0}  # the size was the lost bytes'
         await self._catalog.update(inode.ino, clear=Mark.OVERLAY, stage=None, stamp=None, **values)

@@ -196,7 +196,7 @@ class FileOps(OpenOps):
             return
         if self.live.durability == "writeback":
             await self._note(ino)
-            await self.content.stored_locally(ino)
+            await self.content.durable.sync(ino)
         else:
             await self.content.sync(ino)
 

@@ -255,6 +255,7 @@ class OpenOps(NameOps):
                 directory.ino, name, mode=stat.S_IFREG | stat.S_IMODE(mode), uid=req.uid,
                 gid=self.group(req, directory), stage=file.stage, request=req.unique,
             )  # fmt: skip
+        self.content.durable.note(inode.ino)
         record = self.opened.use(inode.ino)
         record.file = file
         try:
