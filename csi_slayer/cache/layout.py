@@ -38,6 +38,7 @@ another block group; few of them keep the bitmaps that a new file needs in memor
 
 _VERSION = "slayerfs cache layout 1\n"
 _TEMPORARY = "layout."
+_OURS = frozenset({"segments", "staging"})
 _PROBE = 10**18 + 1
 
 
@@ -71,6 +72,10 @@ class Layout:
         if not marker.exists():
             self._claim(marker)
         found = marker.read_text(encoding="ascii", errors="replace")
+        if not found.strip("\0"):
+            # Earlier versions did not sync it: a power loss may have left the name alone.
+            self._claim(marker)
+            found = marker.read_text(encoding="ascii", errors="replace")
         if found != _VERSION:
             raise CacheError(
                 f"cache directory {self.root} has layout {found.strip()!r}, this version needs "
@@ -84,8 +89,11 @@ class Layout:
                 os.mkdir(f"{self._segments}/{number:x}", 0o700)
 
     def _claim(self, marker: Path) -> None:
-        """Mark an empty directory as ours; several processes may do so at the same time."""
-        for name in os.listdir(self.root):
+        """Mark a directory as ours that is empty, or that has our directories and a marker without
+        content, durably; several processes may do so at the same time."""
+        names = os.listdir(self.root)
+        ours = _OURS.issubset(names) and marker.exists()
+        for name in () if ours else names:
             if not name.startswith(_TEMPORARY) and name not in ("layout", "lost+found", "volumes"):
                 if marker.exists():
                     return
@@ -94,8 +102,16 @@ class Layout:
                     "name an empty directory"
                 )
         temporary = self.root / f"{_TEMPORARY}{secrets.token_hex(8)}"
-        temporary.write_text(_VERSION, encoding="ascii")
+        with temporary.open("w", encoding="ascii") as file:
+            file.write(_VERSION)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(marker)
+        directory = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     def _probe_xattr(self) -> str:
         """The name of the attribute that holds a segment's header."""

@@ -37,6 +37,50 @@ def test_refuses_another_layout(root: Path) -> None:
         Layout(root)
 
 
+@pytest.mark.parametrize("left", [b"", bytes(24)])
+def test_a_marker_that_a_power_loss_emptied_is_written_anew(root: Path, left: bytes) -> None:
+    """Mounts were refused with "has layout ''" although all else was there."""
+    Layout(root)
+    written = (root / "layout").read_bytes()
+    (root / "staging" / "v").mkdir()
+    (root / "layout").write_bytes(left)
+    Layout(root)
+    assert (root / "layout").read_bytes() == written
+
+
+def test_a_directory_without_content_but_a_marker_is_taken(root: Path) -> None:
+    """The power was lost just after it was marked."""
+    root.mkdir()
+    (root / "layout").touch()
+    Layout(root)
+    assert (root / "segments").is_dir()
+
+
+def test_an_empty_file_of_that_name_makes_nothing_ours(root: Path) -> None:
+    root.mkdir()
+    (root / "layout").touch()
+    (root / "thesis.tex").touch()
+    with pytest.raises(CacheError, match="layout ''"):
+        Layout(root)
+    assert (root / "layout").read_bytes() == b""
+
+
+def test_the_marker_survives_a_power_loss(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its content is on the disk before it has its name, and the name before it is relied on."""
+    synced: list[tuple[str, bool]] = []
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{fd}"), (root / "layout").exists()))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", note)
+    Layout(root)
+    (file, named), directory = synced
+    assert file.startswith(str(root / "layout.")) and not named
+    assert directory == (str(root), True)
+
+
 def test_refuses_a_directory_of_somebody_else(root: Path) -> None:
     root.mkdir()
     (root / "thesis.tex").write_text("x")
