@@ -47,6 +47,9 @@ def create(path: Path) -> None:
         file.write(image())
         file.flush()
         os.fsync(file.fileno())
+    for left in ("-wal", "-shm"):
+        # Of a database that is gone: SQLite would carry its changes into this one.
+        path.with_name(path.name + left).unlink(missing_ok=True)
     new.rename(path)
     directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
     try:

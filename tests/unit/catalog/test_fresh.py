@@ -47,6 +47,22 @@ def test_what_a_worker_left_that_died_while_it_made_one_is_no_catalog(
     assert os.listdir(tmp_path) == ["catalog.db"]
 
 
+@pytest.mark.parametrize("left", ["nothing", "empty"])
+def test_a_lost_catalogs_journal_is_not_carried_into_the_new_one(tmp_path: Path, left: str) -> None:
+    """The file alone was moved away, or emptied by a power loss."""
+    path, killed = tmp_path / "catalog.db", tmp_path / "killed"
+    catalog = Catalog(path, DEFAULTS)
+    asyncio.run(catalog.make(ROOT, "old", mode=stat.S_IFREG | 0o644, uid=0, gid=0))
+    shutil.copytree(tmp_path, killed, ignore=lambda *_: ["killed"])
+    catalog.close()
+    (killed / "catalog.db").unlink()
+    if left == "empty":
+        (killed / "catalog.db").touch()
+    second = Catalog(killed / "catalog.db", DEFAULTS)
+    assert asyncio.run(second.children(ROOT, 0, 10)) == []
+    second.close()
+
+
 def test_the_journals_reserved_blocks_are_no_part_of_what_was_committed(tmp_path: Path) -> None:
     """As a worker leaves it that is killed: the journal was never folded back."""
     catalog = Catalog(tmp_path / "catalog.db", DEFAULTS)
