@@ -21,6 +21,7 @@ import struct
 import xxhash
 
 from csi_slayer.cache.layout import BLOCK
+from csi_slayer.cache.oserrors import UNREADABLE, read_through
 
 _FIXED = struct.Struct("<8sIIQQ")
 _MAGIC = b"SLYRMAP\1"
@@ -76,14 +77,19 @@ class BlockMap:
         """The map of a segment; None if there is none, or if it is damaged or another's."""
         try:
             fd = os.open(path, os.O_RDWR | os.O_NOATIME)
+            try:
+                if os.fstat(fd).st_size != map_bytes(size):
+                    return None
+                read_through(fd, map_bytes(size))
+                memory = mmap.mmap(fd, map_bytes(size))
+            finally:
+                os.close(fd)
         except FileNotFoundError:
             return None
-        try:
-            if os.fstat(fd).st_size != map_bytes(size):
+        except OSError as error:
+            if error.errno in UNREADABLE:
                 return None
-            memory = mmap.mmap(fd, map_bytes(size))
-        finally:
-            os.close(fd)
+            raise
         if memory[: _FIXED.size + 8] != _fixed(size, nonce):
             memory.close()
             return None

@@ -20,7 +20,7 @@ import threading
 import time
 from pathlib import Path
 
-from csi_slayer.cache.oserrors import translated
+from csi_slayer.cache.oserrors import UNREADABLE, read_through, translated
 from csi_slayer.errors import CacheError
 
 _MAGIC = struct.pack("<Q", 0x32474C52594C53)
@@ -56,6 +56,13 @@ class LedgerFile:
         try:
             if os.fstat(self._fd).st_size < _BYTES:
                 os.posix_fallocate(self._fd, 0, _BYTES)
+            try:
+                read_through(self._fd, _BYTES)
+            except OSError as error:
+                if error.errno not in UNREADABLE:
+                    raise
+                # Whole pages: to change a part of one it would have to be read.
+                os.pwrite(self._fd, bytes(-(-_BYTES // mmap.PAGESIZE) * mmap.PAGESIZE), 0)
             # By a description of its own: a mapping keeps the locks of the one that it was made by
             # for as long as the memory lives, and what is left of a killed process may still have
             # it (csi_slayer.node.remains).

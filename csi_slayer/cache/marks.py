@@ -12,6 +12,7 @@ import mmap
 import os
 
 from csi_slayer.cache.layout import Layout
+from csi_slayer.cache.oserrors import UNREADABLE, read_through
 
 MOST = 3
 """Counting stops here: S3-FIFO does not want to know more."""
@@ -30,6 +31,12 @@ class Marks:
             if os.fstat(fd).st_size != _ENTRIES:
                 # Allocated, not sparse: a store into a hole of a full disk is a SIGBUS.
                 os.posix_fallocate(fd, 0, _ENTRIES)
+            try:
+                read_through(fd, _ENTRIES)
+            except OSError as error:
+                if error.errno not in UNREADABLE:
+                    raise
+                os.pwrite(fd, bytes(_ENTRIES), 0)  # the disk puts it elsewhere, if it can
             self._bytes = mmap.mmap(fd, _ENTRIES)
         finally:
             os.close(fd)

@@ -13,6 +13,7 @@ import mmap
 import os
 import struct
 
+from csi_slayer.cache.oserrors import read_through
 from csi_slayer.cache.staging import SIDECAR
 from csi_slayer.content import overlay_map
 from csi_slayer.content.clean import CleanFile
@@ -54,6 +55,7 @@ class OverlayFile:
                     os.pwrite(self._map_fd, HEADER.pack(MAGIC, BLOCK, base.size), 0)
                     os.posix_fallocate(self._map_fd, 0, HEADER_SIZE + _GROW)
                     os.ftruncate(fd, base.size)
+                read_through(self._map_fd, os.fstat(self._map_fd).st_size)
                 self._map = mmap.mmap(self._map_fd, 0)
                 magic, block, self._limit = HEADER.unpack_from(self._map)
                 if magic != MAGIC or block != BLOCK:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from csi_slayer.cache.oserrors import read_through
 from csi_slayer.content.opened import UNKNOWN_FILE, IoMode, LocalFile
 from csi_slayer.content.staged import os_errors
 
@@ -56,6 +57,8 @@ class HandleTable:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         size = max(os.fstat(self._fd).st_size, _FIRST * _SIZE)
         self._allocate(size)
+        with os_errors():
+            read_through(self._fd, size)
         self._map = mmap.mmap(self._fd, size)
         self._handles: dict[int, Handle] = {}
         self._free: list[int] = []

@@ -310,6 +310,24 @@ def test_a_worker_that_died_within_a_truncation_leaves_none_of_what_was_cut(
     asyncio.run(run())
 
 
+def test_a_map_that_cannot_be_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mapped unread it would end the worker, and the one that comes after it."""
+
+    async def run() -> None:
+        await open_overlay(tmp_path / "stage", FakeClean(b"x")).close()
+
+    def unreadable(*_args: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    asyncio.run(run())
+    monkeypatch.setattr(os, "pread", unreadable)
+    with pytest.raises(FsError) as caught:
+        open_overlay(tmp_path / "stage", FakeClean(b"x"))
+    assert caught.value.errno == errno.EIO
+
+
 def test_a_foreign_map_is_refused(tmp_path: Path) -> None:
     (tmp_path / "stage.blocks").write_bytes(b"something else".ljust(8192, b"\0"))
     with pytest.raises(CacheCorrupt):

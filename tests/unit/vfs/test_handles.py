@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from pathlib import Path
 
+import pytest
+
 from csi_slayer.content.opened import IoMode
+from csi_slayer.errors import FsError
 from csi_slayer.vfs.handles import HandleTable
 
 
@@ -17,6 +21,20 @@ def test_handles_outlive_the_table(tmp_path: Path) -> None:
     table = HandleTable(tmp_path / "handles")
     assert list(table) == [handle] and table.by_request(2) == handle
     table.close()
+
+
+def test_a_table_that_cannot_be_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mapped unread it would end the worker, and the one that comes after it."""
+
+    def unreadable(*_args: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    HandleTable(tmp_path / "handles").close()
+    monkeypatch.setattr(os, "pread", unreadable)
+    with pytest.raises(FsError):
+        HandleTable(tmp_path / "handles")
 
 
 def test_a_damaged_table_is_an_empty_one(tmp_path: Path) -> None:
