@@ -169,6 +169,7 @@ class Attributes:
             file.flush()
             os.fsync(side)
         os.rename(new, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        os.fsync(self._folder)
 
     def _unlink(self, key: str, version: str) -> None:
         try:

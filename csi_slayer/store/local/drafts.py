@@ -109,21 +109,29 @@ class Draft:
         with tree.locked():
             current = current_object(tree, place)
             if not holds(condition, current):
-                if current is not None and same_write(tree, place, current.etag, extra):
-                    return current
-                raise PreconditionFailed(f"{place.key!r}: the object is not the expected version")
-            tree.make_folders(place.folders)
-            with tree.folder(place.folders) as folder:
-                os.rename(self._name, place.name, src_dir_fd=self._folder, dst_dir_fd=folder)
-                self._published = True
-                folder = os.dup(folder)
-            if current is not None:
-                tree.attributes.drop_file(place.key, current.etag)
+                if current is None or not same_write(tree, place, current.etag, extra):
+                    raise PreconditionFailed(
+                        f"{place.key!r}: the object is not the expected version"
+                    )
+                answer = current
+                with tree.folder(place.folders) as folder:
+                    folder = os.dup(folder)
+            else:
+                answer = _info(place, self.fd, etag, extra)
+                tree.make_folders(place.folders)
+                with tree.folder(place.folders) as folder:
+                    os.rename(self._name, place.name, src_dir_fd=self._folder, dst_dir_fd=folder)
+                    self._published = True
+                    folder = os.dup(folder)
+                if current is not None:
+                    tree.attributes.drop_file(place.key, current.etag)
         try:
-            os.fsync(folder)  # the lock is not held for that long
+            # The lock is not held for that long. Also of what is there already: who wrote it may
+            # have been killed before this, or have failed at it.
+            os.fsync(folder)
         finally:
             os.close(folder)
-        return _info(place, self.fd, etag, extra)
+        return answer
 
     def rename_into(self, folder: int, name: str) -> None:
         """Give it a name in another directory, replacing what has it."""

@@ -87,7 +87,12 @@ class Tree:
             for part in parts:
                 try:
                     os.mkdir(part, 0o777, dir_fd=fd)
-                    os.fsync(fd)
+                    try:
+                        os.fsync(fd)
+                    except OSError:
+                        # Whoever finds it takes it for durable: the next attempt makes it anew.
+                        os.rmdir(part, dir_fd=fd)
+                        raise
                 except FileExistsError:
                     pass
                 try:

@@ -126,6 +126,8 @@ def complete(
         current = current_object(tree, place)
         if current is None or not same_write(tree, place, current.etag, Extra(upload=upload_id)):
             raise
+        with tree.folder(place.folders) as folder:
+            os.fsync(folder)  # who completed it may not have come to that
         return current
     abort(tree, upload_id)
     return info

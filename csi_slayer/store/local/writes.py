@@ -57,9 +57,13 @@ def _mark(tree: Tree, place: Place, size: int, condition: Condition, extra: Extr
 
 
 def _same_marker(tree: Tree, place: Place, extra: Extra) -> bool:
+    """Whether the marker that is there was made by this very write; it is durable then."""
     with tree.folder(place.directory) as fd:
         there = tree.attributes.read_folder(fd, place.key)
-    return there is not None and extra.token is not None and there.token == extra.token
+        same = there is not None and extra.token is not None and there.token == extra.token
+        if same:
+            os.fsync(fd)  # who wrote it may not have come to that
+        return same
 
 
 def copy(
@@ -136,4 +140,4 @@ def _unmark(tree: Tree, place: Place) -> None:
         try:
             os.rmdir(place.name, dir_fd=descriptors[-2])
         except OSError:
-            return  # it has objects: it stays, but is a marker no longer
+            os.fsync(own)  # it has objects: it stays, but is a marker no longer
