@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from csi_slayer.cache.adopt import adopt
+from csi_slayer.cache.bypass import Bypass
 from csi_slayer.cache.conflicts import Conflicts
 from csi_slayer.cache.direct import Direct, DirectMode
 from csi_slayer.cache.events import CacheEvents
@@ -22,7 +23,7 @@ from csi_slayer.cache.rekey import rekey
 from csi_slayer.cache.segment import Segment
 from csi_slayer.cache.shared import Shared
 from csi_slayer.cache.staging import Staging
-from csi_slayer.errors import CacheFull
+from csi_slayer.errors import CacheError, CacheFull
 
 
 class Usage(NamedTuple):
@@ -59,6 +60,7 @@ class Cache:
             raise translated(error, f"cache directory {root}") from error
         self.shared = Shared(layout, ledger, marks, CacheEvents(), Direct(direct))
         self.capacity = capacity
+        self._bypass = Bypass(self.shared.events)
 
     @property
     def memory_is_dear(self) -> bool:
@@ -135,7 +137,8 @@ class Cache:
         return rekey(self.shared, old, new)
 
     def store_small(self, key: SegmentKey, data: bytes | memoryview) -> bool:
-        """Keep a whole object of at most SMALL bytes; False if the cache has no room for it."""
+        """Keep a whole object of at most SMALL bytes; False if the cache has no room for it, or
+        fails."""
         fd, _header = self._store(key, data)
         if fd < 0:
             return False
@@ -143,7 +146,7 @@ class Cache:
         return True
 
     def put_small(self, key: SegmentKey, data: bytes | memoryview) -> Segment | None:
-        """Like :meth:`store_small`, and open it; None if the cache has no room."""
+        """Like :meth:`store_small`, and open it; None if the cache has no room, or fails."""
         fd, header = self._store(key, data)
         if fd < 0 or header is None:
             return None
@@ -171,8 +174,13 @@ class Cache:
         """
         adopt(self.shared, key, str(stage_path), size, fd)
 
+    def bypass(self, error: CacheError) -> None:
+        """Say that bytes are handed on without being kept, and why: counted, and logged now and
+        then if it is no lack of room."""
+        self._bypass.note(error)
+
     def _store(self, key: SegmentKey, data: bytes | memoryview) -> tuple[int, Header | None]:
-        """Write a small segment; its locked descriptor, -1 if there is no room."""
+        """Write a small segment; its locked descriptor, -1 if it cannot be kept."""
         if len(data) > SMALL:
             raise ValueError(f"{len(data)} bytes are no small segment")
         shared, layout = self.shared, self.shared.layout
@@ -184,8 +192,8 @@ class Cache:
             except OSError as error:
                 shared.ledger.release(room)
                 raise translated(error, "storing a small segment") from error
-        except CacheFull:
-            self.events.bypassed.add()
+        except CacheError as error:
+            self.bypass(error)
             return -1, None
 
     # -- the rest --------------------------------------------------------------------------

@@ -11,7 +11,8 @@ class CacheEvents:
     ``corrupt_blocks``: blocks whose checksum differed and that were dropped.
     ``corrupt_segments``: segments dropped because header, map or a small file was damaged.
     ``evicted_segments``, ``evicted_bytes``: removed to make room (by the process that governs).
-    ``bypassed``: times there was no room, so that bytes were handed on without being kept.
+    ``bypassed``: times there was no room, or the disk failed, so that bytes were handed on without
+    being kept.
     """
 
     __slots__ = (

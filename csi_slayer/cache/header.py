@@ -16,6 +16,7 @@ from typing import NamedTuple
 import xxhash
 
 from csi_slayer.cache.key import SegmentKey
+from csi_slayer.cache.oserrors import UNREADABLE
 from csi_slayer.errors import CacheError
 
 WHOLE, MAPPED = 1, 2
@@ -65,11 +66,12 @@ class Header(NamedTuple):
 
 
 def read_header(file: int | str, name: str) -> Header | None:
-    """The header of a data file (descriptor or path); None if it has none that we understand."""
+    """The header of a data file (descriptor or path); None if it has none that we understand, or
+    that can be read. Raises CacheError."""
     try:
         data = os.getxattr(file, name)
     except OSError as error:
-        if error.errno in (errno.ENODATA, errno.ENOENT):
+        if error.errno in (errno.ENODATA, errno.ENOENT) or error.errno in UNREADABLE:
             return None
         raise CacheError(f"cannot read a segment's header: {error.strerror}") from error
     if len(data) != _STRUCT.size:

@@ -50,7 +50,7 @@ class Segment:
         return self._opened.missing(offset, length)
 
     def verify(self, offset: int = 0, length: int | None = None) -> int:
-        """Check unverified blocks against their checksums; bad ones become absent.
+        """Check unverified blocks against their checksums; bad and unreadable ones become absent.
 
         Returns how many were bad. Reads the disk: to be run in a thread. Raises CacheError.
         """

@@ -11,11 +11,12 @@ from csi_slayer.cache.blockmap import BlockMap, block_hash
 from csi_slayer.cache.header import boot_generation
 from csi_slayer.cache.layout import BLOCK
 from csi_slayer.cache.opened import OpenSegment
-from csi_slayer.cache.oserrors import translated
+from csi_slayer.cache.oserrors import UNREADABLE, translated
 
 
 def verify(opened: OpenSegment, offset: int, length: int, *, again: bool) -> int:
-    """Check present blocks of a range and drop those that differ; returns how many did.
+    """Check present blocks of a range and drop those that differ, or that the disk cannot give
+    back; returns how many did.
 
     ``again``: also those that are trusted. Raises CacheError.
     """
@@ -47,8 +48,7 @@ def _verify_blocks(opened: OpenSegment, blocks: BlockMap, first: int, end: int, 
         want = blocks.get(block)
         if want:
             view = memoryview(buffer)[: min(BLOCK, opened.size - block * BLOCK)]
-            read = os.preadv(opened.fd, [view], block * BLOCK)
-            if read != len(view) or block_hash(view) != want:
+            if _read(opened.fd, view, block * BLOCK) != len(view) or block_hash(view) != want:
                 opened.dropped(block)
                 bad += 1
         if not opened.trusted:
@@ -58,10 +58,21 @@ def _verify_blocks(opened: OpenSegment, blocks: BlockMap, first: int, end: int, 
     return bad
 
 
+def _read(fd: int, view: memoryview, offset: int) -> int:
+    """Bytes read into ``view``; -1 if the disk has lost them. Raises OSError."""
+    try:
+        return os.preadv(fd, [view], offset)
+    except OSError as error:
+        if error.errno in UNREADABLE:
+            return -1
+        raise
+
+
 def _verify_whole(opened: OpenSegment) -> int:
     stamp = os.fstat(opened.fd).st_mtime_ns
-    data = os.pread(opened.fd, opened.size + 1, 0)
-    if len(data) == opened.size and xxhash.xxh3_64_intdigest(data) == opened.header.check:
+    data = memoryview(bytearray(opened.size + 1))
+    read = _read(opened.fd, data, 0)
+    if read == opened.size and xxhash.xxh3_64_intdigest(data[:read]) == opened.header.check:
         if not opened.trusted:
             opened.found_good(stamp)
         return 0

@@ -11,7 +11,7 @@ from csi_slayer.content.options import ContentEvents
 from csi_slayer.content.ranges import ReadResult, as_bytes
 from csi_slayer.content.segment_reader import SegmentReader, Settled, Transfers
 from csi_slayer.content.small import SmallFetcher, Source
-from csi_slayer.errors import CacheFull, FsError, ObjectNotFound, PreconditionFailed
+from csi_slayer.errors import CacheError, FsError, ObjectNotFound, PreconditionFailed
 from csi_slayer.scheduling.behind import Behind
 from csi_slayer.store.base import ObjectStore
 
@@ -76,29 +76,19 @@ class CleanFile:
             reader.source = self.source
 
     async def open_segment(self, span: int = 0) -> SegmentReader | None:
-        """The reader of one span; None if the cache has no room for it."""
+        """The reader of one span; None if the cache has no room for it, or fails."""
         reader = self._readers.get(span)
         if reader is not None:
             return reader
         key = SegmentKey.of(self._tenant, self._key, self._etag, span)
         size = min(self._span, self.size - span * self._span)
-        segment = self._smalls.find(key, size)
-        if segment is None and self.size <= SMALL:
-            segment = await self._fetch_small(key)
-            if segment is None:
-                return None
-        if segment is not None and segment.needs_verify:
-            # After a reboot, or when somebody touched the file: nothing unverified is served.
-            try:
-                await asyncio.to_thread(segment.verify)
-            except BaseException:
-                segment.close()
-                raise
+        try:
+            segment = await self._segment(key, size)
+        except CacheError as error:
+            self._cache.bypass(error)
+            return None
         if segment is None:
-            try:
-                segment = self._cache.create(key, size)
-            except CacheFull:
-                return None
+            return None
         reader = self._readers.get(span)
         if reader is not None:
             segment.close()
@@ -110,6 +100,23 @@ class CleanFile:
         )
         self._readers[span] = reader
         return reader
+
+    async def _segment(self, key: SegmentKey, size: int) -> Segment | None:
+        """The segment, found, fetched or new; None if there is no room for a small file. Raises
+        CacheError, CacheFull."""
+        segment = self._smalls.find(key, size)
+        if segment is None:
+            if self.size > SMALL:
+                return self._cache.create(key, size)
+            segment = await self._fetch_small(key)
+        if segment is not None and segment.needs_verify:
+            # After a reboot, or when somebody touched the file: nothing unverified is served.
+            try:
+                await asyncio.to_thread(segment.verify)
+            except BaseException:
+                segment.close()
+                raise
+        return segment
 
     async def _fetch_small(self, key: SegmentKey) -> Segment | None:
         while True:
@@ -161,9 +168,9 @@ class CleanFile:
                 hit = reader.segment.present(offset - base, end - offset)
                 self._events.cache_read(*((end - offset, 0) if hit else (0, end - offset)))
                 return await reader.read(offset - base, end - base)
-            except CacheFull:
-                pass
-        # No room in the cache: hand the bytes on without keeping them.
+            except CacheError as error:
+                self._cache.bypass(error)
+        # No room in the cache, or its disk fails: hand the bytes on without keeping them.
         while True:
             source = self.source
             try:
@@ -184,11 +191,12 @@ class CleanFile:
         return self._behind.note(offset, end, drop=self._cache.memory_is_dear)
 
     async def fill(self) -> bool:
-        """Fetch the whole file into its one segment; False if the cache has no room."""
+        """Fetch the whole file into its one segment; False if the cache has no room, or fails."""
         return self.size <= self._span and await self._fill_span(0)
 
     async def fill_all(self) -> bool:
-        """Fetch all segments of a file that may have many; False if the cache has no room."""
+        """Fetch all segments of a file that may have many; False if the cache has no room, or
+        fails."""
         for span in range(-(-self.size // self._span)):
             if not await self._fill_span(span):
                 return False
@@ -200,7 +208,8 @@ class CleanFile:
             return False
         try:
             await reader.fill()
-        except CacheFull:
+        except CacheError as error:
+            self._cache.bypass(error)
             return False
         except (PreconditionFailed, ObjectNotFound) as error:
             raise FsError(errno.ESTALE, "the object changed while it was being read") from error

@@ -57,7 +57,8 @@ class SmallFetcher:
         return segment
 
     async def fetch(self, source: Source, key: SegmentKey) -> Segment | None:
-        """The segment of an object that the cache lacked; None if the cache has no room."""
+        """The segment of an object that the cache lacked; None if the cache has no room, or
+        fails."""
         task = self._running.get(key) or self._start(source, key)
         stored = await asyncio.shield(task)
         return self.find(key, source.size) if stored else None

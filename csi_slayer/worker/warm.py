@@ -100,6 +100,6 @@ class Warmer:
         file = await self._fs.content.open_clean(inode)
         try:
             if not await file.fill_all():
-                raise FsError(errno.ENOSPC, "no room in the cache")
+                raise FsError(errno.ENOSPC, "no room in the cache, or its disk fails")
         finally:
             await file.close()
