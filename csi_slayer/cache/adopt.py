@@ -10,7 +10,8 @@ from contextlib import suppress
 import xxhash
 
 from csi_slayer.cache.blockmap import BlockMap, block_hash, map_bytes
-from csi_slayer.cache.header import MAPPED, WHOLE, Header, boot_generation, read_header
+from csi_slayer.cache.files import free_replaced, standing
+from csi_slayer.cache.header import MAPPED, WHOLE, Header, boot_generation
 from csi_slayer.cache.key import SegmentKey
 from csi_slayer.cache.layout import BLOCK, SMALL
 from csi_slayer.cache.ledger import on_disk
@@ -55,7 +56,7 @@ def _adopt(shared: Shared, key: SegmentKey, fd: int, stage_path: str, size: int)
     before = os.fstat(fd)
     if before.st_size != size:
         raise CacheError(f"the staged file has {before.st_size} bytes, not {size}")
-    replaced = _replaced(path, layout.xattr)
+    replaced = standing(layout, key.hex)
     staged = before.st_blocks * 512
     map_path = None
     if size <= SMALL:
@@ -90,20 +91,7 @@ def _adopt(shared: Shared, key: SegmentKey, fd: int, stage_path: str, size: int)
     with shared.lock:
         # Whoever has an incomplete segment open keeps it; who comes now gets this one.
         shared.opened.pop(key.hex, None)
-    if replaced is not None:
-        old, blocks_used = replaced
-        shared.ledger.freed(blocks_used * 512)
-        if old is not None and old.kind == MAPPED:
-            with suppress(FileNotFoundError):
-                os.unlink(layout.map(key.hex, old.check))
-
-
-def _replaced(path: str, xattr: str) -> tuple[Header | None, int] | None:
-    """Header and disk blocks of the segment that is there already, an incomplete one."""
-    try:
-        return read_header(path, xattr), os.stat(path).st_blocks
-    except FileNotFoundError:
-        return None
+    free_replaced(shared, key.hex, replaced)
 
 
 def _whole(key: SegmentKey, size: int, stat: os.stat_result, check: int) -> Header:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from contextlib import suppress
 
@@ -10,19 +9,14 @@ from csi_slayer.cache.layout import Layout
 
 
 def ring(layout: Layout) -> None:
-    """Wake the governor; nothing happens if there is none, or if it has been rung for already."""
-    try:
-        fd = os.open(layout.governor_wake, os.O_WRONLY | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno in (errno.ENXIO, errno.ENOENT):
-            return
-        raise
-    try:
-        os.write(fd, b"!")
-    except BlockingIOError:
-        pass
-    finally:
-        os.close(fd)
+    """Wake the governor; nothing happens if there is none, if it has been rung for already, or if
+    the bell cannot be had (no descriptor is left, say): the governor looks by itself, too."""
+    with suppress(OSError):
+        fd = os.open(layout.governor_wake, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"!")
+        finally:
+            os.close(fd)
 
 
 def open_bell(layout: Layout) -> int:

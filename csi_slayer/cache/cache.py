@@ -183,12 +183,12 @@ class Cache:
         """Write a small segment; its locked descriptor, -1 if it cannot be kept."""
         if len(data) > SMALL:
             raise ValueError(f"{len(data)} bytes are no small segment")
-        shared, layout = self.shared, self.shared.layout
+        shared = self.shared
         room = on_disk(len(data))
         try:
             shared.ledger.reserve(room)
             try:
-                return write_whole(layout, key, data)
+                return write_whole(shared, key, data)
             except OSError as error:
                 shared.ledger.release(room)
                 raise translated(error, "storing a small segment") from error

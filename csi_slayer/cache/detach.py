@@ -14,10 +14,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from csi_slayer.cache.header import MAPPED, read_header
+from csi_slayer.cache.header import read_header
 from csi_slayer.cache.layout import Layout
 from csi_slayer.cache.opened import OpenSegment
 from csi_slayer.cache.oserrors import translated
+from csi_slayer.cache.sweep import remove_map
 
 
 class TurnTaken(Exception):
@@ -85,8 +86,6 @@ def _move(opened: OpenSegment, stage_path: str) -> bool:
     with suppress(FileNotFoundError):
         if os.stat(path).st_ino == stat.st_ino:
             os.unlink(path)
-    if header.kind == MAPPED:
-        with suppress(FileNotFoundError):
-            os.unlink(layout.map(opened.name, header.check))
-    opened.shared.ledger.freed(stat.st_blocks * 512)
+    freed = remove_map(layout, opened.name, header)
+    opened.shared.ledger.freed(stat.st_blocks * 512 + freed)
     return True

@@ -11,6 +11,7 @@ import fcntl
 import os
 import secrets
 from contextlib import ExitStack, suppress
+from typing import NamedTuple
 
 import xxhash
 
@@ -22,6 +23,14 @@ from csi_slayer.cache.ledger import on_disk
 from csi_slayer.cache.opened import OpenSegment
 from csi_slayer.cache.oserrors import translated
 from csi_slayer.cache.shared import Shared
+from csi_slayer.cache.sweep import remove_map
+
+
+class Replaced(NamedTuple):
+    """Header of a data file, and its bytes on the disk."""
+
+    header: Header | None
+    size: int
 
 
 def open_segment(shared: Shared, key: SegmentKey, size: int) -> OpenSegment | None:
@@ -48,8 +57,8 @@ def open_segment(shared: Shared, key: SegmentKey, size: int) -> OpenSegment | No
                 blocks = BlockMap.open(layout.map(key.hex, header.check), size, header.check)
             if header.kind == WHOLE or blocks is not None:
                 opened = OpenSegment(shared, key.hex, fd, header, stat, blocks)
-        if opened is None:
-            _discard(shared, path, stat, key, header)
+        if opened is None and discard(shared, key.hex, stat, header):
+            shared.events.corrupt_segments.add()
     except BlockingIOError:
         pass  # being evicted, or becoming a staged file
     except OSError as error:
@@ -60,17 +69,35 @@ def open_segment(shared: Shared, key: SegmentKey, size: int) -> OpenSegment | No
     return opened
 
 
-def _discard(
-    shared: Shared, path: str, stat: os.stat_result, key: SegmentKey, header: Header | None
-) -> None:
-    """Remove a damaged segment, unless it has been replaced or removed already."""
-    with suppress(FileNotFoundError):
-        if os.stat(path).st_ino == stat.st_ino:
-            os.unlink(path)
-            shared.events.corrupt_segments.add()
-            shared.ledger.freed(stat.st_blocks * 512)
-            if header is not None and header.kind == MAPPED:
-                os.unlink(shared.layout.map(key.hex, header.check))
+def discard(shared: Shared, name: str, stat: os.stat_result, header: Header | None) -> bool:
+    """Remove a damaged segment; False if it has been replaced or removed already. Raises
+    OSError."""
+    path = shared.layout.data(name)
+    try:
+        if os.stat(path).st_ino != stat.st_ino:
+            return False
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    shared.ledger.freed(stat.st_blocks * 512 + remove_map(shared.layout, name, header))
+    return True
+
+
+def standing(layout: Layout, name: str) -> Replaced | None:
+    """What has the name now and is about to be replaced; None if nothing has. Raises OSError,
+    CacheError."""
+    path = layout.data(name)
+    try:
+        blocks = os.stat(path).st_blocks
+    except FileNotFoundError:
+        return None
+    return Replaced(read_header(path, layout.xattr), blocks * 512)
+
+
+def free_replaced(shared: Shared, name: str, old: Replaced | None) -> None:
+    """Another file has taken the place of ``old``."""
+    if old is not None:
+        shared.ledger.freed(old.size + remove_map(shared.layout, name, old.header))
 
 
 def make_segment(shared: Shared, key: SegmentKey, size: int) -> OpenSegment:
@@ -109,8 +136,9 @@ def make_segment(shared: Shared, key: SegmentKey, size: int) -> OpenSegment:
         return OpenSegment(shared, key.hex, fd, header, os.fstat(fd), blocks, fresh=True)
 
 
-def write_whole(layout: Layout, key: SegmentKey, data: bytes | memoryview) -> tuple[int, Header]:
+def write_whole(shared: Shared, key: SegmentKey, data: bytes | memoryview) -> tuple[int, Header]:
     """Write a segment of kind WHOLE under a temporary name, then rename it."""
+    layout = shared.layout
     temporary = layout.temporary(key.hex)
     fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOATIME, 0o600)
     try:
@@ -127,7 +155,9 @@ def write_whole(layout: Layout, key: SegmentKey, data: bytes | memoryview) -> tu
             key.raw,
         )
         header.write(fd, layout.xattr)
+        old = standing(layout, key.hex)
         os.rename(temporary, layout.data(key.hex))
+        free_replaced(shared, key.hex, old)
         return fd, header
     except BaseException:
         os.close(fd)

@@ -215,27 +215,29 @@ class Governor:
     def _evict(self, target: int, files: int) -> Evicted:
         freed = count = pending = 0
         in_use: list[tuple[int, int]] = []
-        while freed < target or count < files:
-            victim = self._policy.pop()
-            if victim is None:
-                break
-            size = evict(self._layout, f"{victim[0]:032x}")
-            if size is None:
-                in_use.append(victim)
-                continue
-            if size:
-                count += 1
-                freed += size
-                pending += size
-            if count % BATCH == 0 and pending:
-                self._ledger.freed(pending)
-                pending = 0
-        self._ledger.freed(pending)
-        self._segments -= count
-        self._policy.put_back(in_use)
-        self._in_use = len(in_use)
-        self._shared.events.evicted_segments.add(count)
-        self._shared.events.evicted_bytes.add(freed)
+        try:
+            while freed < target or count < files:
+                victim = self._policy.pop()
+                if victim is None:
+                    break
+                size = evict(self._layout, f"{victim[0]:032x}")
+                if size is None:
+                    in_use.append(victim)
+                    continue
+                if size:
+                    count += 1
+                    freed += size
+                    pending += size
+                if count % BATCH == 0 and pending:
+                    self._ledger.freed(pending)
+                    pending = 0
+        finally:  # what is gone is gone, also if the next one cannot be removed
+            self._ledger.freed(pending)
+            self._segments -= count
+            self._policy.put_back(in_use)
+            self._in_use = len(in_use)
+            self._shared.events.evicted_segments.add(count)
+            self._shared.events.evicted_bytes.add(freed)
         return Evicted(count, freed)
 
     def _mark(self, key: int) -> int:

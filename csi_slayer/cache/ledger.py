@@ -15,6 +15,7 @@ import time
 from csi_slayer.cache.bell import ring
 from csi_slayer.cache.layout import SMALL, Layout
 from csi_slayer.cache.ledger_file import LedgerFile
+from csi_slayer.cache.oserrors import translated
 from csi_slayer.errors import CacheError, CacheFull
 
 GRAIN = 8 << 20
@@ -61,7 +62,7 @@ class Ledger:
     # -- reserving -------------------------------------------------------------------------
 
     def reserve(self, size: int, wait: float = 0.0, *, staged: int = 0) -> None:
-        """Take room for ``size`` bytes before they are written; raises CacheFull.
+        """Take room for ``size`` bytes before they are written; raises CacheFull, CacheError.
 
         ``wait`` seconds at most (in a thread, not on an event loop) are spent waiting for the
         governor to make room. ``staged`` of the bytes are on the disk already, in a staged file.
@@ -133,20 +134,27 @@ class Ledger:
     # -- limits ----------------------------------------------------------------------------
 
     def free_space(self) -> int:
-        """Bytes that the file system has free."""
-        state = os.statvfs(self._layout.root)
+        """Bytes that the file system has free. Raises CacheError."""
+        state = self._file_system()
         return state.f_bavail * state.f_frsize
 
     def excess_files(self) -> int:
         """How many files have to be removed to have twice the floor's number of free ones; 0 above
-        the floor, and where the file system has no limit."""
-        state = os.statvfs(self._layout.root)
+        the floor, and where the file system has no limit. Raises CacheError."""
+        state = self._file_system()
         floor = min(FREE_FILES, max(FREE_FILES_LEAST, state.f_files // FREE_FILES_SHARE))
         limited = state.f_files > 0
         return 2 * floor - state.f_favail if limited and state.f_favail < floor else 0
 
+    def _file_system(self) -> os.statvfs_result:
+        try:
+            return os.statvfs(self._layout.root)
+        except OSError as error:
+            raise translated(error, f"the file system of {self._layout.root}") from error
+
     def check_staging(self) -> None:
-        """Raises CacheFull if staged bytes alone fill the cache, or the disk is almost full.
+        """Raises CacheFull if staged bytes alone fill the cache, or the disk is almost full;
+        CacheError.
 
         Clean segments are no reason: the governor is asked to remove some.
         """

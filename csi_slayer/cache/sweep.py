@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from csi_slayer.cache.header import MAPPED, read_header
+from csi_slayer.cache.header import MAPPED, Header, read_header
 from csi_slayer.cache.layout import SMALL, Layout
 
 STALE = 60.0
@@ -117,6 +117,18 @@ def _remove_stale(path: str) -> None:
             os.close(fd)
 
 
+def remove_map(layout: Layout, name: str, header: Header | None) -> int:
+    """Remove the block map of a data file that had this header, if there is one; returns the bytes
+    that this frees."""
+    freed = 0
+    if header is not None and header.kind == MAPPED:
+        path = layout.map(name, header.check)
+        with suppress(FileNotFoundError):
+            freed = os.stat(path).st_blocks * 512
+            os.unlink(path)
+    return freed
+
+
 def evict(layout: Layout, name: str) -> int | None:
     """Remove a segment unless it is in use (None); returns the bytes that this frees.
 
@@ -133,12 +145,7 @@ def evict(layout: Layout, name: str) -> int | None:
         header = read_header(fd, layout.xattr)
         freed = os.fstat(fd).st_blocks * 512
         os.unlink(path)
-        if header is not None and header.kind == MAPPED:
-            map_path = layout.map(name, header.check)
-            with suppress(FileNotFoundError):
-                freed += os.stat(map_path).st_blocks * 512
-                os.unlink(map_path)
-        return freed
+        return freed + remove_map(layout, name, header)
     except BlockingIOError:
         return None
     except FileNotFoundError:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
 import xxhash
 
 from csi_slayer.cache.blockmap import BlockMap, block_hash
+from csi_slayer.cache.files import discard
 from csi_slayer.cache.header import boot_generation
 from csi_slayer.cache.layout import BLOCK
 from csi_slayer.cache.opened import OpenSegment
@@ -76,8 +76,7 @@ def _verify_whole(opened: OpenSegment) -> int:
         if not opened.trusted:
             opened.found_good(stamp)
         return 0
-    with suppress(FileNotFoundError):
-        os.unlink(opened.shared.layout.data(opened.name))
+    discard(opened.shared, opened.name, os.fstat(opened.fd), opened.header)
     opened.shared.events.corrupt_segments.add()
     with opened.shared.lock:
         opened.forget()
