@@ -21,6 +21,11 @@ def translated(error: OSError, what: str) -> CacheError:
     return CacheError(f"{what}: {error.strerror}")
 
 
+def is_lost(error: OSError) -> bool:
+    """Whether a file that was listed is gone, or the disk has lost it."""
+    return isinstance(error, FileNotFoundError) or error.errno in UNREADABLE
+
+
 def read_through(fd: int, size: int) -> None:
     """Read the first ``size`` bytes of a file that is to be mapped. A page that the disk cannot
     give is an error here; whoever touched it in memory would be killed (SIGBUS), and the next

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from csi_slayer.cache.layout import Layout
 from csi_slayer.cache.ledger import Ledger
-from csi_slayer.cache.oserrors import translated
+from csi_slayer.cache.oserrors import is_lost, translated
 
 SIDECAR = ".blocks"
 """What a file beside a staged one is called that says which of its blocks are valid."""
@@ -107,6 +107,9 @@ def disk_usage(directory: Path | str) -> int:
             if entry.is_dir(follow_symlinks=False):
                 total += disk_usage(entry.path)
             else:
-                with suppress(FileNotFoundError):
+                try:
                     total += entry.stat(follow_symlinks=False).st_blocks * 512
+                except OSError as error:
+                    if not is_lost(error):
+                        raise
     return total

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from csi_slayer.cache.header import MAPPED, Header, read_header
 from csi_slayer.cache.layout import SMALL, Layout
+from csi_slayer.cache.oserrors import is_lost
 
 STALE = 60.0
 """Seconds after which something unfinished is left over, not under way."""
@@ -50,10 +51,12 @@ def names(layout: Layout) -> Iterator[str]:
 
 
 def record_of(layout: Layout, name: str) -> bytes | None:
-    """The record of one segment; None if it is gone."""
+    """The record of one segment; None if it is gone, or cannot be looked at."""
     try:
         stat = os.stat(layout.data(name))
-    except FileNotFoundError:
+    except OSError as error:
+        if not is_lost(error):
+            raise
         return None
     # Bytes, not a tuple: they sort by birth as they are, in a fourth of the memory.
     born = max(0, stat.st_mtime_ns)  # users give their files any time, also one before 1970
@@ -62,7 +65,8 @@ def record_of(layout: Layout, name: str) -> bytes | None:
 
 def sweep(layout: Layout) -> Found:
     """Count all segments and remove what is left over: unfinished data files, maps without data,
-    mapped data without a map. Runs along the disk: in a thread."""
+    mapped data without a map. What the disk has lost is passed over. Runs along the disk: in a
+    thread."""
     segments = used = 0
     for shard in layout.shards():
         maps: list[tuple[str, str, int]] = []
@@ -76,7 +80,9 @@ def sweep(layout: Layout) -> Found:
             for entry in entries:
                 try:
                     stat = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
+                except OSError as error:
+                    if not is_lost(error):
+                        raise
                     continue
                 used += stat.st_blocks * 512
                 if _NAME.match(entry.name):
@@ -107,8 +113,13 @@ def _match_maps(layout: Layout, maps: list[tuple[str, str, int]], large: set[str
 
 def _remove_stale(path: str) -> None:
     """Remove a file that is older than :data:`STALE` and that nobody has locked."""
-    with suppress(FileNotFoundError, BlockingIOError):
+    try:
         fd = os.open(path, os.O_RDONLY | os.O_NOATIME)
+    except OSError as error:
+        if not is_lost(error):
+            raise
+        return
+    with suppress(FileNotFoundError, BlockingIOError):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_ctime < time.time() - STALE:
@@ -138,7 +149,9 @@ def evict(layout: Layout, name: str) -> int | None:
     path = layout.data(name)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOATIME)
-    except FileNotFoundError:
+    except OSError as error:
+        if not is_lost(error):
+            raise
         return 0
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from csi_slayer.cache import BLOCK, Cache
+from csi_slayer.cache import BLOCK, Cache, Governor
 from csi_slayer.cache.layout import Layout
 from csi_slayer.cache.ledger import Ledger
 from csi_slayer.cache.marks import Marks
@@ -100,3 +100,63 @@ def test_a_disk_that_takes_nothing_either_is_an_error(
     monkeypatch.setattr(os, "pwrite", failing)
     with pytest.raises(CacheError, match=r"usage: Input/output error"):
         Cache(root, CAPACITY)
+
+
+def test_files_that_the_disk_has_lost_do_not_keep_others_from_eviction(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The governor began anew each second, and evicted nothing."""
+    lost = key_of("0").hex
+    for number in range(3):
+        assert cache.store_small(key_of(f"{number}"), content(f"{number}", 8192))
+    stage = cache.staging("v").create()
+    os.pwrite(stage.fd, bytes(4096), 0)
+    os.close(stage.fd)
+    scandir, stat, opener = os.scandir, os.stat, os.open
+
+    def fails(path: Any) -> None:
+        if str(path).endswith((lost, stage.id)):
+            raise OSError(errno.EIO, "Input/output error")
+
+    class Entry:
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self._entry = entry
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._entry, name)
+
+        def stat(self, **options: Any) -> os.stat_result:
+            fails(self._entry.path)
+            return self._entry.stat(**options)
+
+    class Scan:
+        def __init__(self, path: Any) -> None:
+            self._entries = scandir(path)
+
+        def __enter__(self) -> Scan:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self._entries.close()
+
+        def __iter__(self) -> Iterator[Entry]:
+            return map(Entry, self._entries)
+
+    def look(path: Any, **options: Any) -> os.stat_result:
+        fails(path)
+        return stat(path, **options)
+
+    def open_it(path: Any, *rest: Any, **options: Any) -> int:
+        fails(path)
+        return opener(path, *rest, **options)
+
+    monkeypatch.setattr(os, "scandir", Scan)
+    monkeypatch.setattr(os, "stat", look)
+    monkeypatch.setattr(os, "open", open_it)
+    governor = Governor(cache)
+    assert governor.take_over()
+    governor.look()
+    assert governor.evict(CAPACITY).segments == 2
+    monkeypatch.undo()
+    governor.step_down()
+    assert cache.contains(key_of("0")) and not cache.contains(key_of("1"))
