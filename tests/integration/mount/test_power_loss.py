@@ -93,7 +93,6 @@ def test_what_the_store_has_survives(
     options = ["cache.capacity=400MiB", "cache.min_free=0", "volume.durability=writeback"]
     options += ["volume.hydrate_max=8MiB", *capabilities]
     mount = make_mount(cache=disk.path / "cache", options=options).mount()
-    subprocess.run(["sync", "-f", disk.path], check=True)
     open_files = []
     for name in was:
         fd = os.open(mount.root / name, os.O_RDWR)
