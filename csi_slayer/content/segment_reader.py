@@ -63,6 +63,7 @@ class _Waiter(NamedTuple):
 class _Transfer(NamedTuple):
     start: int
     end: int
+    ahead: bool
     task: asyncio.Task[None]
 
 
@@ -211,32 +212,28 @@ class SegmentReader:
         self._ahead_to = end
 
     def _launch(self, start: int, end: int, *, ahead: bool) -> None:
-        task = self._loop.create_task(self._transfer(start, end, ahead))
-        transfer = _Transfer(start, end, task)
+        task = self._loop.create_task(self._transfer(start, end))
+        transfer = _Transfer(start, end, ahead, task)
         self._running.append(transfer)
         task.add_done_callback(lambda _task: self._ended(transfer))
 
-    async def _transfer(self, start: int, end: int, ahead: bool) -> None:
-        try:
-            while True:
-                source = self.source
-                try:
-                    await self._store.fetch(
-                        source.key,
-                        offset=self.base + start,
-                        length=end - start,
-                        if_match=source.etag,
-                        sink=self.segment.sink(self._piece, base=self.base),
-                    )
-                    return
-                except (ObjectNotFound, PreconditionFailed):
-                    if self.source == source:
-                        await self._settled(source.key)
-                    if self.source == source:
-                        raise  # else it was moved meanwhile, by a rename: ask there
-        finally:
-            if ahead:
-                self._transfers.give_back()
+    async def _transfer(self, start: int, end: int) -> None:
+        while True:
+            source = self.source
+            try:
+                await self._store.fetch(
+                    source.key,
+                    offset=self.base + start,
+                    length=end - start,
+                    if_match=source.etag,
+                    sink=self.segment.sink(self._piece, base=self.base),
+                )
+                return
+            except (ObjectNotFound, PreconditionFailed):
+                if self.source == source:
+                    await self._settled(source.key)
+                if self.source == source:
+                    raise  # else it was moved meanwhile, by a rename: ask there
 
     def _piece(self, _offset: int, _length: int) -> None:
         """Called in a transfer's thread after each block."""
@@ -252,6 +249,8 @@ class SegmentReader:
 
     def _ended(self, transfer: _Transfer) -> None:
         self._running.remove(transfer)
+        if transfer.ahead:  # here, for a task that is cancelled before it began runs nothing
+            self._transfers.give_back()
         error = None if transfer.task.cancelled() else transfer.task.exception()
         for waiter in self._waiters:
             overlaps = waiter.start < transfer.end and transfer.start < waiter.end

@@ -1,0 +1,84 @@
+"""The transfers that fill a segment: what they take they give back, however they end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csi_slayer.cache import BLOCK, Cache, Segment, SegmentKey
+from csi_slayer.content.options import Live
+from csi_slayer.content.segment_reader import SegmentReader, Transfers
+from csi_slayer.content.small import Source
+
+SIZE = 64 << 20
+CACHED = 4 << 20
+"""Bytes at the beginning of each object that the cache has."""
+
+
+class Endless:
+    """A store whose answers never come."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def fetch(self, key: str, **how: Any) -> None:
+        self.asked += 1
+        await asyncio.get_running_loop().create_future()
+
+
+class Places(Transfers):
+    """Six, and how often one was taken."""
+
+    def __init__(self) -> None:
+        super().__init__(6, Live())
+        self.taken = 0
+
+    def try_take(self) -> bool:
+        taken = super().try_take()
+        self.taken += taken
+        return taken
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[Cache]:
+    opened = Cache(tmp_path / "cache", 4 << 30)
+    yield opened
+    opened.close()
+
+
+async def nobody(key: str) -> None: ...
+
+
+def begun(cache: Cache, key: str) -> Segment:
+    """A segment with a beginning that an earlier reader has left."""
+    segment = cache.create(SegmentKey.of("t", key, '"e"', 0), SIZE)
+    for at in range(0, CACHED, BLOCK):
+        segment.write_block(at, bytes(BLOCK))
+    return segment
+
+
+def reader(store: Any, transfers: Transfers, segment: Segment, key: str) -> SegmentReader:
+    return SegmentReader(store, transfers, segment, Source(key, '"e"', SIZE), nobody)
+
+
+def test_who_closes_a_file_at_once_leaves_the_places_of_readahead_free(cache: Cache) -> None:
+    """The last read has begun transfers, whose tasks have not run when they are cancelled."""
+
+    async def run() -> None:
+        places, store = Places(), Endless()
+        for number in range(10):
+            one = reader(store, places, begun(cache, f"k{number}"), f"k{number}")
+            offset, before = 0, places.taken
+            while offset < CACHED and places.taken == before:
+                await one.read(offset, offset + BLOCK)
+                offset += BLOCK
+            assert places.taken > before
+            await one.close()
+        assert store.asked == 0
+        assert [places.try_take() for _ in range(7)] == [True] * 6 + [False]
+
+    asyncio.run(run())
