@@ -8,16 +8,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import structlog
+
 from csi_slayer.catalog import Catalog, Inode
 from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.content.upload import Uploader
+from csi_slayer.errors import StoreError
+from csi_slayer.observability.complaints import Complaints
 from csi_slayer.store.write_token import WRITE_TOKEN
+
+log = structlog.get_logger(__name__)
 
 PERIOD, IDLE = 0.1, 0.5
 """Seconds between looks while files are open for writing, and while none is: a node has many
 volumes that nobody writes to."""
+
+REST = 10.0
+"""Seconds for which a file is left alone of which nothing could be sent ahead."""
 
 
 class Growth:
@@ -37,35 +46,54 @@ class Growth:
         self._uploader = uploader
         self._note_dirty = note_dirty
         self._sizes: dict[int, tuple[int, int]] = {}
+        self._rests: dict[int, float] = {}
+        self._complaints = Complaints(log)
 
     async def watch(self) -> None:
-        part = self._uploader.part_size
         writing = False
         while True:
             await asyncio.sleep(PERIOD if writing else IDLE)
             writing = False
             self._sizes = {i: s for i, s in self._sizes.items() if self._opened.is_writing(i)}
+            self._rests = {i: t for i, t in self._rests.items() if self._opened.is_writing(i)}
             for record in self._opened:
                 file = record.file
                 if record.writers == 0 or not isinstance(file, StagedFile):
                     continue
                 writing = True
-                size = file.size
-                first, last = self._sizes.setdefault(record.ino, (size, size))
-                self._sizes[record.ino] = (first, size)
-                if first < part and size > last and size >= 2 * part:
-                    async with self._opened.held(record.ino):
-                        await self._send_ahead(record.ino, file)
+                try:
+                    await self._look(record.ino, file)
+                except Exception as error:  # of one file: the others are looked at all the same
+                    self._failed(record.ino, error)
             await self._forget_unwanted()
+
+    async def _look(self, ino: int, file: StagedFile) -> None:
+        part, size = self._uploader.part_size, file.size
+        first, last = self._sizes.setdefault(ino, (size, size))
+        self._sizes[ino] = (first, size)
+        if first >= part or size <= last or size < 2 * part:
+            return
+        if self._rests.get(ino, 0.0) <= asyncio.get_running_loop().time():
+            async with self._opened.held(ino):
+                await self._send_ahead(ino, file)
+            self._complaints.over(ino)
+
+    def _failed(self, ino: int, error: Exception) -> None:
+        self._rests[ino] = asyncio.get_running_loop().time() + REST
+        if not isinstance(error, StoreError):  # which the real upload will meet and report
+            self._complaints.failed(ino, "a growing file is not sent ahead", error, ino=ino)
 
     async def _forget_unwanted(self) -> None:
         """A part may have been sent ahead just after the whole file was: nothing will use it."""
         for ino in self._uploader.sent_ahead():
-            key = await self._catalog.path(ino)
-            if not self._opened.is_writing(ino) and (
-                key is None or await self._catalog.pending(key) is None
-            ):
-                await self._uploader.forget(ino)
+            try:
+                key = await self._catalog.path(ino)
+                if not self._opened.is_writing(ino) and (
+                    key is None or await self._catalog.pending(key) is None
+                ):
+                    await self._uploader.forget(ino)
+            except Exception as error:
+                self._complaints.failed(ino, "parts that nobody wants are kept", error, ino=ino)
 
     async def _send_ahead(self, ino: int, file: StagedFile) -> None:
         inode = await self._catalog.find(ino)

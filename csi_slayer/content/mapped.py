@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import structlog
 
-from csi_slayer.errors import SlayerError
+from csi_slayer.observability.complaints import Complaints
 
 log = structlog.get_logger(__name__)
 
@@ -94,6 +94,8 @@ class Mapped:
         self._retire = retire
         self._spawn = spawn
         self._watched: dict[int, None] = {}
+        self._watching = False
+        self._complaints = Complaints(log)
 
     def is_mapped(self, ino: int, path: str, fd: int | None) -> bool:
         """Whether the staged file of an inode without handles is mapped: it is asked about again
@@ -101,23 +103,32 @@ class Mapped:
         if not _is_used(path, fd):
             self._mappable.discard(ino)
             return False
-        if not self._watched:
+        if not self._watching:
+            self._watching = True
             self._spawn(self._watch())
         self._watched[ino] = None
         return True
 
     async def _watch(self) -> None:
         """Nobody tells of stores into a mapping whose file was closed, nor of its end."""
-        while self._watched:
-            await asyncio.sleep(PAUSE)
-            for ino in list(self._watched)[:AT_ONCE]:
-                try:
-                    await self._retire(ino)
-                except SlayerError as error:
-                    log.warning("a mapped file is looked at again later", ino=ino, error=str(error))
-                del self._watched[ino]
-                if ino in self._mappable:
-                    self._watched[ino] = None  # at the end of the queue
+        try:
+            while self._watched:
+                await asyncio.sleep(PAUSE)
+                for ino in list(self._watched)[:AT_ONCE]:
+                    await self._look(ino)
+        finally:
+            self._watching = False
+
+    async def _look(self, ino: int) -> None:
+        try:
+            await self._retire(ino)
+        except Exception as error:  # of one file: the others are looked at all the same
+            self._complaints.failed(ino, "a mapped file is looked at again later", error, ino=ino)
+        else:
+            self._complaints.over(ino)
+        del self._watched[ino]
+        if ino in self._mappable:
+            self._watched[ino] = None  # at the end of the queue
 
 
 def _is_used(path: str, fd: int | None) -> bool:

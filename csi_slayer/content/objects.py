@@ -8,6 +8,7 @@ the conflicts directory: nothing is dropped.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import uuid
@@ -80,16 +81,15 @@ class Objects:
         return metadata.encode(inode, xattrs, self._catalog.defaults, full=self._options.posix)
 
     def staged_stat(self, inode: Inode) -> os.stat_result | None:
-        """The staged copy's stat; None if there is none."""
+        """The staged copy's stat; None if there is none. Raises FsError."""
         if inode.stage is None:
             return None
         record = self._opened.get(inode.ino)
         if record is not None and isinstance(record.file, StagedFile | OverlayFile):
             return record.file.stat()
-        try:
+        with os_errors(), contextlib.suppress(FileNotFoundError):
             return os.stat(f"{self._staged}/{inode.stage}")
-        except FileNotFoundError:
-            return None
+        return None
 
     def is_dirty(self, inode: Inode) -> bool:
         """Whether the staged bytes differ from the object's, by the staged file's mtime."""

@@ -19,7 +19,7 @@ from csi_slayer.catalog import Catalog
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.content.tasks import together
-from csi_slayer.errors import PreconditionFailed, StoreError
+from csi_slayer.errors import PreconditionFailed, SlayerError, StoreError
 from csi_slayer.store.base import ABSENT, ANY, Condition, ObjectInfo, ObjectStore
 from csi_slayer.store.write_token import WRITE_TOKEN
 
@@ -202,15 +202,20 @@ class Uploader:
 
     async def _begin(self, key: str, part_size: int, metadata: Mapping[str, str]) -> Multipart:
         upload_id = await self._store.create_multipart(key, metadata=metadata)
-        await self._catalog.upload_began(upload_id, key)
-        return Multipart(key, upload_id, part_size, metadata)
+        upload = Multipart(key, upload_id, part_size, metadata)
+        try:
+            await self._catalog.upload_began(upload_id, key)
+        except BaseException:  # nobody would know of it
+            await asyncio.shield(self._abort(upload))
+            raise
+        return upload
 
     async def _abort(self, upload: Multipart) -> None:
         try:
             await self._store.abort_multipart(upload.key, upload.upload_id)
-        except StoreError:
+            await self._catalog.upload_ended(upload.upload_id)
+        except SlayerError:
             return  # stays in the table of uploads: the next start aborts it
-        await self._catalog.upload_ended(upload.upload_id)
 
     async def _send_parts(
         self, upload: Multipart, file: StagedFile | OverlayFile, size: int
@@ -274,8 +279,8 @@ class Uploader:
     async def send_ahead(
         self, ino: int, key: str, file: StagedFile, metadata: Mapping[str, str]
     ) -> None:
-        """Send the complete parts that a growing file has gained; errors end the attempt quietly,
-        for the real upload will meet and report them."""
+        """Send the complete parts that a growing file has gained. After an error, which may be an
+        OSError of the staged file, nothing is left of what was sent."""
         if ino not in self._locks:
             async with _Locked(self._locks, ino):
                 await self._send_ahead(ino, key, file, metadata)
@@ -295,10 +300,11 @@ class Uploader:
             # The last full part may still be written to (readers of it see partial pages).
             todo = [n for n in range(1, full) if n not in upload.parts]
             await together([self._send_part_ahead(upload, file, n) for n in todo[:PARTS_AT_ONCE]])
-        except StoreError:
+        except (SlayerError, OSError):
             self._ahead.pop(ino, None)
             if upload is not None:
                 await self._abort(upload)
+            raise
 
     def sent_ahead(self) -> list[int]:
         """Files of which parts have been sent ahead, and no more than that."""

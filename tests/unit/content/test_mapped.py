@@ -91,3 +91,42 @@ async def watch_until_it_is_free(path: str, fd: int) -> None:
     await task
     assert asked == 5
     assert mappable == {2}
+
+
+@pytest.mark.parametrize("error", [OSError(5, "EIO"), KeyError("a bug")])
+@pytest.mark.allow_log("Traceback")
+def test_one_that_cannot_be_looked_at_is_no_end_of_looking_at_others(
+    file: tuple[str, int], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(mapped, "PAUSE", 0.0)
+
+    async def run() -> None:
+        path, fd = file
+        tasks: list[asyncio.Task[None]] = []
+        asked: list[int] = []
+        mappable = {1, 2}
+
+        def spawn(work: Coroutine[Any, Any, None]) -> None:
+            tasks.append(asyncio.get_running_loop().create_task(work))
+
+        async def retire(ino: int) -> None:
+            asked.append(ino)
+            if asked.count(ino) == 3:
+                mappable.discard(ino)
+            if ino == 1:
+                raise error
+
+        watch = mapped.Mapped(mappable, retire, spawn)
+        with mapping(Path(path), 8192) as (_memory, own):
+            os.close(own)
+            for ino in (1, 2):
+                assert watch.is_mapped(ino, path, fd)
+            await tasks[0]
+            assert asked == [1, 2] * 3
+            mappable.add(1)
+            assert watch.is_mapped(1, path, fd), "once more: it is watched anew"
+            mappable.discard(1)
+            await tasks[1]
+        assert len(tasks) == 2
+
+    asyncio.run(run())
