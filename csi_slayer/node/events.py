@@ -133,7 +133,8 @@ class Events:
                 await asyncio.sleep(PAUSE)
             try:
                 status = await asyncio.to_thread(self._post, event)
-            except (OSError, ValueError, http.client.HTTPException) as error:
+            except (OSError, ValueError, RuntimeError, http.client.HTTPException) as error:
+                # RuntimeError: there was no thread to be had.
                 problem = str(error) or type(error).__name__
                 continue
             if status < 300:

@@ -16,6 +16,7 @@ from csi_slayer.node.events import Events
 from csi_slayer.node.requests import Condition
 from csi_slayer.node.running import State
 from csi_slayer.node.volume import Volume
+from csi_slayer.observability.complaints import Complaints
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +39,7 @@ class Health:
         self._volumes = volumes
         self._events = events
         self._silent: dict[int, int] = {}
+        self._complaints = Complaints(log)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -76,10 +78,17 @@ class Health:
 
     async def _answers(self, volume: Volume) -> bool:
         before = volume.last_status
-        await self.look(volume)
+        try:
+            await self.look(volume)
+        except Exception as error:  # of one volume: the others are looked at all the same
+            self._complaints.failed(volume.record.volume_id, "health_unknown", error,
+                                    volume=volume.record.volume_id)  # fmt: skip
         return volume.last_status is not before
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(PERIOD)
-            await self.look_at_all()
+            try:
+                await self.look_at_all()
+            except Exception as error:
+                self._complaints.failed("all", "volumes_not_looked_at", error)

@@ -18,6 +18,7 @@ from typing import Any
 from csi_slayer.content.tasks import end_task
 from csi_slayer.node import keeper
 from csi_slayer.observability import get_logger
+from csi_slayer.observability.complaints import Complaints
 
 log = get_logger(__name__)
 
@@ -81,6 +82,7 @@ class Keeping:
         self._undropped: set[str] = set()  # what the keeper could not be told, and may still hold
         self._turn = asyncio.Lock()
         self._broken = asyncio.Event()
+        self._complaints = Complaints(log)
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -182,22 +184,34 @@ class Keeping:
     async def _stay_connected(self) -> None:
         pause = RETRY_FIRST
         while True:
-            await self._broken_or_gone()
-            while not self._connect():
-                await asyncio.sleep(pause)
-                pause = min(RETRY_MAX, pause * 2)
-            self._broken.clear()
-            for name in list(self._names()):
-                await self.put(name)
-            for name in list(self._undropped):
-                if name in self._undropped:  # it may have been put again meanwhile
-                    await self.drop(name)
+            try:
+                await self._broken_or_gone()
+                while not self._connect():
+                    await asyncio.sleep(pause)
+                    pause = min(RETRY_MAX, pause * 2)
+                await self._give_all()
+            except Exception as error:
+                # No descriptor or memory to be had: that passes, and the mounts must not end with
+                # this process because it did once.
+                self._complaints.failed("keeper", "keeper_not_connected", error)
+                self._disconnect()
             if self._end is not None:
                 pause = RETRY_FIRST
                 self._complete = True
+                self._complaints.over("keeper")
                 log.info("keeper_connected")
             else:
                 await asyncio.sleep(pause)
+                pause = min(RETRY_MAX, pause * 2)
+
+    async def _give_all(self) -> None:
+        """Have the keeper, which is new, hold what it is to hold."""
+        self._broken.clear()
+        for name in list(self._names()):
+            await self.put(name)
+        for name in list(self._undropped):
+            if name in self._undropped:  # it may have been put again meanwhile
+                await self.drop(name)
 
     async def _broken_or_gone(self) -> None:
         """Wait until a request failed, or the keeper closed its end."""

@@ -15,7 +15,7 @@ from csi_slayer.cache import Cache, Governor
 from csi_slayer.catalog import Catalog, Defaults
 from csi_slayer.config import MountConfig
 from csi_slayer.content.content import Content
-from csi_slayer.errors import CatalogError, ConfigError
+from csi_slayer.errors import ConfigError
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.fuse import pyfuse3_engine
 from csi_slayer.fuse.init import Capabilities, SessionState
@@ -29,8 +29,8 @@ from csi_slayer.vfs.filesystem import FileSystem
 from csi_slayer.worker import spec as specs
 from csi_slayer.worker.control import ControlServer
 from csi_slayer.worker.events import Events
+from csi_slayer.worker.housekeeping import Housekeeping
 from csi_slayer.worker.operations import operations
-from csi_slayer.worker.status import oldest_pending
 
 if TYPE_CHECKING:
     from csi_slayer.fuse.pyfuse3_engine.session import Pyfuse3Session
@@ -40,9 +40,6 @@ log = structlog.get_logger(__name__)
 DRAIN = 3600.0
 """Seconds for which an unmounted volume's worker goes on uploading what is pending. What is then
 still pending stays staged, and the next mount of the volume uploads it."""
-
-HOUSEKEEPING = 2.0
-"""Seconds between updates of the gauges."""
 
 
 class Mount:
@@ -180,7 +177,7 @@ class Mount:
                 self.metrics.registry, self.config.metrics.listen
             )
             self._stack.push_async_callback(server.close)
-        keeper = asyncio.create_task(self._housekeeping())
+        keeper = asyncio.create_task(Housekeeping(self).run())
         self._stack.callback(keeper.cancel)
         if self.config.volume.quota is not None:
             self.measure()
@@ -223,24 +220,3 @@ class Mount:
             await self.session.stop(grace=1.0)
             self.session.close()
         await self._stack.aclose()
-
-    async def _housekeeping(self) -> None:
-        """Keep the gauges true and the catalog's journal short."""
-        metrics, events = self.metrics, self.cache.events
-        while True:
-            await asyncio.sleep(HOUSEKEEPING)
-            try:
-                await asyncio.to_thread(self.fs.catalog.checkpoint)
-                self.fs.catalog.reset_journal()
-            except CatalogError as error:
-                log.warning("checkpoint failed", error=str(error))
-            usage = self.cache.usage()
-            metrics.cache_bytes.set(usage.used)
-            metrics.dirty_bytes.set(await asyncio.to_thread(self.fs.content.staging.usage))
-            metrics.pending_uploads.set(await self.fs.catalog.pending_count())
-            metrics.oldest_pending_seconds.set(int(await oldest_pending(self) or 0))
-            metrics.store_answers.set(self.events.store.answers)
-            corrupt = events.corrupt_blocks.value + events.corrupt_segments.value
-            metrics.cache_corrupt_blocks.add(corrupt - metrics.cache_corrupt_blocks.value)
-            evicted = events.evicted_bytes.value
-            metrics.cache_evicted_bytes.add(evicted - metrics.cache_evicted_bytes.value)

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from csi_slayer.node import health
 from csi_slayer.node.events import Events
 from csi_slayer.node.health import Health
@@ -23,6 +25,7 @@ class Worker:
 
     def __init__(self, path: Path) -> None:
         self.answers = True
+        self.failing: list[dict[str, str]] = []
         self.path = str(path)
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(self.path)
@@ -39,7 +42,7 @@ class Worker:
             with client:
                 if self.answers:
                     client.recv(1000)
-                    lines = [{"used_bytes": 1, "failing": []}, {"done": True}]
+                    lines = [{"used_bytes": 1, "failing": self.failing}, {"done": True}]
                     client.sendall("".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def close(self) -> None:
@@ -107,3 +110,46 @@ def test_an_answer_in_between_counts(tmp_path: Path) -> None:
         asyncio.run(run())
     finally:
         worker.close()
+
+
+@pytest.mark.allow_log("Traceback")
+def test_a_volume_that_cannot_be_judged_does_not_save_one_that_is_silent(tmp_path: Path) -> None:
+    """Its worker is of another version, say, and answers otherwise."""
+    worker = Worker(tmp_path / "control")
+    worker.failing = [{}]
+    odd = volume(worker.path, 1)
+    silent = volume(str(tmp_path / "nobody"), 2)
+
+    async def run() -> None:
+        volumes = [cast(Volume, it) for it in (odd, silent)]
+        looker = Health(lambda: volumes, Events("node", enabled=False))
+        for _ in range(health.SILENT):
+            await looker.look_at_all()
+        assert silent.running.killed == 1
+        assert odd.running.killed == 0
+
+    try:
+        asyncio.run(run())
+    finally:
+        worker.close()
+
+
+def test_a_round_that_fails_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "PERIOD", 0.0)
+
+    async def run() -> None:
+        rounds, enough = 0, asyncio.Event()
+
+        def volumes() -> list[Volume]:
+            nonlocal rounds
+            rounds += 1
+            if rounds == 3:
+                enough.set()
+            raise OSError(24, "Too many open files")
+
+        looker = Health(volumes, Events("node", enabled=False))
+        looker.start()
+        await asyncio.wait_for(enough.wait(), 30)
+        await looker.close()
+
+    asyncio.run(run())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,36 @@ def test_what_could_not_be_dropped_is_dropped_later(tmp_path: Path, volumes: Vol
         await keeping.drop("a")
         await until(lambda: keeping.connected)
         await until(lambda: set(keeper.keeper.store._entries) == {"b"})
+        await keeping.close()
+
+    try:
+        asyncio.run(run())
+    finally:
+        keeper.close()
+
+
+def test_a_moment_without_descriptors_is_not_the_end_of_keeping(
+    tmp_path: Path, volumes: Volumes
+) -> None:
+    """Or this process could never be replaced again without the mounts."""
+    path = tmp_path / "keeper.sock"
+    keeper = Running(path)
+    refused = 0
+
+    def names() -> list[str]:
+        nonlocal refused
+        refused += 1
+        if refused < 3:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return list(volumes.entries)
+
+    async def run() -> None:
+        keeping = Keeping(path, names, volumes.entries.get)
+        await keeping.start()
+        volumes.entries["a"] = Held({"n": 1}, b"spec")
+        keeping._disconnect()
+        await until(lambda: refused == 3 and keeping.connected)
+        assert set(keeper.keeper.store._entries) == {"a"}
         await keeping.close()
 
     try:
