@@ -8,7 +8,6 @@ worker's death (the page cache is the kernel's).
 
 from __future__ import annotations
 
-import asyncio
 import mmap
 import os
 import struct
@@ -17,6 +16,7 @@ from csi_slayer.cache.oserrors import read_through
 from csi_slayer.cache.staging import SIDECAR
 from csi_slayer.content import overlay_map
 from csi_slayer.content.clean import CleanFile
+from csi_slayer.content.locks import Locks
 from csi_slayer.content.overlay_map import BLOCK, HEADER, HEADER_SIZE, LIMIT_AT, MAGIC
 from csi_slayer.content.ranges import FileRange, ReadResult, as_bytes
 from csi_slayer.content.staged import (
@@ -46,7 +46,7 @@ class OverlayFile:
         self.path = path
         self.fd = fd
         self.base = base
-        self._locks: dict[int, asyncio.Lock] = {}
+        self._locks = Locks[int]()
         self._zeroing: list[range] = []
         with os_errors():
             self._map_fd = os.open(path + SIDECAR, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -102,8 +102,7 @@ class OverlayFile:
 
     async def _bring(self, block: int) -> None:
         """Copy a block from the object into the stage."""
-        lock = self._locks.setdefault(block, asyncio.Lock())
-        try:
+        with self._locks.of(block) as lock:
             async with lock:
                 if self._from_base(block):
                     start = block * BLOCK
@@ -114,9 +113,6 @@ class OverlayFile:
                     length = min(length, self._limit - start)
                     self._fill(start, memoryview(data)[:length])
                     self._mark(block, PRESENT)
-        finally:
-            if not lock.locked():
-                self._locks.pop(block, None)
 
     def _fill(self, start: int, data: memoryview) -> None:
         """Write what was fetched, as far as the file goes. Raises CacheFull if not all of it has

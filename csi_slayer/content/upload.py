@@ -16,6 +16,7 @@ from typing import NamedTuple
 import xxhash
 
 from csi_slayer.catalog import Catalog
+from csi_slayer.content.locks import Locks
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.content.tasks import together
@@ -99,35 +100,6 @@ class NotWanted(Exception):
     """What is being sent was removed or cut off meanwhile: look again at what the key needs."""
 
 
-class _Locked:
-    """One upload of a file at a time: sending ahead and the real one never overlap."""
-
-    __slots__ = ("_ino", "_lock", "_locks")
-
-    def __init__(self, locks: dict[int, asyncio.Lock], ino: int) -> None:
-        self._locks = locks
-        self._ino = ino
-        lock = locks.get(ino)
-        if lock is None:
-            lock = locks[ino] = asyncio.Lock()
-        self._lock = lock
-
-    async def __aenter__(self) -> None:
-        try:
-            await self._lock.acquire()
-        except BaseException:
-            self._tidy()
-            raise
-
-    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        self._lock.release()
-        self._tidy()
-
-    def _tidy(self) -> None:
-        if not self._lock.locked():
-            self._locks.pop(self._ino, None)
-
-
 class Uploader:
     """Sends staged files; knows nothing of names or of when to do it."""
 
@@ -137,7 +109,8 @@ class Uploader:
         self.part_size = max(part_size, store.part_minimum)
         self._ahead: dict[int, Multipart] = {}
         self._sending: dict[int, Multipart] = {}
-        self._locks: dict[int, asyncio.Lock] = {}
+        self._locks = Locks[int]()
+        """One upload of a file at a time: sending ahead and the real one never overlap."""
 
     async def send(
         self,
@@ -149,13 +122,14 @@ class Uploader:
         metadata: Mapping[str, str],
     ) -> ObjectInfo:
         """The first ``size`` bytes of the file as the object ``key``. Raises NotWanted."""
-        async with _Locked(self._locks, ino):
-            try:
-                return await self._send(ino, key, file, size, condition, metadata)
-            except StoreError:
-                if file.size < size:
-                    raise NotWanted from None  # cut off while it was being read
-                raise
+        with self._locks.of(ino) as lock:
+            async with lock:
+                try:
+                    return await self._send(ino, key, file, size, condition, metadata)
+                except StoreError:
+                    if file.size < size:
+                        raise NotWanted from None  # cut off while it was being read
+                    raise
 
     async def _send(
         self,
@@ -196,7 +170,8 @@ class Uploader:
             await asyncio.shield(self._abort(upload))
             raise
         finally:
-            del self._sending[ino]
+            if self._sending.get(ino) is upload:
+                del self._sending[ino]
         await self._catalog.upload_ended(upload.upload_id)
         return info
 
@@ -282,8 +257,9 @@ class Uploader:
         """Send the complete parts that a growing file has gained. After an error, which may be an
         OSError of the staged file, nothing is left of what was sent."""
         if ino not in self._locks:
-            async with _Locked(self._locks, ino):
-                await self._send_ahead(ino, key, file, metadata)
+            with self._locks.of(ino) as lock:
+                async with lock:
+                    await self._send_ahead(ino, key, file, metadata)
 
     async def _send_ahead(
         self, ino: int, key: str, file: StagedFile, metadata: Mapping[str, str]

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xxhash
@@ -25,7 +26,7 @@ from csi_slayer.content.upload import (
     part_size_for,
 )
 from csi_slayer.errors import PreconditionFailed
-from csi_slayer.store.base import ABSENT, ANY, Condition, ObjectStore
+from csi_slayer.store.base import ABSENT, ANY, Condition, ObjectInfo, ObjectStore
 from csi_slayer.store.open import open_store
 from csi_slayer.store.options import StoreOptions
 from csi_slayer.store.write_token import WRITE_TOKEN
@@ -230,5 +231,45 @@ def test_a_small_file_that_is_cut_while_it_is_read_is_looked_at_again(
             it.write(0, b"x" * 10)
             with pytest.raises(NotWanted):
                 await it.uploader.send(7, "key", it.file, size, ANY, {})
+
+    asyncio.run(run())
+
+
+def test_uploads_of_one_file_come_one_after_the_other(tmp_path: Path) -> None:
+    """Also that of who comes just when one has ended, and another has waited for it."""
+
+    async def run() -> None:
+        async with bench(tmp_path) as it:
+            it.write(0, os.urandom(2 * PART))
+            complete, sending, most = it.store.complete_multipart, 0, 0
+            begin = it.store.create_multipart
+
+            async def create_multipart(key: str, **how: Any) -> str:
+                nonlocal sending, most
+                sending += 1
+                most = max(most, sending)
+                return await begin(key, **how)
+
+            async def complete_multipart(key: str, *args: Any, **how: Any) -> ObjectInfo:
+                nonlocal sending
+                info = await complete(key, *args, **how)
+                sending -= 1
+                return info
+
+            it.store.create_multipart = create_multipart  # type: ignore[method-assign]
+            it.store.complete_multipart = complete_multipart  # type: ignore[method-assign]
+
+            def send(key: str) -> asyncio.Task[ObjectInfo]:
+                sent = it.uploader.send(7, key, it.file, 2 * PART, ANY, {})
+                return asyncio.create_task(sent)
+
+            first, second = send("a"), send("b")
+            await first
+            third = send("c")
+            await it.uploader.send_ahead(7, "key", it.file, {})
+            assert it.uploader.sent_ahead() == [], "the whole of it is being sent"
+            await asyncio.gather(second, third)
+            assert most == 1
+            assert len(it.sent) == 6
 
     asyncio.run(run())
