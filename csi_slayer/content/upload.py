@@ -22,6 +22,7 @@ from csi_slayer.content.staged import StagedFile
 from csi_slayer.content.tasks import together
 from csi_slayer.errors import PreconditionFailed, SlayerError, StoreError
 from csi_slayer.store.base import ABSENT, ANY, Condition, ObjectInfo, ObjectStore
+from csi_slayer.store.source import reading
 from csi_slayer.store.write_token import WRITE_TOKEN
 
 SINGLE = 1 << 20
@@ -71,11 +72,13 @@ def _without_mtime(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def checksum(fd: int, offset: int, length: int) -> int:
-    """xxh3 of a file's range; blocks, so call it in a thread for more than a few MiB."""
+    """xxh3 of a file's range; blocks, so call it in a thread for more than a few MiB. Raises
+    SourceUnreadable."""
     digest = xxhash.xxh3_64()
     end = offset + length
     while offset < end:
-        data = os.pread(fd, min(_PIECE, end - offset), offset)
+        with reading():
+            data = os.pread(fd, min(_PIECE, end - offset), offset)
         if not data:
             break
         digest.update(data)
@@ -147,7 +150,8 @@ class Uploader:
             if isinstance(file, OverlayFile):
                 await file.bring_all()
             if size <= SINGLE:
-                body = os.pread(file.fd, size, 0)
+                with reading():
+                    body = os.pread(file.fd, size, 0)
                 if len(body) < size:
                     raise NotWanted
                 return await self._store.put(key, body, condition=condition, metadata=metadata)

@@ -13,6 +13,7 @@
     │   ├── InvalidRange             EIO           OUT_OF_RANGE
     │   ├── StoreUnavailable         EIO           UNAVAILABLE  transient, retries used up
     │   ├── StoreIntegrityError      EIO           DATA_LOSS    truncated body, wrong length or etag
+    │   ├── SourceUnreadable         EIO           INTERNAL     the local file that was to be sent
     │   └── StoreUnsupported         EOPNOTSUPP    UNIMPLEMENTED
     │       └── KeyObstructed        an object is where a directory has to be, or the reverse
     ├── CatalogError                 EIO           INTERNAL     SQLite says no
@@ -104,6 +105,13 @@ class StoreIntegrityError(StoreError):
     """What came back is not what was asked for: truncated, of a wrong length or a wrong version."""
 
     grpc_code = "DATA_LOSS"
+
+
+class SourceUnreadable(StoreError):
+    """The local file that was to be sent cannot be read, or is shorter than announced: the store
+    has nothing to do with it."""
+
+    grpc_code = "INTERNAL"
 
 
 class StoreUnsupported(StoreError):

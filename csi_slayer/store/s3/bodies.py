@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 
-from csi_slayer.errors import StoreError
+from csi_slayer.errors import SourceUnreadable
 from csi_slayer.store.s3.answer import Answer
 from csi_slayer.store.s3.engine import Engine
 from csi_slayer.store.s3.jobs import Upload
 from csi_slayer.store.s3.request import Pairs, S3Request
 from csi_slayer.store.s3.sign import LARGEST_SIGNED_BODY
+from csi_slayer.store.source import reading
 
 
 class FileBody:
@@ -45,9 +46,10 @@ class FileBody:
         except OSError:
             count = 0  # not in the page cache, or this file system cannot tell
         if count < self._length:
-            count = await asyncio.to_thread(_read_fully, self._fd, self._offset, data)
+            with reading():
+                count = await asyncio.to_thread(_read_fully, self._fd, self._offset, data)
         if count < self._length:
-            raise StoreError("the file to send is shorter than announced")
+            raise SourceUnreadable("the file to send is shorter than announced")
         return bytes(data)
 
 

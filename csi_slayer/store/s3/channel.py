@@ -7,18 +7,20 @@ do that and works in the chunks that OpenSSL gives.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
 import time
 
-from csi_slayer.errors import StoreError, StoreIntegrityError
+from csi_slayer.errors import SourceUnreadable, StoreIntegrityError
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.answer import MOST_HEAD_BYTES, Answer, AnswerReader, BadAnswer
 from csi_slayer.store.s3.halt import Halt
 from csi_slayer.store.s3.resolver import Addresses
 from csi_slayer.store.s3.sockets import establish, is_stale, readable
 from csi_slayer.store.s3.target import Target, connect_failure
+from csi_slayer.store.source import reading
 
 # Bytes per sendfile, and per TLS write: how often a transfer looks whether it should stop.
 _SEND = 1 << 20
@@ -98,7 +100,7 @@ class Channel:
     def send_file(self, fd: int, offset: int, length: int) -> bool:
         """Send a file's range as body; False if the server answered before it was all sent.
 
-        Raises StoreError if the file ends before the range does.
+        Raises SourceUnreadable if the file cannot be read, or ends before the range does.
         """
         sock = self._connected()
         sent = 0
@@ -109,7 +111,7 @@ class Channel:
                     return False
                 count = self._send_some(sock, fd, offset + sent, length - sent)
                 if count == 0:
-                    raise StoreError("the file to send is shorter than announced")
+                    raise SourceUnreadable("the file to send is shorter than announced")
                 sent += count
                 self.moved += count
         except BlockingIOError as error:
@@ -118,6 +120,10 @@ class Channel:
             ) from error
         except OSError as error:
             self._halt.check()
+            with reading():  # sendfile(2) does not tell whose error it is: is it the file's?
+                if error.errno == errno.EIO:
+                    raise  # no socket gives that
+                os.pread(fd, min(length - sent, _SEND), offset + sent)
             if readable(sock):
                 return False  # an answer came before the connection was closed
             raise self._cut("while the body was sent", error) from error
@@ -126,7 +132,8 @@ class Channel:
     def _send_some(self, sock: socket.socket, fd: int, offset: int, length: int) -> int:
         if self._target.tls is None:
             return os.sendfile(sock.fileno(), fd, offset, min(length, _SEND))
-        data = os.pread(fd, min(length, _TLS_SEND), offset)
+        with reading():
+            data = os.pread(fd, min(length, _TLS_SEND), offset)
         if data:
             sock.sendall(data)
         return len(data)

@@ -12,6 +12,7 @@ from csi_slayer.errors import (
     InvalidRange,
     ObjectNotFound,
     PreconditionFailed,
+    SourceUnreadable,
     StoreError,
     StoreIntegrityError,
     StoreUnsupported,
@@ -30,8 +31,14 @@ T = TypeVar("T")
 
 # Listings of 1,000 long keys and error texts fit; bodies of objects say their own limit.
 MOST_ANSWER_BYTES = 8 << 20
-# Errors that are answers about an object.
-_ANSWERS = (ObjectNotFound, PreconditionFailed, InvalidRange, StoreUnsupported)
+# Errors that say nothing about the store: answers about an object, and what is wrong with us.
+_NO_FAILURES = (
+    ObjectNotFound,
+    PreconditionFailed,
+    InvalidRange,
+    StoreUnsupported,
+    SourceUnreadable,
+)
 
 
 class TransferJob(Protocol):
@@ -168,7 +175,7 @@ class Engine:
             answer = await attempt
             self._answers += 1
             return answer
-        except _ANSWERS:
+        except _NO_FAILURES:
             raise
         except (StoreError, Transient) as error:
             self._observer.on_failure(str(error))

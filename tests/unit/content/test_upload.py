@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +26,7 @@ from csi_slayer.content.upload import (
     condition_for,
     part_size_for,
 )
-from csi_slayer.errors import PreconditionFailed
+from csi_slayer.errors import PreconditionFailed, SourceUnreadable
 from csi_slayer.store.base import ABSENT, ANY, Condition, ObjectInfo, ObjectStore
 from csi_slayer.store.open import open_store
 from csi_slayer.store.options import StoreOptions
@@ -271,5 +272,26 @@ def test_uploads_of_one_file_come_one_after_the_other(tmp_path: Path) -> None:
             await asyncio.gather(second, third)
             assert most == 1
             assert len(it.sent) == 6
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("size", [1000, 2 * PART])
+def test_a_staged_copy_that_cannot_be_read_is_an_error_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """One that is noted with the file, as those of the store are."""
+
+    def pread(*_values: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async def run() -> None:
+        async with bench(tmp_path) as it:
+            it.write(0, bytes(size))
+            monkeypatch.setattr(os, "pread", pread)
+            with pytest.raises(SourceUnreadable, match="Input/output error"):
+                await it.uploader.send(7, "key", it.file, size, ANY, {})
+            assert it.sent == []
+            assert await it.catalog.uploads() == []
 
     asyncio.run(run())
