@@ -15,6 +15,9 @@ from csi_slayer.errors import CacheError, FsError, ObjectNotFound, PreconditionF
 from csi_slayer.scheduling.behind import Behind
 from csi_slayer.store.base import ObjectStore
 
+MOST_OPEN = 8
+"""Segments of one file that are open at a time, or a few more while several are being opened."""
+
 TURNS = 200
 """Tries, a millisecond apart, to take a segment while other workers of the node do the same."""
 
@@ -80,6 +83,8 @@ class CleanFile:
         reader = self._readers.get(span)
         if reader is not None:
             return reader
+        while len(self._readers) >= MOST_OPEN:  # here, where nothing is open yet that could be left
+            await self._readers.pop(next(iter(self._readers))).close()
         key = SegmentKey.of(self._tenant, self._key, self._etag, span)
         size = min(self._span, self.size - span * self._span)
         try:
@@ -93,8 +98,6 @@ class CleanFile:
         if reader is not None:
             segment.close()
             return reader
-        if len(self._readers) >= 8:
-            await self._readers.pop(next(iter(self._readers))).close()
         reader = SegmentReader(
             self._store, self._transfers, segment, self.source, self._settled, span * self._span
         )
@@ -238,6 +241,8 @@ class CleanFile:
     async def close(self) -> None:
         self._closed = True
         readers, self._readers = list(self._readers.values()), {}
+        for reader in readers:
+            reader.stop()  # all of them, even if whoever waits below does not wait to the end
         for reader in readers:
             await reader.close()
         if self.renamed:  # as long as it was open here its segments kept their names

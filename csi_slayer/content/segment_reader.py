@@ -261,14 +261,25 @@ class SegmentReader:
             else:
                 waiter.future.set_result(None)
 
-    async def close(self) -> None:
-        """Stop the transfers and let go of the segment, as soon as nobody reads from it."""
+        self._let_go()
+
+    def stop(self) -> None:
+        """Stop the transfers and let go of the segment, as soon as nobody reads from it and the
+        last transfer has ended."""
         self._closing = True
-        if self._users:
-            return
-        tasks = [transfer.task for transfer in self._running]
-        for task in tasks:
-            task.cancel()
-        if tasks:
+        if not self._users:
+            for transfer in self._running:
+                transfer.task.cancel()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        # Not before: the threads of transfers write into the segment's descriptor.
+        if self._closing and not self._users and not self._running:
+            self.segment.close()
+
+    async def close(self) -> None:
+        """:meth:`stop`, and wait for it unless somebody reads, who does so then."""
+        self.stop()
+        if not self._users and self._running:
+            tasks = [transfer.task for transfer in self._running]
             await asyncio.gather(*tasks, return_exceptions=True)
-        self.segment.close()
