@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from datetime import datetime
 
-from csi_slayer.errors import PreconditionFailed, StoreIntegrityError, StoreUnsupported
+from csi_slayer.errors import PreconditionFailed, StoreError, StoreIntegrityError, StoreUnsupported
+from csi_slayer.observability import get_logger
 from csi_slayer.store.base import ObjectInfo, ObjectStore, storable_time
 from csi_slayer.store.s3.answer import Answer
 from csi_slayer.store.s3.engine import Engine
@@ -19,6 +20,8 @@ from csi_slayer.store.s3.headers import (
 from csi_slayer.store.s3.request import S3Request
 from csi_slayer.store.s3.uploads import Uploads
 from csi_slayer.store.s3.writes import written
+
+log = get_logger(__name__)
 
 # CopyObject takes no larger source (bytes); larger ones are copied in parts of this size at least.
 LARGEST_SINGLE_COPY = 5 << 30
@@ -168,12 +171,19 @@ class Copies:
             parts = [task.result() for task in tasks]
             done = await self._uploads.complete_multipart(target, upload_id, parts)
         except BaseExceptionGroup as group_error:
-            await self._uploads.abort_multipart(target, upload_id)
+            await self._give_up(target, upload_id)
             raise group_error.exceptions[0] from None
         except BaseException:
-            await self._uploads.abort_multipart(target, upload_id)
+            await self._give_up(target, upload_id)
             raise
         return _copied(source, target, done.etag, done.mtime_ns, metadata)
+
+    async def _give_up(self, target: str, upload_id: str) -> None:
+        """After an error, which is what the caller has to know of, not that this fails too."""
+        try:
+            await self._uploads.abort_multipart(target, upload_id)
+        except StoreError as error:
+            log.warning("an unfinished copy is left as an upload", key=target, error=str(error))
 
 
 def _same(answer: Answer) -> Answer:
