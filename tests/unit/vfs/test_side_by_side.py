@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -315,15 +315,18 @@ def test_clone_and_a_write_in_the_same_tick(
 
         async def note(*args: Any) -> None:
             ticks.append(args[3].stat().st_mtime_ns)
+            clock.time_ns.return_value = ticks[0]
             await original(*args)
 
+        clock = Mock()
+        monkeypatch.setattr(staged, "time", clock)
         monkeypatch.setattr(fs, "_note_clone", note)
         monkeypatch.setattr(staged, "has_coarse_times", lambda _fd: True)
         assert await fs.copy_file_range(volume.request(), src, s.fh, 0, dst, o.fh, 0, 3) == 3
         fd = volume.kernel.backing[o.backing_id]
         os.pwrite(fd, b"TWO", 0)
         os.utime(fd, ns=(0, ticks[0]))  # what a coarse clock gives
-        time.sleep(0.03)  # noqa: ASYNC251 - the tick is over
+        clock.time_ns.return_value = ticks[0] + 10 * staged.TICK
         await fs.flush(volume.request(), dst, o.fh)
         await fs.release(volume.request(), dst, o.fh)
         await fs.release(volume.request(), src, s.fh)
