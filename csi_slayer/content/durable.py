@@ -28,6 +28,7 @@ from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.errors import FsError, SlayerError
+from csi_slayer.observability.complaints import Complaints
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +63,7 @@ class Durable:
         self._spawn = spawn
         self._due: dict[int, float] = {}  # oldest first; no more than there are staged copies
         self._watching = False
+        self._complaints = Complaints(log)
 
     def note(self, ino: int) -> None:
         """The inode has a staged copy that was not made durable yet."""
@@ -103,47 +105,45 @@ class Durable:
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._due:
-            first = next(iter(self._due.values()))
-            await asyncio.sleep(max(LOOK, first - loop.time()))
-            due = []
-            for ino, when in self._due.items():
-                if when > loop.time():
-                    break
-                due.append(ino)
-            for ino in due:
-                del self._due[ino]
-            try:
+        try:
+            while self._due:
+                first = next(iter(self._due.values()))
+                await asyncio.sleep(max(LOOK, first - loop.time()))
+                due = []
+                for ino, when in self._due.items():
+                    if when > loop.time():
+                        break
+                    due.append(ino)
+                for ino in due:
+                    del self._due[ino]
                 await self._settle(due)
-            except SlayerError as error:
-                log.warning("staged copies not durable yet", error=str(error))
-        self._watching = False
+        finally:
+            self._watching = False
 
     async def _settle(self, inos: Sequence[int]) -> None:
-        found = [await self._catalog.find(ino) for ino in inos]
-        inodes = [
-            inode
-            for inode in found
-            if inode is not None
-            and inode.stage is not None
-            and inode.flags & (Mark.UNSYNCED | Mark.OVERLAY)
-        ]
-        if len(inodes) >= MANY:
+        if len(inos) >= MANY:
             try:
                 await asyncio.to_thread(_sync_all, str(self._staging.directory))
             except OSError as error:  # which file it is each is asked for below
-                log.warning("syncing the cache's disk failed", error=str(error))
-        for inode in inodes:
+                self._complaints.failed("all", "syncing the cache's disk failed", error)
+        for ino in inos:
             try:
-                await asyncio.to_thread(self._sync, inode)
+                await self._settle_one(ino)
             except FileNotFoundError:
                 continue  # it is staged no more
-            except OSError as error:
-                log.error("a staged copy cannot be made durable", ino=inode.ino, error=str(error))
-                if (record := self._opened.get(inode.ino)) is not None:
+            except Exception as error:  # of one file: the others are looked at all the same
+                self._complaints.failed(ino, "a staged copy is not durable", error, ino=ino)
+                if isinstance(error, OSError) and (record := self._opened.get(ino)) is not None:
                     record.unwritten = True
-                continue
-            await self._is_durable(inode.ino, inode.stage)
+                self.note(ino)
+
+    async def _settle_one(self, ino: int) -> None:
+        inode = await self._catalog.find(ino)
+        if inode is None or inode.stage is None:
+            return
+        if inode.flags & (Mark.UNSYNCED | Mark.OVERLAY):
+            await asyncio.to_thread(self._sync, inode)
+            await self._is_durable(ino, inode.stage)
 
     def _sync(self, inode: Inode) -> None:
         """Blocks; after a syncfs only for as long as there is something new."""

@@ -168,6 +168,29 @@ def test_many_are_made_durable_at_once(volume: Volume, monkeypatch: pytest.Monke
         volume.run(volume.fs.release(volume.request(), ino, fh))
 
 
+def test_one_that_cannot_be_made_durable_is_tried_again(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Durable, "note", NOTE)
+    ino, handle = opened(volume, b"f")
+    volume.write(ino, handle, 0, b"changed")
+    fdatasync, refused = os.fdatasync, []
+
+    def refuse(fd: int) -> None:
+        if not refused:
+            refused.append(fd)
+            raise OSError(errno.EIO, "Input/output error")
+        fdatasync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", refuse)
+    volume.turn(int((AFTER + 2) / 0.002))
+    assert refused and row(volume, ino).flags & Mark.UNSYNCED
+    volume.turn(int((AFTER + 2) / 0.002))
+    assert not row(volume, ino).flags & Mark.UNSYNCED
+    with pytest.raises(FsError):  # whoever asks is told that the disk had lost something
+        volume.run(volume.fs.fsync(volume.request(), ino, handle.fh, False))
+
+
 def test_a_new_file_is_what_the_local_disk_has_of_it(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
