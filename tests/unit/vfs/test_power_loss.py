@@ -189,6 +189,7 @@ def test_one_that_cannot_be_made_durable_is_tried_again(
     assert not row(volume, ino).flags & Mark.UNSYNCED
     with pytest.raises(FsError):  # whoever asks is told that the disk had lost something
         volume.run(volume.fs.fsync(volume.request(), ino, handle.fh, False))
+    volume.run(volume.fs.release(volume.request(), ino, handle.fh))
 
 
 def test_a_new_file_is_what_the_local_disk_has_of_it(
