@@ -135,7 +135,7 @@ class Listings:
             return []
         names = []
         try:
-            with self._tree.folder(parts) as fd, os.scandir(fd) as entries:
+            with self._tree.entries(parts) as entries:
                 for entry in entries:
                     name = entry.name
                     if not name.startswith(partial) or not listable(name):

@@ -67,6 +67,21 @@ class Tree:
             yield descriptors[-1]
 
     @contextmanager
+    def entries(self, parts: Sequence[str]) -> Iterator[Iterator[os.DirEntry[str]]]:
+        """What is in a directory now. Raises OSError as :meth:`folder`.
+
+        By a description of its own: two readers of one share its position, and each gets a part.
+        Btrfs shows in one only what was there when it was made.
+        """
+        with self.folder(parts) as folder:
+            fd = os.open(".", _FOLDER, dir_fd=folder)
+        try:
+            with os.scandir(fd) as entries:
+                yield entries
+        finally:
+            os.close(fd)
+
+    @contextmanager
     def folders(self, parts: Sequence[str]) -> Iterator[list[int]]:
         """Descriptors of all directories on the way, the root's first."""
         with ExitStack() as stack:

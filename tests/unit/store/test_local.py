@@ -328,6 +328,17 @@ def test_listings_are_those_of_s3(
     assert found == _s3_page(holdable, prefix, delimiter, after)
 
 
+def test_the_root_is_listed_by_many_at_once(run: Run, store: ObjectStore, root: Path) -> None:
+    for number in range(800):
+        (root / f"{number:03}").touch()
+
+    async def lists() -> list[int]:
+        pages = await asyncio.gather(*(store.list_page("") for _ in range(60)))
+        return [len(page.objects) for page in pages]
+
+    assert run(lists()) == [800] * 60
+
+
 def test_cursors_are_bounded(run: Run, store: ObjectStore) -> None:
     for number in range(4):
         run(store.put(f"k{number}", b""))
