@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import stat
@@ -29,14 +28,8 @@ QUOTA_SLACK = 1 << 30
 """A volume with a quota lets the kernel write past us only while this many bytes are free."""
 
 
-LOOK_UPS, LOOK_UP_SECONDS = 1024, 1.0
-"""Files whose names the kernel is looking up again, at most, and for how long that is expected."""
-
-
 class OpenOps(NameOps):
     """See :class:`csi_slayer.vfs.operations.Operations`."""
-
-    _looked_up: dict[int, float]
 
     async def open(self, req: Request, ino: int, flags: int) -> Opened:
         if req.resent and (handle := self.handles.by_request(req.unique)) is not None:
@@ -67,16 +60,10 @@ class OpenOps(NameOps):
 
     async def _tell_the_end(self, ino: int) -> None:
         """An append goes to where the kernel believes the file to end. After others have changed
-        it only a look-up of its name tells that: raises NameMoved, once, unless the kernel appends
-        to the local file by itself."""
-        if self.kernel.passthrough or ino not in self._stale_pages:
+        it only a look-up of its name tells that: raises NameMoved, once for each change, unless the
+        kernel appends to the local file by itself."""
+        if self.kernel.passthrough or not self._stale_pages.tell(ino):
             return
-        now = asyncio.get_running_loop().time()
-        if now < self._looked_up.pop(ino, 0.0) + LOOK_UP_SECONDS:
-            return
-        if len(self._looked_up) >= LOOK_UPS:
-            self._looked_up.pop(next(iter(self._looked_up)))
-        self._looked_up[ino] = now
         await self.kernel.renew(ino)
         raise NameMoved()
 

@@ -24,3 +24,13 @@ def test_of_too_many_nothing_is_believed_any_more() -> None:
     for ino in (1, 2, 3):
         stale.add(ino)
     assert all(stale.take(ino) for ino in (1, 2, 3, 4))
+
+
+def test_of_each_change_who_appends_is_told_once() -> None:
+    stale = StalePages()
+    assert not stale.tell(5)
+    for _ in range(2):
+        stale.add(5)
+        assert [stale.tell(5), stale.tell(5)] == [True, False]
+    assert stale.take(5)
+    assert not stale.tell(5)
