@@ -329,9 +329,9 @@ class Changes(Pendings):
             self._complete(request, 0)
 
     async def update(self, ino: int, *, add: int = 0, clear: int = 0, **values: Any) -> None:
-        """Set columns of one inode, ``add`` marks to its flags and ``clear`` others; keeps the sum
-        of sizes true."""
-        if "size" in values:
+        """Set columns of one inode, ``add`` marks to its flags and ``clear`` others (with XATTRS
+        what it has of those); keeps the sum of sizes true."""
+        if "size" in values or clear & Mark.XATTRS:
             with self._db.transaction():
                 self._update(ino, values, add, clear)
         else:
@@ -343,6 +343,8 @@ class Changes(Pendings):
             return
         if "size" in values and inode.nlink > 0:
             self.used_bytes += values["size"] - inode.size
+        if clear & inode.flags & Mark.XATTRS:
+            self._db.execute("DELETE FROM xattrs WHERE ino = ?", (ino,))
         if add or clear:
             values = {**values, "flags": inode.flags & ~clear | add}
         self._rows.set(ino, values)

@@ -97,7 +97,7 @@ class Races:
             stamp=None,
             size=found.size,
             mtime_ns=found.mtime_ns,
-            clear=Mark.OVERLAY | Mark.ATTRS_DIRTY | Mark.ATTRS_KNOWN,
+            clear=Mark.OVERLAY | Mark.ATTRS_DIRTY | Mark.ATTRS_KNOWN | Mark.XATTRS,
         )
 
     async def keep_other(self, row: Pending, etag: str) -> None:

@@ -12,9 +12,10 @@ from csi_slayer.catalog import ROOT
 from csi_slayer.content import rest
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.errors import PreconditionFailed
+from csi_slayer.vfs.types import SetAttr
 from tests.unit.vfs.calls import begin
 from tests.unit.vfs.harness import Volume
-from tests.unit.vfs.memory_store import MemoryStore
+from tests.unit.vfs.memory_store import Blob, MemoryStore
 
 HOUR = 3600.0
 
@@ -79,3 +80,29 @@ def test_who_opens_a_file_while_the_loser_is_closed_has_what_the_store_has(
     assert volume.objects() == {"f": b"later "}
     assert volume.events.conflicts == 1
     volume.stop()
+
+
+def test_of_the_loser_no_extended_attribute_is_left(tmp_path: Path) -> None:
+    """They would be shown on the other's version, and be stored into it with the next change."""
+    volume = Volume(tmp_path, passthrough=False, ttl=0, posix=True)
+
+    async def run() -> None:
+        fs = volume.fs
+        ino, opened = await begin(volume, b"f", b"ours")
+        await fs.setxattr(volume.request(), ino, b"user.whose", b"ours", 0)
+        await fs.flush(volume.request(), ino, opened.fh)
+        await fs.write(volume.request(), ino, opened.fh, 0, memoryview(b"OURS!"))
+        volume.bucket.objects["f"] = Blob(b"theirs", '"theirs"', 2 * 10**18, {"mode": "33152"})
+        with pytest.raises(PreconditionFailed):
+            await fs.flush(volume.request(), ino, opened.fh)
+        await fs.release(volume.request(), ino, opened.fh)
+        await asyncio.sleep(HOUR)
+        entry = await fs.lookup(volume.request(), ROOT, b"f")
+        assert entry.attr is not None and entry.attr.size == len(b"theirs")
+        assert await fs.listxattr(volume.request(), entry.attr.ino) == []
+        await fs.setattr(volume.request(), entry.attr.ino, SetAttr(mode=0o640))
+
+    volume.run(run())
+    volume.stop()
+    assert "slayerfs-xattrs" not in volume.bucket.objects["f"].metadata
+    assert volume.bucket.objects["f"].body == b"theirs"
