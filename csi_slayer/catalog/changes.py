@@ -269,10 +269,13 @@ class Changes(Pendings):
                 assert below is not None
                 stack.append((below, f"{key}/{name}"))
 
-    def _place(self, inode: Inode, parent: int, name: str) -> None:
-        self._rows.name(parent, name, inode)
+    def _place(self, inode: Inode, parent: int, name: str, place: int) -> None:
+        """Where another inode had the name, ``place`` is that one's: it is the name's, or who reads
+        the directory meanwhile would miss the name or meet it twice."""
+        self._rows.name(parent, name, inode._replace(place=place))
         now = time.time_ns()
-        self._rows.set(inode.ino, {"parent": parent, "ctime_ns": now, "checked_ns": now})
+        values = {"parent": parent, "place": place, "ctime_ns": now, "checked_ns": now}
+        self._rows.set(inode.ino, values)
 
     async def rename(
         self,
@@ -295,7 +298,7 @@ class Changes(Pendings):
                 self._rows.unname(new_parent, new_name)
                 key = new + "/" if displaced.is_dir else new
                 self._displace(displaced, key, keep=keep_displaced)
-            self._place(inode, new_parent, new_name)
+            self._place(inode, new_parent, new_name, (displaced or inode).place)
             (self._moved_tree if inode.is_dir else self._moved)(inode, old, new)
             if inode.is_dir:
                 self._keep_directory(inode.ino)
@@ -322,8 +325,8 @@ class Changes(Pendings):
             self._there(second, new)
             self._rows.unname(parent, name)
             self._rows.unname(new_parent, new_name)
-            self._place(first, new_parent, new_name)
-            self._place(second, parent, name)
+            self._place(first, new_parent, new_name, second.place)
+            self._place(second, parent, name, first.place)
             for inode, source, target in ((first, old, new), (second, new, old)):
                 (self._moved_tree if inode.is_dir else self._moved)(inode, source, target)
             self._complete(request, 0)

@@ -81,7 +81,7 @@ class Listings(Outcomes):
                         # A symlink, for the kernel would give its target until it is told.
                         merged.gone.extend(self._vanish(old))
                         inode = self._fresh(parent, item, since_ns, defaults)
-                        inserts.append((inode, item.name))
+                        inserts.append((inode._replace(place=old.place), item.name))
                     else:
                         self._replace(merged, old, item, since_ns, defaults)
                 else:  # of what is changed here its upload's If-Match decides

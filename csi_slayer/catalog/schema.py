@@ -11,9 +11,10 @@ Times are nanoseconds since 1970, sizes bytes. An inode's content is found by fo
   written anew: its version is that of all empty objects; NULL: not known yet.
 
 Names are listed in the order of ``place``, the number of the first inode that had the name: it is
-the same when another version of an object is another inode, for a reader of the directory who is
-beyond it. ``lost``, of an inode without a name whose object somebody else has replaced or removed,
-is the key that it had: what is cached of that version is found by it.
+the same when another version of an object is another inode, or another file is moved to the name,
+for a reader of the directory who is beyond it. ``lost``, of an inode without a name whose object
+somebody else has replaced or removed, is the key that it had: what is cached of that version is
+found by it.
 
 ``pending`` has a row for each key whose object may differ from what the table says it should be;
 ``expect`` is the etag we believe is there ('' for no object, NULL for unknown), ``token`` begins

@@ -225,3 +225,41 @@ def test_a_catalog_of_the_version_before_is_brought_up_to_date(tmp_path: Path) -
         assert run(table.path(names[0][1])) == "a"
         table.close()
     assert os.path.getsize(path)
+
+
+def test_a_name_keeps_its_place_whatever_is_moved_to_it(catalog: Catalog, bucket: Bucket) -> None:
+    bucket.shows(*(file(name) for name in "abcde"))
+    places = {name: inode.place for name, inode in run(catalog.children(ROOT, 0, 9))}
+
+    def renamed(name: str, new: str) -> None:
+        moved, displaced = child(catalog, name), child(catalog, new)
+        run(catalog.rename(
+            moved, ROOT, name, ROOT, new, displaced=displaced, keep_displaced=False
+        ))  # fmt: skip
+
+    def exchanged(name: str, other: str) -> None:
+        first, second = child(catalog, name), child(catalog, other)
+        run(catalog.exchange(first, ROOT, name, second, ROOT, other))
+
+    renamed("a", "d")
+    renamed("e", "b")
+    exchanged("d", "c")
+    left = [(name, places[name]) for name in "bcd"]
+    assert [(name, inode.place) for name, inode in run(catalog.children(ROOT, 0, 9))] == left
+    assert [(row.name, row.place) for row in run(catalog.names(ROOT, 0, 9))] == left
+    for name, _place in left:
+        assert run(catalog.path(child(catalog, name).ino)) == name
+    catalog._rows.forget()
+    assert all(run(catalog.path(child(catalog, name).ino)) == name for name, _place in left)
+
+
+def test_a_name_keeps_its_place_when_it_becomes_something_else(
+    catalog: Catalog, bucket: Bucket
+) -> None:
+    bucket.shows(file("a"), Listed("d", DIRECTORY, 0, 1, None), file("link"), file("z"))
+    run(catalog.update(child(catalog, "link").ino, mode=stat.S_IFLNK | 0o777, target="a"))
+    places = [(name, inode.place) for name, inode in run(catalog.children(ROOT, 0, 9))]
+    bucket.shows(
+        Listed("a", DIRECTORY, 0, 1, None), file("d"), file("link", "e2", 3), file("z", "e2")
+    )
+    assert [(name, inode.place) for name, inode in run(catalog.children(ROOT, 0, 9))] == places
