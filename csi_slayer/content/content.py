@@ -23,6 +23,7 @@ from csi_slayer.content.mapped import Mapped, tells_of_stores
 from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import File, OpenInode, OpenInodes
 from csi_slayer.content.options import ContentEvents, ContentOptions
+from csi_slayer.content.orphans import Orphans
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.races import Races
 from csi_slayer.content.reconcile import LOOKS, Reconciler
@@ -88,6 +89,7 @@ class Content:
         self._mapped = Mapped(self.opened.mappable, self.retire, self.spawn)
         self.durable = Durable(catalog, self.opened, self.objects, self.staging, self.spawn)
         self._spares = Spares(self.staging, self.spawn)
+        self._orphans = Orphans(catalog, self.opened, self.reconciler.kick, self.spawn)
         self._growth = Growth(catalog, self.opened, self.objects, self.uploader, self.note_dirty)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -350,9 +352,10 @@ class Content:
         if inode is None:
             return
         if inode.nlink == 0:
-            await self.catalog.drop_orphan(ino)
-            await self.removed(inode)
-            self.reconciler.kick()
+            try:
+                await self.removed(inode)  # first: on a full disk that makes room
+            finally:
+                await self._orphans.drop(ino)
         elif inode.stage is not None:
             if self.objects.is_dirty(inode) or inode.etag is None:
                 self.durable.note(ino)
