@@ -13,14 +13,14 @@ from pathlib import Path
 
 from csi_slayer.catalog.database import Database
 from csi_slayer.catalog.inode import INSERT, Defaults, Inode, Listed, Mark, Name, Pending
-from csi_slayer.catalog.listings import Listings
 from csi_slayer.catalog.schema import ROOT
 from csi_slayer.catalog.uses import Gone
+from csi_slayer.catalog.vanishing import Vanishing
 
 __all__ = ["ROOT", "Catalog", "Defaults", "Gone", "Inode", "Listed", "Mark", "Name", "Pending"]
 
 
-class Catalog(Listings):
+class Catalog(Vanishing):
     """Opens or creates the table at ``path``; ``defaults`` gives the root's owner and mode.
 
     Raises :class:`csi_slayer.errors.CatalogError`.

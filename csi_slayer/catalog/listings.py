@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from csi_slayer.catalog.inode import Defaults, Inode, Listed, Mark
 from csi_slayer.catalog.outcomes import Outcomes
-from csi_slayer.catalog.uses import Gone, Merged
+from csi_slayer.catalog.uses import Merged
 
 _SECOND = 1_000_000_000
 
@@ -42,9 +42,9 @@ def _same_time(one: int, other: int) -> bool:
 
 
 class Listings(Outcomes):
-    """Listings are merged page by page and swept at the end: a name that a listing begun at
-    ``since_ns`` did not show, and that nobody touched since, is gone. What is dated in time to come
-    was noted by a clock that was ahead, and counts as old."""
+    """Listings are merged page by page and swept at the end (:mod:`csi_slayer.catalog.vanishing`):
+    a name that a listing begun at ``since_ns`` did not show, and that nobody touched since, is
+    gone. What is dated in time to come was noted by a clock that was ahead, and counts as old."""
 
     async def merge(
         self, parent: int, found: Sequence[Listed], since_ns: int, defaults: Defaults
@@ -217,31 +217,6 @@ class Listings(Outcomes):
         if not gone:
             merged.changed.append(old.ino)
 
-    async def sweep(self, parent: int, since_ns: int, *, large: bool) -> list[Gone]:
-        """The listing is complete: names that it did not show are gone. Returns those."""
-        path = self.path_now(parent)
-        if path is None:
-            return []
-        base = path + "/" if path else ""
-        gone: list[Gone] = []
-        with self._db.transaction():
-            rows = self._db.all(
-                "SELECT d.name, i.* FROM dentries d JOIN inodes i ON i.ino = d.ino "
-                "WHERE d.parent = ? AND (i.checked_ns < ? OR i.checked_ns > ?) "
-                "AND (i.stage IS NULL OR i.etag IS NOT NULL)",
-                (parent, since_ns, max(since_ns, time.time_ns())),
-            )
-            for name, *columns in rows:
-                inode = Inode._make(columns)
-                if not self._has_changes(base + name, inode, since_ns):
-                    gone += self._vanish(inode)
-            directory = self._rows.find(parent)
-            if directory is not None:
-                marks = Mark.LISTED | (Mark.LARGE if large else Mark.NONE)
-                flags = directory.flags & ~Mark.LARGE | marks
-                self._rows.set(parent, {"listed_ns": since_ns, "flags": flags})
-        return gone
-
     def _has_changes(self, key: str, inode: Inode, since_ns: int) -> bool:
         """Whether an inode, or any below it, is changed here and not in the store, or was not at
         that time."""
@@ -271,16 +246,3 @@ class Listings(Outcomes):
             (ino, since_ns, max(since_ns, time.time_ns())),
         )
         return row is not None
-
-    async def vanished(self, parent: int, name: str, since_ns: int) -> list[Gone]:
-        """One name was not in the store when that was asked at ``since_ns``: forget it unless it
-        was changed here. Returns what is forgotten."""
-        inode = self._rows.child(parent, name)
-        if inode is None or since_ns < inode.checked_ns <= time.time_ns():
-            return []
-        path = self.path_now(parent)
-        key = f"{path}/{name}" if path else name
-        if self._has_changes(key, inode, since_ns):
-            return []
-        with self._db.transaction():
-            return self._vanish(inode)

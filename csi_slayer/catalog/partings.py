@@ -38,11 +38,11 @@ class Partings(Changes):
         return gone[::-1]
 
     def _lose(self, inode: Inode, name: str) -> Gone:
-        """The inode loses its name, and its row unless somebody has it open; who works in a
-        directory or lists it is not known."""
+        """The inode loses its name, and its row unless somebody has it open; or may be using it,
+        for who works in a directory or lists it is not known."""
         lost = inode.origin or self.path_now(inode.ino)
         self._rows.unname(inode.parent, name)
-        kept = inode.is_dir or self.uses.is_open(inode.ino)
+        kept = self.uses.is_open(inode.ino) or (inode.is_dir and self.uses.is_seen(inode.ino))
         if kept:
             self._rows.set(inode.ino, {"nlink": 0, "origin": None, "lost": lost})
         else:

@@ -57,13 +57,14 @@ class Reads:
 
     async def children(self, parent: int, after: int, limit: int) -> list[tuple[str, Inode]]:
         """Names in the order of their places, of places greater than ``after``."""
-        found = [
-            (row[0], Inode._make(row[1:]))
-            for row in self._db.all(_CHILDREN, (parent, after, limit))
-        ]
+        found = self._children(parent, after, limit)
         if len(found) <= LISTED_KEPT:
             self._rows.remember_listed(found)
         return found
+
+    def _children(self, parent: int, after: int, limit: int) -> list[tuple[str, Inode]]:
+        rows = self._db.all(_CHILDREN, (parent, after, limit))
+        return [(row[0], Inode._make(row[1:])) for row in rows]
 
     async def names(self, parent: int, after: int, limit: int) -> list[Name]:
         """As :meth:`children`, for who wants the names alone: nothing is remembered."""

@@ -14,6 +14,10 @@ class Uses(Protocol):
     def is_open(self, ino: int) -> bool:
         """Whether anybody may still ask for the inode once it has no name."""
 
+    def is_seen(self, ino: int) -> bool:
+        """Whether the kernel may know the inode: who works in a directory, or lists it, is not
+        told."""
+
     def is_read(self, ino: int) -> bool:
         """Whether somebody reads the version that it has: another one has to be another inode."""
 
@@ -29,6 +33,9 @@ class Unused:
     """Of a catalog without a file system: nobody has anything."""
 
     def is_open(self, ino: int) -> bool:
+        return False
+
+    def is_seen(self, ino: int) -> bool:
         return False
 
     def is_read(self, ino: int) -> bool:

@@ -46,6 +46,7 @@ class AttrOps(Base):
         if (removed := self.removed.get(ino)) is not None:
             return self.attr(removed), self.live.metadata_ttl
         inode = await self.catalog.get(ino)
+        self._kept.used(ino)
         if (
             inode.is_file
             and not self.is_changed_here(inode)

@@ -21,6 +21,7 @@ from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed, Slaye
 from csi_slayer.scheduling.scan import Scan
 from csi_slayer.vfs import names
 from csi_slayer.vfs.handles import HandleTable
+from csi_slayer.vfs.kept import Kept
 from csi_slayer.vfs.marks import Marks
 from csi_slayer.vfs.options import VfsEvents, VfsOptions
 from csi_slayer.vfs.refresh import Refresher
@@ -33,10 +34,6 @@ T = TypeVar("T")
 OTHER_VERSION = (PreconditionFailed, ObjectNotFound, FsError)
 """Among these is what tells that an object is not the version that we knew; see
 :meth:`Base.learn_anew`."""
-
-NAMELESS_KEPT = 16384
-"""Inodes that others took the name from, kept for who may be using them: directories and, on
-volumes without upcalls, files."""
 
 REMOVED_KEPT = 1024
 """Removed inodes whose attributes are remembered until the kernel forgets them."""
@@ -91,8 +88,9 @@ class Base:
         self._kernel: Kernel | None = None
         self._stale_pages = StalePages()
         self.removed: OrderedDict[int, Inode] = OrderedDict()
-        self._kept: OrderedDict[int, OpenInode] = OrderedDict()
+        self._kept = Kept(self.opened, self.spawn)
         self._read_once = Marks()
+        self._seen = Marks()
 
     @property
     def zero_upcall(self) -> bool:
@@ -137,7 +135,10 @@ class Base:
     # -- what the catalog asks (Uses) -----------------------------------------------------------
 
     def is_open(self, ino: int) -> bool:
-        return ino in self.opened or self._opens_unseen
+        return ino in self.opened or (self._opens_unseen and ino in self._seen)
+
+    def is_seen(self, ino: int) -> bool:
+        return ino in self._seen
 
     def is_read(self, ino: int) -> bool:
         record = self.opened.get(ino)
@@ -163,20 +164,12 @@ class Base:
             self._kernel.invalidate_inode(gone.parent)
         if gone.kept:
             if not self.unlinked_while_open(inode.ino) or self._opens_unseen:
-                self._keep(inode.ino)
+                self._kept.add(inode.ino)
             return
-        self.note_removed(inode)
+        if inode.ino in self._seen:
+            self.note_removed(inode)
         if inode.stage is not None:
             self.spawn(self.content.removed(inode))
-
-    def _keep(self, ino: int) -> None:
-        """Until the kernel forgets an inode without a name, of which it does not tell who has it
-        open: a file stays to be had, as long as the cache has it."""
-        record = self._kept[ino] = self.opened.use(ino)
-        record.unlinked = True
-        if len(self._kept) > NAMELESS_KEPT:
-            _ino, oldest = self._kept.popitem(last=False)
-            self.spawn(self.opened.let_go(oldest))
 
     async def part(self, record: OpenInode, *, writable: bool) -> None:
         """Let go of an older version, before somebody opens the inode or cuts it. If handles are
@@ -310,6 +303,8 @@ class Base:
         return self.refresh.remaining(inode.checked_ns)
 
     def entry(self, inode: Inode, parent: Inode | None = None) -> Entry:
+        """What tells the kernel of an inode."""
+        self._seen.add(inode.ino)
         ttl = self.ttl(inode)
         if parent is not None:
             ttl = max(ttl, self.refresh.remaining(parent.listed_ns))
@@ -350,6 +345,7 @@ class Base:
         inode = await self.catalog.get(ino)
         if not inode.is_dir:
             raise FsError(errno.ENOTDIR)
+        self._kept.used(ino)
         return inode
 
     def check_quota(self, growth: int) -> None:

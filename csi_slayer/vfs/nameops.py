@@ -54,8 +54,7 @@ class NameOps(Base):
         """Little is kept per lookup: inode numbers are the catalog's and never used again."""
         self.removed.pop(ino, None)
         self._stale_pages.forgotten(ino)
-        if (record := self._kept.pop(ino, None)) is not None:
-            self.spawn(self.opened.let_go(record))
+        self._kept.forgotten(ino)
 
     async def _free_name(self, parent: int, name: bytes) -> tuple[Inode, str]:
         """A directory and a name in it at which something new may be made. Raises EEXIST and

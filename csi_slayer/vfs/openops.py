@@ -280,10 +280,11 @@ class OpenOps(NameOps):
 
     async def restore_handles(self) -> None:
         """After a take-over: open again what the kernel holds open."""
+        self._seen = Marks(self.catalog.next_ino)
         if self.zero_upcall:  # what is open nobody knows, nor what was read
             self._read_once = Marks(self.catalog.next_ino)
             for orphan in list(self.catalog.each_orphan()):
-                self._keep(orphan.ino)
+                self._kept.add(orphan.ino)
         for handle in self.handles:
             inode = await self.catalog.find(handle.ino)
             if inode is None:

@@ -141,7 +141,10 @@ class Refresher:
             listing = await self.begin(directory)
             assert listing.task is not None
             await self._patience.wait(listing.task, listing.progress, known=known)
-            directory = await self._catalog.get(directory.ino)
+            now = await self._catalog.find(directory.ino)
+            if now is None:
+                return  # it turned out to be gone, and nobody uses it
+            directory = now
 
     async def ensure_tree(self, directory: Inode, *, stale: bool = False) -> None:
         """As :meth:`ensure_listed` for the directory and everything below it."""
@@ -198,7 +201,7 @@ class Refresher:
             if empty:
                 await self._nothing_there(directory, listing.since_ns)
             large = listing.pages > 1
-            for gone in await self._catalog.sweep(directory.ino, listing.since_ns, large=large):
+            async for gone in self._catalog.sweep(directory.ino, listing.since_ns, large=large):
                 self._gone(gone)
             if shadowed:
                 await self._show_shadowed(directory.ino, shadowed, listing.since_ns)
@@ -217,7 +220,9 @@ class Refresher:
         directories = [item for item in found if stat.S_ISDIR(item.mode)]
         known = await self._catalog.directories_among(parent, [item.name for item in directories])
         new = [item for item in directories if item.name not in known][:most]
-        directory = await self._catalog.get(parent)
+        directory = await self._catalog.find(parent)
+        if directory is None:
+            return []
         for start in range(0, len(new), ASKED):
             some = new[start : start + ASKED]
             await asyncio.gather(*(self._ask(directory, item.name) for item in some))
@@ -230,7 +235,7 @@ class Refresher:
             await self._forget(directory.parent, name, since_ns)
 
     async def _forget(self, parent: int, name: str, since_ns: int) -> None:
-        for gone in await self._catalog.vanished(parent, name, since_ns):
+        async for gone in self._catalog.vanished(parent, name, since_ns):
             self._gone(gone)
 
     async def _merge(

@@ -40,11 +40,11 @@ _LIMITS = (
      "SHADOWED_KEPT", _COUNT),
     ("files kept ready that a zero-upcall volume reads", "vfs.fileops", "UNOPENED_KEPT", _COUNT),
     ("directories, and files of a zero-upcall volume, that others took the name from and that are"
-     " kept for who uses them", "vfs.base", "NAMELESS_KEPT", _COUNT),
+     " kept for who uses them", "vfs.kept", "NAMELESS_KEPT", _COUNT),
     ("inodes remembered that others changed, for the next open; beyond that every open drops pages",
      "vfs.stale", "KEPT", _COUNT),
-    ("inode numbers of which a zero-upcall volume knows whether they were read", "vfs.marks",
-     "MOST", _COUNT),
+    ("inode numbers of which is known whether the kernel has seen them and, without upcalls,"
+     " whether they were read", "vfs.marks", "MOST", _COUNT),
     ("free quota from which on the kernel may write by itself", "vfs.openops", "QUOTA_SLACK",
      _BYTES),
     ("block: unit of presence and checksums in the cache", "cache.layout", "BLOCK", _BYTES),

@@ -15,6 +15,7 @@ import pytest
 
 from csi_slayer.catalog import ROOT, Catalog, Defaults, Inode, Listed
 from csi_slayer.errors import CatalogError, FsError
+from tests.unit.catalog.told import told
 
 T = TypeVar("T")
 DEFAULTS = Defaults(0, 0, 0o644, 0o755)
@@ -159,9 +160,9 @@ def test_directories_may_be_as_deep_as_a_key_has_room_for(tmp_path: Path) -> Non
 
 def test_listing_shows_changes_and_removals(catalog: Catalog) -> None:
     run(catalog.merge(ROOT, [listed("a"), listed("b")], 10, DEFAULTS))
-    run(catalog.sweep(ROOT, 10, large=False))
+    told(catalog.sweep(ROOT, 10, large=False))
     merged = run(catalog.merge(ROOT, [listed("a", "e2", 5)], 20, DEFAULTS))
-    gone = run(catalog.sweep(ROOT, 20, large=False))
+    gone = told(catalog.sweep(ROOT, 20, large=False))
     now = run(catalog.child(ROOT, "a"))
     assert now is not None and (now.etag, now.size) == ("e2", 5)
     assert (merged.changed, merged.gone) == ([now.ino], [])
@@ -176,7 +177,7 @@ def test_what_is_changed_here_wins_over_a_listing(catalog: Catalog) -> None:
     run(catalog.remove(ROOT, "old", old, keep=False))
     later = 2**62
     run(catalog.merge(ROOT, [listed("old"), listed("new", "theirs")], later, DEFAULTS))
-    assert run(catalog.sweep(ROOT, later, large=False)) == []
+    assert told(catalog.sweep(ROOT, later, large=False)) == []
     assert run(catalog.child(ROOT, "old")) is None
     new = run(catalog.child(ROOT, "new"))
     assert new is not None and new.etag is None
@@ -186,7 +187,7 @@ def test_a_listing_begun_before_an_upload_does_not_undo_it(catalog: Catalog) -> 
     inode = make(catalog, ROOT, "a")
     store(catalog, inode, "a", "e1")
     run(catalog.merge(ROOT, [], 50, DEFAULTS))
-    assert run(catalog.sweep(ROOT, 50, large=False)) == []
+    assert told(catalog.sweep(ROOT, 50, large=False)) == []
     assert run(catalog.child(ROOT, "a")) is not None
 
 
@@ -237,7 +238,7 @@ def test_a_directory_whose_mark_is_stored_during_a_listing_stays(catalog: Catalo
     directory = make(catalog, ROOT, "d", stat.S_IFDIR | 0o755)
     begun = time.time_ns()
     settle(catalog, directory, "d/")
-    assert run(catalog.sweep(ROOT, begun, large=False)) == []
+    assert told(catalog.sweep(ROOT, begun, large=False)) == []
 
 
 def test_a_name_that_was_pending_when_a_listing_passed_it_stays(catalog: Catalog) -> None:
@@ -249,7 +250,7 @@ def test_a_name_that_was_pending_when_a_listing_passed_it_stays(catalog: Catalog
     with_nothing_done = run(catalog.pending("a"))
     assert with_nothing_done is not None
     run(catalog.removed([with_nothing_done]))
-    assert run(catalog.sweep(ROOT, begun, large=False)) == []
+    assert told(catalog.sweep(ROOT, begun, large=False)) == []
 
 
 def test_a_name_that_came_back_during_a_listing_stays(catalog: Catalog) -> None:
@@ -261,7 +262,7 @@ def test_a_name_that_came_back_during_a_listing_stays(catalog: Catalog) -> None:
     there = run(catalog.get(inode.ino))
     run(catalog.rename(there, ROOT, "b", ROOT, "a", displaced=None, keep_displaced=False))
     run(catalog.removed(run(catalog.pendings("", 10))))
-    assert run(catalog.sweep(ROOT, begun, large=False)) == []
+    assert told(catalog.sweep(ROOT, begun, large=False)) == []
 
 
 def test_a_file_that_was_open_when_a_listing_passed_it_stays(catalog: Catalog) -> None:
@@ -271,7 +272,7 @@ def test_a_file_that_was_open_when_a_listing_passed_it_stays(catalog: Catalog) -
     run(catalog.update(inode.ino, stage="s"))
     run(catalog.merge(ROOT, [listed("a", "theirs")], 20, DEFAULTS))
     run(catalog.update(inode.ino, stage=None))
-    assert run(catalog.sweep(ROOT, 20, large=False)) == []
+    assert told(catalog.sweep(ROOT, 20, large=False)) == []
 
 
 def test_a_directory_renamed_during_a_listing_stays(catalog: Catalog) -> None:
@@ -288,16 +289,16 @@ def test_a_directory_renamed_during_a_listing_stays(catalog: Catalog) -> None:
     run(catalog.copy_begins("n/f"))
     assert run(catalog.stored(file.ino, row, "e2", copied=True))
     run(catalog.removed(run(catalog.pendings("", 10))))
-    assert run(catalog.sweep(ROOT, begun, large=False)) == []
-    assert run(catalog.vanished(ROOT, "n", begun)) == []
-    assert run(catalog.vanished(ROOT, "n", time.time_ns())) is not None
+    assert told(catalog.sweep(ROOT, begun, large=False)) == []
+    assert told(catalog.vanished(ROOT, "n", begun)) == []
+    assert told(catalog.vanished(ROOT, "n", time.time_ns())) is not None
 
 
 def test_a_name_made_while_the_store_was_asked_for_it_stays(catalog: Catalog) -> None:
     begun = time.time_ns()
     store(catalog, make(catalog, ROOT, "a"), "a", "e1")
-    assert run(catalog.vanished(ROOT, "a", begun)) == []
-    assert run(catalog.vanished(ROOT, "a", time.time_ns())) is not None
+    assert told(catalog.vanished(ROOT, "a", begun)) == []
+    assert told(catalog.vanished(ROOT, "a", time.time_ns())) is not None
 
 
 def test_sweep_keeps_directories_with_changes_below(catalog: Catalog) -> None:
@@ -305,7 +306,7 @@ def test_sweep_keeps_directories_with_changes_below(catalog: Catalog) -> None:
     directory = run(catalog.child(ROOT, "d"))
     assert directory is not None
     make(catalog, directory.ino, "f")
-    assert run(catalog.sweep(ROOT, 5, large=False)) == []
+    assert told(catalog.sweep(ROOT, 5, large=False)) == []
 
 
 def test_a_change_during_the_upload_keeps_the_key_pending(catalog: Catalog) -> None:

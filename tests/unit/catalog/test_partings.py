@@ -6,15 +6,16 @@ import asyncio
 import os
 import sqlite3
 import stat
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
-from csi_slayer.catalog import ROOT, Catalog, Defaults, Inode, Listed
+from csi_slayer.catalog import ROOT, Catalog, Defaults, Gone, Inode, Listed, vanishing
 from csi_slayer.catalog.schema import VERSION
 from csi_slayer.catalog.uses import Unused
+from tests.unit.catalog.told import told
 
 T = TypeVar("T")
 DEFAULTS = Defaults(0, 0, 0o644, 0o755)
@@ -26,14 +27,19 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 class Users(Unused):
-    """Files that are open and read, and whether staged copies are settled."""
+    """Files that are open and read, and whether staged copies are settled and the kernel knows the
+    directories."""
 
     def __init__(self) -> None:
         self.read: set[int] = set()
         self.settled = False
+        self.seen = True
 
     def is_open(self, ino: int) -> bool:
         return ino in self.read
+
+    def is_seen(self, ino: int) -> bool:
+        return self.seen
 
     def is_read(self, ino: int) -> bool:
         return ino in self.read
@@ -75,7 +81,7 @@ class Bucket:
     def shows(self, *items: Listed, parent: int = ROOT) -> Any:
         self.clock += 1
         merged = run(self.catalog.merge(parent, items, self.clock, DEFAULTS))
-        gone = run(self.catalog.sweep(parent, self.clock, large=False))
+        gone = told(self.catalog.sweep(parent, self.clock, large=False))
         assert self.catalog.used_bytes == self.catalog.used_now()
         for one in (*merged.gone, *gone):
             if one.inode.is_dir:
@@ -263,3 +269,91 @@ def test_a_name_keeps_its_place_when_it_becomes_something_else(
         Listed("a", DIRECTORY, 0, 1, None), file("d"), file("link", "e2", 3), file("z", "e2")
     )
     assert [(name, inode.place) for name, inode in run(catalog.children(ROOT, 0, 9))] == places
+
+
+def test_of_a_directory_that_the_kernel_never_saw_no_row_is_left(
+    catalog: Catalog, users: Users, bucket: Bucket
+) -> None:
+    users.seen = False
+    bucket.shows(Listed("d", DIRECTORY, 0, 1, None))
+    bucket.shows(file("f"), parent=child(catalog, "d").ino)
+    told(catalog.sweep(ROOT, bucket.clock + 1, large=False))
+    assert rows(catalog) == 1
+
+
+class Tree:
+    """``d/0`` to ``d/9`` with three files and an empty directory each, and a file beside ``d``."""
+
+    def __init__(self, catalog: Catalog, bucket: Bucket) -> None:
+        self._catalog = catalog
+        self._bucket = bucket
+        bucket.shows(Listed("d", DIRECTORY, 0, 1, None), file("beside"), file("z"))
+        self.top = child(catalog, "d")
+        names = [str(number) for number in range(10)]
+        bucket.shows(*(Listed(n, DIRECTORY, 0, 1, None) for n in names), parent=self.top.ino)
+        for name in names:
+            below = child(catalog, name, self.top.ino).ino
+            bucket.shows(*map(file, "abc"), Listed("e", DIRECTORY, 0, 1, None), parent=below)
+        assert rows(catalog) == 1 + 3 + 10 + 40
+
+    def gone(self, how: str) -> AsyncIterator[Gone]:
+        self._bucket.clock += 1
+        if how == "swept":
+            return self._catalog.sweep(ROOT, self._bucket.clock, large=False)
+        return self._catalog.vanished(ROOT, "d", self._bucket.clock)
+
+
+@pytest.mark.parametrize("how", ["swept", "vanished"])
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 40, 250])
+def test_a_tree_goes_some_names_at_a_time(
+    catalog: Catalog, users: Users, bucket: Bucket, monkeypatch: pytest.MonkeyPatch,
+    how: str, step: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(vanishing, "STEP", step)
+    users.seen = False
+    tree = Tree(catalog, bucket)
+    beside = child(catalog, "beside")
+    users.read.add(beside.ino)
+    gone = told(tree.gone(how))
+    assert catalog.used_bytes == catalog.used_now()
+    inos = [one.inode.ino for one in gone]
+    assert len(set(inos)) == len(inos) == 51 + 2 * (how == "swept")
+    assert {one.name for one in gone if one.parent is not None} == (
+        {"d", "beside", "z"} if how == "swept" else {"d"}
+    )
+    assert [one.name for one in gone if one.kept] == (["beside"] if how == "swept" else [])
+    assert run(catalog.child(ROOT, "d")) is None
+    assert rows(catalog) == (2 if how == "swept" else 3)
+    if how == "swept":
+        assert run(catalog.get(ROOT)).listed_ns == bucket.clock
+
+
+@pytest.mark.parametrize("how", ["swept", "vanished"])
+def test_others_have_a_turn_while_a_tree_goes_and_what_they_make_stays(
+    catalog: Catalog, users: Users, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(vanishing, "STEP", 5)
+    users.seen = False
+    tree = Tree(catalog, bucket)
+
+    async def collect() -> list[Gone]:
+        return [one async for one in tree.gone(how)]
+
+    async def other() -> tuple[Inode, int]:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        left = await catalog.count()
+        directory = await catalog.child(tree.top.ino, "9")
+        assert directory is not None
+        made = await catalog.make(directory.ino, "new", mode=stat.S_IFREG, uid=0, gid=0, stage="s")
+        return made, left
+
+    async def both() -> tuple[list[Gone], tuple[Inode, int]]:
+        return await asyncio.gather(collect(), other())
+
+    gone, (made, left) = run(both())
+    assert 20 < left < 53
+    assert run(catalog.path(made.ino)) == "d/9/new"
+    assert not {"d", "9"} & {one.name for one in gone}
+    assert rows(catalog) == (4 if how == "swept" else 6)
+    assert catalog.used_bytes == catalog.used_now()

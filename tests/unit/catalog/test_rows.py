@@ -20,6 +20,7 @@ from csi_slayer.catalog.rows import Rows
 from csi_slayer.catalog.uses import Unused
 from csi_slayer.errors import CatalogError
 from tests.unit.catalog.test_catalog import DEFAULTS, run
+from tests.unit.catalog.told import told
 
 NAMES = st.sampled_from(["a", "b", "c", "d"])
 
@@ -55,10 +56,14 @@ def check(catalog: Catalog, path: Path) -> None:
 
 
 class SomeUsed(Unused):
-    """Of the files some are read, some open otherwise and some staged and settled."""
+    """Of the files some are read, some open otherwise and some staged and settled; the kernel knows
+    some of the directories."""
 
     def is_open(self, ino: int) -> bool:
         return ino % 3 != 0
+
+    def is_seen(self, ino: int) -> bool:
+        return ino % 2 == 0
 
     def is_read(self, ino: int) -> bool:
         return ino % 3 == 1
@@ -172,7 +177,7 @@ class Machine(RuleBasedStateMachine):
             for name, etag in found.items()
         ]
         run(self.catalog.merge(parent, items, self.clock, DEFAULTS))
-        for gone in run(self.catalog.sweep(parent, self.clock, large=False)):
+        for gone in told(self.catalog.sweep(parent, self.clock, large=False)):
             if gone.parent is not None:
                 assert run(self.catalog.child(gone.parent, gone.name)) is None
             assert gone.kept == (run(self.catalog.find(gone.inode.ino)) is not None)
@@ -185,7 +190,7 @@ class Machine(RuleBasedStateMachine):
         run(self.catalog.child(parent, name))
         for _name, inode in run(self.catalog.children(parent, 0, 10)):
             assert run(self.catalog.path(inode.ino)) is not None
-        run(self.catalog.vanished(parent, name, time.time_ns()))
+        told(self.catalog.vanished(parent, name, time.time_ns()))
 
     @invariant()
     def same(self) -> None:

@@ -1,0 +1,143 @@
+"""Names that the store does not have any more.
+
+Others may have removed very many at once. They are taken away some at a time: between two
+transactions the event loop has a turn, and what is changed here meanwhile stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from csi_slayer.catalog.inode import SELECT, Inode, Mark
+from csi_slayer.catalog.listings import Listings
+from csi_slayer.catalog.uses import Gone
+
+STEP = 100
+"""Names that one transaction looks at: some milliseconds."""
+
+_STALE = SELECT.replace("SELECT ", "SELECT d.name,", 1) + (
+    "JOIN dentries d ON d.ino = i.ino WHERE d.parent = ? AND d.place > ? AND d.place <= ? "
+    "AND (i.checked_ns < ? OR i.checked_ns > ?) AND (i.stage IS NULL OR i.etag IS NOT NULL)"
+)
+_UPTO = "SELECT place FROM dentries WHERE parent = ? AND place > ? ORDER BY place LIMIT 1 OFFSET ?"
+_BELOW = (
+    "WITH RECURSIVE below(ino) AS (VALUES(?) UNION ALL "
+    "SELECT d.ino FROM dentries d JOIN below b ON d.parent = b.ino) "
+    "SELECT count(*) FROM (SELECT 1 FROM below LIMIT ?)"
+)
+_LAST = (1 << 63) - 1
+
+
+class Vanishing(Listings):
+    """What is given was just taken away: whoever it concerns has to be told before anything else
+    happens."""
+
+    async def sweep(self, parent: int, since_ns: int, *, large: bool) -> AsyncIterator[Gone]:
+        """The listing is complete: names that it did not show are gone. Gives those."""
+        path = self.path_now(parent)
+        base = path + "/" if path else ""
+        after = 0
+        while path is not None and self.path_now(parent) == path and after < _LAST:
+            gone: list[Gone] = []
+            crowds: list[tuple[str, Inode]] = []
+            row = self._db.one(_UPTO, (parent, after, STEP - 1))
+            upto = _LAST if row is None else int(row[0])
+            with self._db.transaction():
+                now_ns = max(since_ns, time.time_ns())
+                for name, *columns in self._db.all(_STALE, (parent, after, upto, since_ns, now_ns)):
+                    inode = Inode._make(columns)
+                    if inode.is_dir and self._is_crowd(inode.ino):
+                        crowds.append((base + name, inode))
+                    elif not self._has_changes(base + name, inode, since_ns):
+                        gone += self._vanish(inode)
+                if upto == _LAST and not crowds:
+                    self._note_listed(parent, since_ns, large=large)
+            for one in gone:
+                yield one
+            for key, inode in crowds:
+                async for one in self._thin_out(key, inode, since_ns):
+                    yield one
+            if upto == _LAST and crowds:
+                with self._db.transaction():
+                    self._note_listed(parent, since_ns, large=large)
+            elif upto < _LAST:
+                await asyncio.sleep(0)
+            after = upto
+
+    def _note_listed(self, ino: int, since_ns: int, *, large: bool) -> None:
+        directory = self._rows.find(ino)
+        if directory is not None:
+            marks = Mark.LISTED | (Mark.LARGE if large else Mark.NONE)
+            flags = directory.flags & ~Mark.LARGE | marks
+            self._rows.set(ino, {"listed_ns": since_ns, "flags": flags})
+
+    async def vanished(self, parent: int, name: str, since_ns: int) -> AsyncIterator[Gone]:
+        """One name was not in the store when that was asked at ``since_ns``: forget it unless it
+        was changed here. Gives what is forgotten."""
+        inode = self._rows.child(parent, name)
+        if inode is None:
+            return
+        path = self.path_now(parent)
+        key = f"{path}/{name}" if path else name
+        if inode.is_dir and self._is_crowd(inode.ino):
+            async for one in self._thin_out(key, inode, since_ns):
+                yield one
+        elif self._is_gone(key, inode, since_ns):
+            with self._db.transaction():
+                gone = self._vanish(inode)
+            for one in gone:
+                yield one
+
+    def _is_gone(self, key: str, inode: Inode, since_ns: int) -> bool:
+        """Whether nothing newer is known of an inode than that it was not there."""
+        if since_ns < inode.checked_ns <= time.time_ns():
+            return False
+        return not self._has_changes(key, inode, since_ns)
+
+    def _is_crowd(self, ino: int) -> bool:
+        """Whether there is more below a directory than one transaction takes away."""
+        row = self._db.one(_BELOW, (ino, STEP + 1))
+        return row is not None and int(row[0]) > STEP
+
+    async def _thin_out(self, key: str, top: Inode, since_ns: int) -> AsyncIterator[Gone]:
+        """Take away a directory and all below it, from the leaves on; what is changed here stays,
+        with the directories above it."""
+        stack = [(top.ino, 0)]
+        while stack and self.path_now(top.ino) == key:
+            gone: list[Gone] = []
+            left = STEP
+            with self._db.transaction():
+                while stack and left > 0:
+                    left -= self._thin(key, stack, left, since_ns, gone)
+            for one in gone:
+                yield one if one.inode.ino == top.ino else one._replace(parent=None)
+            await asyncio.sleep(0)
+
+    def _thin(
+        self, top: str, stack: list[tuple[int, int]], most: int, since_ns: int, gone: list[Gone]
+    ) -> int:
+        """Go on with the directory on top of the ``stack``, after that place; returns how many
+        names were looked at, at least one."""
+        ino, after = stack.pop()
+        path = self.path_now(ino)
+        if path is None or not f"{path}/".startswith(f"{top}/"):
+            return 1  # removed or moved meanwhile
+        count = 0
+        for name, inode in self._children(ino, after, most):
+            count += 1
+            if inode.is_dir:
+                stack += [(ino, inode.place), (inode.ino, 0)]
+                return count
+            after = inode.place
+            if self._is_gone(f"{path}/{name}", inode, since_ns):
+                gone += self._vanish(inode)
+        if count == most:
+            stack.append((ino, after))
+            return count
+        directory = self._rows.find(ino)
+        empty = self._db.one("SELECT 1 FROM dentries WHERE parent = ? LIMIT 1", (ino,)) is None
+        if empty and directory is not None and self._is_gone(path, directory, since_ns):
+            gone += self._vanish(directory)
+        return count + 1

@@ -1,0 +1,104 @@
+"""What others have removed, while the kernel may still have it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from csi_slayer.catalog import ROOT
+from csi_slayer.content.opened import OpenInode
+from csi_slayer.errors import CacheError
+from csi_slayer.vfs import kept
+from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.memory_store import Blob
+
+COUNT = 40
+
+
+def make(tmp_path: Path, *, unseen: bool, below: str = "") -> Volume:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    volume.kernel.opens_unseen = unseen
+    for number in range(COUNT):
+        volume.bucket.objects[f"{number:02d}{below}"] = Blob(b"x", '"x"', 10**18, {})
+    return volume
+
+
+async def list_root(volume: Volume) -> None:
+    listing = await volume.fs.refresh.begin(await volume.fs.catalog.get(ROOT))
+    assert listing.task is not None
+    await listing.task
+
+
+async def look_up_all(volume: Volume) -> list[int]:
+    found = []
+    for number in range(COUNT):
+        entry = await volume.fs.lookup(volume.request(), ROOT, b"%02d" % number)
+        assert entry.attr is not None
+        found.append(entry.attr.ino)
+    return found
+
+
+@pytest.mark.parametrize("unseen", [False, True])
+@pytest.mark.parametrize("below", ["", "/file"])
+def test_of_what_no_kernel_has_seen_nothing_is_kept(
+    tmp_path: Path, unseen: bool, below: str
+) -> None:
+    volume = make(tmp_path, unseen=unseen, below=below)
+
+    async def run() -> None:
+        await list_root(volume)
+        assert await volume.catalog.count() == COUNT + 1
+        volume.bucket.objects.clear()
+        await list_root(volume)
+        assert await volume.catalog.count() == 1
+        assert not volume.fs.removed
+        assert len(volume.fs.opened) == 0
+
+    volume.run(run())
+    volume.stop()
+
+
+@pytest.mark.parametrize(("unseen", "below"), [(True, ""), (False, "/file")])
+def test_of_a_crowd_those_stay_that_somebody_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unseen: bool, below: str
+) -> None:
+    """One task lets go of the others, of some at a time, and goes on when one of them fails."""
+    monkeypatch.setattr(kept, "NAMELESS_KEPT", 4)
+    monkeypatch.setattr(kept, "EXCESS", 15)
+    monkeypatch.setattr(kept, "AT_ONCE", 2)
+    volume = make(tmp_path, unseen=unseen, below=below)
+    fs = volume.fs
+    let_go, tasks, most, failed = fs.opened.let_go, 0, 0, False
+
+    async def counted(record: OpenInode) -> None:
+        nonlocal most, failed
+        most = max(most, len(fs.content._tasks) - tasks)
+        await asyncio.sleep(0)
+        await let_go(record)
+        if not failed:
+            failed = True
+            raise CacheError("no")
+
+    async def run() -> None:
+        nonlocal tasks
+        inos = await look_up_all(volume)
+        await asyncio.sleep(60)
+        tasks = len(fs.content._tasks)
+        fs.opened.let_go = counted
+        volume.bucket.objects.clear()
+        await list_root(volume)
+        assert await volume.catalog.count() == COUNT + 1
+        for ino in inos[:3]:
+            assert (await fs.getattr(volume.request(), ino, None))[0].ino == ino
+        for ino in inos[3:20]:
+            fs.forget(ino, 1)
+        await asyncio.sleep(60)
+        assert most == 1
+        for ino in inos[:3]:
+            assert (await fs.getattr(volume.request(), ino, None))[0].ino == ino
+        assert await volume.catalog.count() == 1 + 4
+
+    volume.run(run())
+    volume.stop()
