@@ -86,7 +86,7 @@ class Base:
         )
         self.unread = Unread(catalog, self.content, options.live, posix=options.posix)
         self._kernel: Kernel | None = None
-        self._stale_pages = StalePages()
+        self._stale_pages = StalePages(lambda: catalog.next_ino)
         self.removed: OrderedDict[int, Inode] = OrderedDict()
         self._kept = Kept(self.opened, self.spawn)
         self._read_once = Marks()
@@ -112,6 +112,8 @@ class Base:
 
     def _content_changed(self, ino: int) -> None:
         """The store has another version of a file: the kernel's pages of it are stale."""
+        if ino not in self._seen:
+            return  # it has none
         self._stale_pages.add(ino)
         if self._kernel is not None:
             self._kernel.invalidate_inode(ino)

@@ -1,4 +1,4 @@
-"""Which inodes were ever read, where the kernel does not tell who opens them."""
+"""Sets of inode numbers that may become large: which inodes the kernel has seen, say."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ class Marks:
         if at >= len(self._bits):
             self._bits.extend(bytes(max(at + 1 - len(self._bits), 1024)))
         self._bits[at] |= 1 << ((ino - self._known) & 7)
+
+    def discard(self, ino: int) -> None:
+        """Of no effect where all count as marked."""
+        at = (ino - self._known) >> 3
+        if self._known <= ino < self._most and at < len(self._bits):
+            self._bits[at] &= ~(1 << ((ino - self._known) & 7))
 
     def __contains__(self, ino: int) -> bool:
         if not self._known <= ino < self._most:

@@ -41,10 +41,10 @@ _LIMITS = (
     ("files kept ready that a zero-upcall volume reads", "vfs.fileops", "UNOPENED_KEPT", _COUNT),
     ("directories, and files of a zero-upcall volume, that others took the name from and that are"
      " kept for who uses them", "vfs.kept", "NAMELESS_KEPT", _COUNT),
-    ("inodes remembered that others changed, for the next open; beyond that every open drops pages",
-     "vfs.stale", "KEPT", _COUNT),
-    ("inode numbers of which is known whether the kernel has seen them and, without upcalls,"
-     " whether they were read", "vfs.marks", "MOST", _COUNT),
+    ("inodes remembered that others changed, for the next open; beyond that the next open of each"
+     " inode drops its pages", "vfs.stale", "KEPT", _COUNT),
+    ("inode numbers of which is known whether the kernel has seen them, whether its pages were"
+     " dropped and, without upcalls, whether they were read", "vfs.marks", "MOST", _COUNT),
     ("free quota from which on the kernel may write by itself", "vfs.openops", "QUOTA_SLACK",
      _BYTES),
     ("block: unit of presence and checksums in the cache", "cache.layout", "BLOCK", _BYTES),

@@ -10,7 +10,8 @@ from typing import Any
 
 from csi_slayer.catalog import ROOT
 from csi_slayer.errors import FsError
-from csi_slayer.vfs.types import Opened
+from csi_slayer.vfs.stale import StalePages
+from csi_slayer.vfs.types import Opened, OpenFlags
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob
 
@@ -59,6 +60,63 @@ def test_who_appends_is_sent_back_once_however_slow_the_store_is(tmp_path: Path)
             for _ in range(2):
                 ino, opened = await open_as_linux(volume, "log", os.O_WRONLY | os.O_APPEND)
                 await fs.release(volume.request(), ino, opened.fh)
+
+    volume.run(run())
+    volume.stop()
+
+
+async def keeps_pages(volume: Volume, ino: int, flags: int = os.O_RDONLY) -> bool:
+    """Whether an open leaves the kernel the pages that it has."""
+    opened = await volume.fs.open(volume.request(), ino, flags)
+    await volume.fs.release(volume.request(), ino, opened.fh)
+    return bool(opened.flags & OpenFlags.KEEP_CACHE)
+
+
+async def change_all(volume: Volume, version: int) -> None:
+    """Another node writes all files, and the volume is listed."""
+    for name in list(volume.bucket.objects):
+        if name != "untouched":
+            put(volume, name, version)
+    listing = await volume.fs.refresh.begin(await volume.fs.catalog.get(ROOT))
+    assert listing.task is not None
+    await listing.task
+
+
+def test_changes_of_what_the_kernel_never_saw_cost_nobody_its_pages(tmp_path: Path) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    for number in range(20):
+        put(volume, f"f{number}", 1)
+    put(volume, "untouched", 1)
+    volume.fs._stale_pages = StalePages(lambda: volume.catalog.next_ino, kept=5)
+    told: list[int] = []
+    volume.kernel.invalidate_inode = told.append  # type: ignore[method-assign]
+
+    async def run() -> None:
+        untouched = await look_up(volume, "untouched")
+        await volume.fs.readdir(volume.request(), ROOT, 0, 0, 100, False)
+        await change_all(volume, 2)
+        assert await keeps_pages(volume, untouched)
+        assert not told
+
+    volume.run(run())
+    volume.stop()
+
+
+def test_after_very_many_changes_each_file_is_read_anew_once(tmp_path: Path) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    names = [f"f{number}" for number in range(20)]
+    for name in [*names, "untouched"]:
+        put(volume, name, 1)
+    volume.fs._stale_pages = StalePages(lambda: volume.catalog.next_ino, kept=5)
+
+    async def run() -> None:
+        untouched = await look_up(volume, "untouched")
+        inos = [await look_up(volume, name) for name in names]
+        for version in (2, 3):
+            await change_all(volume, version)
+            for ino in inos:
+                assert [await keeps_pages(volume, ino) for _ in range(2)] == [False, True]
+        assert [await keeps_pages(volume, untouched) for _ in range(2)] == [False, True]
 
     volume.run(run())
     volume.stop()
