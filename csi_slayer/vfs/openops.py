@@ -281,6 +281,7 @@ class OpenOps(NameOps):
     async def restore_handles(self) -> None:
         """After a take-over: open again what the kernel holds open."""
         self._seen = Marks(self.catalog.next_ino)
+        self._stale_pages.add_all()  # what the kernel was still to be told died with the worker
         if self.zero_upcall:  # what is open nobody knows, nor what was read
             self._read_once = Marks(self.catalog.next_ino)
             for orphan in list(self.catalog.each_orphan()):

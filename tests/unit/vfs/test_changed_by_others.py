@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from csi_slayer.catalog import ROOT
 from csi_slayer.errors import FsError
 from csi_slayer.vfs.stale import StalePages
@@ -119,4 +121,43 @@ def test_after_very_many_changes_each_file_is_read_anew_once(tmp_path: Path) -> 
         assert [await keeps_pages(volume, untouched) for _ in range(2)] == [False, True]
 
     volume.run(run())
+    volume.stop()
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_what_a_dead_worker_had_still_to_tell_the_next_one_does(
+    tmp_path: Path, taken_over: bool
+) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    for name in ("a", "log"):
+        put(volume, name, 1)
+
+    async def before() -> list[int]:
+        inos = [await look_up(volume, name) for name in ("a", "log")]
+        for ino in inos:
+            assert await keeps_pages(volume, ino)
+        await change_all(volume, 2)
+        return inos
+
+    inos = volume.run(before())
+    volume.die()  # with the invalidations queued, which the kernel did not get
+    volume.start(taken_over=taken_over)
+
+    async def after() -> None:
+        fs = volume.fs
+        assert [await keeps_pages(volume, inos[0]) for _ in range(2)] == [not taken_over, True]
+        flags = (await fs.opendir(volume.request(), ROOT)).flags
+        assert bool(flags & OpenFlags.KEEP_CACHE) == (not taken_over)
+        told = 0
+        for _ in range(2):
+            try:
+                assert await keeps_pages(volume, inos[1], os.O_WRONLY | os.O_APPEND) != taken_over
+            except FsError as error:
+                told += error.errno == errno.ESTALE
+        assert told == taken_over
+        put(volume, "new", 1)
+        await fs.refresh.name(await fs.catalog.get(ROOT), "new", force=True)
+        assert await keeps_pages(volume, await look_up(volume, "new"))
+
+    volume.run(after())
     volume.stop()
