@@ -56,6 +56,9 @@ class NameOps(Base):
         self._stale_pages.forgotten(ino)
         self._kept.forgotten(ino)
 
+    def unsent(self, ino: int) -> None:
+        """Answers are not counted."""
+
     async def _free_name(self, parent: int, name: bytes) -> tuple[Inode, str]:
         """A directory and a name in it at which something new may be made. Raises EEXIST and
         what else is wrong."""

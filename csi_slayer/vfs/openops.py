@@ -99,10 +99,15 @@ class OpenOps(NameOps):
         else:
             await self._readable(record, inode)
         stale = self._stale_pages.take(ino)
-        if stale:
-            # Before the answer: what is read ends where the kernel believes that the file does.
-            await self.kernel.renew(ino)
-        handle = self._handle(req, record, inode, flags)
+        try:
+            if stale:
+                # Before the answer: what is read ends where the kernel believes the file to end.
+                await self.kernel.renew(ino)
+            handle = self._handle(req, record, inode, flags)
+        except BaseException:
+            if stale:  # nothing was answered, and what the kernel was to be told is told no more
+                self._content_changed(ino)
+            raise
         keep = not stale and not flags & os.O_TRUNC
         return self._answer(handle, OpenFlags.KEEP_CACHE if keep else OpenFlags.NONE)
 

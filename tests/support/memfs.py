@@ -262,6 +262,9 @@ class MemFs:
         self.calls["forget"] += 1
         self.lookups[ino] -= count
 
+    def unsent(self, ino: int) -> None:
+        self.lookups[ino] -= 1
+
     async def readlink(self, req: Request, ino: int) -> bytes:
         await self._enter("readlink", req)
         return _bytes(self._node(ino).target)

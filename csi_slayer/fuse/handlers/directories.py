@@ -27,10 +27,10 @@ async def _list(served: Served, req: Request, ino: int, body: memoryview, *, plu
     items = await served.ops.readdir(req, ino, fh, cookie, limit, plus)
     data, sent = replies.dirents(items, size, plus)
     if plus:
-        # Each entry counts as a lookup; the kernel will not forget those it never saw.
+        # Each entry counts as a lookup; the kernel will not forget those it did not get.
         for item in items[sent:]:
             if item.entry is not None and item.entry.attr is not None:
-                served.ops.forget(item.ino, 1)
+                served.ops.unsent(item.ino)
     return data
 
 

@@ -9,7 +9,6 @@ import pyfuse3
 
 from csi_slayer.errors import FsError
 from csi_slayer.fuse.pyfuse3_engine import values
-from csi_slayer.fuse.pyfuse3_engine.requests import drop_lookups
 from csi_slayer.vfs.operations import Operations
 from csi_slayer.vfs.types import DirItem, Entry, Request
 
@@ -23,13 +22,13 @@ async def list_names(
     ops: Operations, req: Request, ino: int, fh: int, cookie: int, token: pyfuse3.ReaddirToken
 ) -> None:
     """Fill a reply with the names after ``cookie``. The kernel counts a lookup of each that it
-    gets, and will not forget those it never saw."""
+    gets, and will not forget the others."""
     while items := await ops.readdir(req, ino, fh, cookie, NAMES_AT_ONCE, plus=True):
         for at, item in enumerate(items):
             if not await _send(ops, req, ino, item, token):
                 for unseen in items[at + 1 :]:
                     if unseen.entry is not None and unseen.entry.attr is not None:
-                        drop_lookups(ops, unseen.ino, 1)
+                        ops.unsent(unseen.ino)
                 return
         cookie = items[-1].cookie
 
@@ -47,7 +46,7 @@ async def _send(
         return True  # it is gone again
     if pyfuse3.readdir_reply(token, name, values.entry(entry), item.cookie):
         return True
-    drop_lookups(ops, entry.attr.ino, 1)
+    ops.unsent(entry.attr.ino)
     return False
 
 

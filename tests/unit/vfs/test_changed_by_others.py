@@ -6,12 +6,14 @@ import asyncio
 import errno
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from csi_slayer.catalog import ROOT
-from csi_slayer.errors import FsError
+from csi_slayer.errors import CacheFull, FsError
+from csi_slayer.fuse import protocol as p
+from csi_slayer.fuse.handlers.directories import readdirplus
 from csi_slayer.vfs.stale import StalePages
 from csi_slayer.vfs.types import Opened, OpenFlags
 from tests.unit.vfs.harness import Volume
@@ -42,7 +44,9 @@ async def open_as_linux(volume: Volume, name: str, flags: int) -> tuple[int, Ope
     return ino, await volume.fs.open(volume.request(), ino, flags)
 
 
-def test_who_appends_is_sent_back_once_however_slow_the_store_is(tmp_path: Path) -> None:
+def test_who_appends_is_sent_back_once_however_slow_the_store_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     volume = Volume(tmp_path, passthrough=False, ttl=1)
     volume.live.close_to_open = True
     put(volume, "log", 1)
@@ -56,7 +60,7 @@ def test_who_appends_is_sent_back_once_however_slow_the_store_is(tmp_path: Path)
         fs = volume.fs
         ino, opened = await open_as_linux(volume, "log", os.O_RDONLY)
         await fs.release(volume.request(), ino, opened.fh)
-        volume.store.head = slowly  # type: ignore[method-assign]
+        monkeypatch.setattr(volume.store, "head", slowly)
         for version in (2, 3):
             put(volume, "log", version)
             for _ in range(2):
@@ -84,14 +88,16 @@ async def change_all(volume: Volume, version: int) -> None:
     await listing.task
 
 
-def test_changes_of_what_the_kernel_never_saw_cost_nobody_its_pages(tmp_path: Path) -> None:
+def test_changes_of_what_the_kernel_never_saw_cost_nobody_its_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     volume = Volume(tmp_path, passthrough=False, ttl=3600)
     for number in range(20):
         put(volume, f"f{number}", 1)
     put(volume, "untouched", 1)
     volume.fs._stale_pages = StalePages(lambda: volume.catalog.next_ino, kept=5)
     told: list[int] = []
-    volume.kernel.invalidate_inode = told.append  # type: ignore[method-assign]
+    monkeypatch.setattr(volume.kernel, "invalidate_inode", told.append)
 
     async def run() -> None:
         untouched = await look_up(volume, "untouched")
@@ -160,4 +166,59 @@ def test_what_a_dead_worker_had_still_to_tell_the_next_one_does(
         assert await keeps_pages(volume, await look_up(volume, "new"))
 
     volume.run(after())
+    volume.stop()
+
+
+def test_an_open_that_fails_leaves_the_next_one_what_there_is_to_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    put(volume, "a", 1)
+    queued: set[int] = set()
+    monkeypatch.setattr(volume.kernel, "invalidate_inode", queued.add)
+
+    async def renew(ino: int) -> None:
+        queued.discard(ino)
+
+    def full(*_args: object) -> None:
+        raise CacheFull("the table of handles cannot grow")
+
+    async def run() -> None:
+        fs = volume.fs
+        ino = await look_up(volume, "a")
+        assert await keeps_pages(volume, ino)
+        await change_all(volume, 2)
+        assert queued == {ino}
+        monkeypatch.setattr(volume.kernel, "renew", renew)
+        with monkeypatch.context() as patch:
+            patch.setattr(fs.handles, "add", full)
+            with pytest.raises(CacheFull):
+                await fs.open(volume.request(), ino, os.O_RDONLY)
+        assert queued == {ino}
+        assert [await keeps_pages(volume, ino) for _ in range(2)] == [False, True]
+
+    volume.run(run())
+    volume.stop()
+
+
+def test_a_listing_whose_end_did_not_fit_leaves_the_next_open_what_there_is_to_tell(
+    tmp_path: Path,
+) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    names = [f"{'n' * 100}{number}" for number in range(9)]
+    for name in names:
+        put(volume, name, 1)
+
+    class Served:
+        ops = volume.fs
+
+    async def run() -> None:
+        inos = [await look_up(volume, name) for name in names]
+        await change_all(volume, 2)
+        body = p.READ_IN.pack(0, 0, 600, 0, 0, 0, 0)
+        await readdirplus(cast(Any, Served), volume.request(), ROOT, memoryview(body))
+        for ino in inos:
+            assert not await keeps_pages(volume, ino)
+
+    volume.run(run())
     volume.stop()
