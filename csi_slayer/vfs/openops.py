@@ -289,7 +289,8 @@ class OpenOps(NameOps):
         self._stale_pages.add_all()  # what the kernel was still to be told died with the worker
         if self.zero_upcall:  # what is open nobody knows, nor what was read
             self._read_once = Marks(self.catalog.next_ino)
-            for orphan in list(self.catalog.each_orphan()):
+        for orphan in list(self.catalog.each_orphan()):
+            if orphan.is_dir or self.zero_upcall:  # nor who works in a directory
                 self._kept.add(orphan.ino)
         for handle in self.handles:
             inode = await self.catalog.find(handle.ino)

@@ -102,3 +102,33 @@ def test_of_a_crowd_those_stay_that_somebody_asks_for(
 
     volume.run(run())
     volume.stop()
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_who_works_in_a_directory_that_others_removed_still_does_after_a_restart(
+    tmp_path: Path, taken_over: bool
+) -> None:
+    volume = make(tmp_path, unseen=False, below="/file")
+    inos = volume.run(look_up_all(volume))
+    volume.bucket.objects.clear()
+    volume.run(list_root(volume))
+    volume.die()
+    volume.start(taken_over=taken_over)
+    if not taken_over:
+        assert volume.run(volume.catalog.count()) == 1
+    else:
+
+        async def run() -> None:
+            fs = volume.fs
+            for ino in inos:
+                attr, _ttl = await fs.getattr(volume.request(), ino, None)
+                assert (attr.ino, attr.nlink) == (ino, 0)
+                items = await fs.readdir(volume.request(), ino, 0, 0, 9, False)
+                assert [item.name for item in items] == [b".", b".."]
+            for ino in inos:
+                fs.forget(ino, 1)
+            await asyncio.sleep(60)
+            assert await volume.catalog.count() == 1
+
+        volume.run(run())
+    volume.stop()
