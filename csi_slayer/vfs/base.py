@@ -91,6 +91,7 @@ class Base:
         self._kept = Kept(self.opened, self.spawn)
         self._read_once = Marks()
         self._seen = Marks()
+        self._seen.add(ROOT)
 
     @property
     def zero_upcall(self) -> bool:
