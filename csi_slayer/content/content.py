@@ -114,15 +114,9 @@ class Content:
             self.note_dirty, self._retire_soon, self.durable.note,
         )  # fmt: skip
         await recovery.recover()
-        self.spawn(self._abort_stale())
+        self.spawn(self.uploader.abort_left())
         self.reconciler.start()
         self.spawn(self._growth.watch())
-
-    async def _abort_stale(self) -> None:
-        try:
-            await self.uploader.abort_stale()
-        except SlayerError as error:
-            log.warning("stale uploads not aborted yet", error=str(error))
 
     async def close(self) -> None:
         """Stop background work; what is staged stays staged."""

@@ -34,6 +34,10 @@ MAX_PARTS = 9_500
 PARTS_AT_ONCE = 4
 """Parts of one file under way at the same time."""
 
+LEFT, LEFT_PAUSE = 4096, 60.0
+"""Uploads that could not be aborted and are tried again, those beyond at the next start; and the
+seconds between two tries."""
+
 _PIECE = 1 << 20
 
 
@@ -112,6 +116,7 @@ class Uploader:
         self.part_size = max(part_size, store.part_minimum)
         self._ahead: dict[int, Multipart] = {}
         self._sending: dict[int, Multipart] = {}
+        self._left: dict[str, str] = {}
         self._locks = Locks[int]()
         """One upload of a file at a time: sending ahead and the real one never overlap."""
 
@@ -190,11 +195,17 @@ class Uploader:
         return upload
 
     async def _abort(self, upload: Multipart) -> None:
+        if not await self._is_aborted(upload.upload_id, upload.key) and len(self._left) < LEFT:
+            self._left[upload.upload_id] = upload.key
+
+    async def _is_aborted(self, upload_id: str, key: str) -> bool:
+        """Abort an upload; if that fails it stays in the table of uploads."""
         try:
-            await self._store.abort_multipart(upload.key, upload.upload_id)
-            await self._catalog.upload_ended(upload.upload_id)
+            await self._store.abort_multipart(key, upload_id)
+            await self._catalog.upload_ended(upload_id)
         except SlayerError:
-            return  # stays in the table of uploads: the next start aborts it
+            return False
+        return True
 
     async def _send_parts(
         self, upload: Multipart, file: StagedFile | OverlayFile, size: int
@@ -302,7 +313,13 @@ class Uploader:
         if upload is not None:
             await self._abort(upload)
 
-    async def abort_stale(self) -> None:
-        """Abort what an earlier worker began and did not end."""
-        for upload_id, key in await self._catalog.uploads():
-            await self._abort(Multipart(key, upload_id, self.part_size, {}))
+    async def abort_left(self) -> None:
+        """Abort what an earlier worker began and did not end, and, for as long as this runs, what
+        could not be aborted when it failed: the store was away."""
+        self._left.update((await self._catalog.uploads())[:LEFT])
+        while True:
+            for upload_id, key in list(self._left.items()):
+                if not await self._is_aborted(upload_id, key):
+                    break  # so it will be with the others
+                del self._left[upload_id]
+            await asyncio.sleep(LEFT_PAUSE)

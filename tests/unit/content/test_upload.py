@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csi_slayer.catalog import Catalog, Defaults
+from csi_slayer.content import upload
 from csi_slayer.content.staged import StagedFile
+from csi_slayer.content.tasks import end_task
 from csi_slayer.content.upload import (
     MAX_PARTS,
     Multipart,
@@ -26,7 +28,7 @@ from csi_slayer.content.upload import (
     condition_for,
     part_size_for,
 )
-from csi_slayer.errors import PreconditionFailed, SourceUnreadable
+from csi_slayer.errors import PreconditionFailed, SourceUnreadable, StoreUnavailable
 from csi_slayer.store.base import ABSENT, ANY, Condition, ObjectInfo, ObjectStore
 from csi_slayer.store.open import open_store
 from csi_slayer.store.options import StoreOptions
@@ -176,10 +178,41 @@ def test_what_an_earlier_worker_began_is_aborted(tmp_path: Path) -> None:
         async with bench(tmp_path) as it:
             it.write(0, os.urandom(3 * PART))
             await it.uploader.send_ahead(7, "key", it.file, {})
-            await Uploader(it.store, it.catalog, PART).abort_stale()
-            assert await it.catalog.uploads() == []
+            task = asyncio.create_task(Uploader(it.store, it.catalog, PART).abort_left())
+            await _until_none(it)
+            await end_task(task)
 
     asyncio.run(run())
+
+
+async def _until_none(it: Bench) -> None:
+    async with asyncio.timeout(10):
+        while await it.catalog.uploads():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+
+
+def test_what_could_not_be_aborted_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        async with bench(tmp_path) as it:
+            task = asyncio.create_task(it.uploader.abort_left())
+            it.write(0, os.urandom(3 * PART))
+            await it.uploader.send_ahead(7, "key", it.file, {})
+            with monkeypatch.context() as away:
+                away.setattr(it.store, "abort_multipart", _away)
+                await it.uploader.forget(7)
+            assert len(await it.catalog.uploads()) == 1
+            await _until_none(it)
+            assert not list(await it.store.list_multipart(""))
+            await end_task(task)
+
+    monkeypatch.setattr(upload, "LEFT_PAUSE", 0.01)
+    asyncio.run(run())
+
+
+async def _away(key: str, upload_id: str) -> None:
+    raise StoreUnavailable("the store is away")
 
 
 def test_a_removed_file_takes_its_parts_with_it(tmp_path: Path) -> None:
