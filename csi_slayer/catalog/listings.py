@@ -92,7 +92,7 @@ class Listings(Outcomes):
             self.used_bytes += sum(inode.size for inode, _name in inserts)
             self._rows.set_times("checked_ns", seen)
             self._rows.set_times("stamp", dated)
-        return merged
+        return merged._replace(added=bool(inserts))
 
     async def directories_among(self, parent: int, names: Sequence[str]) -> set[str]:
         """Which of these names the table has as directories."""

@@ -59,7 +59,9 @@ class Gone(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """``changed``: inodes that have the content of another version now."""
+    """``changed``: inodes that have the content of another version now; ``added``: the directory
+    has names that it did not have."""
 
     changed: list[int]
     gone: list[Gone]
+    added: bool = False

@@ -112,7 +112,8 @@ class Base:
     # -- what others changed ----------------------------------------------------------------
 
     def _content_changed(self, ino: int) -> None:
-        """The store has another version of a file: the kernel's pages of it are stale."""
+        """The store has another version of a file, or other names in a directory: the kernel's
+        pages of it are stale."""
         if ino not in self._seen:
             return  # it has none
         self._stale_pages.add(ino)
@@ -164,7 +165,7 @@ class Base:
         inode = gone.inode
         if self._kernel is not None and gone.parent is not None:
             self._kernel.invalidate_entry(gone.parent, gone.name.encode())
-            self._kernel.invalidate_inode(gone.parent)
+            self._content_changed(gone.parent)
         if gone.kept:
             if not self.unlinked_while_open(inode.ino) or self._opens_unseen:
                 self._kept.add(inode.ino)

@@ -76,7 +76,8 @@ class Listing:
 
 
 class Refresher:
-    """``changed(ino)``: an inode's content became another; ``gone`` tells which lost its name."""
+    """``changed(ino)``: an inode's content became another, or a directory that was listed before
+    has more names; ``gone`` tells which lost its name."""
 
     def __init__(
         self,
@@ -251,6 +252,11 @@ class Refresher:
             self._gone(gone)
         for ino in changes.changed:
             self._changed(ino)
+        if changes.added:
+            directory = await self._catalog.find(parent)
+            # Who reads a first listing gets its end only from a complete one.
+            if directory is not None and directory.listed_ns:
+                self._changed(parent)
 
     async def _dirs_among(self, parent: int, found: list[Listed]) -> set[str]:
         """Names of files in the page that the table has as directories."""

@@ -150,7 +150,11 @@ class MemoryStore:
             if delimiter and husk.rpartition("/")[0] == prefix.rstrip("/"):
                 prefixes.add(husk + "/")
         await self._end()
-        return ListPage(objects[:limit], sorted(prefixes), None)
+        start = int(token or 0)
+        end = start + limit
+        if end < len(objects):
+            return ListPage(objects[start:end], [], str(end))
+        return ListPage(objects[start:], sorted(prefixes), None)
 
     async def get(
         self, key: str, *, offset: int = 0, length: int | None = None, if_match: str | None = None

@@ -1,0 +1,112 @@
+"""Which names of a directory a reader gets, and what the kernel may keep of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from csi_slayer.catalog import ROOT
+from csi_slayer.vfs.types import OpenFlags
+from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.memory_store import Blob
+
+
+def put(volume: Volume, *names: str) -> None:
+    for name in names:
+        volume.bucket.objects[name] = Blob(b"x", f'"{name}"', 10**18, {})
+
+
+async def list_names(volume: Volume, ino: int = ROOT) -> list[str]:
+    """As ``ls`` does it, from the beginning to the empty answer."""
+    found: list[str] = []
+    cookie = 0
+    while items := await volume.fs.readdir(volume.request(), ino, 0, cookie, 300, False):
+        found.extend(item.name.decode() for item in items)
+        cookie = items[-1].cookie
+    return found[2:]
+
+
+async def look_up(volume: Volume, name: bytes, parent: int = ROOT) -> int:
+    entry = await volume.fs.lookup(volume.request(), parent, name)
+    return 0 if entry.attr is None else entry.attr.ino
+
+
+async def expire(volume: Volume, *inos: int) -> None:
+    """What is known of these is older than the TTL."""
+    for ino in inos:
+        await volume.catalog.update(ino, listed_ns=1, checked_ns=1)
+
+
+@pytest.fixture
+def volume(tmp_path: Path, told: list[int]) -> Volume:
+    made = Volume(tmp_path, passthrough=False, ttl=3600)
+    made.kernel.invalidate_inode = told.append  # type: ignore[method-assign]
+    return made
+
+
+@pytest.fixture
+def told() -> list[int]:
+    """Inodes of which the kernel was told to drop what it has."""
+    return []
+
+
+async def keeps(volume: Volume, ino: int = ROOT) -> bool:
+    opened = await volume.fs.opendir(volume.request(), ino)
+    return bool(opened.flags & OpenFlags.KEEP_CACHE)
+
+
+@pytest.mark.parametrize("change", ["added", "removed"])
+def test_names_that_a_look_up_finds_changed_are_not_kept_by_the_kernel(
+    volume: Volume, told: list[int], change: str
+) -> None:
+    """The look-up lists the directory; that the names are fresh then says nothing of the
+    kernel's."""
+
+    async def run() -> None:
+        put(volume, "a", "b")
+        assert await list_names(volume) == ["a", "b"]
+        assert await keeps(volume)
+        if change == "added":
+            put(volume, "c")
+        else:
+            del volume.bucket.objects["b"]
+        a, b = await look_up(volume, b"a"), await look_up(volume, b"b")
+        await expire(volume, ROOT, a, b)
+        assert await look_up(volume, b"a") == a
+        assert ROOT in told
+        assert not await keeps(volume)
+        assert await keeps(volume)
+
+    volume.run(run())
+    volume.stop()
+
+
+def test_a_name_that_is_asked_for_alone_is_new_in_the_kernels_names(
+    volume: Volume, told: list[int]
+) -> None:
+    async def run() -> None:
+        put(volume, "a")
+        assert await list_names(volume) == ["a"]
+        put(volume, "b")
+        await volume.fs.refresh.name(await volume.catalog.get(ROOT), "b", force=True)
+        assert told == [ROOT]
+        assert not await keeps(volume)
+
+    volume.run(run())
+    volume.stop()
+
+
+def test_a_first_listing_and_one_without_news_leave_the_kernel_its_names(
+    volume: Volume, told: list[int]
+) -> None:
+    async def run() -> None:
+        put(volume, *(f"{number:04d}" for number in range(2500)))
+        assert len(await list_names(volume)) == 2500
+        await expire(volume, ROOT)
+        assert len(await list_names(volume)) == 2500
+        assert told == []
+        assert await keeps(volume)
+
+    volume.run(run())
+    volume.stop()
