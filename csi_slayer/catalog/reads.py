@@ -70,6 +70,14 @@ class Reads:
         """As :meth:`children`, for who wants the names alone: nothing is remembered."""
         return [Name._make(row) for row in self._db.all(_NAMES, (parent, after, limit))]
 
+    async def listed(self, inos: range) -> list[int]:
+        """Those of these inodes that are directories whose names were all read."""
+        rows = self._db.all(
+            "SELECT ino FROM inodes WHERE ino BETWEEN ? AND ? AND listed_ns",
+            (inos.start, inos.stop - 1),
+        )
+        return [row[0] for row in rows]
+
     async def is_empty(self, ino: int) -> bool:
         return self._db.one("SELECT 1 FROM dentries WHERE parent = ? LIMIT 1", (ino,)) is None
 

@@ -138,6 +138,10 @@ class Session:
     def opens_unseen(self) -> bool:
         return self.state.zero_open
 
+    @property
+    def lists_unseen(self) -> bool:
+        return self.state.zero_opendir
+
     def backing_open(self, fd: int) -> int:
         return self._backing.open(fd)
 

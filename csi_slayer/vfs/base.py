@@ -25,6 +25,7 @@ from csi_slayer.vfs.kept import Kept
 from csi_slayer.vfs.marks import Marks
 from csi_slayer.vfs.options import VfsEvents, VfsOptions
 from csi_slayer.vfs.refresh import Refresher
+from csi_slayer.vfs.shown import Shown
 from csi_slayer.vfs.stale import StalePages
 from csi_slayer.vfs.types import Attr, Entry, Kernel, Request
 from csi_slayer.vfs.unread import Unread
@@ -87,6 +88,7 @@ class Base:
         self.unread = Unread(catalog, self.content, options.live, posix=options.posix)
         self._kernel: Kernel | None = None
         self._stale_pages = StalePages(lambda: catalog.next_ino)
+        self._shown = Shown(lambda ino: self.kernel.invalidate_inode(ino))
         self.removed: OrderedDict[int, Inode] = OrderedDict()
         self._kept = Kept(self.opened, self.spawn)
         self._read_once = Marks()

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from csi_slayer.catalog import Inode, Name
 from csi_slayer.vfs.base import Base
+from csi_slayer.vfs.shown import AT_ONCE, PAUSE
 from csi_slayer.vfs.types import DirItem, Opened, OpenFlags, Request, StatFs
 
 T = TypeVar("T")
@@ -22,6 +23,10 @@ NOMINAL_BYTES = 1 << 50
 """What ``df`` shows as the size of a volume without a quota: 1 PiB."""
 
 BLOCK = 4096
+
+LOOKED_AT, LOOK_PAUSE = 1024, 0.01
+"""Inode numbers among which directories are looked for at once after a take-over, which takes about
+a millisecond, and the seconds in between."""
 
 
 class DirOps(Base):
@@ -66,7 +71,25 @@ class DirOps(Base):
             first = found[0].place if found else None
         if after == 0 and first is not None:
             self._scan.listed(ino, first)
+        if self.kernel.lists_unseen:
+            await self._note_shown(ino)
         return items
+
+    async def _note_shown(self, ino: int) -> None:
+        directory, listing = await self.catalog.find(ino), self.refresh.running(ino)
+        listed_ns = 0 if directory is None else directory.listed_ns
+        if not listed_ns and listing is not None:
+            listed_ns = listing.since_ns
+        self._shown.note(ino, self.refresh.remaining(listed_ns))
+
+    async def drop_all_shown(self) -> None:
+        """After a take-over: nobody knows which names the kernel has, nor what it was about to be
+        told of them. It may have any that were listed."""
+        for first in range(0, self.catalog.next_ino, LOOKED_AT):
+            listed = await self.catalog.listed(range(first, first + LOOKED_AT))
+            for ino in listed:
+                self.kernel.invalidate_inode(ino)
+            await asyncio.sleep(max(LOOK_PAUSE, len(listed) * PAUSE / AT_ONCE))
 
     @staticmethod
     def _dot(name: bytes, inode: Inode, cookie: int, plus: bool) -> DirItem:

@@ -45,6 +45,8 @@ class FileSystem(FileOps, DirOps, AttrOps):
         so its open files are still open and its last requests may come again."""
         if taken_over:
             await self.restore_handles()
+            if self.kernel.lists_unseen:
+                self.spawn(self.drop_all_shown())
         else:
             self.handles.clear()
             await self.catalog.forget_completed()
@@ -62,6 +64,7 @@ class FileSystem(FileOps, DirOps, AttrOps):
         return await self.content.reconciler.drain(seconds)
 
     async def close(self) -> None:
+        self._shown.close()
         await self.refresh.close()
         await self.unread.close()
         await self.content.close()

@@ -132,6 +132,10 @@ class Kernel(Protocol):
     def opens_unseen(self) -> bool:
         """Whether the kernel opens and closes files without telling (zero-upcall)."""
 
+    @property
+    def lists_unseen(self) -> bool:
+        """Whether the kernel opens directories without telling, and keeps names until told."""
+
     def backing_open(self, fd: int) -> int:
         """Register a local file; returns its backing id (> 0). Raises FsError."""
 

@@ -45,6 +45,8 @@ _LIMITS = (
      " inode drops its pages", "vfs.stale", "KEPT", _COUNT),
     ("inode numbers of which is known whether the kernel has seen them, whether its pages were"
      " dropped and, without upcalls, whether they were read", "vfs.marks", "MOST", _COUNT),
+    ("directories of a zero-upcall volume whose names the kernel keeps", "vfs.shown", "KEPT",
+     _COUNT),
     ("free quota from which on the kernel may write by itself", "vfs.openops", "QUOTA_SLACK",
      _BYTES),
     ("block: unit of presence and checksums in the cache", "cache.layout", "BLOCK", _BYTES),

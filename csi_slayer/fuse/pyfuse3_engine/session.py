@@ -60,6 +60,7 @@ class Pyfuse3Session:
     fd: None = None
     passthrough: Final = False
     opens_unseen: Final = False
+    lists_unseen: Final = False
 
     def __init__(self, fd: int, state: SessionState, adapter: Adapter, ops: Operations) -> None:
         self.state = state

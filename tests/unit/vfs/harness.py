@@ -47,7 +47,7 @@ class FakeKernel:
 
     def __init__(self, passthrough: bool) -> None:
         self.passthrough = passthrough
-        self.opens_unseen = False
+        self.opens_unseen = self.lists_unseen = False
         self.backing: dict[int, int] = {}
         self._ids = itertools.count(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -109,4 +110,48 @@ def test_a_first_listing_and_one_without_news_leave_the_kernel_its_names(
         assert await keeps(volume)
 
     volume.run(run())
+    volume.stop()
+
+
+def test_names_that_the_kernel_shows_without_asking_are_dropped_when_their_ttl_is_over(
+    volume: Volume, told: list[int]
+) -> None:
+    volume.kernel.lists_unseen = True
+
+    async def run() -> None:
+        put(volume, "d/a", "e/a")
+        d, e = await look_up(volume, b"d"), await look_up(volume, b"e")
+        begun = asyncio.get_running_loop().time()
+        assert await list_names(volume, d) == ["a"]
+        await asyncio.sleep(3000)
+        assert await list_names(volume, e) == ["a"]
+        assert told == []
+        await asyncio.sleep(begun + 3601 - asyncio.get_running_loop().time())
+        assert told == [d]
+        await asyncio.sleep(3000)
+        assert told == [d, e]
+
+    volume.run(run())
+    volume.stop()
+
+
+def test_a_successor_has_the_kernel_drop_the_names_that_it_shows_without_asking(
+    volume: Volume, told: list[int]
+) -> None:
+    """Nobody else would: which it has is not known any more."""
+    volume.kernel.lists_unseen = True
+
+    async def run() -> int:
+        put(volume, "d/a", "e/a")
+        d = await look_up(volume, b"d")
+        await look_up(volume, b"e")
+        await list_names(volume, d)
+        return d
+
+    d = volume.run(run())
+    volume.die()
+    told.clear()
+    volume.start(taken_over=True)
+    volume.turn(100)
+    assert sorted(told) == [ROOT, d]
     volume.stop()
