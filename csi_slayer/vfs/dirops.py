@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from csi_slayer.catalog import Inode, Name
+from csi_slayer.errors import FsError
 from csi_slayer.vfs.base import Base
 from csi_slayer.vfs.shown import AT_ONCE, PAUSE
 from csi_slayer.vfs.types import DirItem, Opened, OpenFlags, Request, StatFs
@@ -23,6 +25,9 @@ NOMINAL_BYTES = 1 << 50
 """What ``df`` shows as the size of a volume without a quota: 1 PiB."""
 
 BLOCK = 4096
+
+LISTINGS_BEGUN = 8
+"""Times that a reader has a directory listed that was never listed to its end."""
 
 LOOKED_AT, LOOK_PAUSE = 1024, 0.01
 """Inode numbers among which directories are looked for at once after a take-over, which takes about
@@ -113,15 +118,27 @@ class DirOps(Base):
         after: int,
         limit: int,
     ) -> list[T]:
-        """What ``fetch`` finds; of a listing under way that is waited for."""
+        """What ``fetch`` finds; of a listing under way that is waited for. Raises what ended a
+        first listing, and FsError(EBUSY) for a directory that moves whenever it is listed."""
+        begun = 0
         while True:
             rows = await fetch(directory.ino, after, limit)
             listing = self.refresh.running(directory.ino)
-            if rows or listing is None or (directory.listed_ns and self.refresh.away):
+            if rows or (directory.listed_ns and self.refresh.away):
                 return rows
-            await listing.more()
-            # The end of the listing may have come with the last names.
-            await asyncio.sleep(0)
+            if listing is not None:
+                await listing.more()
+                # The end of the listing may have come with the last names.
+                await asyncio.sleep(0)
+                continue
+            now = await self.catalog.find(directory.ino)
+            if now is None or now.listed_ns or await self.catalog.path(now.ino) is None:
+                return rows
+            # The first listing failed, or its worker died: these were not all.
+            if begun == LISTINGS_BEGUN:
+                raise FsError(errno.EBUSY, "others move the directory whenever it is listed")
+            begun += 1
+            await self.refresh.ensure_listed(now)
 
     def _bare_item(self, name: Name) -> DirItem:
         mode = _UNKNOWN if self.unread.is_unread(name) else name.mode

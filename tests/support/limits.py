@@ -32,6 +32,8 @@ _LIMITS = (
     ("extended attributes of a file, encoded", "content.metadata", "XATTR_LIMIT", _BYTES),
     ("names asked for in one listing request", "vfs.refresh", "PAGE", _COUNT),
     ("directory listings under way at once", "vfs.refresh", "LISTINGS", _COUNT),
+    ("listings begun for one who reads a directory of which none has ended", "vfs.dirops",
+     "LISTINGS_BEGUN", _COUNT),
     ("new directories of a later listing that are asked for singly", "vfs.refresh", "DOUBTED",
      _COUNT),
     ("objects whose metadata is read ahead at once", "vfs.unread", "AHEAD", _COUNT),

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from csi_slayer.catalog import ROOT
-from csi_slayer.vfs.types import OpenFlags
+from csi_slayer.errors import StoreUnavailable
+from csi_slayer.store.base import ListPage
+from csi_slayer.vfs.pages import PAGE
+from csi_slayer.vfs.types import DirItem, OpenFlags
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob
 
@@ -154,4 +158,48 @@ def test_a_successor_has_the_kernel_drop_the_names_that_it_shows_without_asking(
     volume.start(taken_over=True)
     volume.turn(100)
     assert sorted(told) == [ROOT, d]
+    volume.stop()
+
+
+@pytest.mark.parametrize("end", ["fails", "dies"])
+def test_a_reader_gets_all_names_although_the_first_listing_came_to_no_end(
+    volume: Volume, end: str
+) -> None:
+    """Nobody waited for it at that moment: the reader still had names to look at."""
+    names = [f"{number:04d}" for number in range(2500)]
+    whole = volume.store.list_page
+
+    async def broken(prefix: str, *, token: str | None = None, **values: Any) -> ListPage:
+        if token is not None:
+            if end == "fails":
+                await asyncio.sleep(0.5)
+                raise StoreUnavailable("the network is gone")
+            await asyncio.Event().wait()
+        return await whole(prefix, token=token, **values)
+
+    async def begin() -> tuple[int, list[DirItem]]:
+        put(volume, *(f"d/{name}" for name in names))
+        d = await look_up(volume, b"d")
+        volume.store.list_page = broken  # type: ignore[method-assign]
+        items = await volume.fs.readdir(volume.request(), d, 0, 0, 300, False)
+        await asyncio.sleep(1)
+        return d, list(items)
+
+    d, items = volume.run(begin())
+    if end == "dies":
+        volume.die()
+        volume.start(taken_over=True)
+
+    async def go_on() -> None:
+        fs = volume.fs
+        while more := await fs.readdir(volume.request(), d, 0, items[-1].cookie, 300, False):
+            items.extend(more)
+
+    if end == "fails":
+        with pytest.raises(StoreUnavailable):
+            volume.run(go_on())
+        assert len(items) == 2 + PAGE
+        volume.store.list_page = whole  # type: ignore[method-assign]
+    volume.run(go_on())
+    assert [item.name.decode() for item in items[2:]] == names
     volume.stop()
