@@ -21,6 +21,7 @@ from csi_slayer.store.base import ObjectInfo, ObjectStore
 from csi_slayer.vfs import names
 from csi_slayer.vfs.pages import PAGE, Pages
 from csi_slayer.vfs.patience import Patience
+from csi_slayer.vfs.questions import Questions
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +98,7 @@ class Refresher:
         self._gone = gone
         self._hidden = hidden
         self._listings: dict[int, Listing] = {}
-        self._names: dict[tuple[int, str], asyncio.Task[None]] = {}
+        self._questions = Questions(self._patience.ended)
         self._singles: dict[int, tuple[int, int]] = {}
         self._slots = asyncio.Semaphore(LISTINGS)
 
@@ -281,26 +282,24 @@ class Refresher:
 
     def _is_probing(self) -> bool:
         """The store is away, and enough requests wait for it to come back."""
-        return self._patience.away and len(self._listings) + len(self._names) >= PROBES
+        return self._patience.away and len(self._listings) + len(self._questions) >= PROBES
 
     async def name(
         self, directory: Inode, name: str, *, force: bool = False, known: bool = False
     ) -> None:
         """Bring one name up to date. ``known``: what the table has will do while the store is
-        away; otherwise that raises StoreUnavailable."""
+        away; otherwise that raises StoreUnavailable. ``force``: not as a listing tells it, and,
+        unless ``known``, as the store has it now, whatever others asked before."""
         key = (directory.ino, name)
-        task = self._names.get(key)
-        if task is None:
+        question = self._questions.find(key, force=force and not known)
+        if question is None:
             if known and self._is_probing():
                 return
-            task = asyncio.get_running_loop().create_task(self._name(directory, name, force))
-            self._names[key] = task
-            task.add_done_callback(lambda done: self._named(key, done))
-        await self._patience.wait(task, lambda: 0, known=known)
-
-    def _named(self, key: tuple[int, str], task: asyncio.Task[None]) -> None:
-        del self._names[key]
-        self._patience.ended(task)
+            question = self._questions.begin(
+                key, lambda forced: self._name(directory, name, forced), force=force
+            )
+        assert question.task is not None
+        await self._patience.wait(question.task, question.progress, known=known)
 
     async def _name(self, directory: Inode, name: str, force: bool) -> None:
         if not force and not directory.flags & Mark.LARGE:
@@ -364,7 +363,7 @@ class Refresher:
             await self.name(directory, name, force=True, known=known)
 
     async def close(self) -> None:
-        tasks = [x.task for x in self._listings.values() if x.task] + list(self._names.values())
+        tasks = [x.task for x in self._listings.values() if x.task] + self._questions.tasks()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
