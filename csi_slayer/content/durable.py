@@ -77,6 +77,14 @@ class Durable:
         """It has none any more."""
         self._due.pop(ino, None)
 
+    async def finish(self) -> None:
+        """What is left to the next mount is on this disk alone, and the machine may be about to
+        stop: make durable now what is not yet."""
+        inos = list(self._due)
+        self._due.clear()
+        await self._settle(inos)
+        await self._catalog.synced()
+
     async def sync(self, ino: int) -> None:
         """Policy writeback: the staged bytes and the journal survive a power loss after this.
 

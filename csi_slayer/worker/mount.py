@@ -202,6 +202,7 @@ class Mount:
             left = await self._drain()
         if left:
             log.error("uploads left for the next mount", keys=left)
+            await self.fs.content.durable.finish()
         return left
 
     async def _drain(self) -> int:

@@ -154,6 +154,26 @@ def test_after_a_while_it_is_durable_without_fsync(
     assert volume.objects()["large"] == b"changed" + LARGE[7:]
 
 
+def test_an_end_with_uploads_left_makes_them_durable(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Durable, "note", NOTE)
+    monkeypatch.setattr(Durable, "_watch", _never)
+    for name in (b"f", b"large"):
+        ino, handle = opened(volume, name)
+        volume.write(ino, handle, 0, b"changed")
+        volume.run(volume.fs.release(volume.request(), ino, handle.fh))
+    volume.run(volume.fs.content.durable.finish())
+    lose_power(volume, monkeypatch, unwritten=False)
+    volume.run(volume.fs.drain(1))
+    assert volume.objects()["f"] == b"changed" + OLD[7:]
+    assert volume.objects()["large"] == b"changed" + LARGE[7:]
+
+
+async def _never(_durable: Durable) -> None:
+    """Nothing is made durable for as long as a test takes."""
+
+
 def test_many_are_made_durable_at_once(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Durable, "note", NOTE)
     handles = {}
