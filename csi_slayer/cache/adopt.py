@@ -56,7 +56,6 @@ def _adopt(shared: Shared, key: SegmentKey, fd: int, stage_path: str, size: int)
     before = os.fstat(fd)
     if before.st_size != size:
         raise CacheError(f"the staged file has {before.st_size} bytes, not {size}")
-    replaced = standing(layout, key.hex)
     staged = before.st_blocks * 512
     map_path = None
     if size <= SMALL:
@@ -81,6 +80,7 @@ def _adopt(shared: Shared, key: SegmentKey, fd: int, stage_path: str, size: int)
         if os.fstat(fd).st_mtime_ns != before.st_mtime_ns:
             raise CacheError("the staged file was written to while it became a segment")
         header.write(fd, layout.xattr)
+        replaced = standing(layout, key.hex)  # not sooner: the governor may have removed it
         os.rename(stage_path, path)
     except BaseException:
         shared.ledger.release(room)

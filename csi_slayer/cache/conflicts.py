@@ -7,6 +7,7 @@ which object it was meant to be.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -58,7 +59,7 @@ class Conflicts:
             self.directory.mkdir(mode=0o700, exist_ok=True)
             # Note and sidecar first, the staged names last: a crash leaves a note too many, never
             # a file without one, and never a staged file that has lost its sidecar.
-            _write(target.with_name(target.name + ".json"), json.dumps(note, indent=2) + "\n")
+            _note(target.with_name(target.name + ".json"), json.dumps(note, indent=2) + "\n")
             with suppress(FileNotFoundError):
                 os.link(f"{source}{SIDECAR}", f"{target}{SIDECAR}")
             os.rename(source, target)
@@ -80,6 +81,16 @@ class Conflicts:
     def usage(self) -> int:
         """Bytes on the disk."""
         return disk_usage(self.directory)
+
+
+def _note(path: Path, text: str) -> None:
+    """Best effort on a full disk: what is kept is worth more than what is said of it."""
+    try:
+        _write(path, text)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        path.unlink(missing_ok=True)
 
 
 def _write(path: Path, text: str) -> None:

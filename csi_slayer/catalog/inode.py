@@ -24,7 +24,12 @@ class Mark:
     XATTRS = 64
     """It has, or once had, extended attributes."""
     UNSYNCED = 128
-    """The staged copy was not made durable yet: after a power loss bytes may be missing."""
+    """The staged copy was not made durable since it was made or the store got it: after a power
+    loss bytes may be missing, or older than what the store has."""
+    UNWRITTEN = 256
+    """The local disk has refused to keep the staged bytes, which the store may lack."""
+    SUSPECT = 512
+    """The staged copy is what a power loss has left. More may have been uploaded than was noted."""
     LISTED = 32
     """A directory whose names were all read at least once."""
 

@@ -11,9 +11,12 @@ from csi_slayer.content.options import ContentEvents
 from csi_slayer.content.ranges import ReadResult, as_bytes
 from csi_slayer.content.segment_reader import SegmentReader, Settled, Transfers
 from csi_slayer.content.small import SmallFetcher, Source
-from csi_slayer.errors import CacheError, FsError, ObjectNotFound, PreconditionFailed
+from csi_slayer.errors import CacheError, CacheFull, FsError, ObjectNotFound, PreconditionFailed
 from csi_slayer.scheduling.behind import Behind
 from csi_slayer.store.base import ObjectStore
+
+PAST_CACHE = 5.0
+"""Seconds for which a file is read past a cache that has failed, without trying it each time."""
 
 MOST_OPEN = 8
 """Segments of one file that are open at a time, or a few more while several are being opened."""
@@ -52,6 +55,7 @@ class CleanFile:
         self.renamed = False
         self._behind = Behind()
         self._closed = False
+        self._past_cache_until = 0.0
 
     @property
     def size(self) -> int:
@@ -164,7 +168,8 @@ class CleanFile:
                 await self.close()
 
     async def _read_span(self, span: int, offset: int, end: int) -> ReadResult:
-        reader = await self.open_segment(span)
+        now = asyncio.get_running_loop().time()
+        reader = await self.open_segment(span) if now >= self._past_cache_until else None
         base = span * self._span
         if reader is not None:
             try:
@@ -173,6 +178,8 @@ class CleanFile:
                 return await reader.read(offset - base, end - base)
             except CacheError as error:
                 self._cache.bypass(error)
+                if not isinstance(error, CacheFull):
+                    self._past_cache_until = now + PAST_CACHE
         # No room in the cache, or its disk fails: hand the bytes on without keeping them.
         while True:
             source = self.source

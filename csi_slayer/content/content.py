@@ -88,6 +88,7 @@ class Content:
         self._tasks: set[asyncio.Task[None]] = set()
         self._mapped = Mapped(self.opened.mappable, self.retire, self.spawn)
         self.durable = Durable(catalog, self.opened, self.objects, self.staging, self.spawn)
+        self.objects.undurable = self.durable.note
         self._spares = Spares(self.staging, self.spawn)
         self._orphans = Orphans(catalog, self.opened, self.reconciler.kick, self.spawn)
         self._growth = Growth(catalog, self.opened, self.objects, self.uploader, self.note_dirty)
@@ -211,6 +212,8 @@ class Content:
 
     async def truncate(self, record: OpenInode, file: StagedFile | OverlayFile, size: int) -> None:
         """Cut the file of ``record``, or make it longer; raises CacheFull."""
+        if size == 0:
+            await self.durable.emptied(record.ino)
         if record.backing_id and isinstance(file, StagedFile):
             with os_errors():
                 await self.opened.patient.run(lambda fd: os.ftruncate(fd, size), file.fd)

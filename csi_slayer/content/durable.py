@@ -1,11 +1,11 @@
 """Staged copies and the local disk: what a power loss leaves of them.
 
 What a staged copy has of an object that the store has, or had in its place, is in the page cache
-first. A power loss before it is on the disk leaves zeros, or a file that is too short, which must
-not take the object's place: so a new staged copy is marked (``Mark.UNSYNCED``) until it was made
-durable once, by fsync(2) or half a minute later here, and one that still bears the mark after
-another boot is not sent (:mod:`csi_slayer.content.recovery`). From then on it loses what any file
-of a local disk loses.
+first. A power loss before it is on the disk leaves zeros, older bytes, or a file that is too short,
+which must not take the object's place: so a staged copy is marked (``Mark.UNSYNCED``) from when it
+is made, emptied or uploaded until it was made durable, by fsync(2) or half a minute later here. One
+that still bears the mark after another boot is not sent (:mod:`csi_slayer.content.recovery`);
+without it it has lost what any file of a local disk loses, and nothing that the store had.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from typing import Any
 import structlog
 
 from csi_slayer.cache import Staging
-from csi_slayer.cache.staging import SIDECAR
-from csi_slayer.catalog import Catalog, Inode, Mark
+from csi_slayer.catalog import Catalog, Mark
 from csi_slayer.content import overlay_map
 from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.overlay import OverlayFile
-from csi_slayer.content.staged import StagedFile
-from csi_slayer.errors import FsError, SlayerError
+from csi_slayer.content.staged import NotKept, StagedFile
+from csi_slayer.errors import FsError
 from csi_slayer.observability.complaints import Complaints
 
 log = structlog.get_logger(__name__)
@@ -41,6 +40,9 @@ LOOK = 1.0
 
 MANY = 16
 """So many due files are made durable by one syncfs(2)."""
+
+AT_ONCE = 100
+"""Files in one turn of the event loop."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -73,6 +75,14 @@ class Durable:
             self._watching = True
             self._spawn(self._watch())
 
+    async def emptied(self, ino: int) -> None:
+        """A staged copy is about to be: what it had does not count any more after a power loss."""
+        inode = await self._catalog.find(ino)
+        if inode is not None and inode.stage is not None and not inode.flags & Mark.UNSYNCED:
+            await self._catalog.update(ino, add=Mark.UNSYNCED)
+            await self._catalog.synced()  # the disk may have the empty file in a moment
+        self.note(ino)
+
     def forget(self, ino: int) -> None:
         """It has none any more."""
         self._due.pop(ino, None)
@@ -93,22 +103,31 @@ class Durable:
         """
         record = self._opened.get(ino)
         if record is not None and isinstance(record.file, StagedFile | OverlayFile):
-            stage = record.file.stage
-            try:
-                await asyncio.to_thread(record.file.sync)
-            except SlayerError:
-                record.unwritten = True
-                raise
+            await self._sync(ino, record.file)
             inode = await self._catalog.find(ino)
-            if record.unwritten and inode is not None and self._objects.is_dirty(inode):
-                raise FsError(errno.EIO, "the disk of the cache has lost what was written")
-            record.unwritten = False
-            await self._is_durable(ino, stage)
+            if inode is not None and inode.flags & Mark.UNWRITTEN:
+                raise FsError(errno.EIO, "the disk of the cache did not keep what was written")
         await self._catalog.synced()
 
-    async def _is_durable(self, ino: int, stage: str | None) -> None:
+    async def _sync(self, ino: int, file: StagedFile | OverlayFile) -> None:
+        record = self._opened.get(ino)
+        begun = 0
+        if record is not None:
+            begun = record.syncs_begun = record.syncs_begun + 1
+        try:
+            await asyncio.to_thread(file.sync)
+        except NotKept:
+            await self._catalog.update(ino, add=Mark.UNSYNCED | Mark.UNWRITTEN)
+            raise
+        if record is not None:
+            record.synced = max(record.synced, begun)
+        await self._is_durable(ino, file.stage)
+
+    async def _is_durable(self, ino: int, stage: str) -> None:
         inode = await self._catalog.find(ino)
-        if inode is not None and inode.stage == stage and inode.flags & Mark.UNSYNCED:
+        if inode is None or inode.stage != stage:
+            return
+        if inode.flags & Mark.UNSYNCED and not inode.flags & Mark.UNWRITTEN:
             await self._catalog.update(ino, clear=Mark.UNSYNCED)
 
     async def _watch(self) -> None:
@@ -129,46 +148,52 @@ class Durable:
             self._watching = False
 
     async def _settle(self, inos: Sequence[int]) -> None:
-        if len(inos) >= MANY:
+        synced = await self._synced_together(inos) if len(inos) >= MANY else {}
+        for number, ino in enumerate(inos):
             try:
-                await asyncio.to_thread(_sync_all, str(self._staging.directory))
-            except OSError as error:  # which file it is each is asked for below
-                self._complaints.failed("all", "syncing the cache's disk failed", error)
-        for ino in inos:
-            try:
-                await self._settle_one(ino)
-            except FileNotFoundError:
-                continue  # it is staged no more
+                if (stage := synced.get(ino)) is not None:
+                    await self._is_durable(ino, stage)
+                else:
+                    await self._settle_one(ino)
             except Exception as error:  # of one file: the others are looked at all the same
                 self._complaints.failed(ino, "a staged copy is not durable", error, ino=ino)
-                if isinstance(error, OSError) and (record := self._opened.get(ino)) is not None:
-                    record.unwritten = True
                 self.note(ino)
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    async def _synced_together(self, inos: Sequence[int]) -> dict[int, str]:
+        """Make everything on the cache's disk durable: which of these are by that, and the staged
+        copies that they had."""
+        stages = {}
+        for ino in inos:
+            inode = await self._catalog.find(ino)
+            if inode is not None and inode.stage is not None and not inode.flags & Mark.OVERLAY:
+                stages[ino] = inode.stage
+        try:
+            await asyncio.to_thread(_sync_all, str(self._staging.directory))
+        except OSError as error:  # which file it is each is asked for then
+            self._complaints.failed("all", "syncing the cache's disk failed", error)
+            return {}
+        return stages
 
     async def _settle_one(self, ino: int) -> None:
         inode = await self._catalog.find(ino)
         if inode is None or inode.stage is None:
             return
-        if inode.flags & (Mark.UNSYNCED | Mark.OVERLAY):
-            await asyncio.to_thread(self._sync, inode)
-            await self._is_durable(ino, inode.stage)
-
-    def _sync(self, inode: Inode) -> None:
-        """Blocks; after a syncfs only for as long as there is something new."""
-        assert inode.stage is not None
-        path = self._staging.file(inode.stage)
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if not inode.flags & Mark.OVERLAY:
-                os.fdatasync(fd)
+        if inode.flags & Mark.OVERLAY:
+            if overlay_map.is_current(self._staging.file(inode.stage)):
                 return
-            map_fd = os.open(path + SIDECAR, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                overlay_map.checkpoint(path, fd, map_fd)
-            finally:
-                os.close(map_fd)
-        finally:
-            os.close(fd)
+        elif not inode.flags & Mark.UNSYNCED:
+            return
+        async with self._opened.held(ino) as record:
+            async with record.lock:
+                now = await self._catalog.find(ino)
+                if now is None or now.stage != inode.stage:
+                    return
+                if not isinstance(record.file, StagedFile | OverlayFile):
+                    record.file = await self._objects.open_stage(now)
+                file = record.file
+            await self._sync(ino, file)
 
 
 def _sync_all(directory: str) -> None:

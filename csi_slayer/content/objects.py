@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -20,6 +19,7 @@ from csi_slayer.cache import Staging
 from csi_slayer.catalog import Catalog, Inode, Mark, Pending
 from csi_slayer.content import mapped, metadata
 from csi_slayer.content.clean import CleanFile
+from csi_slayer.content.conditional import Conditional, OpenClean, is_ours
 from csi_slayer.content.opened import OpenInode, OpenInodes
 from csi_slayer.content.options import SCRATCH, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
@@ -28,8 +28,6 @@ from csi_slayer.content.small import Source
 from csi_slayer.content.staged import StagedFile, os_errors, settle, settled_mtime
 from csi_slayer.content.upload import NotWanted, Uploader, condition_for
 from csi_slayer.errors import (
-    FsError,
-    KeyObstructed,
     ObjectNotFound,
     PreconditionFailed,
     StoreUnavailable,
@@ -39,7 +37,7 @@ from csi_slayer.store.write_token import WRITE_TOKEN
 
 log = structlog.get_logger(__name__)
 
-OpenClean = Callable[[Source], CleanFile]
+_SENT = Mark.UNWRITTEN | Mark.SUSPECT
 
 
 class Objects:
@@ -65,7 +63,11 @@ class Objects:
         self._opened = opened
         self._open_clean = open_clean
         self._options = options
+        self._conditional = Conditional(catalog, races, opened, open_clean)
+        self.recognise_partial = self._conditional.recognise_partial
         self.retire: Callable[[int], object] = lambda ino: None
+        self.undurable: Callable[[int], object] = lambda ino: None
+        """Told that the staged copy may be older on the local disk than what the store has."""
         self.moved: Callable[[int, str, str], object] = lambda ino, old, new: None
         """Told that a copy in the store gave the same bytes of an inode another etag."""
         self.follow: Callable[[Source, Source], object] = lambda old, new: None
@@ -119,61 +121,8 @@ class Objects:
             condition = condition_for(expect)
             return await self._store.put(row.key, b"", condition=condition, metadata=values)
 
-        info = await self._raced(inode, row, send)
+        info = await self._conditional.write(inode, row, send)
         await self._catalog.stored(inode.ino, row, info.etag)
-
-    async def _raced(
-        self, inode: Inode, row: Pending, send: Callable[[str | None], Awaitable[ObjectInfo]]
-    ) -> ObjectInfo:
-        """A conditional write. What refuses it may be what a worker that died had written for the
-        same row: then it is replaced in turn. Else the race is lost."""
-        try:
-            return await send(row.expect)
-        except (PreconditionFailed, ObjectNotFound, FsError) as error:
-            # ESTALE: the object under a partial staged copy changed.
-            if isinstance(error, FsError) and error.errno != errno.ESTALE:
-                raise
-            found = await self._races.found(row.key)
-            if found is not None and self._is_ours(row, found):
-                await self._recognise(inode, row, found)
-                return await send(found.etag)
-            if found is None and not isinstance(error, FsError):
-                # Deleted by somebody while we changed it: ours is the only version, write it anew.
-                await self._catalog.pending_expect(row.key, "")
-                try:
-                    return await send("")
-                except PreconditionFailed:
-                    # Nothing is there, but the store finds something: a directory.
-                    raise KeyObstructed(f"{row.key!r}: a directory of objects is there") from error
-            await self._races.lost(inode, row, found, error)
-            raise
-
-    @staticmethod
-    def _is_ours(row: Pending, found: ObjectInfo) -> bool:
-        """Whether what is at the key was written for the row, by a worker that did not live to
-        note it or by a request whose answer was lost."""
-        return row.doubt == 2 or (found.write_token or "").startswith(row.token)
-
-    async def _recognise(self, inode: Inode, row: Pending, found: ObjectInfo) -> None:
-        """The object is ours: a partial staged copy has its other blocks from it now."""
-        await self._catalog.pending_expect(row.key, found.etag)
-        if not inode.flags & Mark.OVERLAY or not (found.write_token or "").startswith(row.token):
-            return
-        await self._catalog.update(inode.ino, etag=found.etag, origin=None, stamp=None)
-        record = self._opened.get(inode.ino)
-        if record is not None and isinstance(record.file, OverlayFile):
-            base = self._open_clean(Source(row.key, found.etag, found.size, inode.ino))
-            await record.file.rebase(base, unchanged=False).close()
-
-    async def recognise_partial(self, inode: Inode) -> None:
-        """At the start: has an earlier worker uploaded what is only partly here?"""
-        key = await self._catalog.path(inode.ino)
-        row = await self._catalog.pending(key) if key is not None else None
-        if row is None or not inode.flags & Mark.OVERLAY:
-            return
-        found = await self._races.found(row.key)
-        if found is not None and found.etag != inode.etag and self._is_ours(row, found):
-            await self._recognise(inode, row, found)
 
     async def _put_staged(self, inode: Inode, row: Pending) -> bool:
         async with self._opened.held(inode.ino) as record:
@@ -193,7 +142,7 @@ class Objects:
     async def _send_staged(
         self, inode: Inode, row: Pending, record: OpenInode, staged: StagedFile | OverlayFile
     ) -> None:
-        retimed = record.retimed
+        retimed, syncs = record.retimed, record.syncs_begun
         with os_errors():
             if record.users > 1:  # somebody else has it open, perhaps for writing
                 mtime_ns = await self._opened.patient.run(settle, staged.fd)
@@ -213,16 +162,19 @@ class Objects:
                 inode.ino, row.key, staged, size, condition_for(expect), values
             )
 
-        info = await self._raced(inode, row, send)
+        info = await self._conditional.write(inode, row, send, mtime_ns)
         await self._catalog.stored(
             inode.ino,
             row,
             info.etag,
-            add=Mark.ATTRS_KNOWN,
+            # What the disk has of it may be older than what the store has now.
+            add=Mark.ATTRS_KNOWN | (Mark.NONE if record.synced > syncs else Mark.UNSYNCED),
+            clear=inode.flags & _SENT,
             stamp=mtime_ns if record.retimed == retimed else None,
             size=size,
             mtime_ns=mtime_ns,
         )
+        self.undurable(inode.ino)
         if isinstance(staged, OverlayFile):
             base = self._open_clean(Source(row.key, info.etag, size, inode.ino))
             unchanged = staged.stat().st_mtime_ns == mtime_ns
@@ -326,7 +278,7 @@ class Objects:
         if row.expect is None:
             return
         found = await self._races.found(row.key)
-        if found is None or found.etag == row.expect or self._is_ours(row, found):
+        if found is None or found.etag == row.expect or is_ours(row, found):
             return
         # A worker that died may have made the copy already.
         source = await self._store.head(source_key)
@@ -396,4 +348,4 @@ class Objects:
         if row.key.endswith("/"):
             return True  # whoever marked it: it is the directory that was removed here
         found = await self._races.found(row.key)
-        return found is not None and self._is_ours(row, found)
+        return found is not None and is_ours(row, found)

@@ -51,7 +51,8 @@ class OpenInode:
     file behind it. What is mapped is always in that one, so whenever somebody opens the inode
     ``file`` has to be the same, or the name gets another inode. ``unlinked``: it lost its name
     while open. ``retimed``: how often its mtime was set, which then tells nothing of changes.
-    ``unwritten``: the local disk did not keep the staged bytes, which the store may lack.
+    ``synced``: of the syncs of the staged file, numbered as they began (``syncs_begun`` is the last
+    one's number), the last that ended well.
     """
 
     ino: int
@@ -63,7 +64,8 @@ class OpenInode:
     backing_file: LocalFile = UNKNOWN_FILE
     unlinked: bool = False
     retimed: int = 0
-    unwritten: bool = False
+    syncs_begun: int = 0
+    synced: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def is_backed_by(self, fd: int | None) -> bool:

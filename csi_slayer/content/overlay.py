@@ -24,6 +24,7 @@ from csi_slayer.content.staged import (
     PUNCH_HOLE,
     fallocate,
     os_errors,
+    sync,
     write_fully,
 )
 from csi_slayer.content.threads import to_its_end
@@ -48,6 +49,7 @@ class OverlayFile:
         self.base = base
         self._locks = Locks[int]()
         self._zeroing: list[range] = []
+        self._rebased = 0
         with os_errors():
             self._map_fd = os.open(path + SIDECAR, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -179,6 +181,8 @@ class OverlayFile:
         # What lies beyond the limit needs no marks: it is in no object, and absent there are zeros.
         if size < self._limit and size % BLOCK and self._from_base(size // BLOCK):
             await self._bring(size // BLOCK)
+        if size < self._limit:
+            await to_its_end(lambda _unwanted: overlay_map.revoke_checkpoint(self.path))
         with os_errors():
             os.ftruncate(self.fd, size)
         if size < self._limit:
@@ -216,14 +220,21 @@ class OverlayFile:
             self._map[at : at + len(part)] = part.replace(_DIRTY_BYTE, _PRESENT_BYTE)
             at = self._map.find(_DIRTY_BYTE, at + len(part))
         self._set_limit(base.size)
+        self._rebased += 1
         with os_errors():
             overlay_map.forget_checkpoint(self.path)
         return old
 
     def sync(self) -> None:
-        """Make stage and map durable on the local disk. Blocks: call in a thread."""
+        """Make stage and map durable on the local disk. Blocks: call in a thread. Raises NotKept,
+        FsError, CacheFull."""
+        rebased = self._rebased
         with os_errors():
-            overlay_map.checkpoint(self.path, self.fd, self._map_fd)
+            overlay_map.checkpoint(
+                self.path, self._map_fd, self.base.source.etag, lambda: sync(self.fd)
+            )
+            if self._rebased != rebased:
+                overlay_map.forget_checkpoint(self.path)
 
     async def close(self) -> None:
         self._map.close()

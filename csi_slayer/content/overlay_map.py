@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from contextlib import suppress
+
+import xxhash
 
 from csi_slayer.cache.staging import SIDECAR, SYNCED
 
@@ -22,6 +25,8 @@ MAGIC = b"SLOVL1\0\0"
 HEADER = struct.Struct("<8sQQ")
 HEADER_SIZE = 64
 LIMIT_AT = 16
+# In a checkpoint: a hash of the etag that the object had, the mtime of the staged file.
+_BASE_AT, _TIME_AT = 24, 32
 
 
 def is_valid(data: bytes) -> bool:
@@ -29,18 +34,29 @@ def is_valid(data: bytes) -> bool:
     return len(data) >= HEADER_SIZE and HEADER.unpack_from(data)[:2] == (MAGIC, BLOCK)
 
 
-def checkpoint(path: str, fd: int, map_fd: int) -> None:
-    """Make the staged copy at ``path`` durable, and its map as it was before. Blocks: call it in a
-    thread. Raises OSError; then the checkpoint before is as good as it was."""
-    states = _content(map_fd)
-    os.fdatasync(fd)
+def checkpoint(path: str, map_fd: int, etag: str, sync: Callable[[], None]) -> None:
+    """Make the staged copy at ``path`` durable by ``sync``, and its map as it was before. ``etag``
+    is the version of the object that has the other blocks. Blocks: call it in a thread. Raises
+    OSError; then the checkpoint before is as good as it was."""
+    states = bytearray(_content(map_fd))
+    states[_BASE_AT : _BASE_AT + 8] = _base(etag)
+    states[_TIME_AT : _TIME_AT + 8] = _time(path)
+    sync()
     # In place: what a power loss leaves of it names blocks that are durable, or fewer.
     if os.path.exists(path) and _write(path + SYNCED, states):
-        folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(path)
+
+
+def is_current(path: str) -> bool:
+    """Whether there is a checkpoint and nothing was written since. Raises OSError."""
+    try:
+        fd = os.open(path + SYNCED, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return os.pread(fd, 8, _TIME_AT) == _time(path)
+    finally:
+        os.close(fd)
 
 
 def forget_checkpoint(path: str) -> None:
@@ -49,9 +65,17 @@ def forget_checkpoint(path: str) -> None:
         os.unlink(path + SYNCED)
 
 
-def restore(path: str) -> bool:
-    """After a power loss: take the map back to the last checkpoint; False if there was none.
-    Raises OSError."""
+def revoke_checkpoint(path: str) -> None:
+    """Before what is not in the map changes its meaning: a file that is cut is no mixture of blocks
+    that were before and after. Durable. Blocks: call it in a thread. Raises OSError."""
+    if os.path.exists(path + SYNCED):
+        os.unlink(path + SYNCED)
+        _sync_folder(path)
+
+
+def restore(path: str, etag: str) -> bool:
+    """After a power loss: take the map back to the last checkpoint; False if there was none over
+    this version of the object. Raises OSError."""
     try:
         fd = os.open(path + SYNCED, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -60,17 +84,33 @@ def restore(path: str) -> bool:
         states = _content(fd)
     finally:
         os.close(fd)
-    if not is_valid(states):
+    if not is_valid(states) or states[_BASE_AT : _BASE_AT + 8] != _base(etag):
         return False
     _write(path + SIDECAR, states)
     return True
+
+
+def _base(etag: str) -> bytes:
+    return xxhash.xxh3_64_digest(etag.encode())
+
+
+def _time(path: str) -> bytes:
+    return os.stat(path).st_mtime_ns.to_bytes(8, "little", signed=True)
+
+
+def _sync_folder(path: str) -> None:
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _content(fd: int) -> bytes:
     return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
-def _write(path: str, data: bytes) -> bool:
+def _write(path: str, data: bytes | bytearray) -> bool:
     """Replace a file's content; whether it was empty before."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

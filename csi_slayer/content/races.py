@@ -56,10 +56,16 @@ class Races:
             return None
 
     async def lost(
-        self, inode: Inode, row: Pending, found: ObjectInfo | None, error: Exception
+        self,
+        inode: Inode,
+        row: Pending,
+        found: ObjectInfo | None,
+        error: Exception,
+        *,
+        keep: bool = True,
     ) -> None:
         """The store's object is not the one we meant to replace: it stays, or its absence does,
-        and our bytes are kept."""
+        and our bytes are kept; not to be kept is what the store has, too."""
         record = self._opened.get(inode.ino)
         if record is not None and record.users > 1:
             return  # the handles keep their bytes; decided when the last one is closed
@@ -67,7 +73,12 @@ class Races:
         if record is not None:
             file, record.file = record.file, None
         try:
-            await self._set_aside(inode, row, found, error)
+            if keep or found is None:
+                await self._set_aside(inode, row, found, error)
+            else:
+                if inode.stage is not None:
+                    self._staging.remove(inode.stage)
+                await self._take(inode, row, found)
         finally:
             if file is not None:  # not before: who opens the inode meanwhile gets what it has now
                 await file.close()
@@ -88,6 +99,9 @@ class Races:
         if found is None:
             await self._superseded(inode, row.key, None)
             return
+        await self._take(inode, row, found)
+
+    async def _take(self, inode: Inode, row: Pending, found: ObjectInfo) -> None:
         self._changed(inode.ino)
         await self._catalog.stored(
             inode.ino,

@@ -53,7 +53,7 @@ class Recovery:
     async def recover(self) -> None:
         """Queue what the store lacks, remove what is nobody's. Raises CacheError."""
         known: set[str] = set()
-        dirty: list[Inode] = []
+        dirty: list[int] = []
         is_new = self._catalog.is_new
         booted = self._catalog.boot not in (None, boot_generation())
         for inode in list(self._catalog.each_staged()):
@@ -61,12 +61,13 @@ class Recovery:
             known.add(inode.stage)
             self._opened.mappable.add(inode.ino)  # for all that we know
             if self._objects.staged_stat(inode) is None:
-                await self._lost(inode)
-            elif booted and not await self._survived(inode):
-                await self._torn(inode)
-            elif self._objects.is_dirty(inode):
-                self._undurable(inode.ino)
-                dirty.append(inode)
+                await self._lost(inode, booted=booted)
+                continue
+            if booted and not await self._survived(inode):
+                continue
+            self._undurable(inode.ino)
+            if self._objects.is_dirty(inode):
+                dirty.append(inode.ino)
             else:
                 self._retire_soon(inode.ino)
         for stage in self._staging.list():
@@ -77,9 +78,10 @@ class Recovery:
                     self._staging.remove(stage.id)
         await self._catalog.booted(boot_generation())
 
-        await self._recognise(dirty)
-        for inode in dirty:
-            await self._note_dirty(await self._catalog.get(inode.ino))
+        await self._recognise([await self._catalog.get(ino) for ino in dirty])
+        for ino in dirty:
+            if (now := await self._catalog.find(ino)) is not None and now.stage is not None:
+                await self._note_dirty(now)
 
     def _keep(self, stage: str) -> None:
         kept = self._conflicts.keep(self._staging, stage, key=None, expected=None, found=None)
@@ -103,12 +105,36 @@ class Recovery:
 
     async def _survived(self, inode: Inode) -> bool:
         """After another boot: whether a staged copy is what was written, or at worst what a file of
-        a local disk would be. It is not if it may lack bytes that came from the store, or take the
-        place of an object there without having been made durable once."""
+        a local disk would be. It is not if it may lack bytes that came from the store, or be older
+        than what the store has. Then it is no more: the store's version is what is left, and what
+        may have been changed is kept aside."""
+        assert inode.stage is not None
+        found = self._objects.staged_stat(inode)
+        assert found is not None
+        if found.st_mtime_ns == inode.stamp:  # not a segment: its bytes may be older than its time
+            self._staging.remove(inode.stage)
+            clear = Mark.OVERLAY | Mark.UNSYNCED | Mark.UNWRITTEN
+            await self._catalog.update(inode.ino, clear=clear, stage=None, stamp=None)
+            return False
+        if await self._is_whole(inode):
+            # Until the store has it: more may have been uploaded than the catalog can know.
+            mtime_ns = found.st_mtime_ns
+            await self._catalog.update(inode.ino, add=Mark.SUSPECT, mtime_ns=mtime_ns)
+            return True
+        key = await self._catalog.path(inode.ino)
+        expected = (await self._replaces(inode))[1]
+        kept = self._conflicts.keep(
+            self._staging, inode.stage, key=key, expected=expected, found=None
+        )
+        log.error("staged copy not durable before a power loss", key=key, kept_at=str(kept))
+        await self._catalog.torn(inode)
+        return False
+
+    async def _is_whole(self, inode: Inode) -> bool:
         assert inode.stage is not None
         if inode.flags & Mark.OVERLAY:
             with os_errors():
-                return overlay_map.restore(self._staging.file(inode.stage))
+                return overlay_map.restore(self._staging.file(inode.stage), inode.etag or "")
         return not inode.flags & Mark.UNSYNCED or not (await self._replaces(inode))[0]
 
     async def _replaces(self, inode: Inode) -> tuple[bool, str | None]:
@@ -120,30 +146,14 @@ class Recovery:
         row = await self._catalog.pending(key) if key is not None else None
         return row is not None and row.expect != "", row and row.expect
 
-    async def _torn(self, inode: Inode) -> None:
-        """The store's version is what is left. What was changed is kept aside."""
-        assert inode.stage is not None
-        if not self._objects.is_dirty(inode):
-            self._staging.remove(inode.stage)
-            await self._catalog.update(
-                inode.ino, clear=Mark.OVERLAY | Mark.UNSYNCED, stage=None, stamp=None
-            )
-            return
-        expected = (await self._replaces(inode))[1]
-        key = await self._catalog.path(inode.ino)
-        kept = self._conflicts.keep(
-            self._staging, inode.stage, key=key, expected=expected, found=None
-        )
-        log.error("staged copy not durable before a power loss", key=key, kept_at=str(kept))
-        await self._catalog.torn(inode)
-
-    async def _lost(self, inode: Inode) -> None:
+    async def _lost(self, inode: Inode, *, booted: bool) -> None:
         """A staged copy is missing: it became a segment just before a crash, or somebody deleted
         it; the store's version, if any, is what is left."""
         values: dict[str, Any] = {}
         if inode.etag is None or inode.stamp is None or inode.stamp != inode.mtime_ns:
             log.error("staged copy lost", ino=inode.ino, stage=inode.stage)
-            if (await self._replaces(inode))[0]:
+            # After another boot it may have been uploaded, and that be forgotten.
+            if booted or (await self._replaces(inode))[0]:
                 await self._catalog.torn(inode)
                 return
             values = {"size": 0}  # the size was the lost bytes'

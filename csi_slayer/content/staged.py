@@ -108,9 +108,9 @@ class StagedFile:
             os.ftruncate(self.fd, size)
 
     def sync(self) -> None:
-        """Make the staged bytes durable on the local disk. Blocks: call in a thread."""
-        with os_errors():
-            os.fdatasync(self.fd)
+        """Make the staged bytes durable on the local disk. Blocks: call in a thread. Raises
+        NotKept."""
+        sync(self.fd)
 
     async def close(self) -> None:
         os.close(self.fd)
@@ -129,6 +129,25 @@ def write_fully(fd: int, offset: int, data: memoryview) -> int:
                     raise
                 break
     return written
+
+
+class NotKept(FsError):
+    """The local disk has lost bytes that the page cache took."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(
+            error.errno or errno.EIO, "the disk of the cache did not keep what was written"
+        )
+
+
+def sync(fd: int) -> None:
+    """Make a staged file durable, with its mtime, by which it is known to be changed, and its name:
+    of these fdatasync(2) knows nothing. Blocks. Raises NotKept: once only, for the kernel takes the
+    pages for written then."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        raise NotKept(error) from error
 
 
 class os_errors:

@@ -20,7 +20,7 @@ from csi_slayer.content.locks import Locks
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.content.tasks import together
-from csi_slayer.errors import PreconditionFailed, SlayerError, StoreError
+from csi_slayer.errors import PreconditionFailed, SlayerError, StoreError, StoreUnavailable
 from csi_slayer.store.base import ABSENT, ANY, Condition, ObjectInfo, ObjectStore
 from csi_slayer.store.source import reading
 from csi_slayer.store.write_token import WRITE_TOKEN
@@ -195,17 +195,15 @@ class Uploader:
         return upload
 
     async def _abort(self, upload: Multipart) -> None:
-        if not await self._is_aborted(upload.upload_id, upload.key) and len(self._left) < LEFT:
-            self._left[upload.upload_id] = upload.key
-
-    async def _is_aborted(self, upload_id: str, key: str) -> bool:
-        """Abort an upload; if that fails it stays in the table of uploads."""
         try:
-            await self._store.abort_multipart(key, upload_id)
-            await self._catalog.upload_ended(upload_id)
-        except SlayerError:
-            return False
-        return True
+            await self._abort_one(upload.upload_id, upload.key)
+        except SlayerError:  # it stays in the table of uploads
+            if len(self._left) < LEFT:
+                self._left[upload.upload_id] = upload.key
+
+    async def _abort_one(self, upload_id: str, key: str) -> None:
+        await self._store.abort_multipart(key, upload_id)
+        await self._catalog.upload_ended(upload_id)
 
     async def _send_parts(
         self, upload: Multipart, file: StagedFile | OverlayFile, size: int
@@ -319,7 +317,11 @@ class Uploader:
         self._left.update((await self._catalog.uploads())[:LEFT])
         while True:
             for upload_id, key in list(self._left.items()):
-                if not await self._is_aborted(upload_id, key):
+                try:
+                    await self._abort_one(upload_id, key)
+                except StoreUnavailable:
                     break  # so it will be with the others
+                except SlayerError:
+                    continue
                 del self._left[upload_id]
             await asyncio.sleep(LEFT_PAUSE)
