@@ -160,7 +160,7 @@ def test_warm_names_what_it_could_not_fetch(make_mount: MakeMount, objects: Path
     mount = make_mount(options=["cache.capacity=1MiB"]).mount()
     result = slayer("warm", str(mount.root / "large"), check=False)
     assert result.returncode == 1
-    assert '"key": "large", "error": "no room in the cache"' in mount.log
+    assert '"key": "large", "error": "no room in the cache' in mount.log
 
 
 def test_cache(mount: TestMount, objects: Path) -> None:
