@@ -32,9 +32,9 @@ _LAST = (1 << 63) - 1
 
 class Vanishing(Listings):
     """What is given was just taken away: whoever it concerns has to be told before anything else
-    happens."""
+    happens. It comes step by step, of some steps nothing."""
 
-    async def sweep(self, parent: int, since_ns: int, *, large: bool) -> AsyncIterator[Gone]:
+    async def sweep(self, parent: int, since_ns: int, *, large: bool) -> AsyncIterator[list[Gone]]:
         """The listing is complete: names that it did not show are gone. Gives those."""
         path = self.path_now(parent)
         base = path + "/" if path else ""
@@ -54,11 +54,10 @@ class Vanishing(Listings):
                         gone += self._vanish(inode)
                 if upto == _LAST and not crowds:
                     self._note_listed(parent, since_ns, large=large)
-            for one in gone:
-                yield one
+            yield gone
             for key, inode in crowds:
-                async for one in self._thin_out(key, inode, since_ns):
-                    yield one
+                async for some in self._thin_out(key, inode, since_ns):
+                    yield some
             if upto == _LAST and crowds:
                 with self._db.transaction():
                     self._note_listed(parent, since_ns, large=large)
@@ -73,7 +72,7 @@ class Vanishing(Listings):
             flags = directory.flags & ~Mark.LARGE | marks
             self._rows.set(ino, {"listed_ns": since_ns, "flags": flags})
 
-    async def vanished(self, parent: int, name: str, since_ns: int) -> AsyncIterator[Gone]:
+    async def vanished(self, parent: int, name: str, since_ns: int) -> AsyncIterator[list[Gone]]:
         """One name was not in the store when that was asked at ``since_ns``: forget it unless it
         was changed here. Gives what is forgotten."""
         inode = self._rows.child(parent, name)
@@ -82,13 +81,12 @@ class Vanishing(Listings):
         path = self.path_now(parent)
         key = f"{path}/{name}" if path else name
         if inode.is_dir and self._is_crowd(inode.ino):
-            async for one in self._thin_out(key, inode, since_ns):
-                yield one
+            async for some in self._thin_out(key, inode, since_ns):
+                yield some
         elif self._is_gone(key, inode, since_ns):
             with self._db.transaction():
                 gone = self._vanish(inode)
-            for one in gone:
-                yield one
+            yield gone
 
     def _is_gone(self, key: str, inode: Inode, since_ns: int) -> bool:
         """Whether nothing newer is known of an inode than that it was not there."""
@@ -101,7 +99,7 @@ class Vanishing(Listings):
         row = self._db.one(_BELOW, (ino, STEP + 1))
         return row is not None and int(row[0]) > STEP
 
-    async def _thin_out(self, key: str, top: Inode, since_ns: int) -> AsyncIterator[Gone]:
+    async def _thin_out(self, key: str, top: Inode, since_ns: int) -> AsyncIterator[list[Gone]]:
         """Take away a directory and all below it, from the leaves on; what is changed here stays,
         with the directories above it."""
         stack = [(top.ino, 0)]
@@ -111,8 +109,7 @@ class Vanishing(Listings):
             with self._db.transaction():
                 while stack and left > 0:
                     left -= self._thin(key, stack, left, since_ns, gone)
-            for one in gone:
-                yield one if one.inode.ino == top.ino else one._replace(parent=None)
+            yield [x if x.inode.ino == top.ino else x._replace(parent=None) for x in gone]
             await asyncio.sleep(0)
 
     def _thin(

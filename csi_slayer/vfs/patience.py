@@ -25,29 +25,35 @@ class Patience:
 
     def __init__(self, limit: float) -> None:
         self._seconds = min(PATIENCE, limit)
+        self._steps = 0
         self.away = False
 
     async def wait(
         self, task: asyncio.Task[None], progress: Callable[[], int], *, known: bool
     ) -> None:
         """Wait for a refresh; with ``known`` no longer than it makes ``progress`` (a number that
-        grows), and it may fail for want of a store."""
+        grows) or somebody has :meth:`worked`, and it may fail for want of a store."""
         if not known:
             await asyncio.shield(task)
             return
         while True:
-            before = progress()
+            before = (progress(), self._steps)
             try:
                 async with asyncio.timeout(0.0 if self.away else self._seconds):
                     await asyncio.shield(task)
                 return
             except TimeoutError:
-                if self.away or progress() == before:
+                if self.away or (progress(), self._steps) == before:
                     self._is_away(f"no answer within {self._seconds:g} s")
                     return
             except StoreUnavailable as error:
                 self._is_away(str(error))
                 return
+
+    def worked(self) -> None:
+        """A step is done of taking in what the store has said, which may be very much. Whoever
+        waits meanwhile, for that or for its turn, does not wait for the store."""
+        self._steps += 1
 
     def _is_away(self, reason: str) -> None:
         if not self.away:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import structlog
 
@@ -203,8 +203,8 @@ class Refresher:
             if empty:
                 await self._nothing_there(directory, listing.since_ns)
             large = listing.pages > 1
-            async for gone in self._catalog.sweep(directory.ino, listing.since_ns, large=large):
-                self._gone(gone)
+            sweep = self._catalog.sweep(directory.ino, listing.since_ns, large=large)
+            await self._tell_gone(sweep)
             if shadowed:
                 await self._show_shadowed(directory.ino, shadowed, listing.since_ns)
             if hidden:
@@ -237,8 +237,13 @@ class Refresher:
             await self._forget(directory.parent, name, since_ns)
 
     async def _forget(self, parent: int, name: str, since_ns: int) -> None:
-        async for gone in self._catalog.vanished(parent, name, since_ns):
-            self._gone(gone)
+        await self._tell_gone(self._catalog.vanished(parent, name, since_ns))
+
+    async def _tell_gone(self, steps: AsyncIterator[list[Gone]]) -> None:
+        async for some in steps:
+            self._patience.worked()
+            for gone in some:
+                self._gone(gone)
 
     async def _merge(
         self, parent: int, found: list[Listed], shadowed: list[Listed], since_ns: int

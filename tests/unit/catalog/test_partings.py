@@ -296,7 +296,7 @@ class Tree:
             bucket.shows(*map(file, "abc"), Listed("e", DIRECTORY, 0, 1, None), parent=below)
         assert rows(catalog) == 1 + 3 + 10 + 40
 
-    def gone(self, how: str) -> AsyncIterator[Gone]:
+    def gone(self, how: str) -> AsyncIterator[list[Gone]]:
         self._bucket.clock += 1
         if how == "swept":
             return self._catalog.sweep(ROOT, self._bucket.clock, large=False)
@@ -337,7 +337,7 @@ def test_others_have_a_turn_while_a_tree_goes_and_what_they_make_stays(
     tree = Tree(catalog, bucket)
 
     async def collect() -> list[Gone]:
-        return [one async for one in tree.gone(how)]
+        return [one async for some in tree.gone(how) for one in some]
 
     async def other() -> tuple[Inode, int]:
         for _ in range(3):

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from csi_slayer.catalog import Gone
 
 
-def told(gone: AsyncIterator[Gone]) -> list[Gone]:
+def told(gone: AsyncIterator[list[Gone]]) -> list[Gone]:
     async def collect() -> list[Gone]:
-        return [one async for one in gone]
+        return [one async for some in gone for one in some]
 
     return asyncio.run(collect())
