@@ -31,8 +31,7 @@ class Partings(Changes):
             name = self.name_of(one.ino, one.parent)
             if name is not None:
                 self.used_bytes -= one.size
-                lost = self._lose(one, name)
-                gone.append(lost if one is inode else lost._replace(parent=None))
+                gone.append(self._lose(one, name))
         if inode.is_dir:
             self._paths_changed()
         return gone[::-1]

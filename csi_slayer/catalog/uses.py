@@ -49,10 +49,10 @@ class Unused:
 
 
 class Gone(NamedTuple):
-    """``inode``, as it was, has lost ``name`` in the directory ``parent``; that is None if the
-    directory is gone as well. ``kept``: its row is still there, for who has it open."""
+    """``inode``, as it was, has lost ``name`` in the directory ``parent``, which may be gone as
+    well. ``kept``: its row is still there, for who has it open."""
 
-    parent: int | None
+    parent: int
     name: str
     inode: Inode
     kept: bool

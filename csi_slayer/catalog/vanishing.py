@@ -109,7 +109,7 @@ class Vanishing(Listings):
             with self._db.transaction():
                 while stack and left > 0:
                     left -= self._thin(key, stack, left, since_ns, gone)
-            yield [x if x.inode.ino == top.ino else x._replace(parent=None) for x in gone]
+            yield gone
             await asyncio.sleep(0)
 
     def _thin(

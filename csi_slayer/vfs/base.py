@@ -165,8 +165,9 @@ class Base:
 
     def _name_gone(self, gone: Gone) -> None:
         inode = gone.inode
-        if self._kernel is not None and gone.parent is not None:
-            self._kernel.invalidate_entry(gone.parent, gone.name.encode())
+        if self._kernel is not None:
+            if inode.ino in self._seen:  # else it has at most the bare name
+                self._kernel.invalidate_entry(gone.parent, gone.name.encode())
             self._content_changed(gone.parent)
         if gone.kept:
             if not self.unlinked_while_open(inode.ino) or self._opens_unseen:

@@ -178,8 +178,7 @@ class Machine(RuleBasedStateMachine):
         ]
         run(self.catalog.merge(parent, items, self.clock, DEFAULTS))
         for gone in told(self.catalog.sweep(parent, self.clock, large=False)):
-            if gone.parent is not None:
-                assert run(self.catalog.child(gone.parent, gone.name)) is None
+            assert run(self.catalog.child(gone.parent, gone.name)) is None
             assert gone.kept == (run(self.catalog.find(gone.inode.ino)) is not None)
             run(self.catalog.drop_orphan(gone.inode.ino))
 

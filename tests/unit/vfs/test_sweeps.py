@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from csi_slayer.catalog import ROOT, Inode, vanishing
-from csi_slayer.vfs import refresh
+from csi_slayer.vfs import kept, refresh
+from csi_slayer.vfs.types import OpenFlags
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob
 
@@ -48,6 +50,18 @@ async def filled(volume: Volume, *, plus: bool = False) -> int:
     return d
 
 
+def slow_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step of a sweep takes three seconds."""
+    slow = SimpleNamespace(sleep=lambda _: asyncio.sleep(3))
+    monkeypatch.setattr(vanishing, "asyncio", slow)
+
+
+async def keeps(volume: Volume, ino: int) -> bool:
+    """Whether the kernel may show the names that it has."""
+    opened = await volume.fs.opendir(volume.request(), ino)
+    return bool(opened.flags & OpenFlags.KEEP_CACHE)
+
+
 async def expired(volume: Volume, ino: int) -> Inode:
     """A directory, what is known of which is older than the TTL."""
     await volume.catalog.update(ino, listed_ns=1, checked_ns=1)
@@ -67,8 +81,7 @@ def test_a_sweep_that_takes_long_does_not_pass_for_a_store_that_is_away(
         await volume.fs.refresh.ensure_listed(await volume.catalog.get(e))
         volume.bucket.objects.clear()
         put(volume, "e/b")
-        slow = SimpleNamespace(sleep=lambda _: asyncio.sleep(3))
-        monkeypatch.setattr(vanishing, "asyncio", slow)
+        slow_down(monkeypatch)
         begun = asyncio.get_running_loop().time()
         if who == "asks":
             root = await volume.catalog.get(ROOT)
@@ -86,6 +99,92 @@ def test_a_sweep_that_takes_long_does_not_pass_for_a_store_that_is_away(
         assert asyncio.get_running_loop().time() > begun + 20
         assert not volume.fs.refresh.away
         assert (await volume.catalog.child(ROOT, "d") is None) == (who == "asks")
+
+    volume.run(run())
+    volume.stop()
+
+
+class Told:
+    """What the kernel is told to drop: names, and all that it has of inodes."""
+
+    def __init__(self, volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.names: list[tuple[int, bytes]] = []
+        self.inodes: set[int] = set()
+        kernel = volume.kernel
+        monkeypatch.setattr(kernel, "invalidate_entry", lambda *name: self.names.append(name))
+        monkeypatch.setattr(kernel, "invalidate_inode", self.inodes.add)
+
+
+async def swept_but_for(volume: Volume, d: int, name: bytes) -> None:
+    """Others remove all of ``d`` while a file in it is written here."""
+    ino = await look_up(volume, name, d)
+    opened = await volume.fs.open(volume.request(), ino, os.O_RDWR)
+    await volume.fs.write(volume.request(), ino, opened.fh, 0, memoryview(b"changed"))
+    volume.bucket.objects.clear()
+    put(volume, "left")
+    await volume.fs.refresh.ensure_listed(await expired(volume, ROOT))
+    await volume.fs.flush(volume.request(), ino, opened.fh)
+    await volume.fs.release(volume.request(), ino, opened.fh)
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_of_a_directory_that_stays_the_kernel_drops_the_names_that_others_removed(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    """They went one by one, as those of a directory that goes as well. A name alone, of which the
+    kernel has no inode, needs no word of its own."""
+    told = Told(volume, monkeypatch)
+
+    async def run() -> None:
+        d = await filled(volume, plus=seen)
+        mine = b"07"
+        assert await keeps(volume, d)
+        await swept_but_for(volume, d, mine)
+        assert await list_names(volume, d) == [mine.decode()]
+        assert d in told.inodes
+        assert not await keeps(volume, d)
+        names = [name for parent, name in told.names if parent == d]
+        assert len(names) == (COUNT - 1 if seen else 0)
+        assert mine not in names
+
+    volume.run(run())
+    volume.stop()
+
+
+def test_who_works_in_a_tree_that_goes_stays_for_the_kernel_forgets_the_others_meanwhile(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told of each, not of the tree's top alone, at the end."""
+    monkeypatch.setattr(kept, "NAMELESS_KEPT", 8)
+    known: dict[tuple[int, bytes], int] = {}
+    works_in = 0
+
+    def forget(place: tuple[int, bytes]) -> None:
+        ino = known.get(place, works_in)
+        if ino != works_in:
+            volume.fs.forget(known.pop(place), 1)
+
+    def drop(parent: int, name: bytes) -> None:
+        asyncio.get_running_loop().call_soon(forget, (parent, name))
+
+    async def run() -> None:
+        nonlocal works_in
+        put(volume, *(f"d/{number:02d}/file" for number in range(COUNT)))
+        d = await look_up(volume, b"d")
+        for number in range(COUNT):
+            name = b"%02d" % number
+            known[d, name] = await look_up(volume, name, d)
+        works_in = known[d, b"00"]
+        monkeypatch.setattr(volume.kernel, "invalidate_entry", drop)
+        slow_down(monkeypatch)
+        volume.bucket.objects.clear()
+        put(volume, "left")
+        await volume.fs.refresh.ensure_listed(await expired(volume, ROOT))
+        await asyncio.sleep(60)
+        assert await volume.catalog.path(d) is None
+        assert list(known.values()) == [works_in]
+        attr, _ttl = await volume.fs.getattr(volume.request(), works_in, None)
+        assert (attr.ino, attr.nlink) == (works_in, 0)
 
     volume.run(run())
     volume.stop()
