@@ -58,7 +58,7 @@ class Vanishing(Listings):
             for key, inode in crowds:
                 async for some in self._thin_out(key, inode, since_ns):
                     yield some
-            if upto == _LAST and crowds:
+            if upto == _LAST and crowds and self.path_now(parent) == path:
                 with self._db.transaction():
                     self._note_listed(parent, since_ns, large=large)
             elif upto < _LAST:

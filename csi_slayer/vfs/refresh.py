@@ -205,7 +205,7 @@ class Refresher:
             large = listing.pages > 1
             sweep = self._catalog.sweep(directory.ino, listing.since_ns, large=large)
             await self._tell_gone(sweep)
-            if shadowed:
+            if shadowed and await self._catalog.path(directory.ino) == path:
                 await self._show_shadowed(directory.ino, shadowed, listing.since_ns)
             if hidden:
                 self._hidden(hidden)

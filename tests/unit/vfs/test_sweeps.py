@@ -188,3 +188,34 @@ def test_who_works_in_a_tree_that_goes_stays_for_the_kernel_forgets_the_others_m
 
     volume.run(run())
     volume.stop()
+
+
+@pytest.mark.parametrize("many", ["d/", "d/x/"])
+def test_what_a_listing_found_is_not_shown_in_a_directory_that_was_renamed_during_its_sweep(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch, many: str
+) -> None:
+    """What a directory's name hid was at another path, which is not listed to its end either."""
+
+    async def run() -> None:
+        put(volume, "d/x/in")
+        d = await look_up(volume, b"d")
+        x = await look_up(volume, b"x", d)  # before the others, and so it goes first
+        put(volume, *(f"{many}{number:02d}" for number in range(COUNT)))
+        await volume.fs.refresh.ensure_listed(await expired(volume, d))
+        await volume.fs.refresh.ensure_listed(await volume.catalog.get(x))
+        volume.bucket.objects.clear()
+        put(volume, "d/x", "d/00")
+        directory = await expired(volume, d)
+        slow_down(monkeypatch)
+        listing = await volume.fs.refresh.begin(directory)
+        await asyncio.sleep(10)
+        moved = (ROOT, "d", ROOT, "e")
+        await volume.catalog.rename(directory, *moved, displaced=None, keep_displaced=False)
+        assert listing.task is not None
+        await listing.task
+        shown = await volume.catalog.resolve("e/x")
+        assert shown is None or shown.is_dir
+        assert (await volume.catalog.get(d)).listed_ns == 1
+
+    volume.run(run())
+    volume.stop()
