@@ -12,7 +12,7 @@ Of attributes alone nothing is waited for: that is written at once.
 
 An invalidation that is queued already is not queued twice. When the queue is full, further ones are
 dropped, counted and logged: names and attributes then live until their TTL ends, pages until the
-file is opened without KEEP_CACHE.
+file is opened without KEEP_CACHE. Who wants an inode's dropped is told, and may come again.
 """
 
 from __future__ import annotations
@@ -108,9 +108,9 @@ class Notifier:
             await asyncio.sleep(RENEW_PAUSE)
         self.invalidate_attributes(ino)
 
-    def invalidate_inode(self, ino: int) -> None:
-        """Attributes and pages of an inode."""
-        self._put(Invalidation(ino))
+    def invalidate_inode(self, ino: int) -> bool:
+        """Attributes and pages of an inode; False if there was no room in the queue."""
+        return self._put(Invalidation(ino))
 
     def invalidate_pages(self, ino: int, pages: range) -> None:
         """A part of an inode's pages, bytes, and its attributes."""
@@ -120,20 +120,21 @@ class Notifier:
         """A name in a directory, and the directory's cached listing."""
         self._put(Invalidation(parent, name))
 
-    def _put(self, key: Invalidation) -> None:
+    def _put(self, key: Invalidation) -> bool:
         with self._changed:
             if self._closing or key in self._queue:
-                return
+                return True  # the next worker has the kernel drop all, or nobody has to
             if len(self._queue) >= self._limit:
                 self.dropped += 1
                 if self.dropped == 1:
                     log.warning("fuse_invalidations_dropped", limit=self._limit)
-                return
+                return False
             self._queue[key] = None
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="fuse-notify", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+            return True
 
     def close(self, seconds: float) -> bool:
         """Write what is queued, but take no more; False if that took longer than ``seconds``."""

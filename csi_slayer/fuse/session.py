@@ -154,8 +154,8 @@ class Session:
     async def renew(self, ino: int) -> None:
         await self._notifier.renew(ino)
 
-    def invalidate_inode(self, ino: int) -> None:
-        self._notifier.invalidate_inode(ino)
+    def invalidate_inode(self, ino: int) -> bool:
+        return self._notifier.invalidate_inode(ino)
 
     def invalidate_pages(self, ino: int, pages: range) -> None:
         self._notifier.invalidate_pages(ino, pages)

@@ -7,11 +7,15 @@ import errno
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+import structlog
+
 from csi_slayer.catalog import Inode, Name
-from csi_slayer.errors import FsError
+from csi_slayer.errors import FsError, SlayerError
 from csi_slayer.vfs.base import Base
 from csi_slayer.vfs.shown import AT_ONCE, PAUSE
 from csi_slayer.vfs.types import DirItem, Opened, OpenFlags, Request, StatFs
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -32,6 +36,9 @@ LISTINGS_BEGUN = 8
 LOOKED_AT, LOOK_PAUSE = 1024, 0.01
 """Inode numbers among which directories are looked for at once after a take-over, which takes about
 a millisecond, and the seconds in between."""
+
+FAILED_PAUSE = 10.0
+"""Seconds until the catalog is asked again for what it could not tell."""
 
 
 class DirOps(Base):
@@ -91,10 +98,23 @@ class DirOps(Base):
         """After a take-over: nobody knows which names the kernel has, nor what it was about to be
         told of them. It may have any that were listed."""
         for first in range(0, self.catalog.next_ino, LOOKED_AT):
-            listed = await self.catalog.listed(range(first, first + LOOKED_AT))
-            for ino in listed:
-                self.kernel.invalidate_inode(ino)
+            listed = await self._listed_among(range(first, first + LOOKED_AT))
+            told = 0
+            while told < len(listed):
+                if self.kernel.invalidate_inode(listed[told]):
+                    told += 1
+                else:
+                    await asyncio.sleep(PAUSE)
             await asyncio.sleep(max(LOOK_PAUSE, len(listed) * PAUSE / AT_ONCE))
+
+    async def _listed_among(self, inos: range) -> list[int]:
+        """Asked until there is an answer: nobody else would tell the kernel of those."""
+        while True:
+            try:
+                return await self.catalog.listed(inos)
+            except SlayerError as error:
+                log.warning("looking for listed directories failed", error=str(error))
+                await asyncio.sleep(FAILED_PAUSE)
 
     @staticmethod
     def _dot(name: bytes, inode: Inode, cookie: int, plus: bool) -> DirItem:

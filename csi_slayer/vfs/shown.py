@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 
 KEPT = 1 << 17
 """Directories that are remembered. Of more than that the kernel drops those whose TTL is the next
-to end."""
+to end, as soon as it can be told."""
 
 AT_ONCE, PAUSE = 256, 0.05
 """Directories that the kernel drops at once, and the seconds until the next: a thread tells it of
@@ -21,9 +21,10 @@ them, one by one, from a queue with a limit."""
 
 
 class Shown:
-    """``ended(ino)``: the kernel is to drop the names of this directory."""
+    """``ended(ino)``: the kernel is to drop the names of this directory; False if it has to be told
+    later."""
 
-    def __init__(self, ended: Callable[[int], None], kept: int = KEPT) -> None:
+    def __init__(self, ended: Callable[[int], bool], kept: int = KEPT) -> None:
         self._ended = ended
         self._kept = kept
         self._known: set[int] = set()
@@ -55,16 +56,18 @@ class Shown:
         self._timer = None
         now = asyncio.get_running_loop().time()
         for _ in range(AT_ONCE):
-            if not self._queue or self._queue[0][0] > now:
+            if not self._queue or self._queue[0][0] > now or not self._end_next():
                 break
-            self._end_next()
         if self._queue:
             self._wake_at(max(self._queue[0][0], now + PAUSE))
 
-    def _end_next(self) -> None:
-        _due, ino = heappop(self._queue)
+    def _end_next(self) -> bool:
+        ino = self._queue[0][1]
+        if not self._ended(ino):
+            return False
+        heappop(self._queue)
         self._known.remove(ino)
-        self._ended(ino)
+        return True
 
     def close(self) -> None:
         if self._timer is not None:

@@ -149,8 +149,9 @@ class Kernel(Protocol):
         to come when this returns: the next answer with its attributes is believed. Its pages are
         left to the open that is being answered."""
 
-    def invalidate_inode(self, ino: int) -> None:
-        """Drop the kernel's cached attributes and pages of an inode; returns at once."""
+    def invalidate_inode(self, ino: int) -> bool:
+        """Drop the kernel's cached attributes and pages of an inode; returns at once. False if it
+        cannot be told for the moment, for too much waits for it: nothing will be dropped then."""
 
     def invalidate_pages(self, ino: int, pages: range) -> None:
         """Drop a part of the kernel's cached pages of an inode, bytes; returns at once."""

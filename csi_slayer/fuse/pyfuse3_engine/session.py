@@ -124,8 +124,8 @@ class Pyfuse3Session:
     async def renew(self, ino: int) -> None:
         await self._notifier.renew(ino)
 
-    def invalidate_inode(self, ino: int) -> None:
-        self._notifier.invalidate_inode(ino)
+    def invalidate_inode(self, ino: int) -> bool:
+        return self._notifier.invalidate_inode(ino)
 
     def invalidate_pages(self, ino: int, pages: range) -> None:
         """Nothing: libfuse's Python binding knows no parts of an inode."""

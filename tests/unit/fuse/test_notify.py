@@ -118,8 +118,9 @@ def test_what_waits_already_is_not_queued_twice_and_too_much_is_dropped(
     kernel, device = ends
     count = fill(device)
     notifier = Notifier(device.fileno(), expire_only=True, limit=3)
-    for ino in (1, 2, 2, 3, 3, 2, 4, 5, 6, 7):
-        notifier.invalidate_inode(ino)
+    queued = [notifier.invalidate_inode(ino) for ino in (1, 2, 2, 3, 3, 2, 4, 5, 6, 7)]
+    assert queued.count(False) == notifier.dropped
+    assert all(queued[:6])
     # Three wait; the thread may have taken one of them, at any time.
     assert notifier.dropped in (3, 4)
     for _ in range(count):

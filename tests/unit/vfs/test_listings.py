@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from csi_slayer.catalog import ROOT
-from csi_slayer.errors import StoreUnavailable
+from csi_slayer.catalog import ROOT, Catalog
+from csi_slayer.errors import CatalogError, StoreUnavailable
 from csi_slayer.store.base import ListPage
 from csi_slayer.vfs.pages import PAGE
 from csi_slayer.vfs.types import DirItem, OpenFlags
@@ -46,7 +46,12 @@ async def expire(volume: Volume, *inos: int) -> None:
 @pytest.fixture
 def volume(tmp_path: Path, told: list[int]) -> Volume:
     made = Volume(tmp_path, passthrough=False, ttl=3600)
-    made.kernel.invalidate_inode = told.append  # type: ignore[method-assign]
+
+    def tell(ino: int) -> bool:
+        told.append(ino)
+        return True
+
+    made.kernel.invalidate_inode = tell  # type: ignore[method-assign]
     return made
 
 
@@ -158,6 +163,40 @@ def test_a_successor_has_the_kernel_drop_the_names_that_it_shows_without_asking(
     volume.start(taken_over=True)
     volume.turn(100)
     assert sorted(told) == [ROOT, d]
+    volume.stop()
+
+
+def test_a_successor_tells_the_kernel_although_it_has_to_try_again(
+    volume: Volume, told: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The catalog cannot be read at first, and too many invalidations wait."""
+    volume.kernel.lists_unseen = True
+    refusals = ["catalog", *["kernel"] * 5]
+    listed, tell = Catalog.listed, volume.kernel.invalidate_inode
+
+    async def broken(self: Catalog, inos: range) -> list[int]:
+        if refusals[0:1] == ["catalog"]:
+            refusals.pop(0)
+            raise CatalogError("disk I/O error")
+        return await listed(self, inos)
+
+    def stuck(ino: int) -> bool:
+        if refusals:
+            refusals.pop()
+            return False
+        return tell(ino)
+
+    put(volume, "d/a")
+    d = volume.run(look_up(volume, b"d"))
+    assert volume.run(list_names(volume, d)) == ["a"]
+    volume.die()
+    told.clear()
+    monkeypatch.setattr(Catalog, "listed", broken)
+    monkeypatch.setattr(volume.kernel, "invalidate_inode", stuck)
+    volume.start(taken_over=True)
+    volume.run(asyncio.sleep(60))
+    assert told == [ROOT, d]
+    assert not refusals
     volume.stop()
 
 
