@@ -15,11 +15,13 @@ from csi_slayer.catalog.listings import Listings
 from csi_slayer.catalog.uses import Gone
 
 STEP = 100
-"""Names that one transaction looks at: some milliseconds."""
+"""Names that one transaction looks at: some milliseconds. With them goes what is below them, but no
+more than so many inodes and those of one name more."""
 
 _STALE = SELECT.replace("SELECT ", "SELECT d.name,", 1) + (
     "JOIN dentries d ON d.ino = i.ino WHERE d.parent = ? AND d.place > ? AND d.place <= ? "
-    "AND (i.checked_ns < ? OR i.checked_ns > ?) AND (i.stage IS NULL OR i.etag IS NOT NULL)"
+    "AND (i.checked_ns < ? OR i.checked_ns > ?) AND (i.stage IS NULL OR i.etag IS NOT NULL) "
+    "ORDER BY d.place"
 )
 _UPTO = "SELECT place FROM dentries WHERE parent = ? AND place > ? ORDER BY place LIMIT 1 OFFSET ?"
 _BELOW = (
@@ -42,28 +44,37 @@ class Vanishing(Listings):
         while path is not None and self.path_now(parent) == path and after < _LAST:
             gone: list[Gone] = []
             crowds: list[tuple[str, Inode]] = []
-            row = self._db.one(_UPTO, (parent, after, STEP - 1))
-            upto = _LAST if row is None else int(row[0])
             with self._db.transaction():
-                now_ns = max(since_ns, time.time_ns())
-                for name, *columns in self._db.all(_STALE, (parent, after, upto, since_ns, now_ns)):
-                    inode = Inode._make(columns)
-                    if inode.is_dir and self._is_crowd(inode.ino):
-                        crowds.append((base + name, inode))
-                    elif not self._has_changes(base + name, inode, since_ns):
-                        gone += self._vanish(inode)
-                if upto == _LAST and not crowds:
+                after = self._sweep_some(base, parent, after, since_ns, gone, crowds)
+                if after == _LAST and not crowds:
                     self._note_listed(parent, since_ns, large=large)
             yield gone
             for key, inode in crowds:
                 async for some in self._thin_out(key, inode, since_ns):
                     yield some
-            if upto == _LAST and crowds and self.path_now(parent) == path:
+            if after == _LAST and crowds and self.path_now(parent) == path:
                 with self._db.transaction():
                     self._note_listed(parent, since_ns, large=large)
-            elif upto < _LAST:
+            elif after < _LAST:
                 await asyncio.sleep(0)
-            after = upto
+
+    def _sweep_some(
+        self, base: str, parent: int, after: int, since_ns: int,
+        gone: list[Gone], crowds: list[tuple[str, Inode]],
+    ) -> int:  # fmt: skip
+        """Look at the names that come after that place; returns up to which."""
+        row = self._db.one(_UPTO, (parent, after, STEP - 1))
+        upto = _LAST if row is None else int(row[0])
+        now_ns = max(since_ns, time.time_ns())
+        for name, *columns in self._db.all(_STALE, (parent, after, upto, since_ns, now_ns)):
+            inode = Inode._make(columns)
+            if inode.is_dir and self._is_crowd(inode.ino):
+                crowds.append((base + name, inode))
+            elif not self._has_changes(base + name, inode, since_ns):
+                gone += self._vanish(inode)
+            if len(gone) > STEP:
+                return inode.place
+        return upto
 
     def _note_listed(self, ino: int, since_ns: int, *, large: bool) -> None:
         directory = self._rows.find(ino)
@@ -121,20 +132,18 @@ class Vanishing(Listings):
         path = self.path_now(ino)
         if path is None or not f"{path}/".startswith(f"{top}/"):
             return 1  # removed or moved meanwhile
-        count = 0
-        for name, inode in self._children(ino, after, most):
-            count += 1
+        found = self._children(ino, after, most)
+        below: list[tuple[int, int]] = []
+        for name, inode in found:
             if inode.is_dir:
-                stack += [(ino, inode.place), (inode.ino, 0)]
-                return count
-            after = inode.place
-            if self._is_gone(f"{path}/{name}", inode, since_ns):
+                below.append((inode.ino, 0))
+            elif self._is_gone(f"{path}/{name}", inode, since_ns):
                 gone += self._vanish(inode)
-        if count == most:
-            stack.append((ino, after))
-            return count
+        if below or len(found) == most:
+            stack += [(ino, found[-1][1].place), *reversed(below)]
+            return len(found)
         directory = self._rows.find(ino)
         empty = self._db.one("SELECT 1 FROM dentries WHERE parent = ? LIMIT 1", (ino,)) is None
         if empty and directory is not None and self._is_gone(path, directory, since_ns):
             gone += self._vanish(directory)
-        return count + 1
+        return len(found) + 1

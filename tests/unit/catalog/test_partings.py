@@ -314,7 +314,17 @@ def test_a_tree_goes_some_names_at_a_time(
     tree = Tree(catalog, bucket)
     beside = child(catalog, "beside")
     users.read.add(beside.ino)
+    read: list[tuple[str, Inode]] = []
+    children = catalog._children
+
+    def counted(*where: int) -> list[tuple[str, Inode]]:
+        found = children(*where)
+        read.extend(found)
+        return found
+
+    monkeypatch.setattr(catalog, "_children", counted)
     gone = told(tree.gone(how))
+    assert len(read) == (50 if step < 51 else 0)
     assert catalog.used_bytes == catalog.used_now()
     inos = [one.inode.ino for one in gone]
     assert len(set(inos)) == len(inos) == 51 + 2 * (how == "swept")
@@ -327,6 +337,28 @@ def test_a_tree_goes_some_names_at_a_time(
     assert rows(catalog) == (2 if how == "swept" else 3)
     if how == "swept":
         assert run(catalog.get(ROOT)).listed_ns == bucket.clock
+
+
+def test_with_few_names_go_few_inodes_at_a_time(
+    catalog: Catalog, users: Users, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Directories that are no crowds, but many of them are."""
+    monkeypatch.setattr(vanishing, "STEP", 5)
+    users.seen = False
+    names = [str(number) for number in range(10)]
+    bucket.shows(*(Listed(name, DIRECTORY, 0, 1, None) for name in names))
+    for name in names:
+        bucket.shows(*map(file, "abcd"), parent=child(catalog, name).ino)
+    bucket.clock += 1
+
+    async def sizes() -> list[int]:
+        return [len(some) async for some in catalog.sweep(ROOT, bucket.clock, large=False)]
+
+    found = run(sizes())
+    assert sum(found) == 50
+    assert max(found) <= 10
+    assert rows(catalog) == 1
+    assert run(catalog.get(ROOT)).listed_ns == bucket.clock
 
 
 @pytest.mark.parametrize("how", ["swept", "vanished"])
