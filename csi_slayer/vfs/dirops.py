@@ -139,15 +139,16 @@ class DirOps(Base):
         limit: int,
     ) -> list[T]:
         """What ``fetch`` finds; of a listing under way that is waited for. Raises what ended a
-        first listing, and FsError(EBUSY) for a directory that moves whenever it is listed."""
-        begun = 0
+        first listing, and FsError(EBUSY) for a directory that moves whenever it is listed. Of a
+        later listing that the store does not answer, what is known is all."""
+        begun, known = 0, directory.listed_ns > 0
         while True:
             rows = await fetch(directory.ino, after, limit)
             listing = self.refresh.running(directory.ino)
-            if rows or (directory.listed_ns and self.refresh.away):
+            if rows or (known and self.refresh.away):
                 return rows
             if listing is not None:
-                await listing.more()
+                await self.refresh.more(listing, known=known)
                 # The end of the listing may have come with the last names.
                 await asyncio.sleep(0)
                 continue

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import stat
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import structlog
 
@@ -64,10 +65,13 @@ class Listing:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def more(self) -> None:
-        """Wait for the next page or the end; raises what ended the listing."""
+    def more(self) -> Coroutine[Any, Any, None]:
+        """Wait for the next page from now on, or the end; raises what ended the listing."""
+        return self._more(self._changed)
+
+    async def _more(self, event: asyncio.Event) -> None:
         assert self.task is not None
-        changed = asyncio.ensure_future(self._changed.wait())
+        changed = asyncio.ensure_future(event.wait())
         try:
             await asyncio.wait({changed, self.task}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -130,6 +134,15 @@ class Refresher:
         if self._listings.get(ino) is listing:
             del self._listings[ino]
         self._patience.ended(task)  # an error is raised to whoever waits in Listing.more
+
+    async def more(self, listing: Listing, *, known: bool) -> None:
+        """Wait for the next page of a listing or its end; ``known`` as for :meth:`name`. Raises
+        what ended the listing."""
+        page = asyncio.get_running_loop().create_task(listing.more())
+        try:
+            await self._patience.wait(page, listing.progress, known=known)
+        finally:
+            page.cancel()
 
     async def ensure_listed(self, directory: Inode, *, stale: bool = False) -> None:
         """Return when all names of the directory are in the table and fresh.

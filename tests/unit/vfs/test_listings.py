@@ -200,6 +200,37 @@ def test_a_successor_tells_the_kernel_although_it_has_to_try_again(
     volume.stop()
 
 
+@pytest.mark.parametrize("end", ["fails", "hangs"])
+def test_a_reader_of_a_known_directory_comes_to_its_end_although_the_store_goes_away(
+    volume: Volume, end: str
+) -> None:
+    """Somebody else had it listed anew meanwhile."""
+
+    async def away(*_args: Any, **_values: Any) -> ListPage:
+        await asyncio.sleep(2 if end == "fails" else 3600)
+        raise StoreUnavailable("the network is gone")
+
+    whole = volume.store.list_page
+
+    async def run() -> None:
+        put(volume, "a", "b")
+        await volume.fs.refresh.ensure_listed(await volume.catalog.get(ROOT))
+        items = await volume.fs.readdir(volume.request(), ROOT, 0, 0, 300, False)
+        assert len(items) == 4
+        volume.store.list_page = away  # type: ignore[method-assign]
+        await expire(volume, ROOT)
+        await volume.fs.refresh.begin(await volume.catalog.get(ROOT))
+        begun = asyncio.get_running_loop().time()
+        last = items[-1].cookie
+        assert await volume.fs.readdir(volume.request(), ROOT, 0, last, 300, False) == []
+        assert asyncio.get_running_loop().time() < begun + 10
+        assert volume.fs.refresh.away
+        volume.store.list_page = whole  # type: ignore[method-assign]
+
+    volume.run(run())
+    volume.stop()
+
+
 @pytest.mark.parametrize("end", ["fails", "dies"])
 def test_a_reader_gets_all_names_although_the_first_listing_came_to_no_end(
     volume: Volume, end: str
