@@ -69,7 +69,8 @@ class DirOps(Base):
         if cookie < _DOT:
             items.append(self._dot(b".", directory, _DOT, plus))
         if cookie < _DOTDOT:
-            parent = await self.catalog.get(directory.parent)
+            # Of one that others removed, what was above it may be gone for good.
+            parent = await self.catalog.find(directory.parent) or directory
             items.append(self._dot(b"..", parent, _DOTDOT, plus))
         after = max(0, cookie - _SHIFT)
         most = max(1, limit - len(items))

@@ -132,3 +132,28 @@ def test_who_works_in_a_directory_that_others_removed_still_does_after_a_restart
 
         volume.run(run())
     volume.stop()
+
+
+def test_a_directory_can_be_listed_that_was_removed_with_all_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody works in it. Of too many that are kept, the one above it was the first to go."""
+    monkeypatch.setattr(kept, "NAMELESS_KEPT", 8)
+    volume = make(tmp_path, unseen=False, below="/sub/file")
+
+    async def run() -> None:
+        fs = volume.fs
+        tops = await look_up_all(volume)
+        entry = await fs.lookup(volume.request(), tops[0], b"sub")
+        assert entry.attr is not None
+        sub = entry.attr.ino
+        volume.bucket.objects.clear()
+        await list_root(volume)
+        await fs.getattr(volume.request(), sub, None)
+        await asyncio.sleep(60)
+        assert await volume.catalog.find(tops[0]) is None
+        items = await fs.readdir(volume.request(), sub, 0, 0, 9, False)
+        assert [(item.name, item.ino) for item in items] == [(b".", sub), (b"..", sub)]
+
+    volume.run(run())
+    volume.stop()
