@@ -282,6 +282,8 @@ class OpenOps(NameOps):
         record.file = None
         if staged or record.unlinked:
             await self.content.retire(record.ino)
+        if record.unlinked:
+            self._stale_pages.forgotten(record.ino)  # nobody opens it any more
 
     async def restore_handles(self) -> None:
         """After a take-over: open again what the kernel holds open."""

@@ -157,3 +157,26 @@ def test_a_directory_can_be_listed_that_was_removed_with_all_above_it(
 
     volume.run(run())
     volume.stop()
+
+
+def test_of_directories_that_are_let_go_nothing_is_noted_as_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel had forgotten them before others removed them. When very many inodes are noted,
+    each file is read anew."""
+    monkeypatch.setattr(kept, "NAMELESS_KEPT", 8)
+    volume = make(tmp_path, unseen=False, below="/file")
+
+    async def run() -> None:
+        fs = volume.fs
+        inos = await look_up_all(volume)
+        for ino in inos:
+            await fs.refresh.ensure_listed(await volume.catalog.get(ino))
+            fs.forget(ino, 1)
+        volume.bucket.objects.clear()
+        await list_root(volume)
+        await asyncio.sleep(60)
+        assert sum(ino in fs._stale_pages for ino in inos) == 8
+
+    volume.run(run())
+    volume.stop()
