@@ -346,6 +346,8 @@ class Changes(Pendings):
             return
         if "size" in values and inode.nlink > 0:
             self.used_bytes += values["size"] - inode.size
+        if "stage" in values and values["stage"] != inode.stage:
+            clear |= Mark.OF_STAGE
         if clear & inode.flags & Mark.XATTRS:
             self._db.execute("DELETE FROM xattrs WHERE ino = ?", (ino,))
         if add or clear:

@@ -30,6 +30,10 @@ class Mark:
     """The local disk has refused to keep the staged bytes, which the store may lack."""
     SUSPECT = 512
     """The staged copy is what a power loss has left. More may have been uploaded than was noted."""
+    UNKEPT = 1024
+    """The local disk may have other bytes than the page cache: it is to become no segment."""
+    OF_STAGE = UNSYNCED | UNWRITTEN | SUSPECT | UNKEPT
+    """These go with the staged copy."""
     LISTED = 32
     """A directory whose names were all read at least once."""
 

@@ -70,8 +70,7 @@ class Outcomes(Partings):
     async def torn(self, inode: Inode) -> None:
         """The staged copy of an inode is gone: it is what the store has in its place, of a version
         that is not known. Whoever looks next asks the store."""
-        clear = Mark.OVERLAY | Mark.UNSYNCED | Mark.UNWRITTEN | Mark.ATTRS_DIRTY
-        clear |= Mark.ATTRS_KNOWN | Mark.XATTRS
+        clear = Mark.OVERLAY | Mark.ATTRS_DIRTY | Mark.ATTRS_KNOWN | Mark.XATTRS
         values = {"etag": "lost", "stage": None, "stamp": None, "checked_ns": 0}
         with self._db.transaction():
             self._update(inode.ino, values, 0, clear)

@@ -91,8 +91,9 @@ class Partings(Changes):
         ``clear`` and ``values`` as for :meth:`update`."""
         with self._db.transaction():
             if inode.stage is not None:
-                self._rows.set(inode.ino, {"stage": None, "stamp": None})
-                inode = inode._replace(stage=None, stamp=None)
+                self._update(inode.ino, {"stage": None, "stamp": None})
+                flags = inode.flags & ~Mark.OF_STAGE
+                inode = inode._replace(stage=None, stamp=None, flags=flags)
             if etag is None:
                 gone = self._vanish(inode)
                 self._keep_directory(inode.parent)

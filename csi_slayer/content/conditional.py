@@ -57,9 +57,8 @@ class Conditional:
                 except PreconditionFailed:
                     # Nothing is there, but the store finds something: a directory.
                     raise KeyObstructed(f"{row.key!r}: a directory of objects is there") from error
-            await self._races.lost(
-                inode, row, found, error, keep=not is_same(inode, mtime_ns, row, found)
-            )
+            has = mtime_ns if is_same(inode, mtime_ns, row, found) else None
+            await self._races.lost(inode, row, found, error, has=has)
             raise
 
     async def recognise_partial(self, inode: Inode) -> None:
@@ -73,8 +72,8 @@ class Conditional:
             return
         if is_older(inode, inode.mtime_ns, found):
             error = PreconditionFailed(f"{row.key!r}: more had been uploaded before the power loss")
-            keep = not is_same(inode, inode.mtime_ns, row, found)
-            await self._races.lost(inode, row, found, error, keep=keep)
+            has = inode.mtime_ns if is_same(inode, inode.mtime_ns, row, found) else None
+            await self._races.lost(inode, row, found, error, has=has)
         else:
             await self._recognise(inode, row, found)
 

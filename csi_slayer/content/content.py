@@ -88,7 +88,8 @@ class Content:
         self._tasks: set[asyncio.Task[None]] = set()
         self._mapped = Mapped(self.opened.mappable, self.retire, self.spawn)
         self.durable = Durable(catalog, self.opened, self.objects, self.staging, self.spawn)
-        self.objects.undurable = self.durable.note
+        self.objects.undurable = self.durable.marked
+        self.objects.rebased = self.durable.rebased
         self._spares = Spares(self.staging, self.spawn)
         self._orphans = Orphans(catalog, self.opened, self.reconciler.kick, self.spawn)
         self._growth = Growth(catalog, self.opened, self.objects, self.uploader, self.note_dirty)
@@ -380,8 +381,7 @@ class Content:
                 self.reconciler.kick()
                 return
         adopted = False
-        keep = not inode.flags & Mark.OVERLAY and 0 < inode.size <= self.segment_span
-        if keep:
+        if not inode.flags & (Mark.OVERLAY | Mark.UNKEPT) and 0 < inode.size <= self.segment_span:
             key = self.segment_key(source)
             try:
                 if inode.size <= SMALL:

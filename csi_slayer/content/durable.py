@@ -11,6 +11,7 @@ without it it has lost what any file of a local disk loses, and nothing that the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import os
@@ -20,13 +21,13 @@ from typing import Any
 import structlog
 
 from csi_slayer.cache import Staging
-from csi_slayer.catalog import Catalog, Mark
+from csi_slayer.catalog import Catalog, Inode, Mark
 from csi_slayer.content import overlay_map
 from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import NotKept, StagedFile
-from csi_slayer.errors import FsError
+from csi_slayer.errors import FsError, SlayerError
 from csi_slayer.observability.complaints import Complaints
 
 log = structlog.get_logger(__name__)
@@ -64,6 +65,9 @@ class Durable:
         self._staging = staging
         self._spawn = spawn
         self._due: dict[int, float] = {}  # oldest first; no more than there are staged copies
+        self._turn = 0
+        self._marked: dict[int, int] = {}  # as many
+        self._settling = asyncio.Lock()
         self._watching = False
         self._complaints = Complaints(log)
 
@@ -81,11 +85,18 @@ class Durable:
         if inode is not None and inode.stage is not None and not inode.flags & Mark.UNSYNCED:
             await self._catalog.update(ino, add=Mark.UNSYNCED)
             await self._catalog.synced()  # the disk may have the empty file in a moment
+        self.marked(ino)
+
+    def marked(self, ino: int) -> None:
+        """It bears the mark anew: a sync that has begun before does not take it away."""
+        self._turn += 1
+        self._marked[ino] = self._turn
         self.note(ino)
 
     def forget(self, ino: int) -> None:
         """It has none any more."""
         self._due.pop(ino, None)
+        self._marked.pop(ino, None)
 
     async def finish(self) -> None:
         """What is left to the next mount is on this disk alone, and the machine may be about to
@@ -93,7 +104,6 @@ class Durable:
         inos = list(self._due)
         self._due.clear()
         await self._settle(inos)
-        await self._catalog.synced()
 
     async def sync(self, ino: int) -> None:
         """Policy writeback: the staged bytes and the journal survive a power loss after this.
@@ -105,29 +115,43 @@ class Durable:
         if record is not None and isinstance(record.file, StagedFile | OverlayFile):
             await self._sync(ino, record.file)
             inode = await self._catalog.find(ino)
-            if inode is not None and inode.flags & Mark.UNWRITTEN:
+            if inode is not None and inode.flags & Mark.UNWRITTEN and self._lacks(inode):
                 raise FsError(errno.EIO, "the disk of the cache did not keep what was written")
         await self._catalog.synced()
 
-    async def _sync(self, ino: int, file: StagedFile | OverlayFile) -> None:
+    async def rebased(self, ino: int) -> None:
+        """What was made durable of a partial copy is so again, over another version of the
+        object."""
         record = self._opened.get(ino)
+        if record is not None and isinstance(record.file, OverlayFile):
+            with contextlib.suppress(FsError):  # who asks for it is told
+                await self._sync(ino, record.file)
+
+    def _lacks(self, inode: Inode) -> bool:
+        """Whether the store lacks bytes that the disk has lost."""
+        return inode.etag is None or self._objects.is_dirty(inode)
+
+    async def _sync(self, ino: int, file: StagedFile | OverlayFile) -> None:
+        record, turn = self._opened.get(ino), self._turn
         begun = 0
         if record is not None:
             begun = record.syncs_begun = record.syncs_begun + 1
         try:
             await asyncio.to_thread(file.sync)
         except NotKept:
-            await self._catalog.update(ino, add=Mark.UNSYNCED | Mark.UNWRITTEN)
+            self.marked(ino)
+            await self._catalog.update(ino, add=Mark.UNSYNCED | Mark.UNWRITTEN | Mark.UNKEPT)
             raise
         if record is not None:
             record.synced = max(record.synced, begun)
-        await self._is_durable(ino, file.stage)
+        await self._is_durable(ino, file.stage, turn)
 
-    async def _is_durable(self, ino: int, stage: str) -> None:
+    async def _is_durable(self, ino: int, stage: str, turn: int) -> None:
+        """The staged copy was durable as it was at that turn."""
         inode = await self._catalog.find(ino)
-        if inode is None or inode.stage != stage:
+        if inode is None or inode.stage != stage or self._marked.get(ino, 0) > turn:
             return
-        if inode.flags & Mark.UNSYNCED and not inode.flags & Mark.UNWRITTEN:
+        if not inode.flags & (Mark.UNKEPT | Mark.SUSPECT) and inode.flags & Mark.UNSYNCED:
             await self._catalog.update(ino, clear=Mark.UNSYNCED)
 
     async def _watch(self) -> None:
@@ -143,16 +167,26 @@ class Durable:
                     due.append(ino)
                 for ino in due:
                     del self._due[ino]
-                await self._settle(due)
+                try:
+                    await self._settle(due)
+                except SlayerError as error:  # of the journal: the marks stay on the disk
+                    self._complaints.failed("journal", "marks are not durable", error)
         finally:
             self._watching = False
 
     async def _settle(self, inos: Sequence[int]) -> None:
+        async with self._settling:
+            await self._settle_all(inos)
+            if inos:
+                await self._catalog.synced()
+
+    async def _settle_all(self, inos: Sequence[int]) -> None:
+        turn = self._turn
         synced = await self._synced_together(inos) if len(inos) >= MANY else {}
         for number, ino in enumerate(inos):
             try:
                 if (stage := synced.get(ino)) is not None:
-                    await self._is_durable(ino, stage)
+                    await self._is_durable(ino, stage, turn)
                 else:
                     await self._settle_one(ino)
             except Exception as error:  # of one file: the others are looked at all the same

@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 import structlog
 
@@ -68,6 +69,8 @@ class Objects:
         self.retire: Callable[[int], object] = lambda ino: None
         self.undurable: Callable[[int], object] = lambda ino: None
         """Told that the staged copy may be older on the local disk than what the store has."""
+        self.rebased: Callable[[int], Coroutine[Any, Any, None]]
+        """Told that what was made durable while it was sent is over another version now."""
         self.moved: Callable[[int, str, str], object] = lambda ino, old, new: None
         """Told that a copy in the store gave the same bytes of an inode another etag."""
         self.follow: Callable[[Source, Source], object] = lambda old, new: None
@@ -163,22 +166,26 @@ class Objects:
             )
 
         info = await self._conditional.write(inode, row, send, mtime_ns)
+        # Else what the disk has of it may be older than what the store has now.
+        later = record.synced > syncs
         await self._catalog.stored(
             inode.ino,
             row,
             info.etag,
-            # What the disk has of it may be older than what the store has now.
-            add=Mark.ATTRS_KNOWN | (Mark.NONE if record.synced > syncs else Mark.UNSYNCED),
+            add=Mark.ATTRS_KNOWN | (Mark.NONE if later else Mark.UNSYNCED),
             clear=inode.flags & _SENT,
             stamp=mtime_ns if record.retimed == retimed else None,
             size=size,
             mtime_ns=mtime_ns,
         )
-        self.undurable(inode.ino)
+        if not later:
+            self.undurable(inode.ino)
         if isinstance(staged, OverlayFile):
             base = self._open_clean(Source(row.key, info.etag, size, inode.ino))
             unchanged = staged.stat().st_mtime_ns == mtime_ns
             await staged.rebase(base, unchanged=unchanged).close()
+            if later:
+                await self.rebased(inode.ino)
 
     async def _clone(
         self, inode: Inode, row: Pending, values: Mapping[str, str]

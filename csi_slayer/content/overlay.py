@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import threading
 
 from csi_slayer.cache.oserrors import read_through
 from csi_slayer.cache.staging import SIDECAR
@@ -49,7 +50,9 @@ class OverlayFile:
         self.base = base
         self._locks = Locks[int]()
         self._zeroing: list[range] = []
-        self._rebased = 0
+        self._turns = 0
+        self._checkpoint = threading.Lock()
+        self._etags = (base.source.etag, base.source.etag)
         with os_errors():
             self._map_fd = os.open(path + SIDECAR, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -182,7 +185,7 @@ class OverlayFile:
         if size < self._limit and size % BLOCK and self._from_base(size // BLOCK):
             await self._bring(size // BLOCK)
         if size < self._limit:
-            await to_its_end(lambda _unwanted: overlay_map.revoke_checkpoint(self.path))
+            await to_its_end(lambda _unwanted: self._revoke_checkpoint())
         with os_errors():
             os.ftruncate(self.fd, size)
         if size < self._limit:
@@ -212,6 +215,7 @@ class OverlayFile:
         only in the object are the same in both versions either way.
         """
         old, self.base = self.base, base
+        self._etags = (base.source.etag, old.source.etag)
         if not unchanged:
             return old
         at = self._map.find(_DIRTY_BYTE, HEADER_SIZE)
@@ -220,7 +224,7 @@ class OverlayFile:
             self._map[at : at + len(part)] = part.replace(_DIRTY_BYTE, _PRESENT_BYTE)
             at = self._map.find(_DIRTY_BYTE, at + len(part))
         self._set_limit(base.size)
-        self._rebased += 1
+        self._turns += 1
         with os_errors():
             overlay_map.forget_checkpoint(self.path)
         return old
@@ -228,13 +232,18 @@ class OverlayFile:
     def sync(self) -> None:
         """Make stage and map durable on the local disk. Blocks: call in a thread. Raises NotKept,
         FsError, CacheFull."""
-        rebased = self._rebased
-        with os_errors():
-            overlay_map.checkpoint(
-                self.path, self._map_fd, self.base.source.etag, lambda: sync(self.fd)
-            )
-            if self._rebased != rebased:
+        with os_errors(), self._checkpoint:
+            while True:
+                turns = self._turns
+                overlay_map.checkpoint(self.path, self._map_fd, self._etags, lambda: sync(self.fd))
+                if self._turns == turns:
+                    return
+                # The whole was uploaded meanwhile: blocks of then may be older than it.
                 overlay_map.forget_checkpoint(self.path)
+
+    def _revoke_checkpoint(self) -> None:
+        with os_errors(), self._checkpoint:
+            overlay_map.revoke_checkpoint(self.path)
 
     async def close(self) -> None:
         self._map.close()

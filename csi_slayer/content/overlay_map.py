@@ -25,8 +25,8 @@ MAGIC = b"SLOVL1\0\0"
 HEADER = struct.Struct("<8sQQ")
 HEADER_SIZE = 64
 LIMIT_AT = 16
-# In a checkpoint: a hash of the etag that the object had, the mtime of the staged file.
-_BASE_AT, _TIME_AT = 24, 32
+# In a checkpoint: hashes of the etags that the object had, the mtime of the staged file.
+_BASE_AT, _TIME_AT = 24, 40
 
 
 def is_valid(data: bytes) -> bool:
@@ -34,16 +34,18 @@ def is_valid(data: bytes) -> bool:
     return len(data) >= HEADER_SIZE and HEADER.unpack_from(data)[:2] == (MAGIC, BLOCK)
 
 
-def checkpoint(path: str, map_fd: int, etag: str, sync: Callable[[], None]) -> None:
-    """Make the staged copy at ``path`` durable by ``sync``, and its map as it was before. ``etag``
-    is the version of the object that has the other blocks. Blocks: call it in a thread. Raises
-    OSError; then the checkpoint before is as good as it was."""
+def checkpoint(path: str, map_fd: int, etags: tuple[str, str], sync: Callable[[], None]) -> None:
+    """Make the staged copy at ``path`` durable by ``sync``, and its map as it was before. ``etags``
+    are the version of the object that has the other blocks, and the one before, for the catalog
+    may be older on the disk. Blocks: call it in a thread. Raises OSError; then the checkpoint
+    before is as good as it was."""
     states = bytearray(_content(map_fd))
-    states[_BASE_AT : _BASE_AT + 8] = _base(etag)
+    states[_BASE_AT : _BASE_AT + 16] = _base(etags[0]) + _base(etags[1])
     states[_TIME_AT : _TIME_AT + 8] = _time(path)
     sync()
     # In place: what a power loss leaves of it names blocks that are durable, or fewer.
-    if os.path.exists(path) and _write(path + SYNCED, states):
+    if os.path.exists(path):
+        _write(path + SYNCED, states)
         _sync_folder(path)
 
 
@@ -84,7 +86,8 @@ def restore(path: str, etag: str) -> bool:
         states = _content(fd)
     finally:
         os.close(fd)
-    if not is_valid(states) or states[_BASE_AT : _BASE_AT + 8] != _base(etag):
+    bases = (states[_BASE_AT : _BASE_AT + 8], states[_BASE_AT + 8 : _BASE_AT + 16])
+    if not is_valid(states) or _base(etag) not in bases:
         return False
     _write(path + SIDECAR, states)
     return True
@@ -110,8 +113,8 @@ def _content(fd: int) -> bytes:
     return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
-def _write(path: str, data: bytes | bytearray) -> bool:
-    """Replace a file's content; whether it was empty before."""
+def _write(path: str, data: bytes | bytearray) -> None:
+    """Replace a file's content."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         size, done = os.fstat(fd).st_size, 0
@@ -122,4 +125,3 @@ def _write(path: str, data: bytes | bytearray) -> bool:
         os.fdatasync(fd)
     finally:
         os.close(fd)
-    return size == 0

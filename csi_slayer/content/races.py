@@ -5,6 +5,7 @@ Nothing is dropped: what the store has stays, and bytes that are only here are k
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -62,23 +63,25 @@ class Races:
         found: ObjectInfo | None,
         error: Exception,
         *,
-        keep: bool = True,
+        has: int | None = None,
     ) -> None:
         """The store's object is not the one we meant to replace: it stays, or its absence does,
-        and our bytes are kept; not to be kept is what the store has, too."""
+        and our bytes are kept; but for bytes of the mtime ``has``, which the store has, too."""
         record = self._opened.get(inode.ino)
         if record is not None and record.users > 1:
             return  # the handles keep their bytes; decided when the last one is closed
+        drop = has is not None and found is not None and inode.stage is not None
+        if drop and os.stat(self._staging.file(inode.stage or "")).st_mtime_ns != has:
+            return  # written to while the store was asked: looked at again
         file = None
         if record is not None:
             file, record.file = record.file, None
         try:
-            if keep or found is None:
-                await self._set_aside(inode, row, found, error)
-            else:
-                if inode.stage is not None:
-                    self._staging.remove(inode.stage)
+            if drop and found is not None:
+                self._staging.remove(inode.stage or "")
                 await self._take(inode, row, found)
+            else:
+                await self._set_aside(inode, row, found, error)
         finally:
             if file is not None:  # not before: who opens the inode meanwhile gets what it has now
                 await file.close()

@@ -113,8 +113,10 @@ class Recovery:
         assert found is not None
         if found.st_mtime_ns == inode.stamp:  # not a segment: its bytes may be older than its time
             self._staging.remove(inode.stage)
-            clear = Mark.OVERLAY | Mark.UNSYNCED | Mark.UNWRITTEN
-            await self._catalog.update(inode.ino, clear=clear, stage=None, stamp=None)
+            if inode.mtime_ns != inode.stamp:  # changed, and that never came to the disk
+                await self._catalog.torn(inode)
+            else:
+                await self._catalog.update(inode.ino, clear=Mark.OVERLAY, stage=None, stamp=None)
             return False
         if await self._is_whole(inode):
             # Until the store has it: more may have been uploaded than the catalog can know.

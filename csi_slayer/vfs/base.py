@@ -255,6 +255,8 @@ class Base:
             gone, new = await self.catalog.split(inode, name)
             if inode.ino in self.opened.mappable:
                 self.opened.mappable.add(new.ino)
+            if new.stage is not None:
+                self.content.durable.note(new.ino)
             self._name_gone(gone)
         return NameMoved()
 
