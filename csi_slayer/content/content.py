@@ -220,6 +220,8 @@ class Content:
                 await self.opened.patient.run(lambda fd: os.ftruncate(fd, size), file.fd)
         else:
             await file.truncate(size)
+        if size == 0:  # a sync may have begun in between
+            await self.durable.emptied(record.ino)
 
     async def _stage_empty(self, inode: Inode) -> StagedFile:
         file = self.new_stage()
