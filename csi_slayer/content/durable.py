@@ -215,7 +215,7 @@ class Durable:
         if inode is None or inode.stage is None:
             return
         if inode.flags & Mark.OVERLAY:
-            if overlay_map.is_current(self._staging.file(inode.stage)):
+            if overlay_map.is_current(self._staging.file(inode.stage), inode.etag or ""):
                 return
         elif not inode.flags & Mark.UNSYNCED:
             return

@@ -234,12 +234,13 @@ class OverlayFile:
         FsError, CacheFull."""
         with os_errors(), self._checkpoint:
             while True:
-                turns = self._turns
-                overlay_map.checkpoint(self.path, self._map_fd, self._etags, lambda: sync(self.fd))
-                if self._turns == turns:
+                turns, etags = self._turns, self._etags
+                overlay_map.checkpoint(self.path, self._map_fd, etags, lambda: sync(self.fd))
+                if self._turns != turns:
+                    # The whole was uploaded meanwhile: blocks of then may be older than it.
+                    overlay_map.forget_checkpoint(self.path)
+                elif self._etags is etags:
                     return
-                # The whole was uploaded meanwhile: blocks of then may be older than it.
-                overlay_map.forget_checkpoint(self.path)
 
     def _revoke_checkpoint(self) -> None:
         with os_errors(), self._checkpoint:

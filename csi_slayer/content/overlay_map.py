@@ -49,14 +49,16 @@ def checkpoint(path: str, map_fd: int, etags: tuple[str, str], sync: Callable[[]
         _sync_folder(path)
 
 
-def is_current(path: str) -> bool:
-    """Whether there is a checkpoint and nothing was written since. Raises OSError."""
+def is_current(path: str, etag: str) -> bool:
+    """Whether there is a checkpoint over this version, and nothing was written since. Raises
+    OSError."""
     try:
         fd = os.open(path + SYNCED, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        return os.pread(fd, 8, _TIME_AT) == _time(path)
+        now = _base(etag), _time(path)
+        return (os.pread(fd, 8, _BASE_AT), os.pread(fd, 8, _TIME_AT)) == now
     finally:
         os.close(fd)
 

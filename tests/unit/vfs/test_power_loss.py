@@ -588,12 +588,12 @@ def test_a_checkpoint_over_another_version_is_none(
     volume.write(ino, handle, 5, b"changed")
     fsync(volume, ino, handle)
     stage = str(the_stage(volume))
-    assert overlay_map.is_current(stage)
+    assert overlay_map.is_current(stage, row(volume, ino).etag or "")
     volume.write(ino, handle, 5, b"CHANGED")
-    assert not overlay_map.is_current(stage)
+    assert not overlay_map.is_current(stage, row(volume, ino).etag or "")
     synced = Path(stage + ".synced").read_bytes()
     volume.run(volume.fs.content.reconciler.settle("large"))
-    assert not overlay_map.is_current(stage), "the store has it"
+    assert not overlay_map.is_current(stage, row(volume, ino).etag or ""), "the store has it"
 
     def back() -> None:
         Path(stage + ".synced").write_bytes(synced)

@@ -1,4 +1,4 @@
-"""While a staged copy is made durable, sent, or asked for, something happens, and the power goes."""
+"""While a staged copy is made durable, sent, or asked for, something happens; the power goes."""
 
 from __future__ import annotations
 
