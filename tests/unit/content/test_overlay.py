@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from csi_slayer.content import overlay
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.ranges import ReadResult, as_bytes
+from csi_slayer.content.small import Source
 from csi_slayer.content.staged import fallocate
 from csi_slayer.errors import CacheCorrupt, CacheFull, FsError
 
@@ -29,6 +30,7 @@ class FakeClean:
     def __init__(self, content: bytes) -> None:
         self.content = content
         self.closed = False
+        self.source = Source("key", "etag", len(content))
 
     @property
     def size(self) -> int:
