@@ -107,11 +107,7 @@ class Layout:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(marker)
-        directory = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(self.root)
 
     def _probe_xattr(self) -> str:
         """The name of the attribute that holds a segment's header."""
@@ -171,3 +167,12 @@ def directory_name(volume: str) -> str:
     if not volume or len(name) > 200:
         raise CacheError(f"volume id of {len(volume)} characters cannot name a directory")
     return f"%2E{name[1:]}" if name[0] == "." else name
+
+
+def sync_directory(path: Path | str) -> None:
+    """Make the names in a directory durable. Blocks. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

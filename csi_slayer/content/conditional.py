@@ -57,8 +57,7 @@ class Conditional:
                 except PreconditionFailed:
                     # Nothing is there, but the store finds something: a directory.
                     raise KeyObstructed(f"{row.key!r}: a directory of objects is there") from error
-            has = mtime_ns if is_same(inode, mtime_ns, row, found) else None
-            await self._races.lost(inode, row, found, error, has=has)
+            await self._lost(inode, mtime_ns, row, found, error)
             raise
 
     async def recognise_partial(self, inode: Inode) -> None:
@@ -72,10 +71,20 @@ class Conditional:
             return
         if is_older(inode, inode.mtime_ns, found):
             error = PreconditionFailed(f"{row.key!r}: more had been uploaded before the power loss")
-            has = inode.mtime_ns if is_same(inode, inode.mtime_ns, row, found) else None
-            await self._races.lost(inode, row, found, error, has=has)
+            await self._lost(inode, inode.mtime_ns, row, found, error)
         else:
             await self._recognise(inode, row, found)
+
+    async def _lost(
+        self,
+        inode: Inode,
+        mtime_ns: int,
+        row: Pending,
+        found: ObjectInfo | None,
+        error: Exception,
+    ) -> None:
+        has = mtime_ns if is_same(inode, mtime_ns, row, found) else None
+        await self._races.lost(inode, row, found, error, has=has)
 
     async def _recognise(self, inode: Inode, row: Pending, found: ObjectInfo) -> None:
         """The object is ours: a partial staged copy has its other blocks from it now."""

@@ -18,6 +18,7 @@ from contextlib import suppress
 
 import xxhash
 
+from csi_slayer.cache.layout import sync_directory
 from csi_slayer.cache.staging import SIDECAR, SYNCED
 
 BLOCK = 128 << 10
@@ -46,7 +47,7 @@ def checkpoint(path: str, map_fd: int, etags: tuple[str, str], sync: Callable[[]
     # In place: what a power loss leaves of it names blocks that are durable, or fewer.
     if os.path.exists(path):
         _write(path + SYNCED, states)
-        _sync_folder(path)
+        sync_directory(os.path.dirname(path))
 
 
 def is_current(path: str, etag: str) -> bool:
@@ -74,7 +75,7 @@ def revoke_checkpoint(path: str) -> None:
     that were before and after. Durable. Blocks: call it in a thread. Raises OSError."""
     if os.path.exists(path + SYNCED):
         os.unlink(path + SYNCED)
-        _sync_folder(path)
+        sync_directory(os.path.dirname(path))
 
 
 def restore(path: str, etag: str) -> bool:
@@ -101,14 +102,6 @@ def _base(etag: str) -> bytes:
 
 def _time(path: str) -> bytes:
     return os.stat(path).st_mtime_ns.to_bytes(8, "little", signed=True)
-
-
-def _sync_folder(path: str) -> None:
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _content(fd: int) -> bytes:

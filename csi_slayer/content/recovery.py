@@ -124,7 +124,7 @@ class Recovery:
             await self._catalog.update(inode.ino, add=Mark.SUSPECT, mtime_ns=mtime_ns)
             return True
         key = await self._catalog.path(inode.ino)
-        expected = (await self._replaces(inode))[1]
+        expected = await self._expected(inode)
         kept = self._conflicts.keep(
             self._staging, inode.stage, key=key, expected=expected, found=None
         )
@@ -137,16 +137,16 @@ class Recovery:
         if inode.flags & Mark.OVERLAY:
             with os_errors():
                 return overlay_map.restore(self._staging.file(inode.stage), inode.etag or "")
-        return not inode.flags & Mark.UNSYNCED or not (await self._replaces(inode))[0]
+        return not inode.flags & Mark.UNSYNCED or await self._expected(inode) == ""
 
-    async def _replaces(self, inode: Inode) -> tuple[bool, str | None]:
-        """Whether the store has, or may have, an object in the place of the staged copy, and of
-        which version, if that is known."""
+    async def _expected(self, inode: Inode) -> str | None:
+        """The version of the object that the store has in the place of the staged copy: '' for no
+        object, None for unknown."""
         if inode.etag is not None:
-            return True, inode.etag
+            return inode.etag
         key = await self._catalog.path(inode.ino)
         row = await self._catalog.pending(key) if key is not None else None
-        return row is not None and row.expect != "", row and row.expect
+        return "" if row is None else row.expect
 
     async def _lost(self, inode: Inode, *, booted: bool) -> None:
         """A staged copy is missing: it became a segment just before a crash, or somebody deleted
@@ -155,7 +155,7 @@ class Recovery:
         if inode.etag is None or inode.stamp is None or inode.stamp != inode.mtime_ns:
             log.error("staged copy lost", ino=inode.ino, stage=inode.stage)
             # After another boot it may have been uploaded, and that be forgotten.
-            if booted or (await self._replaces(inode))[0]:
+            if booted or await self._expected(inode) != "":
                 await self._catalog.torn(inode)
                 return
             values = {"size": 0}  # the size was the lost bytes'

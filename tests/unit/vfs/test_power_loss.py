@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -246,10 +247,9 @@ def test_many_are_made_durable_at_once(volume: Volume, monkeypatch: pytest.Monke
         volume.run(volume.fs.release(volume.request(), ino, fh))
 
 
-def refusing(
-    volume: Volume, monkeypatch: pytest.MonkeyPatch, error: int = errno.EIO
-) -> pytest.MonkeyPatch:
-    """The disk does not keep the staged bytes, and says so for as long as the patch is there."""
+@contextmanager
+def refusing(volume: Volume, error: int = errno.EIO) -> Iterator[None]:
+    """The disk does not keep the staged bytes, and says so for as long as this lasts."""
     stage = the_stage(volume).stat().st_ino
     sync = os.fsync
 
@@ -258,9 +258,9 @@ def refusing(
             raise OSError(error, os.strerror(error))
         sync(fd)
 
-    patch = pytest.MonkeyPatch()
-    patch.setattr(os, "fsync", refuse)
-    return patch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        yield
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
@@ -269,11 +269,9 @@ def test_a_disk_that_refuses_is_told_of_until_the_store_has_the_bytes(
 ) -> None:
     ino, handle = opened(volume, b"f")
     volume.write(ino, handle, 0, b"changed")
-    patch = refusing(volume, monkeypatch, error)
-    with pytest.raises(FsError) as caught:
+    with refusing(volume, error), pytest.raises(FsError) as caught:
         fsync(volume, ino, handle)
     assert caught.value.errno == error
-    patch.undo()
     for again in (False, True):
         with pytest.raises(FsError) as caught:
             fsync(volume, ino, handle)
@@ -297,11 +295,10 @@ def test_what_the_disk_has_lost_does_not_become_durable(
     """The kernel takes the pages for written after it has told of the error."""
     ino, handle = opened(volume, b"f")
     volume.write(ino, handle, 0, b"changed")
-    patch = refusing(volume, monkeypatch)
     monkeypatch.setattr(Durable, "note", NOTE)
-    note(volume, ino)
-    volume.turn(int((AFTER + 2) / 0.002))
-    patch.undo()
+    with refusing(volume):
+        note(volume, ino)
+        volume.turn(int((AFTER + 2) / 0.002))
     volume.turn(int((AFTER + 2) / 0.002))
     assert row(volume, ino).flags & Mark.UNSYNCED
     lose_power(volume, monkeypatch)

@@ -239,13 +239,6 @@ def test_the_size_of_bytes_that_never_came_to_the_disk(
     assert content(volume, b"f") == volume.objects()["f"] == b"first" + OLD[5:]
 
 
-def refused(volume: Volume, ino: int, handle: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    patch = refusing(volume, monkeypatch)
-    with pytest.raises(FsError):
-        fsync(volume, ino, handle)
-    patch.undo()
-
-
 @pytest.mark.parametrize("closed", [True, False])
 def test_the_disk_refuses_while_it_is_sent(
     volume: Volume, closed: bool, monkeypatch: pytest.MonkeyPatch
@@ -257,10 +250,8 @@ def test_the_disk_refuses_while_it_is_sent(
 
     async def slow(*args: Any, **kwargs: Any) -> Any:
         info = await put(*args, **kwargs)
-        patch = refusing(volume, monkeypatch)
-        with pytest.raises(FsError):
+        with refusing(volume), pytest.raises(FsError):
             await volume.fs.content.durable.sync(ino)
-        patch.undo()
         return info
 
     with monkeypatch.context() as patch:
@@ -283,7 +274,8 @@ def test_what_the_disk_has_lost_becomes_no_segment(
 ) -> None:
     ino, handle = opened(volume, b"f")
     volume.write(ino, handle, 0, b"changed")
-    refused(volume, ino, handle, monkeypatch)
+    with refusing(volume), pytest.raises(FsError):
+        fsync(volume, ino, handle)
     volume.run(volume.fs.content.reconciler.settle("f"))
     stage = the_stage(volume)
     found = stage.stat()
@@ -412,7 +404,7 @@ def test_the_name_of_a_checkpoint_is_durable(tmp_path: Path) -> None:
     synced: list[str] = []
     with pytest.MonkeyPatch.context() as patch, (tmp_path / "stage.blocks").open("r+b") as file:
         file.truncate(overlay_map.HEADER_SIZE)
-        patch.setattr(overlay_map, "_sync_folder", synced.append)
+        patch.setattr(overlay_map, "sync_directory", synced.append)
         for _ in range(2):
             overlay_map.checkpoint(str(stage), file.fileno(), ("b", "a"), lambda: None)
     assert len(synced) == 2
