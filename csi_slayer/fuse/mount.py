@@ -163,11 +163,13 @@ def set_readahead(connection: int, size: int) -> bool:
 
 def entries(mountinfo: Path = MOUNTINFO) -> list[MountEntry]:
     """All mounts of this mount namespace, those mounted last at the end."""
-    return [_entry(line) for line in _lines(mountinfo)]
+    return [_entry(line) for line in lines(mountinfo)]
 
 
-def _lines(mountinfo: Path) -> list[str]:
-    return mountinfo.read_text(errors="surrogateescape").splitlines()
+def lines(mountinfo: Path = MOUNTINFO) -> list[str]:
+    """The lines of mountinfo. The kernel escapes newlines in paths, and nothing else that
+    ``splitlines`` takes for one: who chooses a path must not be able to end a line."""
+    return os.fsdecode(mountinfo.read_bytes()).split("\n")[:-1]
 
 
 def _entry(line: str) -> MountEntry:
@@ -183,7 +185,7 @@ def find(mountpoint: str, mountinfo: Path = MOUNTINFO) -> MountEntry | None:
     # that may be meant are taken apart.
     escaped = f" {_escape(mountpoint)} "
     found = None
-    for line in _lines(mountinfo):
+    for line in lines(mountinfo):
         if escaped in line:
             entry = _entry(line)
             if entry.mountpoint == mountpoint:

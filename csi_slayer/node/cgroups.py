@@ -15,6 +15,8 @@ from typing import Final
 
 import structlog
 
+from csi_slayer.fuse.mount import lines
+
 log = structlog.get_logger(__name__)
 
 PERIOD: Final = 100_000
@@ -131,7 +133,7 @@ def find(proc: Path, wanted: tuple[str, ...]) -> list[Hierarchy]:
         _number, controllers, path = line.split(":", 2)
         paths[controllers] = path
     found = []
-    for line in (proc / "mountinfo").read_text().splitlines():
+    for line in lines(proc / "mountinfo"):
         left, _, right = line.partition(" - ")
         root, point = left.split(" ")[3:5]
         fstype, _source, options = right.split(" ")[:3]

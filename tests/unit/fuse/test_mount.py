@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,17 @@ def test_the_topmost_mount_counts(mountinfo: Path) -> None:
     assert not mount.is_mounted("/mnt", mountinfo)
     assert mount.find("/mnt/c", mountinfo) == mount.MountEntry("/mnt/c", "tmpfs", "tmpfs", 59)
     assert mount.find("/nowhere", mountinfo) is None
+
+
+@pytest.mark.parametrize("odd", ["\u2028", "\x85", "\v", "\f", "\r", "\x1c", "\udcff"])
+def test_what_others_mount_ends_no_line(mountinfo: Path, odd: str) -> None:
+    line = f"39 27 0:60 /a{odd}b /mnt/d{odd}e rw - fuse.slayerfs s3://b/f{odd}g rw\n"
+    mountinfo.write_bytes(os.fsencode(line + MOUNTINFO))
+    assert len(mount.entries(mountinfo)) == 5
+    assert mount.find(f"/mnt/d{odd}e", mountinfo) == mount.MountEntry(
+        f"/mnt/d{odd}e", "fuse.slayerfs", f"s3://b/f{odd}g", 60
+    )
+    assert mount.is_mounted("/mnt/a b", mountinfo)
 
 
 def test_a_mount_point_is_resolved_as_mountinfo_has_it(tmp_path: Path) -> None:

@@ -54,6 +54,14 @@ def tree(tmp_path: Path) -> Tree:
     return Tree(tmp_path)
 
 
+def test_what_others_mount_is_in_nobodys_way(tree: Tree) -> None:
+    tree.mounts.append("29 1 0:3 /a\u2028b /pods/x rw - ext4 /dev/sda rw")
+    tree.version1("memory", "/")
+    limits = Limits(GIB, None, tree.proc)
+    limits.prepare()
+    assert limits.active
+
+
 def test_version_1(tree: Tree) -> None:
     memory = tree.version1("memory", "/kubepods/pod1", root="/kubepods")
     cpu = tree.version1("cpu,cpuacct", "/")
