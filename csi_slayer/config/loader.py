@@ -71,7 +71,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             raw = file.read(_LARGEST_FILE + 1)
-        text = raw.decode()
+        text = raw.decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError:
@@ -90,7 +90,10 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 
 def _nest(options: Mapping[str, object]) -> dict[str, Any]:
-    """``{"volume.read_only": True}`` to ``{"volume": {"read_only": True}}``; skips None."""
+    """``{"volume.read_only": True}`` to ``{"volume": {"read_only": True}}``; skips None.
+
+    Raises ConfigError for a key below one that has a value of its own.
+    """
     nested: dict[str, Any] = {}
     for dotted, value in options.items():
         if value is None:
@@ -99,6 +102,8 @@ def _nest(options: Mapping[str, object]) -> dict[str, Any]:
         target = nested
         for section in sections:
             target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"{_OPTION}: {section}: expected a section with keys")
         target[name] = value
     return nested
 

@@ -9,17 +9,23 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from csi_slayer.config.base import Section
-from csi_slayer.config.units import HerePath, Size
+from csi_slayer.config.units import HerePath, Size, expanded
+from csi_slayer.errors import ConfigError
 
 _GIB = 2**30
 _LARGEST_DEFAULT_CAPACITY = 10 * _GIB
 
 
 def default_cache_directory() -> Path:
-    """``/var/cache/slayerfs`` for root, else the user's cache directory."""
+    """``/var/cache/slayerfs`` for root, else the user's cache directory. Raises ConfigError."""
     if os.geteuid() == 0:
         return Path("/var/cache/slayerfs")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slayerfs"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slayerfs"
+    except RuntimeError:
+        raise ConfigError(
+            "cache.directory: this user has no home directory: name one, or set HOME"
+        ) from None
 
 
 def default_cache_capacity(directory: Path) -> int:
@@ -69,7 +75,7 @@ class CacheConfig(Section):
     @field_validator("directory")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        value = value.expanduser()
+        value = expanded(value)
         if not value.is_absolute():
             raise ValueError("expected an absolute path")
         return value

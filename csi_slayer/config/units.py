@@ -18,6 +18,10 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _MODE = re.compile(r"(?:0o?)?([0-7]{3,4})", re.ASCII)
 
+_LARGEST = 2**63 - 1
+_LONGEST_NUMBER = 40
+_LONGEST = 10 * 366 * 86400.0
+
 _SIZE_HELP = "expected a size such as 10GiB, 500MB or a number of bytes"
 _DURATION_HELP = "expected a duration such as 30s, 5m, 1h or a number of seconds"
 _MODE_HELP = 'expected permission bits as a quoted octal string such as "0644"'
@@ -26,13 +30,19 @@ _MODE_HELP = 'expected permission bits as a quoted octal string such as "0644"'
 def parse_size(value: object) -> int:
     """Bytes from an int or a text: ``KiB``, ``MiB``... count in 1024, ``KB``, ``MB``... in 1000.
 
-    A unit without B (``10G``, ``10Gi``) means the same as with it.
+    A unit without B (``10G``, ``10Gi``) means the same as with it. What no file could have is none.
     """
+    size = _parse_size(value)
+    if not 0 <= size <= _LARGEST:
+        raise ValueError(_SIZE_HELP)
+    return size
+
+
+def _parse_size(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
-        if value < 0:
-            raise ValueError(_SIZE_HELP)
         return value
-    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    text = value.strip() if isinstance(value, str) else ""
+    match = _SIZE.fullmatch(text) if len(text) < _LONGEST_NUMBER else None
     if match is None or (match[3] and not match[2]):
         raise ValueError(_SIZE_HELP)
     factor = (1024 if match[3] else 1000) ** _POWERS[match[2].lower()]
@@ -50,11 +60,17 @@ def format_size(size: int) -> str:
 
 
 def parse_duration(value: object) -> float:
-    """Seconds from a number or a text; parts may follow each other (``1h30m``)."""
+    """Seconds from a number or a text; parts may follow each other (``1h30m``). At most ten years:
+    no clock or timer has trouble with that."""
+    seconds = _parse_duration(value)
+    if not 0 <= seconds <= _LONGEST:
+        raise ValueError(_DURATION_HELP)
+    return seconds
+
+
+def _parse_duration(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        if not 0 <= value < float("inf"):
-            raise ValueError(_DURATION_HELP)
-        return float(value)
+        return value
     if not isinstance(value, str):
         raise ValueError(_DURATION_HELP)
     text = value.strip().lower()
@@ -99,5 +115,15 @@ Mode = Annotated[
     BeforeValidator(parse_mode, json_schema_input_type=str),
     PlainSerializer(lambda mode: f"{mode:04o}", return_type=str, when_used="json"),
 ]
-HerePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+def expanded(path: Path) -> Path:
+    """With a leading ``~`` replaced. Raises ValueError for a user without a home directory."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("~ stands for a home directory that is not known") from None
+
+
+HerePath = Annotated[Path, AfterValidator(lambda path: expanded(path).absolute())]
 """A relative one is meant from where the command runs: a mount's processes work elsewhere."""

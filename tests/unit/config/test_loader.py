@@ -71,6 +71,18 @@ def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) ->
     assert (config.log.level, config.log.format) == ("debug", "json")
 
 
+def test_a_key_below_a_value_is_an_error() -> None:
+    for options in ({"volume": "1", "volume.quota": "3"}, {"store.url": "x", "store.url.a": "y"}):
+        with pytest.raises(ConfigError, match=r"^option: \w+: expected a section with keys$"):
+            load_config(None, options)
+
+
+@pytest.mark.parametrize("name", ["m.yaml", "m.toml"])
+def test_a_byte_order_mark_is_no_text(tmp_path: Path, name: str) -> None:
+    text = "store: {url: s3://bkt}" if name == "m.yaml" else "[store]\nurl = 's3://bkt'"
+    assert load_config(_write(tmp_path, f"\ufeff{text}", name)).store.bucket == "bkt"
+
+
 def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
     path = _write(tmp_path, "# nothing yet\n")
     assert load_config(path, {"store.url": "s3://bkt"}).store.bucket == "bkt"

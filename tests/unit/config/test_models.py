@@ -180,6 +180,28 @@ def test_the_default_cache_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_cache_directory() == Path("/home/me/.cache/slayerfs")
 
 
+def test_without_a_home_a_cache_directory_has_to_be_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    options = {"store.url": "s3://bucket"}
+    with pytest.raises(ConfigError, match=r"^cache\.directory: this user has no home directory"):
+        load_config(None, options)
+    load_config(None, {**options, "cache.directory": "/x"})
+
+
+@pytest.mark.parametrize("key", ["log.file", "store.ca_bundle", "cache.directory"])
+def test_the_home_of_nobody(key: str) -> None:
+    assert _problem(**{key: "~nobody-has-this-name/x"}) == (
+        f"option: {key}: ~ stands for a home directory that is not known"
+    )
+
+
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "[::1]:9090", "unix:/run/x.sock"])
 def test_listen_addresses(listen: str) -> None:
     assert load_config(None, {"store.url": "s3://bkt", "metrics.listen": listen}).metrics.listen
