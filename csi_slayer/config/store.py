@@ -47,7 +47,9 @@ class Connection(Section):
     """The way to an S3 service and the identity there."""
 
     endpoint: str | None = Field(
-        default=None, description="http(s) URL of the S3 service; none: AWS, by region"
+        default=None,
+        description="http(s) URL of the S3 service; none: from the environment"
+        " (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL) or the profile, else AWS, by region",
     )
     region: str | None = Field(
         default=None, description="S3 region; none: from the profile or environment, us-east-1"
@@ -57,7 +59,9 @@ class Connection(Section):
         description="bucket in the path instead of the host name; none: on with an own endpoint",
     )
     ca_bundle: HerePath | None = Field(
-        default=None, description="PEM file with the authorities to trust instead of the system's"
+        default=None,
+        description="PEM file with the authorities to trust; none: from the environment"
+        " (AWS_CA_BUNDLE) or the profile, else the system's",
     )
     verify_tls: bool = Field(default=True, description="check the server's certificate")
     profile: str | None = Field(

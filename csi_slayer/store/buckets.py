@@ -20,14 +20,11 @@ async def create_bucket(url: str, options: StoreOptions) -> bool:
     directory = _directory(url)
     if directory is not None:
         return await asyncio.to_thread(_make, directory)
-    from csi_slayer.store.s3.open import find_region, open_s3
+    from csi_slayer.store.s3.open import open_s3
 
-    region = options.region
-    if region is None:
-        region = await asyncio.to_thread(find_region, options)
     store = await open_s3(url, options)
     try:
-        return await store.create_bucket(region)
+        return await store.create_bucket(store.region)
     finally:
         await store.close()
 

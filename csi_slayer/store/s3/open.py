@@ -19,6 +19,7 @@ from csi_slayer.store.s3.resolver import Resolver
 from csi_slayer.store.s3.sources import choose_source
 from csi_slayer.store.s3.store import S3Store
 from csi_slayer.store.s3.sts import StsEndpoint
+from csi_slayer.store.s3.surroundings import find_way
 from csi_slayer.store.s3.target import Target, make_tls
 from csi_slayer.store.s3.transfers import Transfers
 
@@ -26,23 +27,17 @@ from csi_slayer.store.s3.transfers import Transfers
 async def open_s3(url: str, options: StoreOptions) -> S3Store:
     """The store at ``s3://bucket/prefix``. Raises ConfigError and AccessDenied.
 
-    Endpoint and region that are not given come from the environment and the profile, as with
-    other AWS tools.
+    Endpoint, region and authorities that are not given come from the environment and the profile,
+    as with other AWS tools.
     """
     bucket, prefix = split_url(url)
-    endpoint = (
-        options.endpoint
-        or os.environ.get("AWS_ENDPOINT_URL_S3")
-        or os.environ.get("AWS_ENDPOINT_URL")
-    )
-    region = options.region
-    if region is None:
-        region = await asyncio.to_thread(find_region, options)
+    way = await asyncio.to_thread(find_way, options)
+    region = way.region
     try:
         check_region(region)
     except ValueError as error:
         raise ConfigError(f"region: {error}") from None
-    address = locate(bucket, prefix, endpoint, region, options.path_style)
+    address = locate(bucket, prefix, way.endpoint, region, options.path_style)
     policy = RetryPolicy(deadline=options.retry_deadline, retried=options.observer.on_retry)
     credentials, who = None, "anonymous"
     if not options.anonymous:
@@ -50,7 +45,7 @@ async def open_s3(url: str, options: StoreOptions) -> S3Store:
         who = credentials.identity
     tls = None
     if address.secure:
-        tls = await asyncio.to_thread(make_tls, options.ca_bundle, options.verify_tls)
+        tls = await asyncio.to_thread(make_tls, way.ca_bundle, options.verify_tls)
     target = Target(
         address.host,
         address.port,
@@ -91,32 +86,18 @@ async def _credentials(options: StoreOptions, region: str) -> Credentials:
     return credentials
 
 
-def find_region(options: StoreOptions) -> str:
-    """The region of the environment or the profile; us-east-1 where there is none."""
-    set_there = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if set_there:
-        return set_there
-    given = options.credentials
-    if options.anonymous or given.access_key is not None or given.has_token:
-        return "us-east-1"  # nothing else is looked at, and botocore is not small
-    from botocore.exceptions import BotoCoreError
-    from botocore.session import Session
-
-    try:
-        found = Session(profile=given.profile).get_config_variable("region")
-    except BotoCoreError as error:
-        raise ConfigError(f"AWS configuration: {error}") from error
-    return str(found) if found else "us-east-1"
-
-
 def _sts(options: StoreOptions, region: str) -> StsEndpoint:
-    given = options.credentials.sts_endpoint or os.environ.get("AWS_ENDPOINT_URL_STS")
+    given = (
+        options.credentials.sts_endpoint
+        or os.environ.get("AWS_ENDPOINT_URL_STS")
+        or os.environ.get("AWS_ENDPOINT_URL")
+    )
     domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
     url = given or f"https://sts.{region}.{domain}"
     secure = url.startswith("https://")
-    tls = (
-        make_tls(options.ca_bundle, options.verify_tls) if secure and _needs_sts(options) else None
-    )
+    tls = None
+    if secure and _needs_sts(options):
+        tls = make_tls(find_way(options).ca_bundle, options.verify_tls)
     return StsEndpoint(url, region, options.connect_timeout, tls)
 
 
