@@ -46,8 +46,10 @@ class WorkerSpec:
 
 
 def volume_id(config: MountConfig, mountpoint: str) -> str:
-    """A stable name for this volume at this place: its staged writes are found by it again."""
-    text = "\0".join((config.store.url, config.store.endpoint or "", mountpoint))
+    """A stable name for this volume at this place: its staged writes are found by it again, also
+    if the URL is written with a slash at its end, which means the same."""
+    url = config.store.url.removesuffix("/")
+    text = "\0".join((url, config.store.endpoint or "", mountpoint))
     return xxhash.xxh3_128_hexdigest(text.encode())[:16]
 
 

@@ -36,13 +36,16 @@ def test_a_volume_is_known_again_by_its_place() -> None:
     config = load_config(None, BASE)
     volume = volume_id(config, "/mnt")
     assert volume == volume_id(load_config(None, {**BASE, "volume.durability": "fsync"}), "/mnt")
+    slash = load_config(None, {**BASE, "store.url": "s3://bucket/prefix/"})
+    assert volume == volume_id(slash, "/mnt")
     others = {
         volume_id(config, "/mnt2"),
+        volume_id(load_config(None, {**BASE, "store.url": "s3://bucket/prefix//"}), "/mnt"),
         volume_id(load_config(None, {**BASE, "store.url": "s3://bucket"}), "/mnt"),
         volume_id(load_config(None, {**BASE, "store.endpoint": "http://localhost:1"}), "/mnt"),
     }
     assert volume not in others
-    assert len(others) == 3
+    assert len(others) == 4
     assert state_directory(config, volume) == Path("/cache/volumes") / volume
 
 
