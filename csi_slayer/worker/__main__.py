@@ -120,8 +120,12 @@ def run_worker(end: socket.socket) -> int:
     try:
         writer = configure_logging(config.log)
     except ConfigError as error:
-        channel.send(end, {"error": str(error), "code": error.grpc_code})
-        return FAILED
+        if not message.get("restarts"):
+            channel.send(end, {"error": str(error), "code": error.grpc_code})
+            return FAILED
+        # A directory that is gone is no reason to let programs wait for ever.
+        writer = configure_logging(config.log.model_copy(update={"file": None}))
+        log.error("logging to standard error", error=str(error))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serve(end, message, fds, config))

@@ -173,14 +173,22 @@ class Mount:
         await control.start()
         self._stack.push_async_callback(control.close)
         if self.config.metrics.listen is not None:
-            server: MetricsServer = await serve_metrics(
-                self.metrics.registry, self.config.metrics.listen
-            )
-            self._stack.push_async_callback(server.close)
+            await self._serve_metrics(self.config.metrics.listen)
         keeper = asyncio.create_task(Housekeeping(self).run())
         self._stack.callback(keeper.cancel)
         if self.config.volume.quota is not None:
             self.measure()
+
+    async def _serve_metrics(self, listen: str) -> None:
+        try:
+            server: MetricsServer = await serve_metrics(self.metrics.registry, listen)
+        except ConfigError as error:
+            if not self.restarts:
+                raise
+            # Somebody else took the port meanwhile: no reason to let programs wait.
+            log.error("no metrics", error=str(error))
+        else:
+            self._stack.push_async_callback(server.close)
 
     def measure(self) -> None:
         """A quota needs the sum of all sizes: read the whole tree once, in the background."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
+import os
+import shutil
+import signal
+import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -81,6 +86,37 @@ def test_errors_are_counted_by_errno(make_mount: MakeMount, objects: Path) -> No
     assert found['slayerfs_operation_errors_total{errno="ENOTEMPTY",operation="rmdir"}'] == 1
     assert mount.ask_status()["counters"]["operation_errors"] >= 1
     mount.umount()
+
+
+def test_a_worker_that_is_started_again_needs_no_log_and_no_port(
+    make_mount: MakeMount, objects: Path, tmp_path: Path
+) -> None:
+    """They may be gone by then, and programs would wait for the volume for ever."""
+    (objects / "file").write_bytes(b"content")
+    logs, port = tmp_path / "logs", free_port()
+    logs.mkdir()
+    options = [f"metrics.listen=127.0.0.1:{port}", f"log.file={logs}/mount.log"]
+    mount = make_mount(options=options).mount()
+    shutil.rmtree(logs)
+    worker = mount.worker_pid()
+    supervisor = mount.entry()["supervisor"]
+    os.kill(supervisor, signal.SIGSTOP)
+    os.kill(worker, signal.SIGKILL)
+    try:
+        taken = wait_for(lambda: _listen(port), what="the worker's end")
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    with taken:
+        assert (mount.root / "file").read_bytes() == b"content"
+    assert "No such file or directory" in mount.log
+    assert "cannot listen on" in mount.log
+    mount.umount()
+
+
+def _listen(port: int) -> socket.socket | None:
+    with contextlib.suppress(OSError):
+        return socket.create_server(("127.0.0.1", port))
+    return None
 
 
 def test_log_lines_say_volume_and_request(faulty: Faulty) -> None:
