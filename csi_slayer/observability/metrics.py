@@ -151,7 +151,8 @@ _HELP = {
     "conflicts": "uploads refused because somebody else had changed the object",
     "hidden_keys": "keys met that cannot be file names",
     "cache_bytes": "bytes in the cache",
-    "dirty_bytes": "written bytes that the store does not have yet",
+    "dirty_bytes": "bytes staged: of what the store does not have yet, or of files that are open"
+    " for writing",
     "pending_uploads": "files that wait for their upload or are in it",
     "oldest_pending_seconds": "time since the change that has waited longest for its upload",
     "store_answers": "1 if the last request to the store was answered, 0 if it failed",
