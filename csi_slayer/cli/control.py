@@ -15,6 +15,9 @@ from csi_slayer.errors import SlayerError
 from csi_slayer.node import registry
 from csi_slayer.node.lock import is_locked
 
+_MOST_STEPS = 1000
+"""Parts of a path that are looked at for symbolic links, which may lead in a circle."""
+
 
 class NoWorker(SlayerError):
     """The volume's worker does not answer."""
@@ -74,12 +77,37 @@ def ask(
 
 def mount_of(path: str) -> tuple[registry.Mounted, str] | None:
     """The mount that a path lies in, and the path within it. Never touches the mount."""
+    entries = list(registry.mounts())
     full = os.path.abspath(path)
+    places = {entry.mountpoint for entry in entries}
+    return _mount_of(full, entries) or _mount_of(_without_links(full, places), entries)
+
+
+def _mount_of(full: str, entries: list[registry.Mounted]) -> tuple[registry.Mounted, str] | None:
     best: registry.Mounted | None = None
-    for entry in registry.mounts():
+    for entry in entries:
         inside = full == entry.mountpoint or full.startswith(entry.mountpoint.rstrip("/") + "/")
-        if inside and (best is None or len(entry.mountpoint) > len(best.mountpoint)):
+        if inside and (best is None or len(entry.mountpoint) >= len(best.mountpoint)):
             best = entry
     if best is None:
         return None
     return best, full[len(best.mountpoint) :].strip("/")
+
+
+def _without_links(path: str, mountpoints: set[str]) -> str:
+    """The path with the symbolic links resolved that are above a mount point."""
+    done, ahead = "", path.split("/")[:0:-1]
+    for _ in range(_MOST_STEPS):
+        if not ahead or done in mountpoints:
+            break
+        here = f"{done}/{ahead.pop()}"
+        try:
+            target = None if here in mountpoints else os.readlink(here)
+        except OSError:
+            target = None
+        if target is None:
+            done = here
+            continue
+        rest = os.path.abspath(os.path.join(done or "/", target))
+        done, ahead = "", ahead + rest.split("/")[:0:-1]
+    return "/".join([done, *reversed(ahead)])

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from csi_slayer.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
@@ -28,13 +30,20 @@ class Mounted:
 
 
 def run_directory() -> Path:
-    """The directory, created if it is not there."""
-    if os.geteuid() == 0:
-        path = Path("/run/slayerfs")
-    else:
-        base = os.environ.get("XDG_RUNTIME_DIR")
-        path = Path(base) / "slayerfs" if base else Path.home() / ".cache/slayerfs-run"
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """The directory, created if it is not there. Raises ConfigError."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    try:
+        if os.geteuid() == 0:
+            path = Path("/run/slayerfs")
+        else:
+            path = Path(base) / "slayerfs" if base else Path.home() / ".cache/slayerfs-run"
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except RuntimeError:
+        raise ConfigError("this user has no home directory: set XDG_RUNTIME_DIR, or HOME") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}: name a directory of yours by XDG_RUNTIME_DIR"
+        ) from error
     return path
 
 
@@ -60,14 +69,18 @@ def remove(volume: str) -> None:
 
 
 def mounts() -> Iterator[Mounted]:
-    """All entries that can be read; a damaged one is skipped."""
+    """All entries that can be read, what was mounted last at the end; a damaged one is skipped."""
+    found = []
     for path in sorted(run_directory().glob("*.json")):
         try:
-            yield Mounted(**json.loads(path.read_text()))
+            found.append((path.stat().st_mtime_ns, Mounted(**json.loads(path.read_text()))))
         except (OSError, ValueError, TypeError):
             continue
+    found.sort(key=lambda each: each[0])
+    yield from (entry for _time, entry in found)
 
 
 def find(mountpoint: str) -> Mounted | None:
-    """The entry of a mount point."""
-    return next((entry for entry in mounts() if entry.mountpoint == mountpoint), None)
+    """The entry of what was mounted last there: an earlier volume's worker may still upload."""
+    there = [entry for entry in mounts() if entry.mountpoint == mountpoint]
+    return there[-1] if there else None

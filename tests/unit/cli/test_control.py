@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import threading
 import time
@@ -113,3 +114,23 @@ def test_the_volume_of_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert mount_of("/mnt/in/sider") == (outer, "in/sider")
     assert mount_of("/mnt/in/side/x") == (inner, "x")
     assert mount_of("/mnt2") is None
+    registry.write(later := entry("0", "/mnt", "0"))
+    os.utime(tmp_path / "0.json", (2**33, 2**33))
+    assert mount_of("/mnt/x") == (later, "x")
+
+
+def test_links_above_a_mount_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, base = tmp_path / "run", tmp_path.resolve()
+    run.mkdir()
+    (base / "real/mnt").mkdir(parents=True)
+    (base / "link").symlink_to("real")
+    (base / "far").symlink_to(base / "link/mnt")
+    (base / "circle").symlink_to("circle/more")
+    (base / "real/mnt/up").symlink_to("..")  # in the mount: not looked at
+    monkeypatch.setattr(registry, "run_directory", lambda: run)
+    registry.write(there := entry(f"{base}/run", f"{base}/real/mnt", "a"))
+    assert mount_of(f"{base}/link/mnt") == (there, "")
+    assert mount_of(f"{base}/far/a/b") == (there, "a/b")
+    assert mount_of(f"{base}/far/up/x") == (there, "up/x")
+    assert mount_of(f"{base}/circle") is None
+    assert mount_of(f"{base}/link") is None

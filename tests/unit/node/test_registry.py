@@ -9,6 +9,7 @@ import pytest
 
 from csi_slayer.cache.layout import Layout
 from csi_slayer.config import MountConfig
+from csi_slayer.errors import ConfigError
 from csi_slayer.node import registry
 from csi_slayer.node.registry import Mounted
 
@@ -38,6 +39,14 @@ def test_writing_again_replaces(run_directory: Path) -> None:
     assert [path.name for path in run_directory.iterdir()] == ["v1.json"]
 
 
+def test_of_a_mount_point_the_last_volume_counts(run_directory: Path) -> None:
+    for number, volume in enumerate(("v2", "v3", "v1")):
+        registry.write(entry(volume))
+        os.utime(run_directory / f"{volume}.json", ns=(number, number))
+    assert registry.find("/mnt") == entry("v1")
+    assert [each.volume for each in registry.mounts()] == ["v2", "v3", "v1"]
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b'{"volume": "x"}', b"\xff\xfe"])
 def test_a_damaged_entry_is_skipped(run_directory: Path, content: bytes) -> None:
     registry.write(entry())
@@ -64,6 +73,25 @@ def test_users_have_a_directory_of_their_own(
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert registry.run_directory() == tmp_path / ".cache/slayerfs-run"
+
+
+def test_a_user_without_a_directory_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "file"))
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="Not a directory: name a directory of yours"):
+        registry.run_directory()
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setattr(Path, "home", _no_home)
+    with pytest.raises(ConfigError, match="no home directory"):
+        registry.run_directory()
+
+
+def _no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
 
 
 def test_the_default_cache_can_begin_after_the_run_directory(
