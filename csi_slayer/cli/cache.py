@@ -117,7 +117,7 @@ def verify(cache_dir: Directory = None) -> None:
       csi-slayer cache verify
     """
     columns = (SpinnerColumn(), TextColumn("{task.completed} segments checked"))
-    with failing(), Progress(*columns, console=console) as progress:
+    with failing(), Progress(*columns, console=errors) as progress:
         task = progress.add_task("verify", total=None)
         cache = _open(cache_dir)
         result = verify_all(cache, lambda found: progress.update(task, completed=found.segments))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import time
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from csi_slayer.cli import control
 from csi_slayer.cli.ending import end_worker, free
 from csi_slayer.cli.leftover import how_to_go_on, tell_of_unsaved
-from csi_slayer.cli.output import console, fail, failing
+from csi_slayer.cli.output import console, errors, fail, failing
 from csi_slayer.errors import SlayerError
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.fuse.mount import is_mounted
@@ -73,8 +74,9 @@ def umount(
 
 def _drain(entry: registry.Mounted, timeout: float) -> int:
     """How many keys are left, as far as the worker has said."""
-    left = 0
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), transient=True) as progress:
+    left, shown = 0, errors.is_terminal
+    columns = (SpinnerColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=errors, transient=True, disable=not shown) as progress:
         task = progress.add_task("uploading what is pending")
         try:
             for answer in control.ask(
@@ -115,5 +117,5 @@ def _unmount(target: str, force: bool) -> None:
     except OSError as error:
         if error.errno == errno.EBUSY:
             fail(f"{target} is in use: close what has files open or its directory there "
-                 f"(fuser -vm {target} shows it), or use --force")  # fmt: skip
+                 f"(fuser -vm {shlex.quote(target)} shows it), or use --force")  # fmt: skip
         fail(f"cannot unmount {target}: {error.strerror}")

@@ -8,7 +8,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from csi_slayer.cli import control
-from csi_slayer.cli.output import console, fail, failing, size
+from csi_slayer.cli.output import console, errors, fail, failing, size
 
 
 def warm(
@@ -35,7 +35,7 @@ def warm(
             BarColumn(),
             DownloadColumn(binary_units=True),
             TransferSpeedColumn(),
-            console=console,
+            console=errors,
         ) as progress:
             task = progress.add_task("warm", total=None, files=0, total_files=0)
             for answer in control.ask(entry, "warm", timeout=600.0, path=inside):
