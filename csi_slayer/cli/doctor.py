@@ -6,6 +6,7 @@ import asyncio
 import os
 import platform
 import resource
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from csi_slayer.cli.options import Options, extra
 from csi_slayer.cli.output import console, failing, warn_of_exposed_secrets
 from csi_slayer.config import MountConfig, load_config
 from csi_slayer.config.node import default_cache_directory
@@ -102,8 +104,9 @@ def check_cache(directory: Path) -> Iterator[Finding]:
     while not probe.exists() and probe != probe.parent:
         probe = probe.parent
     if not os.access(probe, os.W_OK | os.X_OK):
+        shown = shlex.quote(str(directory))
         yield Finding("bad", f"cache directory {directory} cannot be written",
-                      f"mkdir -p {directory} && chown {os.geteuid()} {directory}, or set "
+                      f"mkdir -p {shown} && chown {os.geteuid()} {shown}, or set "
                       "cache.directory")  # fmt: skip
         return
     free = shutil.disk_usage(probe).free
@@ -170,7 +173,10 @@ def doctor(
         Path | None, typer.Option("--config", "-c", help="Its YAML or TOML file.")
     ] = None,
     endpoint: Annotated[str | None, typer.Option(help="URL of the S3 service.")] = None,
+    region: Annotated[str | None, typer.Option(help="S3 region.")] = None,
+    profile: Annotated[str | None, typer.Option(help="AWS profile for credentials.")] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Directory of the cache.")] = None,
+    option: Options = None,
 ) -> None:
     """Say what of kernel, FUSE, permissions, cache and store is missing, and how to mend it.
 
@@ -185,9 +191,14 @@ def doctor(
     found = [finding for check in checks for finding in check()]
     with failing():
         if source is not None or config is not None:
-            loaded = load_config(config, {"store.url": source, "store.endpoint": endpoint})
+            overrides: dict[str, object] = {
+                "store.url": source, "store.endpoint": endpoint, "store.region": region,
+                "store.profile": profile,
+                "cache.directory": str(cache_dir.absolute()) if cache_dir else None,
+            }  # fmt: skip
+            loaded = load_config(config, overrides | extra(option))
             warn_of_exposed_secrets(config)
-            found += check_cache(cache_dir or loaded.cache.directory)
+            found += check_cache(loaded.cache.directory)
             found += asyncio.run(check_store(loaded))
         else:
             found += check_cache(cache_dir or default_cache_directory())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from csi_slayer.cache.layout import directory_name
@@ -34,10 +35,11 @@ def tell_of_unsaved(entry: registry.Mounted) -> None:
 
 def how_to_go_on(entry: registry.Mounted) -> str:
     """Two lines: how to have the rest uploaded, and how to be rid of it."""
+    discard = shlex.join(["rm", "-r", entry.state, str(_staging(entry))])
     return (
         f"to finish: mount {entry.url} at {entry.mountpoint} again\n"
-        f"to discard: csi-slayer umount {entry.mountpoint} --force (if a worker is there), then "
-        f"rm -r {entry.state} {_staging(entry)}"
+        f"to discard: csi-slayer umount {shlex.quote(entry.mountpoint)} --force (if a worker is "
+        f"there), then {discard}"
     )
 
 

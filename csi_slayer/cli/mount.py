@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +16,8 @@ from pydantic import SecretStr
 
 from csi_slayer.cache.layout import Layout
 from csi_slayer.cli.ending import end_worker
-from csi_slayer.cli.leftover import tell_of_unsaved
+from csi_slayer.cli.leftover import is_nothing, tell_of_unsaved
+from csi_slayer.cli.options import Options, extra
 from csi_slayer.cli.output import (
     console,
     errors,
@@ -34,6 +38,12 @@ from csi_slayer.worker.spec import WorkerSpec, state_directory, volume_id
 
 START_TIMEOUT = 60.0
 """Seconds within which a volume is mounted or the reason is known."""
+
+_FILES = (
+    "AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "SSL_CERT_FILE",
+)  # fmt: skip
+"""Variables that name files which a mount's processes read."""
 
 _LEFT = (
     "; what the last mount had still to upload stays staged, and nobody uploads it until the volume"
@@ -77,10 +87,7 @@ def mount(
     metadata_ttl: Annotated[
         str | None, typer.Option(help="How long names and attributes are trusted, such as 10s.")
     ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", "-o", help="Any option of the file: volume.quota=10GiB"),
-    ] = None,
+    option: Options = None,
     foreground: Annotated[bool, typer.Option("--foreground", "-f", help="Stay; log here.")] = False,
 ) -> None:
     """Mount a bucket, a prefix or a local directory of objects."""
@@ -95,7 +102,8 @@ def mount(
         "cache.capacity": cache_capacity, "volume.metadata_ttl": metadata_ttl,
     }  # fmt: skip
     with failing():
-        overrides |= _extra(option or [])
+        overrides |= extra(option)
+        _make_absolute(os.environ)
         configuration = _with_credentials(load_config(config, overrides))
         Capabilities.without(configuration.fuse.disable)  # a wrong name is known at once
         target = mounts.resolve(mountpoint)
@@ -107,24 +115,19 @@ def mount(
         warn_of_little_room(configuration.cache.directory, configuration.cache.min_free)
 
 
-def _extra(options: list[str]) -> dict[str, object]:
-    values: dict[str, object] = {}
-    for text in options:
-        key, separator, value = text.partition("=")
-        if not separator:
-            fail(f"--option {text}: expected key=value, such as volume.quota=10GiB")
-        if "secret" in key or "token" in key.rpartition(".")[2].split("_"):
-            fail(f"--option {key}: secrets do not belong on a command line; use a file")
-        values[key] = value.split(",") if key == "fuse.disable" else value
-    return values
+def _make_absolute(environment: MutableMapping[str, str]) -> None:
+    """Relative names of files are meant from here; the mount's processes work elsewhere."""
+    for variable in _FILES:
+        path = environment.get(variable)
+        if path and path[0] not in "/~":
+            environment[variable] = os.path.abspath(path)
 
 
 def _with_credentials(config: MountConfig) -> MountConfig:
     """Take explicit credentials out of the environment, which every process of this user can read
     for as long as the mount lasts, into the specification, which goes through a socket."""
     store = config.store
-    secret = os.environ.pop("AWS_SECRET_ACCESS_KEY", None)
-    token = os.environ.pop("AWS_SESSION_TOKEN", None)
+    secret, token = _take("AWS_SECRET_ACCESS_KEY"), _take("AWS_SESSION_TOKEN")
     key = os.environ.get("AWS_ACCESS_KEY_ID")
     elsewhere = (store.access_key_id, store.profile, store.web_identity_token_file)
     if not key or not secret or store.anonymous or any(value is not None for value in elsewhere):
@@ -135,23 +138,38 @@ def _with_credentials(config: MountConfig) -> MountConfig:
     return config.model_copy(update={"store": store.model_copy(update=values)})
 
 
+def _take(variable: str) -> str | None:
+    """The value of a variable, which is nowhere in the environment any more, nor in
+    /proc/PID/environ: that shows the memory in which a program found its variables."""
+    libc = ctypes.CDLL(None)
+    libc.getenv.restype = ctypes.c_void_p
+    address = libc.getenv(variable.encode())
+    value = os.environ.get(variable)
+    if address and value is not None:
+        ctypes.memset(address, 0, len(os.fsencode(value)))
+    return os.environ.pop(variable, None)
+
+
 def _check_mountpoint(config: MountConfig, path: str) -> None:
     """Nothing alive is mounted there, and it is a directory. Never touches a mount."""
     if mounts.is_mounted(path):
         entry = registry.find(path)
-        states = [str(state_directory(config, volume_id(config, path)))]
+        volume = volume_id(config, path)
+        states = [str(state_directory(config, volume))]
         if entry is not None:
             states.append(entry.state)
         locks = {is_locked(state) for state in states} - {None}
         if locks != {False}:
-            fail(f"{path} is a mount point already: csi-slayer umount {path} first")
+            fail(f"{path} is a mount point already: csi-slayer umount {shlex.quote(path)} first")
         _remove_dead(path)
-        if entry is not None:
+        if entry is not None and is_nothing(entry):
             registry.remove(entry.volume)
+        elif entry is not None and entry.volume != volume:
+            tell_of_unsaved(entry)  # of another one, which stays registered
     if not os.path.isdir(path):
         if os.path.lexists(path):
             fail(f"{path} is not a directory: name one, best an empty one")
-        fail(f"{path} does not exist: mkdir -p {path} first")
+        fail(f"{path} does not exist: mkdir -p {shlex.quote(path)} first")
 
 
 def _check_outside(config: MountConfig, path: str) -> None:

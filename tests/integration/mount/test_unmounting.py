@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from csi_slayer.node.lock import is_locked
 from tests.integration.mount.s3volumes import s3_volume
 from tests.support.faultproxy import FaultProxy
 from tests.support.faults import Status
-from tests.support.mounts import CLI, slayer, wait_for
+from tests.support.mounts import CLI, TestMount, slayer, wait_for
 from tests.support.servers import S3Server
 
 pytestmark = pytest.mark.integration
@@ -123,6 +124,38 @@ def test_what_is_to_be_discarded_is_as_it_was_said(refusing: Refusing) -> None:
     for path in line.partition("rm -r ")[2].split():
         assert Path(path).is_dir()
         assert str(refusing.mount.cache) in path
+
+
+def test_another_volume_at_the_same_place(refusing: Refusing, tmp_path: Path) -> None:
+    """The commands mean what is mounted there, not what still uploads."""
+    refusing.umount("--timeout", "0")
+    (tmp_path / "objects").mkdir()
+    other = TestMount(f"file://{tmp_path}/objects", tmp_path, cache=tmp_path / "other cache")
+    other.mount()
+    assert other.status()["url"] == other.url
+    assert "files," in slayer("warm", str(other.root)).stdout
+    (other.root / "file").write_bytes(b"content")
+    other.umount()
+    assert (tmp_path / "objects/file").read_bytes() == b"content"
+    assert refusing.served and registry.find(str(other.root)) is not None
+
+
+def test_what_a_dead_volume_left_is_told_when_another_one_takes_its_place(
+    refusing: Refusing, tmp_path: Path
+) -> None:
+    (tmp_path / "objects").mkdir()
+    other = TestMount(f"file://{tmp_path}/objects", tmp_path, cache=tmp_path / "other cache")
+    entry, worker = refusing.mount.entry(), refusing.mount.worker_pid()
+    for pid in (entry["supervisor"], worker):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not refusing.served, what="their end")
+    said = slayer("mount", other.url, str(other.root), "--cache-dir", str(other.cache)).stdout
+    assert "4 keys are not uploaded yet" in said
+    assert f"to finish: mount {refusing.mount.url} at" in said
+    shown = json.loads(slayer("status", "--json").stdout)
+    assert {refusing.mount.url, other.url} <= {volume["url"] for volume in shown}
+    other.umount()
+    goes_on(refusing)
 
 
 def test_a_mounted_volume_is_not_taken_over(refusing: Refusing) -> None:

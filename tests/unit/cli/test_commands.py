@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from csi_slayer.cache import SegmentKey
 from csi_slayer.cli import cache as cache_module
 from csi_slayer.cli import mount as mount_module
 from csi_slayer.cli.main import app
+from csi_slayer.cli.options import extra
 from csi_slayer.cli.output import failing, size
 from csi_slayer.config import load_config
 from csi_slayer.errors import ConfigError
@@ -129,12 +132,26 @@ def test_the_mount_point_is_not_among_the_objects(
 
 
 def test_extra_options_are_dotted_keys() -> None:
-    assert mount_module._extra(["volume.quota=1=2", "fuse.disable=splice,xattr"]) == {
+    assert extra(["volume.quota=1=2", "fuse.disable=splice,xattr"]) == {
         "volume.quota": "1=2",
         "fuse.disable": ["splice", "xattr"],
     }
     with pytest.raises(typer.Exit):
-        mount_module._extra(["novalue"])
+        extra(["novalue"])
+
+
+def test_doctor_takes_the_options_of_mount(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    url = f"file://{tmp_path}"
+    _, output = slayer(capfd, "doctor", url, "-o", f"cache.directory={tmp_path}/here")
+    assert f"cache directory {tmp_path}/here: " in output
+    status, output = slayer(capfd, "doctor", url, "-o", "volume.qouta=1GiB")
+    assert status == 1
+    assert "did you mean volume.quota?" in output
+    _, output = slayer(capfd, "doctor", "s3://bucket", "--profile", "nobodys", "--region", "x")
+    assert "AWS configuration: " in output
+    assert "nobodys" in output
 
 
 def test_credentials_leave_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +166,40 @@ def test_credentials_leave_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     assert secret is not None and token is not None
     assert secret.get_secret_value() == "value-of-AWS_SECRET_ACCESS_KEY"
     assert token.get_secret_value() == "value-of-AWS_SESSION_TOKEN"
+
+
+def test_files_of_the_environment_are_where_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    around = {"AWS_CA_BUNDLE": "ca.pem", "AWS_CONFIG_FILE": "~/aws", "SSL_CERT_FILE": "/ca.pem"}
+    mount_module._make_absolute(around)
+    assert around == {
+        "AWS_CA_BUNDLE": f"{tmp_path}/ca.pem",
+        "AWS_CONFIG_FILE": "~/aws",
+        "SSL_CERT_FILE": "/ca.pem",
+    }
+
+
+def test_what_a_process_began_with_shows_no_credentials() -> None:
+    """The process of ``mount --foreground`` stays."""
+    script = (
+        "from pathlib import Path\n"
+        "from csi_slayer.cli.mount import _with_credentials\n"
+        "from csi_slayer.config import load_config\n"
+        "config = _with_credentials(load_config(None, {'store.url': 's3://bucket'}))\n"
+        "print(config.store.secret_access_key.get_secret_value())\n"
+        "print(Path('/proc/self/environ').read_text())\n"
+    )
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    around = {**os.environ, **{name: f"value-of-{name}" for name in names}}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=around, capture_output=True, text=True, check=True
+    )
+    secret, _, environment = done.stdout.partition("\n")
+    assert secret == "value-of-AWS_SECRET_ACCESS_KEY"
+    assert "value-of-AWS_ACCESS_KEY_ID" in environment
+    assert "value-of-AWS_SE" not in environment
 
 
 def test_configured_credentials_are_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
