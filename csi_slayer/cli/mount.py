@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +28,8 @@ from csi_slayer.cli.output import (
     warn_of_little_room,
 )
 from csi_slayer.config import MountConfig, load_config
+from csi_slayer.config.plain import check_key, check_plain
+from csi_slayer.errors import ConfigError
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.fuse.init import Capabilities
 from csi_slayer.node import registry
@@ -132,10 +134,20 @@ def _with_credentials(config: MountConfig) -> MountConfig:
     elsewhere = (store.access_key_id, store.profile, store.web_identity_token_file)
     if not key or not secret or store.anonymous or any(value is not None for value in elsewhere):
         return config
+    _check("AWS_ACCESS_KEY_ID", key, check_plain)
+    _check("AWS_SECRET_ACCESS_KEY", secret, check_key)
+    _check("AWS_SESSION_TOKEN", token or "", check_plain)
     values = {"access_key_id": key, "secret_access_key": SecretStr(secret)}
     if token:
         values["session_token"] = SecretStr(token)
     return config.model_copy(update={"store": store.model_copy(update=values)})
+
+
+def _check(variable: str, value: str, check: Callable[[str], str]) -> None:
+    try:
+        check(value)
+    except ValueError as error:
+        raise ConfigError(f"{variable}: {error}") from None
 
 
 def _take(variable: str) -> str | None:

@@ -202,6 +202,17 @@ def test_what_a_process_began_with_shows_no_credentials() -> None:
     assert "value-of-AWS_SE" not in environment
 
 
+@pytest.mark.parametrize("name", ["ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN"])
+def test_credentials_of_the_environment_are_checked(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN"):
+        monkeypatch.setenv(f"AWS_{each}", "hush\n" if each == name else "fine")
+    with pytest.raises(ConfigError, match=f"^AWS_{name}: expected printable ASCII") as caught:
+        mount_module._with_credentials(load_config(None, {"store.url": "s3://bucket"}))
+    assert "hush" not in str(caught.value)
+
+
 def test_configured_credentials_are_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "other")
