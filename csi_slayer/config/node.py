@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from csi_slayer.config.base import Section
+from csi_slayer.config.store import check_endpoint
 from csi_slayer.config.units import HerePath, Size, expanded
 from csi_slayer.errors import ConfigError
 
@@ -139,3 +140,8 @@ class TracingConfig(Section):
     sample_ratio: float = Field(
         default=0.01, ge=0, le=1, description="share of the operations that are traced"
     )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str | None) -> str | None:
+        return None if value is None else check_endpoint(value)

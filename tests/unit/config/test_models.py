@@ -223,6 +223,7 @@ def test_bad_listen_addresses(listen: str) -> None:
         ("store.request_timeout", 0),
         ("cache.directory", "relative"),
         ("tracing.sample_ratio", 2),
+        ("tracing.endpoint", "collector:4318"),
         ("volume.read_only", "perhaps"),
     ],
 )
