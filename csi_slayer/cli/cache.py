@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -42,8 +43,9 @@ Directory = Annotated[
 
 def _open(directory: Path | None) -> Cache:
     path = (directory or default_cache_directory()).absolute()
-    if not path.is_dir():
-        fail(f"{path} does not exist: no volume has cached anything there")
+    if not path.is_dir() or not os.listdir(path):
+        what = "is empty" if path.is_dir() else "does not exist"
+        fail(f"{path} {what}: no volume has cached anything there")
     return Cache(path, default_cache_capacity(path))
 
 
@@ -117,7 +119,8 @@ def verify(cache_dir: Directory = None) -> None:
       csi-slayer cache verify
     """
     columns = (SpinnerColumn(), TextColumn("{task.completed} segments checked"))
-    with failing(), Progress(*columns, console=errors) as progress:
+    shown = errors.is_terminal
+    with failing(), Progress(*columns, console=errors, disable=not shown) as progress:
         task = progress.add_task("verify", total=None)
         cache = _open(cache_dir)
         result = verify_all(cache, lambda found: progress.update(task, completed=found.segments))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from typer.testing import CliRunner
 
+from csi_slayer.cache.layout import Layout
 from csi_slayer.cli.main import app
 from tests.support.reference import commands, documents, renewed
 
@@ -104,8 +105,8 @@ def test_marked_blocks_run(block: Block, tmp_path: Path) -> None:
         "DIR": str(tmp_path),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    for name in ("objects", "cache"):
-        (tmp_path / name).mkdir()
+    (tmp_path / "objects").mkdir()
+    Layout(tmp_path / "cache")
     result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block.text],
         env=env, cwd=ROOT, text=True, capture_output=True, timeout=90,
