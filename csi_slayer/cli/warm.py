@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -29,13 +30,14 @@ def warm(
         if found is None:
             fail(f"{path} is not in a mounted volume (csi-slayer status shows them)")
         entry, inside = found
-        last = {"files": 0, "bytes": 0, "failed": 0, "total_files": 0}
+        last: dict[str, Any] = {"files": 0, "bytes": 0, "failed": 0, "total_files": 0}
         with Progress(
             TextColumn("{task.fields[files]} of {task.fields[total_files]} files"),
             BarColumn(),
             DownloadColumn(binary_units=True),
             TransferSpeedColumn(),
             console=errors,
+            disable=not errors.is_terminal,
         ) as progress:
             task = progress.add_task("warm", total=None, files=0, total_files=0)
             for answer in control.ask(entry, "warm", timeout=600.0, path=inside):
@@ -50,4 +52,7 @@ def warm(
         if last["failed"]:
             fail(f"{last['failed']} of {last['total_files']} files could not be fetched; "
                  "see the worker's log")  # fmt: skip
+        if last["bytes"] > last.get("capacity", math.inf):
+            fail(f"{size(last['bytes'])} were fetched, of which the cache keeps no more than "
+                 f"{size(last['capacity'])}: raise cache.capacity, or warm less")  # fmt: skip
         console.print(f"{last['files']} files, {size(int(last['bytes']))} are in the cache")

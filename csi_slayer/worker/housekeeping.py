@@ -50,7 +50,7 @@ class Housekeeping:
         metrics.dirty_bytes.set(await asyncio.to_thread(fs.content.staging.usage))
         metrics.pending_uploads.set(await fs.catalog.pending_count())
         metrics.oldest_pending_seconds.set(int(await oldest_pending(mount) or 0))
-        metrics.store_answers.set(mount.events.store.answers)
+        metrics.store_answers.set(int(mount.events.store.answers))
         corrupt = events.corrupt_blocks.value + events.corrupt_segments.value
         metrics.cache_corrupt_blocks.add(corrupt - metrics.cache_corrupt_blocks.value)
         evicted = events.evicted_bytes.value

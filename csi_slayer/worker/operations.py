@@ -37,7 +37,7 @@ def operations(mount: Mount) -> dict[str, Handler]:
         if not isinstance(path, str):
             raise ConfigError("path: expected a text")
         async for report in Warmer(mount.fs).run(path):
-            yield report
+            yield {**report, "capacity": mount.cache.capacity}
 
     async def drain(request: dict[str, Any]) -> Answers:
         """Upload what is pending, with reports of how many keys are left."""

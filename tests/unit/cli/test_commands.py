@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 
 from csi_slayer import __version__
 from csi_slayer.cache import SegmentKey
+from csi_slayer.cache.layout import Layout
 from csi_slayer.cli import cache as cache_module
+from csi_slayer.cli import control as control_module
 from csi_slayer.cli import mount as mount_module
 from csi_slayer.cli.main import app
 from csi_slayer.cli.options import extra
@@ -266,9 +268,23 @@ def test_a_path_outside_of_all_volumes(capfd: pytest.CaptureFixture[str], comman
     assert "/some/where is not in a mounted volume" in output
 
 
+def test_warm_of_more_than_the_cache_keeps(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = {"files": 3, "bytes": 6 << 20, "failed": 0, "total_files": 3, "total_bytes": 6 << 20}
+    registry.write(Mounted("v", "s3://b", "/mnt", 1, "/control", "/state", "/cache"))
+    for capacity, wanted in ((4 << 20, 1), (6 << 20, 0)):
+        answers = [{**done, "capacity": capacity}]
+        monkeypatch.setattr(control_module, "ask", lambda *_, told=answers, **__: iter(told))
+        status, output = slayer(capfd, "warm", "/mnt")
+        assert status == wanted
+        assert ("6.0 MiB are in the cache" in output) != wanted
+        assert ("of which the cache keeps no more than 4.0 MiB" in output) == wanted
+
+
 def test_cache_commands(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     where = ("--cache-dir", str(tmp_path / "cache"))
-    (tmp_path / "cache").mkdir()
+    Layout(tmp_path / "cache")
     status, output = slayer(capfd, "cache", "usage", "--json", *where)
     assert status == 0
     assert json.loads(output)["segments"] == 0
@@ -284,6 +300,17 @@ def test_a_cache_that_does_not_exist_is_not_made(
     assert status == 1
     assert "does not exist" in output
     assert not (tmp_path / "mistyped").exists()
+
+
+@pytest.mark.parametrize("command", ["usage", "evict", "verify"])
+def test_an_empty_directory_does_not_become_a_cache(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    status, output = slayer(capfd, "cache", command, "--cache-dir", str(tmp_path / "empty"))
+    assert status == 1
+    assert "is empty: no volume has cached anything there" in output
+    assert list((tmp_path / "empty").iterdir()) == []
 
 
 def test_a_foreign_directory_is_no_cache(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
