@@ -28,7 +28,7 @@ from csi_slayer.cli.output import (
     warn_of_little_room,
 )
 from csi_slayer.config import MountConfig, load_config
-from csi_slayer.config.plain import check_key, check_plain
+from csi_slayer.config.plain import check_key, check_plain, check_text
 from csi_slayer.errors import ConfigError
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.fuse.init import Capabilities
@@ -109,6 +109,7 @@ def mount(
         configuration = _with_credentials(load_config(config, overrides))
         Capabilities.without(configuration.fuse.disable)  # a wrong name is known at once
         target = mounts.resolve(mountpoint)
+        _check("the mount point", target, check_text)
         _check_mountpoint(configuration, target)
         _check_outside(configuration, target)
         _start(configuration, target, foreground)
@@ -143,11 +144,11 @@ def _with_credentials(config: MountConfig) -> MountConfig:
     return config.model_copy(update={"store": store.model_copy(update=values)})
 
 
-def _check(variable: str, value: str, check: Callable[[str], str]) -> None:
+def _check(what: str, value: str, check: Callable[[str], str]) -> None:
     try:
         check(value)
     except ValueError as error:
-        raise ConfigError(f"{variable}: {error}") from None
+        raise ConfigError(f"{what}: {error}") from None
 
 
 def _take(variable: str) -> str | None:

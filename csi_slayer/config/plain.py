@@ -35,3 +35,14 @@ def check_region(value: str) -> str:
     if not _REGION.fullmatch(value):
         raise ValueError("expected letters, digits and hyphens, such as eu-central-1")
     return value
+
+
+def check_text(value: str) -> str:
+    """What becomes part of a key or a path. Raises ValueError."""
+    if "\0" in value:
+        raise ValueError("a NUL character cannot be part of it")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("expected UTF-8 text") from None
+    return value

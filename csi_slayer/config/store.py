@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from csi_slayer.config.base import Section
-from csi_slayer.config.plain import check_key, check_plain, check_region
+from csi_slayer.config.plain import check_key, check_plain, check_region, check_text
 from csi_slayer.config.units import Duration, HerePath
 
 # Key of the serialisation context under which secrets are written out instead of masked.
@@ -176,6 +176,7 @@ class StoreConfig(Connection):
     @field_validator("url")
     @classmethod
     def _check_url(cls, value: str) -> str:
+        check_text(value)
         scheme, separator, rest = value.partition("://")
         if not separator or scheme not in ("s3", "file"):
             raise ValueError("expected s3://bucket/prefix or file:///directory")

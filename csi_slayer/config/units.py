@@ -12,6 +12,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
+from csi_slayer.config.plain import check_text
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", re.ASCII)
@@ -118,7 +120,9 @@ Mode = Annotated[
 
 
 def expanded(path: Path) -> Path:
-    """With a leading ``~`` replaced. Raises ValueError for a user without a home directory."""
+    """With a leading ``~`` replaced. Raises ValueError for a user without a home directory, and
+    for what is no text."""
+    check_text(str(path))
     try:
         return path.expanduser()
     except RuntimeError:

@@ -96,6 +96,14 @@ def test_a_mount_point_is_a_directory(
     assert not Path(cache).exists()
 
 
+def test_a_mount_point_is_text(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    place = os.fsencode(tmp_path) + b"/\xff"
+    os.mkdir(place)
+    status, output = slayer(capfd, "mount", f"file://{tmp_path}/x", os.fsdecode(place))
+    assert status == 1
+    assert "the mount point: expected UTF-8 text" in output
+
+
 @pytest.mark.parametrize(
     ("objects", "cache", "what"),
     [

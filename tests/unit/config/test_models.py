@@ -69,6 +69,8 @@ def test_urls(url: str, scheme: str, bucket: str, prefix: str) -> None:
         ("http://host/bucket", "expected s3://bucket/prefix or file:///directory"),
         ("s3:///key", "the bucket is missing"),
         ("file://relative", "expected an absolute directory"),
+        ("s3://bucket/\0", "a NUL character cannot be part of it"),
+        ("s3://bucket/\udcff", "expected UTF-8 text"),
         (f"s3://AKIA:{SECRET}@bucket", "a bucket's name has letters"),
         (f"s3://{SECRET.replace('/', '')}@bucket", "credentials do not belong in the URL"),
     ],
@@ -193,6 +195,12 @@ def test_without_a_home_a_cache_directory_has_to_be_named(
     with pytest.raises(ConfigError, match=r"^cache\.directory: this user has no home directory"):
         load_config(None, options)
     load_config(None, {**options, "cache.directory": "/x"})
+
+
+@pytest.mark.parametrize("key", ["log.file", "store.ca_bundle", "cache.directory"])
+def test_what_is_no_text(key: str) -> None:
+    assert _problem(**{key: "/a\0b"}).startswith(f"option: {key}: a NUL character")
+    assert _problem(**{key: "/a\udcffb"}) == f"option: {key}: expected UTF-8 text"
 
 
 @pytest.mark.parametrize("key", ["log.file", "store.ca_bundle", "cache.directory"])
