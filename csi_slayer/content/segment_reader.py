@@ -16,13 +16,18 @@ from csi_slayer.cache import BLOCK, Segment
 from csi_slayer.content.options import Live
 from csi_slayer.content.ranges import FileRange, Views, as_bytes
 from csi_slayer.content.small import Source
-from csi_slayer.errors import ObjectNotFound, PreconditionFailed
+from csi_slayer.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
 from csi_slayer.scheduling.window import Window
 from csi_slayer.store.base import ObjectStore
 
 CHUNK = 16 << 20
 """Largest range of one transfer, bytes."""
 
+
+TOGETHER = 0.25
+"""Seconds for which the error of a transfer that found no store is that of other reads there, too:
+of programs that read one page the kernel lets the next one ask when the one before has its answer,
+and each would wait as long anew."""
 
 Settled = Callable[[str], Awaitable[None]]
 """Waits, within bounds, for the end of a change of our own to the object of a key, if there is
@@ -97,6 +102,7 @@ class SegmentReader:
         self._ahead_to = 0
         self._users = 0
         self._closing = False
+        self._failed: tuple[int, int, str, float] | None = None
 
     @property
     def is_used(self) -> bool:
@@ -117,6 +123,8 @@ class SegmentReader:
         claimed = segment.claim(offset, end)
         if not segment.complete:
             here = claimed is not None or segment.present(offset, end - offset)
+            if not here:
+                self._fail_together(offset, end)
             self._prepare(offset, end, stalled=not here)
             while claimed is None and not segment.present(offset, end - offset):
                 await self._arrival(offset, end, segment.available)
@@ -124,6 +132,14 @@ class SegmentReader:
         if claimed is not None:
             return Views(claimed.views, end - offset, claimed.pieces)
         return FileRange(segment.fd, offset, end - offset)
+
+    def _fail_together(self, offset: int, end: int) -> None:
+        if self._failed is not None:
+            start, stop, text, until = self._failed
+            if self._loop.time() >= until:
+                self._failed = None
+            elif offset < stop and start < end:
+                raise StoreUnavailable(text)
 
     async def fill(self) -> None:
         """Fetch all that is missing."""
@@ -252,6 +268,9 @@ class SegmentReader:
         if transfer.ahead:  # here, for a task that is cancelled before it began runs nothing
             self._transfers.give_back()
         error = None if transfer.task.cancelled() else transfer.task.exception()
+        if isinstance(error, StoreUnavailable):
+            until = self._loop.time() + TOGETHER
+            self._failed = (transfer.start, transfer.end, str(error), until)
         for waiter in self._waiters:
             overlaps = waiter.start < transfer.end and transfer.start < waiter.end
             if waiter.future.done() or not overlaps:

@@ -119,6 +119,8 @@ _LIMITS = (
     ("failing keys that `csi-slayer status` shows", "worker.status", "ERRORS_SHOWN", _COUNT),
     ("who has an older answer waits for a newer one of a store that may be away", "vfs.patience",
      "PATIENCE", _SECONDS),
+    ("reads of one place that the kernel lets ask one by one fail with the first for",
+     "content.segment_reader", "TOGETHER", _SECONDS),
     ("a reader whose version is gone waits for a change of our own", "content.content",
      "OWN_CHANGE", _SECONDS),
     ("a file is read past a cache that failed, before it is tried again", "content.clean",

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from csi_slayer.cache import BLOCK, Cache, Segment, SegmentKey
+from csi_slayer.content import segment_reader
 from csi_slayer.content.options import Live
 from csi_slayer.content.segment_reader import SegmentReader, Transfers
 from csi_slayer.content.small import Source
+from csi_slayer.errors import StoreUnavailable
 
 SIZE = 64 << 20
 CACHED = 4 << 20
@@ -80,5 +82,42 @@ def test_who_closes_a_file_at_once_leaves_the_places_of_readahead_free(cache: Ca
             await one.close()
         assert store.asked == 0
         assert [places.try_take() for _ in range(7)] == [True] * 6 + [False]
+
+    asyncio.run(run())
+
+
+class Away:
+    """A store that is not to be reached."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def fetch(self, key: str, **how: Any) -> None:
+        self.asked += 1
+        raise StoreUnavailable("nobody there")
+
+
+def test_who_waits_for_the_same_page_fails_with_who_asked_first(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel lets one after the other ask, and each would wait for the store."""
+
+    async def run() -> None:
+        store, segment = Away(), begun(cache, "key")
+        one = reader(store, Transfers(0, Live()), segment, "key")
+
+        async def fails(at: int) -> int:
+            with pytest.raises(StoreUnavailable, match="nobody there"):
+                await one.read(at, at + BLOCK)
+            return store.asked
+
+        monkeypatch.setattr(segment_reader, "TOGETHER", 60.0)
+        assert [await fails(CACHED) for _ in range(5)] == [1] * 5
+        assert await fails(CACHED + (8 << 20)) == 2  # another place
+        await one.read(0, BLOCK)  # what is here
+        monkeypatch.setattr(segment_reader, "TOGETHER", 0.0)
+        one._failed = None
+        assert [await fails(CACHED) for _ in range(3)] == [3, 4, 5]
+        await one.close()
 
     asyncio.run(run())
