@@ -98,11 +98,20 @@ class Pendings(Reads):
         rows = self._db.all(_SELECT + "WHERE key > ? ORDER BY key LIMIT ?", (after, limit))
         return [Pending._make(row) for row in rows]
 
-    async def pending_below(self, prefix: str, limit: int = 1000) -> list[str]:
+    async def pending_below(self, prefix: str, limit: int) -> list[str]:
         """Pending keys that begin with ``prefix``."""
         rows = self._db.all(
             "SELECT key FROM pending WHERE key >= ? AND key < ? ORDER BY key LIMIT ?",
             (prefix, prefix + "\U0010ffff", limit),
+        )
+        return [str(row[0]) for row in rows]
+
+    async def pending_in(self, prefix: str, after: str, limit: int) -> list[str]:
+        """Pending keys of what is directly below ``prefix``, in order, greater than ``after``."""
+        rows = self._db.all(
+            "SELECT key FROM pending WHERE key > ? AND key < ? "
+            "AND instr(rtrim(substr(key, ?), '/'), '/') = 0 ORDER BY key LIMIT ?",
+            (max(prefix, after), prefix + "\U0010ffff", len(prefix) + 1, limit),
         )
         return [str(row[0]) for row in rows]
 

@@ -37,6 +37,9 @@ LOOKED_AT, LOOK_PAUSE = 1024, 0.01
 """Inode numbers among which directories are looked for at once after a take-over, which takes about
 a millisecond, and the seconds in between."""
 
+SETTLED_AT_ONCE = 256
+"""Keys that a sync of a directory looks for at once."""
+
 FAILED_PAUSE = 10.0
 """Seconds until the catalog is asked again for what it could not tell."""
 
@@ -182,13 +185,13 @@ class DirOps(Base):
         path = await self.catalog.path(ino)
         if path is None:
             return
-        prefix = path + "/" if path else ""
-        for key in await self.catalog.pending_below(prefix):
-            inode = await self.catalog.resolve(key)
-            if "/" not in key[len(prefix) :].rstrip("/") and not (
-                inode is not None and self.opened.is_writing(inode.ino)
-            ):
-                await self.content.reconciler.settle(key)
+        prefix = after = path + "/" if path else ""
+        while keys := await self.catalog.pending_in(prefix, after, SETTLED_AT_ONCE):
+            after = keys[-1]
+            for key in keys:
+                inode = await self.catalog.resolve(key)
+                if inode is None or not self.opened.is_writing(inode.ino):
+                    await self.content.reconciler.settle(key)
         if path:
             await self.content.reconciler.settle(path + "/")
 
