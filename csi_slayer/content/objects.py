@@ -322,12 +322,10 @@ class Objects:
     async def delete_many(self, rows: list[Pending]) -> None:
         """Delete the objects of these keys. Raises StoreError if one is left, which stays
         pending."""
-        there = [row.expect != "" or await self._left_behind(row) for row in rows]
-        marks = [n for n, row in enumerate(rows) if there[n] and row.key.endswith("/")]
-        full = await asyncio.gather(*(self._has_content(rows[n].key) for n in marks))
-        for n, is_full in zip(marks, full, strict=True):
-            there[n] = not is_full
-        keys = [row.key for row, is_there in zip(rows, there, strict=True) if is_there]
+        asked = [row for row in rows if row.expect == "" or row.key.endswith("/")]
+        found = await asyncio.gather(*(self._is_to_go(row) for row in asked))
+        left = {row.key for row, is_to_go in zip(asked, found, strict=True) if not is_to_go}
+        keys = [row.key for row in rows if row.key not in left]
         failed: Mapping[str, str] = {}
         if len(keys) == 1:
             await self._store.delete(keys[0])
@@ -339,6 +337,12 @@ class Objects:
             log.warning("object not deleted yet", key=key, error=reason)
         if failed:
             raise StoreUnavailable(f"{len(failed)} objects not deleted yet")
+
+    async def _is_to_go(self, row: Pending) -> bool:
+        """Whether a mark, or what may be at a key that we believe free, is to be deleted."""
+        if row.expect == "" and not await self._left_behind(row):
+            return False
+        return not (row.key.endswith("/") and await self._has_content(row.key))
 
     async def _has_content(self, key: str) -> bool:
         """Whether a directory's mark is somebody's object with bytes in it: that is not touched."""

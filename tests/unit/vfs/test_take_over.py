@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from csi_slayer.catalog import ROOT
 from tests.unit.vfs.calls import LARGE, Gate, create
-from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.harness import DRAIN, Volume
 from tests.unit.vfs.memory_store import MemoryStore
 
 FILES = (b"a", b"b", b"c")
@@ -66,3 +67,32 @@ def test_a_store_that_does_not_answer_holds_a_start_up_once(
     monkeypatch.setattr(MemoryStore, "head", head)
     volume.stop()
     assert volume.objects() == {name.decode(): b"new" + big[3:] for name in FILES}
+
+
+def test_what_a_dead_worker_may_have_stored_is_asked_for_side_by_side(tmp_path: Path) -> None:
+    """Of files that are removed: one by one, for thousands of them it would take minutes."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    waiting, most, head = 0, 0, volume.store.head
+
+    async def counted(key: str) -> Any:
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        try:
+            await asyncio.sleep(1)
+            return await head(key)
+        finally:
+            waiting -= 1
+
+    async def remove() -> None:
+        fs = volume.fs
+        for name in FILES:
+            await fs.mknod(volume.request(), ROOT, name, stat.S_IFREG | 0o644, 0)
+            await fs.unlink(volume.request(), ROOT, name)
+        await volume.catalog.inherit_pending()
+        assert await fs.drain(DRAIN) == 0
+
+    volume.store.head = counted  # type: ignore[method-assign]
+    volume.run(remove())
+    assert most == len(FILES)
+    volume.stop()
