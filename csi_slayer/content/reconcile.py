@@ -74,6 +74,7 @@ class Reconciler:
         self._waits = Waits()
         self._resting: dict[str, int] = {}  # when keys that are left alone were noted first
         self._not_before: dict[str, tuple[float, int]] = {}
+        self._others_not_before = 0.0  # of keys that failed when so many had that none is noted
         self._slots = asyncio.Semaphore(options.upload_concurrency)
         self._wake = asyncio.Event()
         self._rest = Rest(catalog, options)
@@ -107,6 +108,7 @@ class Reconciler:
     def retry(self) -> None:
         """Try all pending keys now, also those that wait after a failure."""
         self._not_before.clear()
+        self._others_not_before = 0.0
         self._wake.set()
 
     def is_active(self, key: str) -> bool:
@@ -156,7 +158,7 @@ class Reconciler:
     async def drain(self, seconds: float) -> int:
         """Wait until nothing is pending or the time is over; returns how many keys are left."""
         deadline = time.monotonic() + seconds
-        self._not_before.clear()
+        self.retry()
         self._rest.over = True
         try:
             while (left := await self._catalog.pending_count()) and time.monotonic() < deadline:
@@ -194,6 +196,8 @@ class Reconciler:
             if isinstance(error, PreconditionFailed) and not failures:
                 pause = 0.0  # a lost race is decided with the last close, which is about to come
             self._not_before[key] = (time.monotonic() + pause, failures + 1)
+        else:
+            self._others_not_before = time.monotonic() + BACKOFF_MAX
         if not isinstance(error, SlayerError):
             log.error("reconcile failed", key=key, exc_info=error)
 
@@ -319,15 +323,15 @@ class Reconciler:
         """Look at every pending key once; returns in how many seconds one is due that was left
         alone, and how many were."""
         now, soonest, left, after = time.monotonic(), NEVER, 0, ""
+        others = self._others_not_before, 0  # as it is now: each key has its turn in a pass
         resting: dict[str, int] = {}
         while rows := await self._catalog.pendings(after, PAGE):
             after = rows[-1].key
             deletes: list[Pending] = []
             for row in rows:
                 since_ns = self._resting.get(row.key, row.since_ns)
-                due = max(
-                    self._not_before.get(row.key, (0.0, 0))[0] - now, self._rest.left(since_ns)
-                )
+                not_before, _failures = self._not_before.get(row.key, others)
+                due = max(not_before - now, self._rest.left(since_ns))
                 if row.key in self._objects.moving:
                     continue
                 if row.key in self._active:
