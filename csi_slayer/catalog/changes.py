@@ -329,6 +329,8 @@ class Changes(Pendings):
             self._place(second, parent, name, first.place)
             for inode, source, target in ((first, old, new), (second, new, old)):
                 (self._moved_tree if inode.is_dir else self._moved)(inode, source, target)
+            for directory in {parent, new_parent}:
+                self._touch(directory, time.time_ns())
             self._complete(request, 0)
 
     async def update(self, ino: int, *, add: int = 0, clear: int = 0, **values: Any) -> None:

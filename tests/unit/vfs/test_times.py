@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from csi_slayer.catalog import ROOT
+from csi_slayer.vfs.nameops import RENAME_EXCHANGE
 from csi_slayer.vfs.types import SetAttr
 from tests.unit.vfs.harness import Volume
 
@@ -30,4 +31,21 @@ def test_times_of_a_file_that_is_just_becoming_a_segment(tmp_path: Path) -> None
     attr, _ttl = volume.run(fs.setattr(volume.request(), ino, SetAttr(mtime_ns=5_000_000_000)))
     assert attr.mtime_ns == 5_000_000_000
     moved.rename(staged)
+    volume.stop()
+
+
+def test_swapped_names_change_the_times_of_their_directories(tmp_path: Path) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=HOUR)
+    fs = volume.fs
+    inos = []
+    for name in (b"one", b"two"):
+        entry = volume.run(fs.mkdir(volume.request(), ROOT, name, 0o755))
+        assert entry.attr is not None
+        inos.append(entry.attr.ino)
+        volume.run(fs.mkdir(volume.request(), entry.attr.ino, b"d", 0o755))
+        volume.run(fs.setattr(volume.request(), entry.attr.ino, SetAttr(mtime_ns=1)))
+    one, two = inos
+    volume.run(fs.rename(volume.request(), one, b"d", two, b"d", RENAME_EXCHANGE))
+    for ino in inos:
+        assert volume.run(fs.catalog.get(ino)).mtime_ns > 1
     volume.stop()
