@@ -23,6 +23,9 @@ LIMIT = 2048
 XATTR_LIMIT = 1200
 """What of it extended attributes may take, encoded."""
 
+TEXT_LIMIT = 1600
+"""What of it a symbolic link's target and its extended attributes may take together, as stored."""
+
 XATTR_NAMESPACES = (b"user", b"trusted", b"security")
 """See xattr(7)."""
 
@@ -72,6 +75,13 @@ def encode_xattrs(xattrs: Mapping[bytes, bytes]) -> str:
         },
         separators=(",", ":"),
     )
+
+
+def stored_length(text: str) -> int:
+    """Bytes that a value takes at most: what is not plain is percent-encoded."""
+    data = text.encode()
+    plain = sum(0x20 < byte < 0x7F and byte != 0x25 for byte in data)
+    return 3 * len(data) - 2 * plain
 
 
 def decode(metadata: Mapping[str, str], inode: Inode) -> dict[str, Any]:

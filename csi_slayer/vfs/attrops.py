@@ -177,7 +177,9 @@ class AttrOps(Base):
         if flags & XATTR_REPLACE and name not in values:
             raise FsError(errno.ENODATA)
         values[name] = value
-        if len(metadata.encode_xattrs(values)) > metadata.XATTR_LIMIT:
+        size, target = len(metadata.encode_xattrs(values)), inode.target or ""
+        room = metadata.TEXT_LIMIT - metadata.stored_length(target)
+        if size > min(room, metadata.XATTR_LIMIT):
             raise FsError(errno.ENOSPC, "S3 keeps 2 KiB of metadata for an object")
         await self.catalog.setxattr(ino, name, value, req.unique)
         await self._xattrs_changed(inode)

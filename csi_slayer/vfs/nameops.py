@@ -7,6 +7,7 @@ import errno
 import stat
 
 from csi_slayer.catalog import ROOT, Inode
+from csi_slayer.content import metadata
 from csi_slayer.content.options import SCRATCH
 from csi_slayer.errors import FsError
 from csi_slayer.vfs import names
@@ -115,6 +116,8 @@ class NameOps(Base):
             text = target.decode()
         except UnicodeDecodeError as error:
             raise FsError(errno.EILSEQ) from error
+        if metadata.stored_length(text) > metadata.TEXT_LIMIT:
+            raise FsError(errno.ENAMETOOLONG, "S3 keeps 2 KiB of metadata for an object")
         return await self._make(req, parent, name, stat.S_IFLNK | 0o777, target=text)
 
     async def readlink(self, req: Request, ino: int) -> bytes:

@@ -30,6 +30,8 @@ _LIMITS = (
     ("target of a symbolic link", "vfs.nameops", "SYMLINK_MAX", _BYTES),
     ("user metadata of an object, names and values", "content.metadata", "LIMIT", _BYTES),
     ("extended attributes of a file, encoded", "content.metadata", "XATTR_LIMIT", _BYTES),
+    ("both of a symbolic link, where what is not plain ASCII takes three bytes",
+     "content.metadata", "TEXT_LIMIT", _BYTES),
     ("names asked for in one listing request", "vfs.refresh", "PAGE", _COUNT),
     ("directory listings under way at once", "vfs.refresh", "LISTINGS", _COUNT),
     ("listings begun for one who reads a directory of which none has ended", "vfs.dirops",

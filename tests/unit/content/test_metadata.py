@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from csi_slayer.catalog import Defaults, Inode
 from csi_slayer.content import metadata
+from csi_slayer.store.s3.headers import encode_value
 
 DEFAULTS = Defaults(0, 0, 0o644, 0o755)
 
@@ -114,3 +115,8 @@ def test_attributes_that_nobody_could_set_are_not_shown(text: str) -> None:
 def test_a_target_that_no_symlink_can_have(target: str) -> None:
     written = {"mode": str(stat.S_IFLNK | 0o777), "slayerfs-target": target}
     assert "target" not in metadata.decode(written, inode(size=0))
+
+
+@given(st.text(max_size=40))
+def test_a_value_takes_no_more_than_is_reckoned_with(text: str) -> None:
+    assert len(encode_value(text)) <= metadata.stored_length(text)

@@ -41,6 +41,24 @@ def test_a_key_that_would_be_too_long(tmp_path: Path) -> None:
     assert max(map(len, volume.objects())) <= 1024
 
 
+def test_a_target_that_the_metadata_of_an_object_could_not_hold(tmp_path: Path) -> None:
+    """What is not plain ASCII takes three bytes there, and extended attributes take of the same."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    fs, request = volume.fs, volume.request
+    with pytest.raises(FsError) as refused:
+        volume.run(fs.symlink(request(), ROOT, b"a", "\u00fc".encode() * 300))
+    assert refused.value.errno == errno.ENAMETOOLONG
+    volume.run(fs.symlink(request(), ROOT, b"a", "\u00fc".encode() * 266))
+    entry = volume.run(fs.symlink(request(), ROOT, b"b", b"x" * 1024))
+    assert entry.attr is not None
+    ino = entry.attr.ino
+    volume.run(fs.setxattr(request(), ino, b"trusted.a", b"x" * 300, 0))
+    with pytest.raises(FsError) as refused:
+        volume.run(fs.setxattr(request(), ino, b"trusted.b", b"x" * 300, 0))
+    assert refused.value.errno == errno.ENOSPC
+    volume.stop()
+
+
 def test_a_mark_with_content_is_left_alone(tmp_path: Path) -> None:
     """Somebody's object ``d/`` with bytes shows as a directory; it is neither replaced nor
     deleted."""
