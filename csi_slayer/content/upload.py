@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -63,7 +64,8 @@ class Multipart:
 
     def fits(self, key: str, part_size: int, metadata: Mapping[str, str]) -> bool:
         """Whether this upload can become the object; metadata is fixed when an upload begins, so
-        the mtime, which nobody knows then, is let pass: the object's own date is as good."""
+        the mtime, which nobody knows then, is let pass: the time of a write meanwhile differs by
+        little, and one that somebody set is written to the object afterwards."""
         return (
             self.key == key
             and self.part_size == part_size
@@ -73,6 +75,13 @@ class Multipart:
 
 def _without_mtime(metadata: Mapping[str, str]) -> dict[str, str]:
     return {name: v for name, v in metadata.items() if name not in ("mtime", WRITE_TOKEN)}
+
+
+def _was_set_since(begun: str | None, mtime: str | None) -> bool:
+    """Whether an mtime, in seconds, is not that of a write since an upload began."""
+    if begun is None or mtime is None:
+        return False
+    return not float(begun) <= float(mtime) <= time.time()
 
 
 def checksum(fd: int, offset: int, length: int) -> int:
@@ -182,6 +191,8 @@ class Uploader:
             if self._sending.get(ino) is upload:
                 del self._sending[ino]
         await self._catalog.upload_ended(upload.upload_id)
+        if _was_set_since(upload.metadata.get("mtime"), metadata.get("mtime")):
+            return await self._store.copy(key, key, source_etag=info.etag, metadata=metadata)
         return info
 
     async def _begin(self, key: str, part_size: int, metadata: Mapping[str, str]) -> Multipart:

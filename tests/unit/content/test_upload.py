@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -143,6 +144,24 @@ def test_parts_sent_ahead_are_sent_again_only_if_they_changed(tmp_path: Path) ->
             assert await it.send() == os.pread(it.file.fd, 4 * PART, 0)
             assert sorted(it.sent) == [1, 2, 2, 3, 4]
             assert await it.catalog.uploads() == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("wanted", ["1000000000.000000000", "9000000000.000000000"])
+def test_a_time_that_was_set_after_parts_were_sent_ahead(tmp_path: Path, wanted: str) -> None:
+    """As programs do that unpack or copy: the metadata was fixed when the upload began."""
+    begun = f"{int(time.time()) - 1}.000000000"
+
+    async def run() -> None:
+        async with bench(tmp_path) as it:
+            it.write(0, os.urandom(3 * PART))
+            await it.uploader.send_ahead(7, "key", it.file, {"mtime": begun})
+            values = {"mtime": wanted}
+            info = await it.uploader.send(7, "key", it.file, it.file.size, ANY, values)
+            found = await it.store.head("key")
+            assert (found.etag, found.metadata) == (info.etag, values)
+            assert sorted(it.sent) == [1, 2, 3]
 
     asyncio.run(run())
 
