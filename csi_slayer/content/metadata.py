@@ -23,7 +23,7 @@ LIMIT = 2048
 XATTR_LIMIT = 1200
 """What of it extended attributes may take, encoded."""
 
-TEXT_LIMIT = 1600
+TEXT_LIMIT = 1800
 """What of it a symbolic link's target and its extended attributes may take together, as stored."""
 
 XATTR_NAMESPACES = (b"user", b"trusted", b"security")

@@ -46,9 +46,9 @@ def test_a_target_that_the_metadata_of_an_object_could_not_hold(tmp_path: Path) 
     volume = Volume(tmp_path, passthrough=False, ttl=3600)
     fs, request = volume.fs, volume.request
     with pytest.raises(FsError) as refused:
-        volume.run(fs.symlink(request(), ROOT, b"a", "\u00fc".encode() * 300))
+        volume.run(fs.symlink(request(), ROOT, b"a", "\u00fc".encode() * 301))
     assert refused.value.errno == errno.ENAMETOOLONG
-    volume.run(fs.symlink(request(), ROOT, b"a", "\u00fc".encode() * 266))
+    volume.run(fs.symlink(request(), ROOT, b"a", "\u00fc".encode() * 300))
     entry = volume.run(fs.symlink(request(), ROOT, b"b", b"x" * 1024))
     assert entry.attr is not None
     ino = entry.attr.ino
