@@ -12,12 +12,14 @@ import time
 from pathlib import Path
 
 from csi_slayer.catalog.database import Database
-from csi_slayer.catalog.inode import INSERT, Defaults, Inode, Listed, Mark, Name, Pending
+from csi_slayer.catalog.inode import INSERT, VACATED, Defaults, Inode, Listed, Mark, Name, Pending
 from csi_slayer.catalog.schema import ROOT
 from csi_slayer.catalog.uses import Gone
 from csi_slayer.catalog.vanishing import Vanishing
 
-__all__ = ["ROOT", "Catalog", "Defaults", "Gone", "Inode", "Listed", "Mark", "Name", "Pending"]
+__all__ = [
+    "ROOT", "VACATED", "Catalog", "Defaults", "Gone", "Inode", "Listed", "Mark", "Name", "Pending",
+]  # fmt: skip
 
 
 class Catalog(Vanishing):

@@ -110,6 +110,10 @@ class Name(NamedTuple):
     is_unread: int
 
 
+VACATED = 3
+"""``doubt`` of a key from which an inode's content has moved away."""
+
+
 class Pending(NamedTuple):
     """A key whose object may have to change; ``expect`` as in the schema."""
 

@@ -56,6 +56,7 @@ class Outcomes(Partings):
             return
         if not self._is_pending(old.origin):
             self._pend(old.origin, old.etag)
+        self._vacated(old.origin, old.etag)
 
     async def relocated(self, inode: Inode, key: str, etag: str) -> None:
         """The content of an inode was copied aside, to the object ``key``, which is pending."""

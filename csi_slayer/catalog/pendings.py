@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 
 from csi_slayer.catalog.database import Database
-from csi_slayer.catalog.inode import Pending
+from csi_slayer.catalog.inode import VACATED, Pending
 from csi_slayer.catalog.reads import Reads
 
 DELETED_KEPT = 65536
@@ -85,6 +85,12 @@ class Pendings(Reads):
     def _found_out(self, key: str, found: str | None) -> None:
         """We know for certain what is at a key that stays pending."""
         self._db.execute("UPDATE pending SET expect = ?, doubt = 0 WHERE key = ?", (found, key))
+        self._pending.pop(key, None)
+
+    def _vacated(self, key: str, etag: str | None) -> None:
+        """The content that has moved away from a pending key was this version."""
+        values = etag, VACATED, key
+        self._db.execute("UPDATE pending SET expect = ?, doubt = ? WHERE key = ?", values)
         self._pending.pop(key, None)
 
     def _is_pending(self, key: str) -> bool:

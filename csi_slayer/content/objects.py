@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from csi_slayer.cache import Staging
-from csi_slayer.catalog import Catalog, Inode, Mark, Pending
+from csi_slayer.catalog import VACATED, Catalog, Inode, Mark, Pending
 from csi_slayer.content import mapped, metadata
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.conditional import Conditional, OpenClean, is_ours
@@ -322,7 +322,9 @@ class Objects:
     async def delete_many(self, rows: list[Pending]) -> None:
         """Delete the objects of these keys. Raises StoreError if one is left, which stays
         pending."""
-        asked = [row for row in rows if row.expect == "" or row.key.endswith("/")]
+        asked = [
+            row for row in rows if row.expect == "" or row.key.endswith("/") or row.doubt == VACATED
+        ]
         found = await asyncio.gather(*(self._is_to_go(row) for row in asked))
         left = {row.key for row, is_to_go in zip(asked, found, strict=True) if not is_to_go}
         keys = [row.key for row in rows if row.key not in left]
@@ -339,10 +341,23 @@ class Objects:
             raise StoreUnavailable(f"{len(failed)} objects not deleted yet")
 
     async def _is_to_go(self, row: Pending) -> bool:
-        """Whether a mark, or what may be at a key that we believe free, is to be deleted."""
+        """Whether a mark, what may be at a key that we believe free, or what is where something
+        has moved away, is to be deleted."""
+        if row.doubt == VACATED:
+            return await self._is_left(row)
         if row.expect == "" and not await self._left_behind(row):
             return False
         return not (row.key.endswith("/") and await self._has_content(row.key))
+
+    async def _is_left(self, row: Pending) -> bool:
+        """Whether what is at a vacated key is what has moved, and nothing that somebody else has
+        put there since."""
+        found = await self._races.found(row.key)
+        if found is None or found.etag == row.expect or is_ours(row, found):
+            return found is not None
+        log.warning("changed by somebody else after it had moved", key=row.key, known=row.expect,
+                    found=found.etag)  # fmt: skip
+        return False
 
     async def _has_content(self, key: str) -> bool:
         """Whether a directory's mark is somebody's object with bytes in it: that is not touched."""

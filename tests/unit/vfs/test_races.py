@@ -13,8 +13,8 @@ from csi_slayer.content import rest
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.errors import PreconditionFailed
 from csi_slayer.vfs.types import SetAttr
-from tests.unit.vfs.calls import begin
-from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.calls import Gate, begin, create
+from tests.unit.vfs.harness import DRAIN, Volume
 from tests.unit.vfs.memory_store import Blob, MemoryStore
 
 HOUR = 3600.0
@@ -106,3 +106,25 @@ def test_of_the_loser_no_extended_attribute_is_left(tmp_path: Path) -> None:
     volume.stop()
     assert "slayerfs-xattrs" not in volume.bucket.objects["f"].metadata
     assert volume.bucket.objects["f"].body == b"theirs"
+
+
+def test_what_others_store_under_an_old_name_stays_there(tmp_path: Path) -> None:
+    """They were told that it is stored, and the copy to the new name had been made before."""
+    volume = Volume(tmp_path, passthrough=False, ttl=HOUR)
+
+    async def run() -> None:
+        fs = volume.fs
+        for name in (b"a", b"b"):
+            await create(volume, name, b"ours")
+        gate = Gate(volume, "copy", after=True)
+        await fs.rename(volume.request(), ROOT, b"a", ROOT, b"c", 0)
+        await fs.rename(volume.request(), ROOT, b"b", ROOT, b"d", 0)
+        await gate.reached.wait()
+        gate.remove()
+        volume.bucket.objects["a"] = Blob(b"theirs", '"theirs"', 2 * 10**18, {})
+        gate.open.set()
+        assert await fs.drain(DRAIN) == 0
+
+    volume.run(run())
+    assert volume.objects() == {"a": b"theirs", "c": b"ours", "d": b"ours"}
+    volume.stop()
