@@ -182,7 +182,7 @@ class Objects:
             self.undurable(inode.ino)
         if isinstance(staged, OverlayFile):
             base = self._open_clean(Source(row.key, info.etag, size, inode.ino))
-            unchanged = staged.stat().st_mtime_ns == mtime_ns
+            unchanged = record.retimed == retimed and staged.stat().st_mtime_ns == mtime_ns
             await staged.rebase(base, unchanged=unchanged).close()
             if later:
                 await self.rebased(inode.ino)

@@ -1,0 +1,68 @@
+"""Two things that are done to one file, or one name, at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from csi_slayer.catalog import ROOT
+from csi_slayer.vfs.types import SetAttr
+from tests.unit.vfs.calls import LARGE, Gate
+from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.memory_store import Blob
+
+BIG = LARGE * 3
+AT = 1_300_000
+
+
+def put(volume: Volume, key: str, data: bytes) -> None:
+    volume.bucket.objects[key] = Blob(data, f'"other-{key}-{len(data)}"', 10**18, {})
+
+
+def everything(volume: Volume) -> list[bytes]:
+    """What the store has, and what was set aside."""
+    kept = volume.fs.content.conflicts.list()
+    return [*volume.objects().values(), *(path.read_bytes() for path in kept)]
+
+
+async def opened(volume: Volume, name: bytes) -> tuple[int, int]:
+    """A file, opened for writing: its inode and the handle."""
+    entry = await volume.fs.lookup(volume.request(), ROOT, name)
+    assert entry.attr is not None
+    ino = entry.attr.ino
+    return ino, (await volume.fs.open(volume.request(), ino, os.O_RDWR)).fh
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Volume:
+    """With a file that is changed in part."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600, hydrate_max=0, part_size=256 << 10)
+    volume.live.prefetch = False
+    put(volume, "large", BIG)
+    return volume
+
+
+def test_a_part_that_is_written_and_dated_as_before_while_it_is_sent(large: Volume) -> None:
+    date = SetAttr(mtime_ns=10**18 + 5)
+
+    async def run() -> None:
+        fs = large.fs
+        ino, fh = await opened(large, b"large")
+        await fs.write(large.request(), ino, fh, 0, memoryview(b"one"))
+        await fs.setattr(large.request(), ino, date)
+        gate = Gate(large, "complete_multipart")
+        flush = asyncio.ensure_future(fs.flush(large.request(), ino, fh))
+        await gate.reached.wait()
+        await fs.write(large.request(), ino, fh, AT, memoryview(b"two"))
+        await fs.setattr(large.request(), ino, date)
+        gate.open.set()
+        await flush
+        await fs.flush(large.request(), ino, fh)
+        await fs.release(large.request(), ino, fh)
+
+    large.run(run())
+    large.stop()
+    assert large.objects()["large"] == b"one" + BIG[3:AT] + b"two" + BIG[AT + 3 :]
