@@ -8,6 +8,7 @@ worker's death (the page cache is the kernel's).
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
@@ -29,7 +30,7 @@ from csi_slayer.content.staged import (
     write_fully,
 )
 from csi_slayer.content.threads import to_its_end
-from csi_slayer.errors import CacheCorrupt, CacheFull
+from csi_slayer.errors import CacheCorrupt, CacheFull, FsError
 
 ABSENT, PRESENT, DIRTY = 0, 1, 2
 _DIRTY_BYTE, _PRESENT_BYTE = bytes([DIRTY]), bytes([PRESENT])
@@ -112,7 +113,7 @@ class OverlayFile:
                 if self._from_base(block):
                     start = block * BLOCK
                     length = min(BLOCK, self._limit - start)
-                    data = as_bytes(await self.base.read(start, length))
+                    data = as_bytes(await self._read_base(start, length))
                     if not self._from_base(block) or any(block in r for r in self._zeroing):
                         return  # written or cut off meanwhile: what is there now is newer
                     length = min(length, self._limit - start)
@@ -143,11 +144,22 @@ class OverlayFile:
         if states == {False}:
             return FileRange(self.fd, offset, end - offset)
         if states == {True} and end <= self._limit:
-            return await self.base.read(offset, end - offset)
+            return await self._read_base(offset, end - offset)
         for block in range(first, last + 1):
             if self._from_base(block):
                 await self._bring(block)
         return FileRange(self.fd, offset, end - offset)
+
+    async def _read_base(self, offset: int, size: int) -> ReadResult:
+        """Bytes that are only in the object, which may get another version meanwhile by an upload
+        of our own: they are in that, too."""
+        while True:
+            base = self.base
+            try:
+                return await base.read(offset, size)
+            except FsError as error:
+                if error.errno != errno.ESTALE or self.base is base:
+                    raise
 
     async def _bring_edges(self, offset: int, end: int) -> None:
         """Bring the blocks of which [offset, end) covers a part."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from csi_slayer.catalog import ROOT
+from csi_slayer.content.ranges import as_bytes
 from csi_slayer.vfs.types import SetAttr
 from tests.unit.vfs.calls import LARGE, Gate
 from tests.unit.vfs.harness import Volume
@@ -66,3 +68,34 @@ def test_a_part_that_is_written_and_dated_as_before_while_it_is_sent(large: Volu
     large.run(run())
     large.stop()
     assert large.objects()["large"] == b"one" + BIG[3:AT] + b"two" + BIG[AT + 3 :]
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_part_that_is_only_in_the_object_when_an_upload_ends(large: Volume, writes: bool) -> None:
+    """The store has the new version, and has not said so yet."""
+
+    async def run() -> None:
+        fs = large.fs
+        ino, fh = await opened(large, b"large")
+        await fs.write(large.request(), ino, fh, 0, memoryview(b"new"))
+        gate = Gate(large, "complete_multipart", after=True)
+        flush = asyncio.ensure_future(fs.flush(large.request(), ino, fh))
+        await gate.reached.wait()
+        if writes:
+            call = fs.write(large.request(), ino, fh, AT, memoryview(b"later"))
+            task: asyncio.Future[Any] = asyncio.ensure_future(call)
+        else:
+            task = asyncio.ensure_future(fs.read(large.request(), ino, fh, AT, 4096))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        gate.open.set()
+        await flush
+        result = await task
+        assert writes or as_bytes(result) == BIG[AT : AT + 4096]
+        await fs.flush(large.request(), ino, fh)
+        await fs.release(large.request(), ino, fh)
+
+    large.run(run())
+    large.stop()
+    later = b"later" if writes else BIG[AT : AT + 5]
+    assert large.objects()["large"] == b"new" + BIG[3:AT] + later + BIG[AT + 5 :]
