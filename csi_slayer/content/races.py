@@ -90,19 +90,30 @@ class Races:
         self, inode: Inode, row: Pending, found: ObjectInfo | None, error: Exception
     ) -> None:
         """Suspends nowhere."""
-        self._events.conflict(row.key)
-        kept: Path | None = None
-        if inode.stage is not None:
-            kept = self._conflicts.keep(
-                self._staging, inode.stage, key=row.key, expected=row.expect,
-                found=found.etag if found is not None else None,
-            )  # fmt: skip
-        log.error("conflict", key=row.key, kept_at=str(kept), expected=row.expect,
-                  found=found.etag if found is not None else None, reason=str(error))  # fmt: skip
+        self._keep(inode, row.key, row.expect, found, error)
         if found is None:
             await self._superseded(inode, row.key, None)
             return
         await self._take(inode, row, found)
+
+    def _keep(
+        self,
+        inode: Inode,
+        key: str,
+        expected: str | None,
+        found: ObjectInfo | None,
+        error: Exception,
+    ) -> None:
+        """Our bytes, if there are any, where an administrator finds them."""
+        self._events.conflict(key)
+        etag = found.etag if found is not None else None
+        kept: Path | None = None
+        if inode.stage is not None:
+            kept = self._conflicts.keep(
+                self._staging, inode.stage, key=key, expected=expected, found=etag
+            )
+        log.error("conflict", key=key, kept_at=str(kept), expected=expected, found=etag,
+                  reason=str(error))  # fmt: skip
 
     async def _take(self, inode: Inode, row: Pending, found: ObjectInfo) -> None:
         self._changed(inode.ino)
@@ -148,8 +159,17 @@ class Races:
         if record is not None and isinstance(record.file, StagedFile | OverlayFile):
             raise error
         if inode.stage is not None:
-            self._staging.remove(inode.stage)
+            if self._is_changed(inode, inode.stage):  # two files swap their names
+                self._keep(inode, key, inode.etag, found, error)
+            else:
+                self._staging.remove(inode.stage)
         await self._superseded(inode, key, found)
+
+    def _is_changed(self, inode: Inode, stage: str) -> bool:
+        try:
+            return os.stat(self._staging.file(stage)).st_mtime_ns != inode.stamp
+        except FileNotFoundError:
+            return False
 
     async def _superseded(self, inode: Inode, key: str, found: ObjectInfo | None) -> None:
         """What is at the key now is the file, or nothing is; suspends nowhere."""

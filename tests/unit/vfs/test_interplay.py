@@ -99,3 +99,25 @@ def test_a_part_that_is_only_in_the_object_when_an_upload_ends(large: Volume, wr
     large.stop()
     later = b"later" if writes else BIG[AT : AT + 5]
     assert large.objects()["large"] == b"new" + BIG[3:AT] + later + BIG[AT + 5 :]
+
+
+def test_a_part_that_was_changed_of_a_file_that_swaps_names_and_was_replaced(large: Volume) -> None:
+    """Of the two files this is the one that is copied aside first."""
+    large.live.durability = "fsync"
+    put(large, "a", BIG)
+
+    async def run() -> None:
+        fs = large.fs
+        await fs.lookup(large.request(), ROOT, b"a")
+        ino, fh = await opened(large, b"large")
+        await fs.write(large.request(), ino, fh, 0, memoryview(b"ours"))
+        put(large, "large", b"theirs")
+        await fs.release(large.request(), ino, fh)
+        await fs.rename(large.request(), ROOT, b"a", ROOT, b"large", 2)
+        await asyncio.sleep(5)
+
+    large.run(run())
+    large.stop()
+    assert large.objects() == {"a": b"theirs", "large": BIG}
+    assert large.events.conflicts == 1
+    assert any(data.startswith(b"ours") for data in everything(large))
