@@ -67,6 +67,9 @@ class Races:
     ) -> None:
         """The store's object is not the one we meant to replace: it stays, or its absence does,
         and our bytes are kept; but for bytes of the mtime ``has``, which the store has, too."""
+        now = await self._catalog.find(inode.ino)
+        if now is None or now.nlink == 0:
+            return  # removed meanwhile; a new file of this name has not met theirs yet
         record = self._opened.get(inode.ino)
         if record is not None and record.users > 1:
             return  # the handles keep their bytes; decided when the last one is closed

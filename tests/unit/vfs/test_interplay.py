@@ -12,7 +12,7 @@ import pytest
 from csi_slayer.catalog import ROOT
 from csi_slayer.content.ranges import as_bytes
 from csi_slayer.vfs.types import SetAttr
-from tests.unit.vfs.calls import LARGE, Gate
+from tests.unit.vfs.calls import LARGE, Gate, begin, create
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob
 
@@ -121,3 +121,37 @@ def test_a_part_that_was_changed_of_a_file_that_swaps_names_and_was_replaced(lar
     assert large.objects() == {"a": b"theirs", "large": BIG}
     assert large.events.conflicts == 1
     assert any(data.startswith(b"ours") for data in everything(large))
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_name_that_is_made_again_while_its_conflict_is_looked_at(
+    tmp_path: Path, renamed: bool
+) -> None:
+    """The new file has not seen what somebody else has put there, and does not replace it."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600, durability="fsync")
+
+    async def run() -> None:
+        fs = volume.fs
+        await create(volume, b"f", b"one")
+        assert await fs.drain(2.0) == 0
+        ino, fh = await opened(volume, b"f")
+        await fs.write(volume.request(), ino, fh, 0, memoryview(b"ours"))
+        put(volume, "f", b"theirs")
+        if renamed:
+            new, handle = await begin(volume, b"g", b"new")
+        gate = Gate(volume, "head", after=True)
+        await fs.release(volume.request(), ino, fh)
+        await gate.reached.wait()
+        if renamed:
+            await fs.rename(volume.request(), ROOT, b"g", ROOT, b"f", 0)
+        else:
+            await fs.unlink(volume.request(), ROOT, b"f")
+            new, handle = await begin(volume, b"f", b"new")
+        gate.open.set()
+        await asyncio.sleep(1)
+        await fs.release(volume.request(), new, handle.fh)
+        await asyncio.sleep(5)
+
+    volume.run(run())
+    volume.stop()
+    assert volume.objects() == {"f": b"theirs"} and b"new" in everything(volume)
