@@ -169,6 +169,12 @@ class Pendings(Reads):
             self._db.execute("UPDATE pending SET doubt = 2 WHERE key = ?", (key,))
             self._pending.pop(key, None)
 
+    async def copy_refused(self, row: Pending) -> None:
+        """There was no copy after all: what is found at the key is no more ours than before."""
+        with self._db.transaction():
+            self._db.execute("UPDATE pending SET doubt = ? WHERE key = ?", (row.doubt, row.key))
+            self._pending.pop(row.key, None)
+
     async def settled(self, ino: int, row: Pending, found: str | None) -> None:
         """The object at ``row.key`` is what the inode there asks for, as version ``found``."""
         with self._db.transaction():

@@ -237,6 +237,7 @@ class Objects:
                 inode.origin, row.key, source_etag=inode.etag, metadata=replace
             )
         except (PreconditionFailed, ObjectNotFound) as error:
+            await self._catalog.copy_refused(row)
             await self._races.source_changed(inode, inode.origin, error)
             return False
         await self._copied(inode, row, info.etag)

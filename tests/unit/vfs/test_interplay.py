@@ -155,3 +155,24 @@ def test_a_name_that_is_made_again_while_its_conflict_is_looked_at(
     volume.run(run())
     volume.stop()
     assert volume.objects() == {"f": b"theirs"} and b"new" in everything(volume)
+
+
+def test_theirs_is_at_the_target_when_the_copy_of_a_rename_is_refused(tmp_path: Path) -> None:
+    """It is not taken for a copy of ours."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+
+    async def run() -> None:
+        await create(volume, b"a", b"one")
+        assert await volume.fs.drain(2.0) == 0
+        put(volume, "a", b"changed by them")
+        gate = Gate(volume, "copy")
+        gate.open.set()
+        await volume.fs.rename(volume.request(), ROOT, b"a", ROOT, b"b", 0)
+        await gate.reached.wait()
+        put(volume, "b", b"theirs")
+        await asyncio.sleep(5)
+
+    volume.run(run())
+    volume.stop()
+    assert volume.objects()["b"] == b"changed by them"
+    assert b"theirs" in everything(volume) and volume.events.conflicts == 1
