@@ -301,7 +301,8 @@ class Content:
 
     async def removed(self, inode: Inode) -> None:
         """An inode is gone for good: so are its staged copy and what was sent ahead."""
-        await self.uploader.forget(inode.ino)
+        if self.uploader.name_lost(inode.ino):
+            self.spawn(self.uploader.forget(inode.ino))  # the store may be away
         self.objects.clones.pop(inode.ino, None)
         self.opened.mappable.discard(inode.ino)
         self.durable.forget(inode.ino)

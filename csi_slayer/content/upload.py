@@ -310,10 +310,12 @@ class Uploader:
         """Files of which parts have been sent ahead, and no more than that."""
         return list(self._ahead)
 
-    def name_lost(self, ino: int) -> None:
-        """What is being sent of this file is not wanted any more: it was removed."""
+    def name_lost(self, ino: int) -> bool:
+        """What is being sent of this file is not wanted any more: it was removed. Returns whether
+        parts were sent ahead, which are left to :meth:`forget`."""
         if ino in self._sending:
             self._sending[ino].wanted = False
+        return ino in self._ahead
 
     async def forget(self, ino: int) -> None:
         """As :meth:`name_lost`, and what was sent ahead is not wanted either."""

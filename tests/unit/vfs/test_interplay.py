@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from csi_slayer.catalog import ROOT
+from csi_slayer.content import upload
 from csi_slayer.content.ranges import as_bytes
 from csi_slayer.vfs.types import SetAttr
 from tests.unit.vfs.calls import LARGE, Gate, begin, create
@@ -176,3 +177,32 @@ def test_theirs_is_at_the_target_when_the_copy_of_a_rename_is_refused(tmp_path: 
     volume.stop()
     assert volume.objects()["b"] == b"changed by them"
     assert b"theirs" in everything(volume) and volume.events.conflicts == 1
+
+
+def test_a_file_of_which_parts_were_sent_is_removed_while_the_store_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for that, and whoever is killed meanwhile leaves nothing behind."""
+    monkeypatch.setattr(upload, "SINGLE", 4096)
+    volume = Volume(tmp_path, passthrough=False, ttl=3600, part_size=1 << 20, durability="fsync")
+
+    async def run() -> None:
+        fs = volume.fs
+        ino, handle = await begin(volume, b"a", b"")
+        await asyncio.sleep(1)
+        for at in range(0, 5 << 20, 256 << 10):
+            data = memoryview(bytes(256 << 10))
+            await fs.write(volume.request(), ino, handle.fh, at, data)
+            await asyncio.sleep(0.2)
+        await fs.release(volume.request(), ino, handle.fh)
+        assert fs.content.uploader.sent_ahead()
+        gate = Gate(volume, "abort_multipart")
+        task = asyncio.ensure_future(fs.unlink(volume.request(), ROOT, b"a"))
+        await asyncio.sleep(0)
+        assert task.done() and not list(fs.content.staging.list())
+        gate.open.set()
+        await asyncio.sleep(1)
+        assert not volume.bucket.uploads
+
+    volume.run(run())
+    volume.stop()
