@@ -383,7 +383,8 @@ class Content:
                 await self.note_dirty(inode)
                 self.reconciler.kick()
                 return
-        adopted = False
+        await self.catalog.update(inode.ino, clear=Mark.OVERLAY, stage=None, stamp=None)
+        self.durable.forget(inode.ino)
         if not inode.flags & (Mark.OVERLAY | Mark.UNKEPT) and 0 < inode.size <= self.segment_span:
             key = self.segment_key(source)
             try:
@@ -391,10 +392,8 @@ class Content:
                     self.cache.adopt(key, path, inode.size, fd)
                 else:
                     await asyncio.to_thread(self.cache.adopt, key, path, inode.size)
-                adopted = True
             except CacheError as error:
                 log.info("staged file not kept in the cache", ino=inode.ino, reason=str(error))
-        self.durable.forget(inode.ino)
-        await self.catalog.update(inode.ino, clear=Mark.OVERLAY, stage=None, stamp=None)
-        if not adopted:
-            self.staging.remove(inode.stage)
+            else:
+                return
+        self.staging.remove(inode.stage)

@@ -275,11 +275,13 @@ class OpenOps(NameOps):
         if record.backing_id:
             self.kernel.backing_close(record.backing_id)
         staged = isinstance(record.file, StagedFile | OverlayFile)
-        if isinstance(record.file, StagedFile) and not record.unlinked:
-            staged = not await self.content.retire_open(record.ino, record.file)
-        if record.file is not None:
-            await record.file.close()
-        record.file = None
+        try:
+            if isinstance(record.file, StagedFile) and not record.unlinked:
+                staged = not await self.content.retire_open(record.ino, record.file)
+        finally:
+            if record.file is not None:
+                await record.file.close()
+            record.file = None
         if staged or record.unlinked:
             await self.content.retire(record.ino)
         if record.unlinked:

@@ -12,8 +12,9 @@ import pytest
 from csi_slayer.catalog import ROOT
 from csi_slayer.content import upload
 from csi_slayer.content.ranges import as_bytes
+from csi_slayer.errors import CacheFull
 from csi_slayer.vfs.types import SetAttr
-from tests.unit.vfs.calls import LARGE, Gate, begin, create
+from tests.unit.vfs.calls import LARGE, Gate, begin, create, read
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob
 
@@ -203,6 +204,31 @@ def test_a_file_of_which_parts_were_sent_is_removed_while_the_store_is_away(
         gate.open.set()
         await asyncio.sleep(1)
         assert not volume.bucket.uploads
+
+    volume.run(run())
+    volume.stop()
+
+
+def test_the_catalog_cannot_be_written_at_the_last_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The staged copy that it knows is still there, and is not left open."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+
+    async def full(*_: object, **__: object) -> None:
+        raise CacheFull("the disk of the catalog is full")
+
+    async def run() -> None:
+        fs = volume.fs
+        ino, handle = await begin(volume, b"f", b"one")
+        await fs.flush(volume.request(), ino, handle.fh)
+        record = fs.opened.get(ino)
+        with monkeypatch.context() as patch:
+            patch.setattr(fs.catalog, "update", full)
+            with pytest.raises(CacheFull):
+                await fs.release(volume.request(), ino, handle.fh)
+        assert record is not None and record.file is None
+        assert await read(volume, ino) == b"one"
 
     volume.run(run())
     volume.stop()
