@@ -274,7 +274,7 @@ class OpenOps(NameOps):
             return
         if record.backing_id:
             self.kernel.backing_close(record.backing_id)
-        staged = isinstance(record.file, StagedFile | OverlayFile)
+        staged = was_staged = isinstance(record.file, StagedFile | OverlayFile)
         try:
             if isinstance(record.file, StagedFile) and not record.unlinked:
                 staged = not await self.content.retire_open(record.ino, record.file)
@@ -284,6 +284,9 @@ class OpenOps(NameOps):
             record.file = None
         if staged or record.unlinked:
             await self.content.retire(record.ino)
+        key = await self.catalog.path(record.ino) if was_staged else None
+        if key is not None and await self.catalog.pending(key) is not None:
+            self.content.reconciler.kick()  # attributes, say, which waited for the last close
         if record.unlinked:
             self._stale_pages.forgotten(record.ino)  # nobody opens it any more
 

@@ -232,3 +232,25 @@ def test_the_catalog_cannot_be_written_at_the_last_close(
 
     volume.run(run())
     volume.stop()
+
+
+@pytest.mark.parametrize("size", [4, 2 << 20])
+def test_attributes_that_are_set_while_a_file_is_open_are_stored_after_its_close(
+    tmp_path: Path, size: int
+) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600, posix=True, durability="fsync")
+
+    async def run() -> None:
+        fs = volume.fs
+        await create(volume, b"a", bytes(size))
+        assert await fs.drain(2.0) == 0
+        ino, fh = await opened(volume, b"a")
+        await fs.setattr(volume.request(), ino, SetAttr(mode=0o600))
+        await asyncio.sleep(20)
+        await fs.release(volume.request(), ino, fh)
+        await asyncio.sleep(20)
+        assert await fs.catalog.pending_count() == 0
+
+    volume.run(run())
+    assert int(volume.bucket.objects["a"].metadata["mode"]) & 0o777 == 0o600
+    volume.stop()
