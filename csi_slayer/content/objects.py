@@ -145,12 +145,13 @@ class Objects:
     async def _send_staged(
         self, inode: Inode, row: Pending, record: OpenInode, staged: StagedFile | OverlayFile
     ) -> None:
-        retimed, syncs = record.retimed, record.syncs_begun
+        retimed = record.retimed
         with os_errors():
             if record.users > 1:  # somebody else has it open, perhaps for writing
                 mtime_ns = await self._opened.patient.run(settle, staged.fd)
             else:
                 mtime_ns = settled_mtime(staged.fd)
+        syncs = record.syncs_begun  # those that begin after it have all that is sent
         if inode.ino in self._opened.mappable:
             # After the stat: a store that comes before this is read, one after it changes the time.
             with os_errors():

@@ -1,0 +1,42 @@
+"""What is made durable while a file is sent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.test_power_loss import lose_power, older, opened, saved, the_stage, volume
+from tests.unit.vfs.test_power_loss_races import staged
+
+__all__ = ["volume"]
+
+
+def test_synced_and_written_before_an_upload_looks_at_the_file(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ino, handle = opened(volume, b"f")
+    volume.write(ino, handle, 0, b"first")
+    stage = the_stage(volume)
+    os.utime(stage, ns=(0, stage.stat().st_mtime_ns - 10**9))
+    volume.run(volume.fs._note(ino))
+    patient, disk = volume.fs.opened.patient, list[Callable[[], None]]()
+    run = patient.run
+
+    async def late(*args: Any) -> Any:  # its threads wait for writes to other files
+        await volume.fs.fsync(volume.request(), ino, handle.fh, False)
+        disk.append(older(stage))
+        os.pwrite(staged(volume, ino).fd, b"SECOND", 0)
+        return await run(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(patient, "run", late)
+        volume.run(volume.fs.content.reconciler.settle("f"))
+    assert volume.objects()["f"].startswith(b"SECOND")
+    rows = saved(volume)
+    lose_power(volume, monkeypatch, unwritten=False, rows=rows, disk=disk[0])
+    volume.run(volume.fs.drain(1))
+    assert volume.objects()["f"].startswith(b"SECOND")
