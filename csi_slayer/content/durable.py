@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import NotKept, StagedFile
+from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import FsError, SlayerError
 from csi_slayer.observability.complaints import Complaints
 
@@ -136,12 +138,22 @@ class Durable:
         begun = 0
         if record is not None:
             begun = record.syncs_begun = record.syncs_begun + 1
+        refused: list[NotKept] = []
+
+        def sync(_unwanted: threading.Event) -> None:
+            try:
+                file.sync()
+            except NotKept as error:
+                refused.append(error)
+
         try:
-            await asyncio.to_thread(file.sync)
-        except NotKept:
-            self.marked(ino)
-            await self._catalog.update(ino, add=Mark.UNSYNCED | Mark.UNWRITTEN | Mark.UNKEPT)
-            raise
+            await to_its_end(sync)
+        finally:
+            if refused:  # also if nobody waits for it any more: it is told once
+                self.marked(ino)
+                await self._catalog.update(ino, add=Mark.UNSYNCED | Mark.UNWRITTEN | Mark.UNKEPT)
+        if refused:
+            raise refused[0]
         if record is not None:
             record.synced = max(record.synced, begun)
         await self._is_durable(ino, file.stage, turn)

@@ -1,16 +1,28 @@
-"""What is made durable while a file is sent."""
+"""What is made durable while a file is sent, or while who waits for it is killed."""
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from csi_slayer.errors import FsError
 from tests.unit.vfs.harness import Volume
-from tests.unit.vfs.test_power_loss import lose_power, older, opened, saved, the_stage, volume
-from tests.unit.vfs.test_power_loss_races import staged
+from tests.unit.vfs.test_power_loss import (
+    fsync,
+    lose_power,
+    older,
+    opened,
+    release,
+    saved,
+    the_stage,
+    volume,
+)
+from tests.unit.vfs.test_power_loss_races import Slow, staged
 
 __all__ = ["volume"]
 
@@ -40,3 +52,38 @@ def test_synced_and_written_before_an_upload_looks_at_the_file(
     lose_power(volume, monkeypatch, unwritten=False, rows=rows, disk=disk[0])
     volume.run(volume.fs.drain(1))
     assert volume.objects()["f"].startswith(b"SECOND")
+
+
+def test_who_waits_for_fsync_is_killed_and_the_disk_refuses(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of it once."""
+    ino, handle = opened(volume, b"f")
+    volume.write(ino, handle, 0, b"changed")
+    slow, sync, told = Slow(volume), os.fsync, list[int]()
+
+    def refuse(fd: int) -> None:
+        if told:
+            return sync(fd)
+        told.append(fd)
+        slow()
+        raise OSError(errno.EIO, "lost")
+
+    async def killed() -> None:
+        call.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        nonlocal call
+        call = asyncio.ensure_future(volume.fs.fsync(volume.request(), ino, handle.fh, False))
+        with pytest.raises(asyncio.CancelledError):
+            await slow.during(call, killed())
+
+    call: asyncio.Future[None]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        volume.run(run())
+        with pytest.raises(FsError):
+            fsync(volume, ino, handle)
+    release(volume, ino, handle)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,7 @@ class Slow:
         self._began.set()
         assert self._gate.wait(10)
 
-    async def during(
-        self, call: Coroutine[Any, Any, object], meanwhile: Coroutine[Any, Any, Any]
-    ) -> Any:
+    async def during(self, call: Awaitable[object], meanwhile: Coroutine[Any, Any, Any]) -> Any:
         task = asyncio.ensure_future(call)
         while not self._began.is_set():  # noqa: ASYNC110 - a thread tells
             await asyncio.sleep(0.001)
