@@ -196,12 +196,17 @@ class OverlayFile:
         # What lies beyond the limit needs no marks: it is in no object, and absent there are zeros.
         if size < self._limit and size % BLOCK and self._from_base(size // BLOCK):
             await self._bring(size // BLOCK)
-        if size < self._limit:
-            await to_its_end(lambda _unwanted: self._revoke_checkpoint())
-        with os_errors():
-            os.ftruncate(self.fd, size)
-        if size < self._limit:
-            self._set_limit(size)
+        revoked: list[bool] = []
+        try:
+            if size < self._limit:
+                await to_its_end(lambda _unwanted: self._revoke_checkpoint(revoked))
+            with os_errors():
+                os.ftruncate(self.fd, size)
+            if size < self._limit:
+                self._set_limit(size)
+        finally:
+            if revoked:
+                self._checkpoint.release()
 
     async def bring_range(self, offset: int, length: int) -> None:
         """Have [offset, offset + length) wholly in the stage."""
@@ -254,8 +259,11 @@ class OverlayFile:
                 elif self._etags is etags:
                     return
 
-    def _revoke_checkpoint(self) -> None:
-        with os_errors(), self._checkpoint:
+    def _revoke_checkpoint(self, revoked: list[bool]) -> None:
+        """Until the caller has cut the file, and releases it, no sync makes another one."""
+        self._checkpoint.acquire()
+        revoked.append(True)
+        with os_errors():
             overlay_map.revoke_checkpoint(self.path)
 
     async def close(self) -> None:

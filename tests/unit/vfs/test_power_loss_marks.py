@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from csi_slayer.content import overlay
+from csi_slayer.content.overlay import BLOCK, OverlayFile
+from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import FsError
+from csi_slayer.vfs.types import Opened
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.test_power_loss import (
+    LARGE,
     fsync,
     lose_power,
     older,
@@ -87,3 +93,30 @@ def test_who_waits_for_fsync_is_killed_and_the_disk_refuses(
         with pytest.raises(FsError):
             fsync(volume, ino, handle)
     release(volume, ino, handle)
+
+
+def test_a_large_file_is_emptied_while_another_sync_waits_for_its_turn(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That has its turn when the file is cut, not when it is about to be."""
+    ino, handle = opened(volume, b"large")
+    volume.write(ino, handle, 5, b"changed")
+    record = volume.fs.opened.get(ino)
+    assert record is not None and isinstance(record.file, OverlayFile)
+    other = threading.Thread(target=record.file.sync)
+
+    async def late(call: Callable[[threading.Event], None]) -> None:
+        await to_its_end(call)
+        other.start()
+        other.join(0.2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(overlay, "to_its_end", late)
+        call = volume.fs.open(volume.request(), ino, os.O_RDWR | os.O_TRUNC)
+        emptied: Opened = volume.run(call)
+    other.join()
+    for at in range(0, len(LARGE), BLOCK):
+        volume.write(ino, emptied, at, b"n" * min(BLOCK, len(LARGE) - at))
+    lose_power(volume, monkeypatch, unwritten=False)
+    volume.run(volume.fs.drain(1))
+    assert volume.objects()["large"] in (LARGE, b"n" * len(LARGE))
