@@ -54,6 +54,8 @@ def test_a_name_is_free_although_a_dead_request_left_something(
 def test_a_name_seen_as_a_directory_by_a_first_listing_can_be_freed(
     minio: S3Server, bucket: str, tmp_path: Path
 ) -> None:
+    if minio.directory.stat().st_nlink == 1:
+        pytest.skip("MinIO lists what is left below the name, too, where links are not counted")
     for name in ("looked-into", "removed"):
         _leave(minio, bucket, name)
     volume = _mount(minio, bucket, tmp_path)
