@@ -227,6 +227,8 @@ class FileOps(OpenOps):
         file = await self._file(ino, fh)
         if whence not in (SEEK_DATA, SEEK_HOLE):
             raise FsError(errno.EINVAL)
+        if offset < 0:
+            raise FsError(errno.ENXIO)
         if isinstance(file, StagedFile):
             # A description of our own: its position is nobody else's.
             with os_errors():

@@ -154,3 +154,14 @@ def test_a_directory_that_was_removed_while_it_is_open(place: Place) -> None:
             os.close(again)
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("whence", [os.SEEK_DATA, os.SEEK_HOLE])
+def test_nothing_is_before_the_beginning(place: Place, whence: int) -> None:
+    """Neither of a file that is being written nor of one that the store has."""
+    (place.objects / "stored").write_bytes(b"x")
+    with (place.root / "new").open("wb") as new, (place.root / "stored").open("rb") as stored:
+        for file in (new, stored):
+            with pytest.raises(OSError) as caught:
+                os.lseek(file.fileno(), -1, whence)
+            assert caught.value.errno == errno.ENXIO
