@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from csi_slayer.fuse.mount import lines
 from tests.support import servers
 
 _SUSPICIOUS = re.compile(
@@ -32,7 +33,7 @@ _HARMLESS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 def mount_points(root: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> set[Path]:
     """Mount points at or below ``root``, without touching any of them."""
     points = set()
-    for line in mountinfo.read_text().splitlines():
+    for line in lines(mountinfo):
         point = Path(re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), line.split(" ")[4]))
         if point.is_relative_to(root):
             points.add(point)

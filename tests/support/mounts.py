@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from csi_slayer.cli.control import NoWorker, ask
+from csi_slayer.fuse import mount as mounts
 from csi_slayer.node import registry
 from tests.support.preloaded import preloaded
 from tests.support.servers import live_pids
@@ -89,10 +90,7 @@ class TestMount:
 
     @property
     def mounted(self) -> bool:
-        return any(
-            line.split()[1] == str(self.root)
-            for line in Path("/proc/self/mounts").read_text().splitlines()
-        )
+        return mounts.find(str(self.root)) is not None
 
     def status(self) -> dict[str, Any]:
         (volume,) = json.loads(slayer("status", "--json", str(self.root)).stdout)

@@ -89,6 +89,7 @@ def test_finds_mounts_below_a_directory_only(tmp_path: Path) -> None:
         "1 0 0:1 / / rw - ext4 /dev/vda rw\n"
         "2 1 0:2 / /base/a\\040b rw - fuse.slayerfs x rw\n"
         "3 1 0:3 / /based rw - tmpfs x rw\n"
+        "4 1 0:4 / /else\vwhere rw - tmpfs x rw\n"
     )
     assert mount_points(Path("/base"), info) == {Path("/base/a b")}
 
