@@ -99,6 +99,30 @@ SELECT = "SELECT " + ",".join(f"i.{name}" for name in COLUMNS) + " FROM inodes i
 INSERT = f"INSERT INTO inodes({','.join(COLUMNS)}) VALUES ({','.join('?' * len(COLUMNS))})"
 
 
+class Found(NamedTuple):
+    """A new inode as a listing shows it: what is not the same for all of them. A page has a
+    thousand, and each column that need not be bound saves time."""
+
+    ino: int
+    parent: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    size: int
+    time_ns: int
+    etag: str | None
+    stamp: int | None
+    checked_ns: int
+    place: int
+
+
+INSERT_FOUND = (
+    "INSERT INTO inodes(ino,parent,mode,nlink,uid,gid,size,atime_ns,mtime_ns,ctime_ns,etag,stamp,"
+    "checked_ns,place) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?8,?8,?9,?10,?11,?12)"
+)
+
+
 class Name(NamedTuple):
     """One name of a directory, and of its inode what a listing of names needs."""
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from csi_slayer.catalog.inode import Defaults, Inode, Listed, Mark
+from csi_slayer.catalog.inode import Defaults, Found, Inode, Listed, Mark
 from csi_slayer.catalog.outcomes import Outcomes
 from csi_slayer.catalog.uses import Merged
 
@@ -58,7 +58,7 @@ class Listings(Outcomes):
         with self._db.transaction():
             known = self._known(parent, [item.name for item in found])
             pending = self._pending_of(base, found)
-            inserts: list[tuple[Inode, str]] = []
+            inserts: list[tuple[Found, str]] = []
             seen: list[tuple[int, int]] = []
             dated: list[tuple[int, int]] = []
             for item in found:
@@ -88,7 +88,7 @@ class Listings(Outcomes):
                     seen.append((since_ns, row.ino))
                     if row.stage is None and row.stamp is None and _is_empty(item):
                         dated.append((item.mtime_ns, row.ino))
-            self._rows.add_many(inserts)
+            self._rows.add_many(parent, inserts)
             self.used_bytes += sum(inode.size for inode, _name in inserts)
             self._rows.set_times("checked_ns", seen)
             self._rows.set_times("stamp", dated)
@@ -138,32 +138,23 @@ class Listings(Outcomes):
         )
         return {keys[row[0]] for row in rows}
 
-    def _fresh(self, parent: int, item: Listed, since_ns: int, defaults: Defaults) -> Inode:
-        directory = stat.S_ISDIR(item.mode)
-        mode = item.mode | (defaults.dir_mode if directory else defaults.file_mode)
+    def _fresh(self, parent: int, item: Listed, since_ns: int, defaults: Defaults) -> Found:
+        _name, kind, size, mtime_ns, etag = item
+        directory = stat.S_ISDIR(kind)
         ino = self._new_ino()
-        return Inode(
+        return Found(
             ino,
             parent,
-            mode,
+            kind | (defaults.dir_mode if directory else defaults.file_mode),
             2 if directory else 1,
             defaults.uid,
             defaults.gid,
-            0,
-            item.size,
-            item.mtime_ns,
-            item.mtime_ns,
-            item.mtime_ns,
-            item.etag,
-            None,
-            None,
-            item.mtime_ns if _is_empty(item) else None,
-            None,
-            0,
+            size,
+            mtime_ns,
+            etag,
+            mtime_ns if size == 0 and not directory else None,
             since_ns,
-            0,
             ino,
-            None,
         )
 
     @staticmethod

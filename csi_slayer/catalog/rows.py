@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from csi_slayer.catalog.database import Database
-from csi_slayer.catalog.inode import INSERT, SELECT, Inode
+from csi_slayer.catalog.inode import INSERT, INSERT_FOUND, SELECT, Found, Inode
 
 ROWS_KEPT = 8192
 """Inodes remembered, about 5 MiB; when there are more, all are forgotten."""
@@ -136,15 +136,14 @@ class Rows:
         self._absent.discard((inode.parent, name))
         self.remember(inode, name)
 
-    def add_many(self, found: list[tuple[Inode, str]]) -> None:
-        """New inodes and their names, which are free."""
-        self._db.executemany(INSERT, [inode for inode, _name in found])
+    def add_many(self, parent: int, found: list[tuple[Found, str]]) -> None:
+        """New inodes and their names in a directory, which are free."""
+        self._db.executemany(INSERT_FOUND, [inode for inode, _name in found])
         self._db.executemany(
-            _NAME, [(inode.parent, name, inode.ino, inode.place) for inode, name in found]
+            _NAME, [(parent, name, inode.ino, inode.place) for inode, name in found]
         )
         self._absent.clear()
-        for parent in {inode.parent for inode, _name in found}:
-            self._whole.pop(parent, None)
+        self._whole.pop(parent, None)
 
     def set(self, ino: int, values: Mapping[str, Any]) -> None:
         """Change columns of an inode."""

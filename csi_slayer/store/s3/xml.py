@@ -22,16 +22,20 @@ _NAMESPACE = re.compile(rb' xmlns="http://s3\.amazonaws\.com/doc/2006-03-01/"')
 # An object of a listing as most servers write it: these fields in this order, in them nothing that
 # XML has to escape but the etag's quotes, and after them only elements of plain text.
 _PLAIN_OBJECT = re.compile(
-    "<Contents><Key>([^<>&\\x00-\\x1f\ufffe\uffff]*)</Key><LastModified>([0-9TZ:.-]*)</LastModified>"
+    "(<Contents><Key>([^<>&\\x00-\\x1f\ufffe\uffff]*)</Key><LastModified>([0-9TZ:.-]*)</LastModified>"
     '<ETag>(?:"|&quot;|&#34;)([0-9A-Za-z-]*)(?:"|&quot;|&#34;)</ETag><Size>([0-9]+)</Size>'
-    "(?:<([A-Za-z]+)>[0-9A-Za-z_ -]*</\\5>)*</Contents>"
+    "(?:<([A-Za-z]+)>[0-9A-Za-z_ -]*</\\6>)*</Contents>)"
 )
+_END = "</Contents>"
 # A token that XML need not escape; without another form of it a listing can be read on sooner.
 _PLAIN_TOKEN = re.compile(rb"<NextContinuationToken>([!-%'-;=?-~]+)</NextContinuationToken>")
 _UTF8 = b'<?xml version="1.0" encoding="UTF-8"?>'
 # XML 1.0 has no way to write these, not even as a reference.
 _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _ESCAPES = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;", '"': "&quot;"}
+
+_NEAR = 1 << 62
+"""Nanoseconds; the years from 1824 to 2116, which can be kept as they are."""
 
 _Fields = tuple[str, str, str, str]
 """Key, time of the last change, etag and size of an object in a listing."""
@@ -69,11 +73,11 @@ def _time_ns(text: str, known: dict[str, int]) -> int:
     if value is None:
         moment = datetime.fromisoformat(second).replace(tzinfo=UTC)
         value = known[second] = int(moment.timestamp()) * 10**9
-    if rest == "Z":
-        return storable_time(value)
-    if rest[:1] != "." or rest[-1:] != "Z":
-        raise ValueError(f"{text[:80]!r} is not a time in UTC")
-    return storable_time(value + int(rest[1:-1][:9].ljust(9, "0")))
+    if rest != "Z":
+        if rest[:1] != "." or rest[-1:] != "Z":
+            raise ValueError(f"{text[:80]!r} is not a time in UTC")
+        value += int(rest[1:-1][:9].ljust(9, "0"))
+    return value if -_NEAR < value < _NEAR else storable_time(value)
 
 
 def _size(text: str) -> int:
@@ -87,9 +91,13 @@ def _decode(text: str) -> str:
     return unquote_plus(text, errors="surrogateescape") if "%" in text or "+" in text else text
 
 
+def _elsewhere(key: str) -> ValueError:
+    return ValueError(f"{key[:200]!r} is not below the prefix")
+
+
 def _below(key: str, root_prefix: str) -> str:
     if not key.startswith(root_prefix):
-        raise ValueError(f"{key[:200]!r} is not below the prefix")
+        raise _elsewhere(key)
     return key[len(root_prefix) :]
 
 
@@ -109,7 +117,12 @@ def _plain_objects(body: bytes) -> tuple[list[_Fields], bytes]:
     found = _PLAIN_OBJECT.findall(text)
     if len(found) != text.count("<Contents"):
         return [], body
-    return [fields[:4] for fields in found], _PLAIN_OBJECT.sub("", text).encode()
+    first, end = text.find("<Contents"), text.rfind(_END) + len(_END)
+    if sum([len(fields[0]) for fields in found]) == end - first:
+        rest = text[:first] + text[end:]  # nothing is between them
+    else:
+        rest = _PLAIN_OBJECT.sub("", text)
+    return [fields[1:5] for fields in found], rest.encode()
 
 
 def _objects(root: Element) -> Iterator[_Fields]:
@@ -131,13 +144,15 @@ def parse_listing(body: bytes, root_prefix: str = "") -> ListPage:
     decode = _decode if _text(root, "EncodingType") == "url" else _same
     objects: list[ObjectInfo] = []
     times: dict[str, int] = {}
+    start = len(root_prefix)
     try:
         for key, modified, etag, size in plain or _objects(root):
-            name = _below(decode(key), root_prefix)
-            if name:
-                objects.append(
-                    ObjectInfo(name, _size(size), normal_etag(etag), _time_ns(modified, times))
-                )
+            name = decode(key)
+            if not name.startswith(root_prefix):
+                raise _elsewhere(name)
+            if len(name) > start:
+                time_ns = _time_ns(modified, times)
+                objects.append(ObjectInfo(name[start:], _size(size), normal_etag(etag), time_ns))
         prefixes = [
             _below(decode(_text(element, "Prefix")), root_prefix)
             for element in root.iterfind("CommonPrefixes")
