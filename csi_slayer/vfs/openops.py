@@ -9,7 +9,7 @@ import stat
 import structlog
 
 from csi_slayer.cache import SMALL
-from csi_slayer.catalog import Inode
+from csi_slayer.catalog import Inode, Mark
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.opened import File, IoMode, OpenInode, local_file
 from csi_slayer.content.overlay import OverlayFile
@@ -284,9 +284,9 @@ class OpenOps(NameOps):
             record.file = None
         if staged or record.unlinked:
             await self.content.retire(record.ino)
-        key = await self.catalog.path(record.ino) if was_staged else None
-        if key is not None and await self.catalog.pending(key) is not None:
-            self.content.reconciler.kick()  # attributes, say, which waited for the last close
+        inode = await self.catalog.find(record.ino) if was_staged else None
+        if inode is not None and inode.flags & Mark.ATTRS_DIRTY:
+            self.content.reconciler.kick()  # they may have waited for the last close
         if record.unlinked:
             self._stale_pages.forgotten(record.ino)  # nobody opens it any more
 
