@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import re
+import select
 import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -116,6 +117,13 @@ def unmount(mountpoint: str, *, lazy: bool = False) -> None:
     if _libc.umount2(os.fsencode(mountpoint), flags):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), mountpoint)
+
+
+def is_connected(fd: int) -> bool:
+    """Whether the connection of a descriptor of /dev/fuse has not ended, by umount(2) or else."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return not poll.poll(0)
 
 
 def abort(connection: int) -> bool:

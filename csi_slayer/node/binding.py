@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -165,11 +164,7 @@ def shown(path: str, connection: int) -> bool:
 
 def alive(fuse_fd: int | None) -> bool:
     """Whether a connection to the kernel still has its mount."""
-    if fuse_fd is None:
-        return False
-    poll = select.poll()
-    poll.register(fuse_fd, 0)
-    return not poll.poll(0)
+    return fuse_fd is not None and mounts.is_connected(fuse_fd)
 
 
 def unmount(path: str) -> None:

@@ -13,7 +13,7 @@ import socket
 import sys
 from types import FrameType
 
-from csi_slayer.fuse.mount import is_mounted, unmount
+from csi_slayer.fuse.mount import TYPE, find, is_mounted, unmount
 from csi_slayer.node import registry
 from csi_slayer.node.lock import Busy, lock_volume
 from csi_slayer.node.supervisor import CannotStart, Supervisor, ignore_terminal_signals
@@ -33,7 +33,12 @@ def supervise(
             except OSError:
                 pass  # the command that started us is gone; the mount stays
 
+    connections: list[int] = []
+
     def ready(pid: int) -> None:
+        mounted = find(entry["mountpoint"])
+        if mounted is not None:
+            connections.append(mounted.connection)
         registry.write(registry.Mounted(supervisor=os.getpid(), **entry))
         answer({"ready": pid})
 
@@ -45,10 +50,17 @@ def supervise(
         return 1
     supervisor = Supervisor(spec, log_fd, ready, keep=(lock,))
 
+    def is_there() -> bool:
+        """Whether what is mounted there is this volume, and not one that came after it."""
+        mounted = find(entry["mountpoint"])
+        if mounted is None or mounted.fstype != TYPE or supervisor.is_unmounted:
+            return False
+        return not connections or mounted.connection == connections[0]
+
     def terminate(_signal: int, _frame: FrameType | None) -> None:
         if supervisor.give_up():
             return
-        if not is_mounted(entry["mountpoint"]):
+        if not is_there():
             supervisor.abandon()  # it was told to unmount before: now it is not to upload either
         else:
             with contextlib.suppress(OSError):

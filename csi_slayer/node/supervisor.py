@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from csi_slayer.fuse.mount import is_connected
 from csi_slayer.node.lifecycle import CannotStart, Lifecycle
 from csi_slayer.node.remains import SETTLE, is_all_that_is_left
 from csi_slayer.worker import channel
@@ -101,6 +102,13 @@ class Supervisor:
         if self._process is not None:
             self._process.kill()
         return True
+
+    @property
+    def is_unmounted(self) -> bool:
+        """Whether the connection that we hold has ended; that of one that cannot be handed over
+        nobody knows."""
+        fd = self._life.fuse_fd
+        return fd is not None and not is_connected(fd)
 
     def abandon(self) -> None:
         """Called from a signal handler once the volume is unmounted: end the worker and start no

@@ -140,6 +140,22 @@ def test_another_volume_at_the_same_place(refusing: Refusing, tmp_path: Path) ->
     assert refusing.served and registry.find(str(other.root)) is not None
 
 
+def test_a_signal_to_what_still_uploads_is_none_to_what_is_there_now(
+    refusing: Refusing, tmp_path: Path
+) -> None:
+    supervisor = refusing.mount.entry()["supervisor"]
+    refusing.umount("--timeout", "0")
+    (tmp_path / "objects").mkdir()
+    other = TestMount(f"file://{tmp_path}/objects", tmp_path, cache=tmp_path / "other cache")
+    other.mount()
+    os.kill(supervisor, signal.SIGTERM)
+    wait_for(lambda: not refusing.served, what="the end of the first one")
+    (other.root / "file").write_bytes(b"content")
+    other.umount()
+    assert (tmp_path / "objects/file").read_bytes() == b"content"
+    goes_on(refusing)
+
+
 def test_what_a_dead_volume_left_is_told_when_another_one_takes_its_place(
     refusing: Refusing, tmp_path: Path
 ) -> None:
