@@ -1,0 +1,34 @@
+"""``csi-slayer status``: what is asked, and how long that takes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from csi_slayer.cli import status
+from csi_slayer.node import registry
+
+
+def test_workers_that_hang_are_asked_at_the_same_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = [
+        registry.Mounted(f"volume{n}", "s3://b", f"/mnt/{n}", 1, "/control", "/state", "/cache")
+        for n in range(5)
+    ]
+    all_asked = threading.Barrier(len(entries))
+
+    def ask(entry: registry.Mounted, *_args: Any, **_kwargs: Any) -> Iterator[dict[str, Any]]:
+        all_asked.wait(timeout=20)
+        yield {"volume": entry.volume}
+
+    monkeypatch.setattr(registry, "mounts", lambda: iter(entries))
+    monkeypatch.setattr(status, "is_nothing", lambda entry: False)
+    monkeypatch.setattr(status.control, "ask", ask)
+    status.status(None, as_json=True)
+    shown = json.loads(capsys.readouterr().out)
+    assert [volume["volume"] for volume in shown] == [entry.volume for entry in entries]
