@@ -33,12 +33,7 @@ def supervise(
             except OSError:
                 pass  # the command that started us is gone; the mount stays
 
-    connections: list[int] = []
-
     def ready(pid: int) -> None:
-        mounted = find(entry["mountpoint"])
-        if mounted is not None:
-            connections.append(mounted.connection)
         registry.write(registry.Mounted(supervisor=os.getpid(), **entry))
         answer({"ready": pid})
 
@@ -55,7 +50,7 @@ def supervise(
         mounted = find(entry["mountpoint"])
         if mounted is None or mounted.fstype != TYPE or supervisor.is_unmounted:
             return False
-        return not connections or mounted.connection == connections[0]
+        return supervisor.connection in (None, mounted.connection)
 
     def terminate(_signal: int, _frame: FrameType | None) -> None:
         if supervisor.give_up():

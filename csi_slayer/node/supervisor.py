@@ -110,6 +110,11 @@ class Supervisor:
         fd = self._life.fuse_fd
         return fd is not None and not is_connected(fd)
 
+    @property
+    def connection(self) -> int | None:
+        """The number of the connection; None while a worker mounts anew."""
+        return (self._life.session or {}).get("connection")
+
     def abandon(self) -> None:
         """Called from a signal handler once the volume is unmounted: end the worker and start no
         other. What it had still to upload stays staged for the next mount."""

@@ -41,7 +41,7 @@ with open(spec["log"], "a") as log:
 for step in spec["plan"][message["restarts"]].split():
     if step == "mount":
         fd = os.open(spec["device"], os.O_RDWR)
-        state = json.dumps({{"session": {{"number": message["restarts"]}}}}).encode()
+        state = json.dumps({{"session": {{"connection": message["restarts"]}}}}).encode()
         socket.send_fds(supervisor, [state], [fd])
     elif step == "ready":
         supervisor.send(b'{{"ready": 1}}')
@@ -111,15 +111,17 @@ def test_the_next_worker_gets_the_connection(stand: Stand) -> None:
     first, second, third = stand.workers
     assert (first["session"], first["fds"]) == (None, [])
     for worker in (second, third):
-        assert (worker["session"], worker["fds"]) == ({"number": 0}, [device])
+        assert (worker["session"], worker["fds"]) == ({"connection": 0}, [device])
     assert [worker["restarts"] for worker in stand.workers] == [0, 1, 2]
     assert supervisor.restarts == 2
     assert len(stand.ready) == 1, "the client is told once"
 
 
 def test_a_worker_that_mounts_anew_replaces_the_connection(stand: Stand) -> None:
-    stand.supervisor("mount ready killed", "mount killed", "0").run()
-    assert stand.workers[2]["session"] == {"number": 1}
+    supervisor = stand.supervisor("mount ready killed", "mount killed", "0")
+    supervisor.run()
+    assert supervisor.connection == 1
+    assert stand.workers[2]["session"] == {"connection": 1}
 
 
 def test_its_own_descriptors_do_not_pile_up(stand: Stand) -> None:
@@ -176,7 +178,7 @@ def test_what_is_left_of_a_worker_holds_nobody_up(
     monkeypatch.setattr(module, "SETTLE", 0.05)
     assert stand.supervisor("mount ready remain", "ready said 0").run() == 0
     first, second = stand.workers
-    assert second["session"] == {"number": 0}
+    assert second["session"] == {"connection": 0}
     wait_until(lambda: not os.path.exists(f"/proc/{first['pid']}"))
 
 
