@@ -79,7 +79,7 @@ def _without_mtime(metadata: Mapping[str, str]) -> dict[str, str]:
 
 def _was_set_since(begun: str | None, mtime: str | None) -> bool:
     """Whether an mtime, in seconds, is not that of a write since an upload began."""
-    if begun is None or mtime is None:
+    if begun is None or mtime is None or mtime == begun:
         return False
     return not float(begun) <= float(mtime) <= time.time()
 

@@ -167,6 +167,20 @@ def test_a_time_that_was_set_after_parts_were_sent_ahead(tmp_path: Path, wanted:
     asyncio.run(run())
 
 
+def test_a_time_to_come_that_is_in_the_object_is_not_written_again(tmp_path: Path) -> None:
+    """That would copy all of it."""
+    values = {"mtime": "9000000000.000000000"}
+
+    async def run() -> None:
+        async with bench(tmp_path) as it:
+            it.write(0, os.urandom(3 * PART))
+            it.store.copy = None  # type: ignore[assignment, method-assign]
+            await it.uploader.send(7, "key", it.file, it.file.size, ANY, values)
+            assert (await it.store.head("key")).metadata == values
+
+    asyncio.run(run())
+
+
 def test_a_file_cut_shorter_loses_the_parts_sent_ahead(tmp_path: Path) -> None:
     async def run() -> None:
         async with bench(tmp_path) as it:
