@@ -268,15 +268,15 @@ class SegmentReader:
         if transfer.ahead:  # here, for a task that is cancelled before it began runs nothing
             self._transfers.give_back()
         error = None if transfer.task.cancelled() else transfer.task.exception()
-        if isinstance(error, StoreUnavailable):
-            until = self._loop.time() + TOGETHER
-            self._failed = (transfer.start, transfer.end, str(error), until)
         for waiter in self._waiters:
             overlaps = waiter.start < transfer.end and transfer.start < waiter.end
             if waiter.future.done() or not overlaps:
                 continue
             if error is not None:
                 waiter.future.set_exception(error)
+                if isinstance(error, StoreUnavailable):
+                    until = self._loop.time() + TOGETHER
+                    self._failed = (transfer.start, transfer.end, str(error), until)
             else:
                 waiter.future.set_result(None)
 

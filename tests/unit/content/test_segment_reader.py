@@ -121,3 +121,23 @@ def test_who_waits_for_the_same_page_fails_with_who_asked_first(
         await one.close()
 
     asyncio.run(run())
+
+
+def test_what_was_fetched_ahead_in_vain_is_asked_for_again(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has waited for the store yet."""
+    monkeypatch.setattr(segment_reader, "TOGETHER", 60.0)
+
+    async def run() -> None:
+        store, segment = Away(), begun(cache, "key")
+        one = reader(store, Transfers(1, Live()), segment, "key")
+        one._transfers.try_take()
+        one._launch(CACHED, CACHED + BLOCK, ahead=True)
+        await asyncio.wait([one._running[0].task])
+        with pytest.raises(StoreUnavailable):
+            await one.read(CACHED, CACHED + BLOCK)
+        assert store.asked > 1
+        await one.close()
+
+    asyncio.run(run())
