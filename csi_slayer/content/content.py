@@ -14,6 +14,7 @@ import structlog
 from csi_slayer.cache import SMALL, Cache, Conflicts, SegmentKey, Staging
 from csi_slayer.catalog import Catalog, Inode, Mark
 from csi_slayer.content import metadata
+from csi_slayer.content.adoption import Adoption
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.durable import Durable
 from csi_slayer.content.following import follow
@@ -33,7 +34,7 @@ from csi_slayer.content.small import SmallFetcher, Source
 from csi_slayer.content.spares import Spares
 from csi_slayer.content.staged import StagedFile, discarding, os_errors
 from csi_slayer.content.upload import Uploader
-from csi_slayer.errors import CacheError, ObjectNotFound, SlayerError, StoreUnavailable
+from csi_slayer.errors import ObjectNotFound, SlayerError, StoreUnavailable
 from csi_slayer.store.base import ObjectStore
 
 log = structlog.get_logger(__name__)
@@ -90,6 +91,7 @@ class Content:
         self.durable = Durable(catalog, self.opened, self.objects, self.staging, self.spawn)
         self.objects.undurable = self.durable.marked
         self.objects.rebased = self.durable.rebased
+        self._adoption = Adoption(cache)
         self._spares = Spares(self.staging, self.spawn)
         self._orphans = Orphans(catalog, self.opened, self.reconciler.kick, self.spawn)
         self._growth = Growth(catalog, self.opened, self.objects, self.uploader, self.note_dirty)
@@ -314,11 +316,12 @@ class Content:
     async def let_go(self) -> None:
         """Nothing is open any more, and nobody will ask again what is mapped: what the store has
         is not left staged, for once the volume's state is removed nobody knows whose it is."""
-        for inode in list(self.catalog.each_staged()):
+        staged = [inode.ino for inode in self.catalog.each_staged()]
+        for ino in [*self._adoption.under_way, *staged]:
             try:
-                await self.retire(inode.ino)
+                await self.retire(ino)
             except SlayerError as error:
-                log.warning("a staged copy is left", ino=inode.ino, error=str(error))
+                log.warning("a staged copy is left", ino=ino, error=str(error))
             await asyncio.sleep(0)  # there may be many, and uploads go on meanwhile
 
     def _retire_soon(self, ino: int) -> None:
@@ -387,13 +390,6 @@ class Content:
         self.durable.forget(inode.ino)
         if not inode.flags & (Mark.OVERLAY | Mark.UNKEPT) and 0 < inode.size <= self.segment_span:
             key = self.segment_key(source)
-            try:
-                if inode.size <= SMALL:
-                    self.cache.adopt(key, path, inode.size, fd)
-                else:
-                    await asyncio.to_thread(self.cache.adopt, key, path, inode.size)
-            except CacheError as error:
-                log.info("staged file not kept in the cache", ino=inode.ino, reason=str(error))
-            else:
+            if await self._adoption.adopt(inode.ino, key, path, inode.size, fd):
                 return
         self.staging.remove(inode.stage)

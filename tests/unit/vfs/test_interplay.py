@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from csi_slayer.cache import SMALL
 from csi_slayer.catalog import ROOT
 from csi_slayer.content import upload
 from csi_slayer.content.ranges import as_bytes
@@ -253,4 +254,40 @@ def test_attributes_that_are_set_while_a_file_is_open_are_stored_after_its_close
 
     volume.run(run())
     assert int(volume.bucket.objects["a"].metadata["mode"]) & 0o777 == 0o600
+    volume.stop()
+
+
+def test_unmounted_while_a_file_becomes_a_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its staged copy is in no table any more: nobody would remove it."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    fs, thread = volume.fs, asyncio.to_thread
+
+    async def run() -> None:
+        reached, gate = asyncio.Event(), asyncio.Event()
+
+        async def late(call: Any, *args: Any) -> Any:
+            if call == volume.cache.adopt:
+                reached.set()
+                await gate.wait()
+                raise CacheFull("no room")
+            return await thread(call, *args)
+
+        ino, handle = await begin(volume, b"f", bytes(SMALL + 1))
+        await fs.flush(volume.request(), ino, handle.fh)
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio, "to_thread", late)
+            release = asyncio.ensure_future(fs.release(volume.request(), ino, handle.fh))
+            await reached.wait()
+            let_go = asyncio.ensure_future(fs.let_go())
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not let_go.done()
+            gate.set()
+            await let_go
+            assert not list(fs.content.staging.list())
+            await release
+
+    volume.run(run())
     volume.stop()
