@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from csi_slayer.config.base import Section
-from csi_slayer.config.store import check_endpoint
+from csi_slayer.config.store import check_url
 from csi_slayer.config.units import HerePath, Size, expanded
 from csi_slayer.errors import ConfigError
 
@@ -144,4 +144,4 @@ class TracingConfig(Section):
     @field_validator("endpoint")
     @classmethod
     def _check_endpoint(cls, value: str | None) -> str | None:
-        return None if value is None else check_endpoint(value)
+        return None if value is None else check_url(value)

@@ -29,6 +29,14 @@ _BUCKET = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 
 def check_endpoint(value: str) -> str:
     """The URL of a service without a slash at its end. Raises ValueError if it is none."""
+    parts = urlsplit(check_url(value))
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("expected just scheme, host and port")
+    return value.rstrip("/")
+
+
+def check_url(value: str) -> str:
+    """Any http(s) URL. Raises ValueError if it is none."""
     try:
         parts = urlsplit(value)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname)
@@ -37,10 +45,7 @@ def check_endpoint(value: str) -> str:
         valid = False
     if not valid:
         raise ValueError("expected an http:// or https:// URL with a host name")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("expected just scheme, host and port")
-    check_plain(value)
-    return value.rstrip("/")
+    return check_plain(value)
 
 
 class Connection(Section):

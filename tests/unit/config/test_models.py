@@ -210,6 +210,12 @@ def test_the_home_of_nobody(key: str) -> None:
     )
 
 
+@pytest.mark.parametrize("url", ["http://u:p@collector/v1/traces", "https://collector/?token=t"])
+def test_a_collector_may_want_to_know_who_sends(url: str) -> None:
+    config = load_config(None, {"store.url": "s3://b", "tracing.endpoint": url})
+    assert config.tracing.endpoint == url
+
+
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "[::1]:9090", "unix:/run/x.sock"])
 def test_listen_addresses(listen: str) -> None:
     assert load_config(None, {"store.url": "s3://bkt", "metrics.listen": listen}).metrics.listen
