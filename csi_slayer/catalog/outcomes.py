@@ -9,6 +9,7 @@ from csi_slayer.catalog.inode import Inode, Mark, Pending
 from csi_slayer.catalog.partings import Partings
 
 _OLD = 1  # nanoseconds since 1970: known at some time, not now
+_LOST = "lost"  # an etag that no object has: nobody knows which one there was
 
 
 class Outcomes(Partings):
@@ -56,7 +57,8 @@ class Outcomes(Partings):
             return
         if not self._is_pending(old.origin):
             self._pend(old.origin, old.etag)
-        self._vacated(old.origin, old.etag)
+        if old.etag != _LOST:
+            self._vacated(old.origin, old.etag)
 
     async def relocated(self, inode: Inode, key: str, etag: str) -> None:
         """The content of an inode was copied aside, to the object ``key``, which is pending."""
@@ -72,7 +74,7 @@ class Outcomes(Partings):
         """The staged copy of an inode is gone: it is what the store has in its place, of a version
         that is not known. Whoever looks next asks the store."""
         clear = Mark.OVERLAY | Mark.ATTRS_DIRTY | Mark.ATTRS_KNOWN | Mark.XATTRS
-        values = {"etag": "lost", "stage": None, "stamp": None, "checked_ns": 0}
+        values = {"etag": _LOST, "stage": None, "stamp": None, "checked_ns": 0}
         with self._db.transaction():
             self._update(inode.ino, values, 0, clear)
             self._update(inode.parent, {"listed_ns": _OLD})
