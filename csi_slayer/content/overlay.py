@@ -199,7 +199,7 @@ class OverlayFile:
         revoked: list[bool] = []
         try:
             if size < self._limit:
-                await to_its_end(lambda _unwanted: self._revoke_checkpoint(revoked))
+                await to_its_end(lambda unwanted: self._revoke_checkpoint(revoked, unwanted))
             with os_errors():
                 os.ftruncate(self.fd, size)
             if size < self._limit:
@@ -259,9 +259,12 @@ class OverlayFile:
                 elif self._etags is etags:
                     return
 
-    def _revoke_checkpoint(self, revoked: list[bool]) -> None:
+    def _revoke_checkpoint(self, revoked: list[bool], unwanted: threading.Event) -> None:
         """Until the caller has cut the file, and releases it, no sync makes another one."""
         self._checkpoint.acquire()
+        if unwanted.is_set():  # at the end of the event loop there is no caller any more
+            self._checkpoint.release()
+            return
         revoked.append(True)
         with os_errors():
             overlay_map.revoke_checkpoint(self.path)

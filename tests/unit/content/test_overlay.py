@@ -354,3 +354,21 @@ def test_what_cannot_be_made_leaves_no_descriptor(
         OverlayFile("stage", str(tmp_path / "stage"), fd, FakeClean(b"x"))  # type: ignore[arg-type]
     assert len(os.listdir("/proc/self/fd")) == before
     os.close(fd)
+
+
+def test_a_cut_that_the_end_of_the_loop_prevents_holds_up_no_sync(tmp_path: Path) -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        file = open_overlay(tmp_path / "stage", FakeClean(b"o" * 100))
+        with file._checkpoint:  # a sync that is under way
+            cut = asyncio.ensure_future(file.truncate(0))
+            await asyncio.sleep(0.05)
+            ended = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in ended:
+                task.cancel()
+            await asyncio.wait(ended)
+        await loop.shutdown_default_executor()
+        assert cut.cancelled() and not file._checkpoint.locked()
+        await file.close()
+
+    asyncio.run(run())
