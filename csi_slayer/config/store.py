@@ -54,7 +54,8 @@ class Connection(Section):
     endpoint: str | None = Field(
         default=None,
         description="http(s) URL of the S3 service; none: from the environment"
-        " (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL) or the profile, else AWS, by region",
+        " (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL) or, without a key pair, the profile, else AWS, by"
+        " region",
     )
     region: str | None = Field(
         default=None, description="S3 region; none: from the profile or environment, us-east-1"
@@ -66,7 +67,7 @@ class Connection(Section):
     ca_bundle: HerePath | None = Field(
         default=None,
         description="PEM file with the authorities to trust; none: from the environment"
-        " (AWS_CA_BUNDLE) or the profile, else the system's",
+        " (AWS_CA_BUNDLE) or, without a key pair, the profile, else the system's",
     )
     verify_tls: bool = Field(default=True, description="check the server's certificate")
     profile: str | None = Field(
