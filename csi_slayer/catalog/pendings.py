@@ -113,11 +113,12 @@ class Pendings(Reads):
         return [str(row[0]) for row in rows]
 
     async def pending_in(self, prefix: str, after: str, limit: int) -> list[str]:
-        """Pending keys of what is directly below ``prefix``, in order, greater than ``after``."""
+        """Pending keys of what is directly below ``prefix``, in order, greater than ``after``: one
+        of them, or the prefix itself."""
         rows = self._db.all(
             "SELECT key FROM pending WHERE key > ? AND key < ? "
             "AND instr(rtrim(substr(key, ?), '/'), '/') = 0 ORDER BY key LIMIT ?",
-            (max(prefix, after), prefix + "\U0010ffff", len(prefix) + 1, limit),
+            (after, prefix + "\U0010ffff", len(prefix) + 1, limit),
         )
         return [str(row[0]) for row in rows]
 

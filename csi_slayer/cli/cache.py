@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.progress import SpinnerColumn, TextColumn
 
 from csi_slayer.cache import Cache, Counted, count, evict_all, verify_all
 from csi_slayer.cli.capacity import known_capacities
-from csi_slayer.cli.output import console, errors, fail, failing, size
+from csi_slayer.cli.output import console, fail, failing, size
+from csi_slayer.cli.progress import showing
 from csi_slayer.config.node import default_cache_capacity, default_cache_directory
 
 EPILOG = """\b
@@ -88,7 +89,7 @@ def usage(
 def _counting() -> Iterator[Callable[[Counted], None]]:
     """Progress on standard error, for a large cache takes seconds."""
     columns = (SpinnerColumn(), TextColumn("{task.completed} segments counted"))
-    with Progress(*columns, console=errors, transient=True) as progress:
+    with showing(*columns, transient=True) as progress:
         task = progress.add_task("count", total=None)
         yield lambda found: progress.update(task, completed=found.segments)
 
@@ -119,8 +120,7 @@ def verify(cache_dir: Directory = None) -> None:
       csi-slayer cache verify
     """
     columns = (SpinnerColumn(), TextColumn("{task.completed} segments checked"))
-    shown = errors.is_terminal
-    with failing(), Progress(*columns, console=errors, disable=not shown) as progress:
+    with failing(), showing(*columns) as progress:
         task = progress.add_task("verify", total=None)
         cache = _open(cache_dir)
         result = verify_all(cache, lambda found: progress.update(task, completed=found.segments))

@@ -8,12 +8,13 @@ import time
 from typing import Annotated
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.progress import SpinnerColumn, TextColumn
 
 from csi_slayer.cli import control
 from csi_slayer.cli.ending import end_worker, free
 from csi_slayer.cli.leftover import how_to_go_on, tell_of_unsaved
-from csi_slayer.cli.output import console, errors, fail, failing
+from csi_slayer.cli.output import console, fail, failing
+from csi_slayer.cli.progress import showing
 from csi_slayer.errors import SlayerError
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.fuse.mount import is_mounted
@@ -74,9 +75,9 @@ def umount(
 
 def _drain(entry: registry.Mounted, timeout: float) -> int:
     """How many keys are left, as far as the worker has said."""
-    left, shown = 0, errors.is_terminal
+    left = 0
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=errors, transient=True, disable=not shown) as progress:
+    with showing(*columns, transient=True) as progress:
         task = progress.add_task("uploading what is pending")
         try:
             for answer in control.ask(

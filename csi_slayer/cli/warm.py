@@ -6,10 +6,11 @@ import math
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 
 from csi_slayer.cli import control
-from csi_slayer.cli.output import console, errors, fail, failing, size
+from csi_slayer.cli.output import console, fail, failing, size
+from csi_slayer.cli.progress import showing
 
 
 def warm(
@@ -31,13 +32,11 @@ def warm(
             fail(f"{path} is not in a mounted volume (csi-slayer status shows them)")
         entry, inside = found
         last: dict[str, Any] = {"files": 0, "bytes": 0, "failed": 0, "total_files": 0}
-        with Progress(
+        with showing(
             TextColumn("{task.fields[files]} of {task.fields[total_files]} files"),
             BarColumn(),
             DownloadColumn(binary_units=True),
             TransferSpeedColumn(),
-            console=errors,
-            disable=not errors.is_terminal,
         ) as progress:
             task = progress.add_task("warm", total=None, files=0, total_files=0)
             for answer in control.ask(entry, "warm", timeout=600.0, path=inside):

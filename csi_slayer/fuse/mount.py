@@ -201,10 +201,15 @@ def find(mountpoint: str, mountinfo: Path = MOUNTINFO) -> MountEntry | None:
     return found
 
 
-def is_mounted(mountpoint: str, mountinfo: Path = MOUNTINFO) -> bool:
-    """Whether one of our file systems is the topmost mount at this path."""
+def is_mounted(
+    mountpoint: str, mountinfo: Path = MOUNTINFO, *, connection: int | None = None
+) -> bool:
+    """Whether one of our file systems, that of the connection if one is given, is the topmost mount
+    at this path."""
     entry = find(mountpoint, mountinfo)
-    return entry is not None and entry.fstype == TYPE
+    if entry is None or entry.fstype != TYPE:
+        return False
+    return connection is None or entry.connection == connection
 
 
 def _escape(text: str) -> str:

@@ -158,8 +158,7 @@ class Binder:
 
 def shown(path: str, connection: int) -> bool:
     """Whether the topmost mount at the path is that of the connection."""
-    entry = mounts.find(path)
-    return entry is not None and entry.fstype == mounts.TYPE and entry.connection == connection
+    return mounts.is_mounted(path, connection=connection)
 
 
 def alive(fuse_fd: int | None) -> bool:

@@ -13,7 +13,7 @@ import socket
 import sys
 from types import FrameType
 
-from csi_slayer.fuse.mount import TYPE, find, is_mounted, unmount
+from csi_slayer.fuse.mount import is_mounted, unmount
 from csi_slayer.node import registry
 from csi_slayer.node.lock import Busy, lock_volume
 from csi_slayer.node.supervisor import CannotStart, Supervisor, ignore_terminal_signals
@@ -47,10 +47,9 @@ def supervise(
 
     def is_there() -> bool:
         """Whether what is mounted there is this volume, and not one that came after it."""
-        mounted = find(entry["mountpoint"])
-        if mounted is None or mounted.fstype != TYPE or supervisor.is_unmounted:
+        if supervisor.is_unmounted:
             return False
-        return supervisor.connection in (None, mounted.connection)
+        return is_mounted(entry["mountpoint"], connection=supervisor.connection)
 
     def terminate(_signal: int, _frame: FrameType | None) -> None:
         if supervisor.give_up():

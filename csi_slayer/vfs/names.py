@@ -35,7 +35,7 @@ def showable(name: str, prefix: str) -> bool:
     if name in ("", ".", "..") or "\0" in name or "/" in name:
         return False
     try:
-        if len(name) > NAME_MAX or not (name.isascii() or len(name.encode()) <= NAME_MAX):
+        if len(name.encode()) > NAME_MAX:
             return False
     except UnicodeEncodeError:
         return False  # not UTF-8

@@ -34,9 +34,6 @@ _UTF8 = b'<?xml version="1.0" encoding="UTF-8"?>'
 _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _ESCAPES = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;", '"': "&quot;"}
 
-_NEAR = 1 << 62
-"""Nanoseconds; the years from 1824 to 2116, which can be kept as they are."""
-
 _Fields = tuple[str, str, str, str]
 """Key, time of the last change, etag and size of an object in a listing."""
 
@@ -73,11 +70,11 @@ def _time_ns(text: str, known: dict[str, int]) -> int:
     if value is None:
         moment = datetime.fromisoformat(second).replace(tzinfo=UTC)
         value = known[second] = int(moment.timestamp()) * 10**9
-    if rest != "Z":
-        if rest[:1] != "." or rest[-1:] != "Z":
-            raise ValueError(f"{text[:80]!r} is not a time in UTC")
-        value += int(rest[1:-1][:9].ljust(9, "0"))
-    return value if -_NEAR < value < _NEAR else storable_time(value)
+    if rest == "Z":
+        return storable_time(value)
+    if rest[:1] != "." or rest[-1:] != "Z":
+        raise ValueError(f"{text[:80]!r} is not a time in UTC")
+    return storable_time(value + int(rest[1:-1][:9].ljust(9, "0")))
 
 
 def _size(text: str) -> int:
@@ -91,13 +88,9 @@ def _decode(text: str) -> str:
     return unquote_plus(text, errors="surrogateescape") if "%" in text or "+" in text else text
 
 
-def _elsewhere(key: str) -> ValueError:
-    return ValueError(f"{key[:200]!r} is not below the prefix")
-
-
 def _below(key: str, root_prefix: str) -> str:
     if not key.startswith(root_prefix):
-        raise _elsewhere(key)
+        raise ValueError(f"{key[:200]!r} is not below the prefix")
     return key[len(root_prefix) :]
 
 
@@ -144,15 +137,13 @@ def parse_listing(body: bytes, root_prefix: str = "") -> ListPage:
     decode = _decode if _text(root, "EncodingType") == "url" else _same
     objects: list[ObjectInfo] = []
     times: dict[str, int] = {}
-    start = len(root_prefix)
     try:
         for key, modified, etag, size in plain or _objects(root):
-            name = decode(key)
-            if not name.startswith(root_prefix):
-                raise _elsewhere(name)
-            if len(name) > start:
-                time_ns = _time_ns(modified, times)
-                objects.append(ObjectInfo(name[start:], _size(size), normal_etag(etag), time_ns))
+            name = _below(decode(key), root_prefix)
+            if name:
+                objects.append(
+                    ObjectInfo(name, _size(size), normal_etag(etag), _time_ns(modified, times))
+                )
         prefixes = [
             _below(decode(_text(element, "Prefix")), root_prefix)
             for element in root.iterfind("CommonPrefixes")

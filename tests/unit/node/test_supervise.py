@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from csi_slayer.fuse import mount
 from csi_slayer.fuse.mount import TYPE, MountEntry
 from csi_slayer.node import supervise as module
 
@@ -74,7 +75,7 @@ def test_a_signal_unmounts_what_is_this_volume(
     monkeypatch.setattr(module, "Supervisor", supervisor)
     monkeypatch.setattr(module, "unmount", unmount)
     monkeypatch.setattr(module.registry, "remove", lambda volume: None)
-    monkeypatch.setattr(module, "find", lambda path: MountEntry(path, fstype, "source", there))
+    monkeypatch.setattr(mount, "find", lambda path, _: MountEntry(path, fstype, "source", there))
     entry = {"mountpoint": "/m", "state": str(tmp_path), "volume": "v"}
     client, other = socket.socketpair()
     with client, other:
