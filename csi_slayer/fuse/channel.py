@@ -27,7 +27,7 @@ POOL: Final = 32
 """Most request buffers, and so most large WRITE requests whose handlers wait."""
 
 _KEPT: Final = 4
-"""Buffers kept when nobody needs them: their pages stay in memory once they were used."""
+"""Buffers kept when nobody needs them: their pages stay in memory."""
 
 _BATCH: Final = 32
 """Most requests per turn of the loop: other callbacks get a turn within a millisecond or so."""
@@ -44,12 +44,19 @@ Reply = bytes | memoryview | FileRange | Views | None
 
 
 class Buffer:
-    """Room for one request, page-aligned."""
+    """Room for one request, page-aligned, all of it in memory.
+
+    Of a reader that is killed in the moment when the kernel must bring in a page to copy a request
+    to, the kernel takes no page fault any more (``__get_user_pages``, mm/gup.c) and answers the
+    request with EIO (``fuse_dev_do_read``, fs/fuse/dev.c): nobody could be handed it over.
+    """
 
     __slots__ = ("parts", "view")
 
+    _FLAGS: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+
     def __init__(self, size: int) -> None:
-        self.view = memoryview(mmap.mmap(-1, size))
+        self.view = memoryview(mmap.mmap(-1, size, flags=self._FLAGS))
         self.parts = (self.view,)
 
 

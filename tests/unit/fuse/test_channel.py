@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import mmap
 import socket
 from collections.abc import Callable
 
 import pytest
 
 from csi_slayer.fuse import channel as channel_module
-from csi_slayer.fuse.channel import Channel
+from csi_slayer.fuse.channel import Buffer, Channel
 
 WRITE, OTHER = b"w" * 4200, b"o" * 64
 
@@ -74,3 +76,14 @@ def test_after_another_request_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_nobody_looks_while_a_write_is_unanswered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert serve(monkeypatch, WRITE, WRITE, kept=True) == ([len(WRITE)], 0)
+
+
+def test_requests_are_read_to_where_no_page_is_missing() -> None:
+    """Else a reader that is killed while one is brought in makes its request fail with EIO."""
+    size = 257 * mmap.PAGESIZE
+    buffer = Buffer(size)
+    first = ctypes.addressof(ctypes.c_char.from_buffer(buffer.view)) // mmap.PAGESIZE
+    with open("/proc/self/pagemap", "rb") as pages:
+        pages.seek(first * 8)
+        entries = memoryview(pages.read(257 * 8)).cast("Q")
+    assert sum(entry >> 63 for entry in entries) == 257
