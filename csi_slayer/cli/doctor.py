@@ -10,7 +10,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,10 +18,12 @@ import typer
 
 from csi_slayer.cli.options import Options, extra
 from csi_slayer.cli.output import console, failing, warn_of_exposed_secrets
+from csi_slayer.cli.rights import Rights
 from csi_slayer.config import MountConfig, load_config
 from csi_slayer.config.node import default_cache_directory
 from csi_slayer.errors import SlayerError
 from csi_slayer.fuse import mount as mounts
+from csi_slayer.store.base import ObjectStore
 from csi_slayer.store.observe import NoObserver
 from csi_slayer.store.open import open_store
 from csi_slayer.worker.spec import store_options
@@ -151,18 +153,33 @@ def _check_xattrs(directory: Path) -> Finding:
 
 
 async def check_store(config: MountConfig) -> list[Finding]:
-    """Connect, list and say what is wrong in the store's own terms."""
-    started = time.monotonic()
+    """Connect, list, unless the volume is read-only write, and say what is wrong in the store's
+    own terms."""
+    url, started = config.store.url, time.monotonic()
+    options = store_options(config, NoObserver())
     try:
-        store = await open_store(config.store.url, store_options(config, NoObserver()))
-        try:
-            await store.check()
-        finally:
-            await store.close()
+        store = await open_store(url, replace(options, retry_deadline=options.check_deadline))
     except SlayerError as error:
-        return [Finding("bad", f"{config.store.url}: {error}")]
-    millis = (time.monotonic() - started) * 1000
-    return [Finding("ok", f"{config.store.url} answers and can be listed ({millis:.0f} ms)")]
+        return [Finding("bad", f"{url}: {error}")]
+    try:
+        await store.check()
+        millis = (time.monotonic() - started) * 1000
+        found = [Finding("ok", f"{url} answers and can be listed ({millis:.0f} ms)")]
+        if not config.volume.read_only:
+            found += await _check_rights(store, url)
+        return found
+    except SlayerError as error:
+        return [Finding("bad", f"{url}: {error}")]
+    finally:
+        await store.close()
+
+
+async def _check_rights(store: ObjectStore, url: str) -> list[Finding]:
+    rights = Rights(store)
+    millis = await rights.find_out() * 1000
+    if rights.problems:
+        return [Finding("bad", problem.text, problem.mend) for problem in rights.problems]
+    return [Finding("ok", f"{url} takes what is written ({millis:.0f} ms)")]
 
 
 def doctor(
@@ -175,15 +192,21 @@ def doctor(
     endpoint: Annotated[str | None, typer.Option(help="URL of the S3 service.")] = None,
     region: Annotated[str | None, typer.Option(help="S3 region.")] = None,
     profile: Annotated[str | None, typer.Option(help="AWS profile for credentials.")] = None,
+    read_only: Annotated[
+        bool | None, typer.Option("--read-only", "-r", help="Try nothing that writes to the store.")
+    ] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Directory of the cache.")] = None,
     option: Options = None,
 ) -> None:
     """Say what of kernel, FUSE, permissions, cache and store is missing, and how to mend it.
 
+    Of a volume a small object below .slayerfs/ is written, copied and deleted again.
+
     \b
     [bold]Examples[/bold]
       csi-slayer doctor
       csi-slayer doctor s3://bucket --endpoint http://127.0.0.1:9000
+      csi-slayer doctor s3://datasets --read-only
     """
     checks: list[Callable[[], Iterator[Finding]]] = [
         check_kernel, check_fuse, check_privileges, check_limits,
@@ -193,7 +216,7 @@ def doctor(
         if source is not None or config is not None:
             overrides: dict[str, object] = {
                 "store.url": source, "store.endpoint": endpoint, "store.region": region,
-                "store.profile": profile,
+                "store.profile": profile, "volume.read_only": read_only,
                 "cache.directory": str(cache_dir.absolute()) if cache_dir else None,
             }  # fmt: skip
             loaded = load_config(config, overrides | extra(option))

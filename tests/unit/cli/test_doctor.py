@@ -97,8 +97,11 @@ def test_a_cache_directory_of_somebody_else(
 
 def test_stores(tmp_path: Path) -> None:
     there = load_config(None, {"store.url": f"file://{tmp_path}"})
-    assert levels(asyncio.run(doctor.check_store(there))) == ["ok"]
+    assert levels(asyncio.run(doctor.check_store(there))) == ["ok", "ok"]
+    read_only = load_config(None, {"store.url": f"file://{tmp_path}", "volume.read_only": True})
+    assert levels(asyncio.run(doctor.check_store(read_only))) == ["ok"]
     missing = load_config(None, {"store.url": f"file://{tmp_path}/missing"})
     (finding,) = asyncio.run(doctor.check_store(missing))
     assert finding.level == "bad"
     assert "missing" in finding.text
+    assert [path for path in tmp_path.rglob("*doctor*") if path.is_file()] == []

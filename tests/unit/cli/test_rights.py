@@ -1,0 +1,81 @@
+"""What doctor finds out about an identity by doing it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csi_slayer.cli.rights import Problem, Rights
+from csi_slayer.errors import AccessDenied
+from csi_slayer.store.base import ANY
+from csi_slayer.store.local.store import LocalStore
+from csi_slayer.store.open import open_store
+from csi_slayer.store.options import StoreOptions
+
+
+def problems(directory: Path) -> list[Problem]:
+    async def find_out() -> list[Problem]:
+        store = await open_store(f"file://{directory}", StoreOptions())
+        try:
+            rights = Rights(store)
+            assert await rights.find_out() > 0
+            return rights.problems
+        finally:
+            await store.close()
+
+    return asyncio.run(find_out())
+
+
+async def refuse(*_args: object, **_more: object) -> None:
+    raise AccessDenied("refused")
+
+
+def left(directory: Path) -> list[str]:
+    return [path.name for path in (directory / ".slayerfs").rglob("*") if path.is_file()]
+
+
+def test_nothing_is_wrong_and_nothing_is_left(tmp_path: Path) -> None:
+    assert problems(tmp_path) == []
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "action"),
+    [
+        ("put", "s3:PutObject"),
+        ("get", "s3:GetObject"),
+        ("copy", "s3:GetObject and s3:PutObject"),
+        ("abort_multipart", "s3:AbortMultipartUpload"),
+    ],
+)
+def test_what_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, action: str
+) -> None:
+    monkeypatch.setattr(LocalStore, method, refuse)
+    (problem,) = problems(tmp_path)
+    assert problem.mend == f"allow the identity {action}"
+    assert "refused" in problem.text
+    assert left(tmp_path) == []
+
+
+def test_what_cannot_be_deleted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalStore, "delete", refuse)
+    (problem,) = problems(tmp_path)
+    assert problem.mend == "allow the identity s3:DeleteObject"
+    assert len(left(tmp_path)) == 2
+    assert all(f".slayerfs/doctor/{name}" in problem.text for name in left(tmp_path))
+
+
+def test_a_store_that_knows_no_conditions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = LocalStore.put
+
+    async def careless(self: LocalStore, key: str, body: bytes, **more: Any) -> Any:
+        return await put(self, key, body, **(more | {"condition": ANY}))
+
+    monkeypatch.setattr(LocalStore, "put", careless)
+    (problem,) = problems(tmp_path)
+    assert "ignores If-None-Match" in problem.text
+    assert left(tmp_path) == []
