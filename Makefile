@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 # What the code itself needs; what its tests run on a mount; what the benchmarks compare with.
 PACKAGES_RUN := python3-venv ca-certificates fuse3
 PACKAGES_TEST := $(PACKAGES_RUN) python3-dev gcc libc6-dev make pkg-config libfuse3-dev \
-	git rsync sqlite3 fio openssl
+	git rsync sqlite3 fio openssl tinyproxy-bin
 PACKAGES_BENCH := $(PACKAGES_TEST) s3fs
 PACKAGES_E2E := $(PACKAGES_RUN) etcd-server runc containernetworking-plugins busybox-static \
 	iproute2 iptables openssl mmdebstrap

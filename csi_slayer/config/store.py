@@ -70,6 +70,16 @@ class Connection(Section):
         " (AWS_CA_BUNDLE) or, without a key pair, the profile, else the system's",
     )
     verify_tls: bool = Field(default=True, description="check the server's certificate")
+    proxy: str | None = Field(
+        default=None,
+        description="http://host:port of the proxy that https services are asked through; none:"
+        " as HTTPS_PROXY says",
+    )
+    no_proxy: str | None = Field(
+        default=None,
+        description="names (with all below them), addresses and networks that are asked without"
+        " the proxy, separated by commas; none: as NO_PROXY says",
+    )
     profile: str | None = Field(
         default=None, description="profile of the AWS configuration files to take credentials from"
     )
@@ -117,6 +127,21 @@ class Connection(Section):
     @classmethod
     def _check_endpoint(cls, value: str | None) -> str | None:
         return None if value is None else check_endpoint(value)
+
+    @field_validator("proxy")
+    @classmethod
+    def _check_proxy(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(check_endpoint(value))
+        if parts.scheme != "http":
+            raise ValueError("expected an http:// URL: the proxy is spoken to without TLS")
+        return value
+
+    @field_validator("no_proxy")
+    @classmethod
+    def _check_no_proxy(cls, value: str | None) -> str | None:
+        return None if value is None else check_text(value)
 
     @field_validator("region")
     @classmethod

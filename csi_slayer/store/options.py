@@ -64,6 +64,9 @@ class StoreOptions:
     ``transfer_threads`` those of bulk transfers. ``allow_missing``: a local directory that does
     not exist is created. ``lazy``: credentials are not asked for before the first request; a store
     whose identity is not known by then has none.
+
+    ``proxy``: URL of the one that https services are asked through, but for those that ``no_proxy``
+    lists; None: as the environment says.
     """
 
     endpoint: str | None = None
@@ -71,6 +74,8 @@ class StoreOptions:
     path_style: bool | None = None
     ca_bundle: str | None = None
     verify_tls: bool = True
+    proxy: str | None = None
+    no_proxy: str | None = None
     credentials: CredentialOptions = field(default_factory=CredentialOptions)
     anonymous: bool = False
     request_timeout: float = 30.0

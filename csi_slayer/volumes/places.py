@@ -25,6 +25,8 @@ _AWS = (".amazonaws.com", ".amazonaws.com.cn")
 COMMON_FIELDS = (
     "ca_bundle",
     "verify_tls",
+    "proxy",
+    "no_proxy",
     "sts_endpoint",
     "request_timeout",
     "connect_timeout",

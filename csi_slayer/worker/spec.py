@@ -69,6 +69,8 @@ def store_options(config: MountConfig, observer: Any) -> StoreOptions:
         path_style=store.path_style,
         ca_bundle=str(store.ca_bundle) if store.ca_bundle else None,
         verify_tls=store.verify_tls,
+        proxy=store.proxy,
+        no_proxy=store.no_proxy,
         credentials=CredentialOptions(
             access_key=store.access_key_id,
             secret_key=secret.get_secret_value() if secret is not None else None,

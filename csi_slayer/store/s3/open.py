@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from urllib.parse import urlsplit
 
 from csi_slayer.config.plain import check_region
 from csi_slayer.errors import ConfigError
 from csi_slayer.store.options import StoreOptions
 from csi_slayer.store.retry import RetryPolicy
-from csi_slayer.store.s3.address import locate, split_url
+from csi_slayer.store.s3.address import BucketAddress, locate, split_url
 from csi_slayer.store.s3.credentials import Credentials
 from csi_slayer.store.s3.engine import Engine
 from csi_slayer.store.s3.pool import ConnectionPool
+from csi_slayer.store.s3.proxy import Proxy, find_proxy
 from csi_slayer.store.s3.request import RequestWriter
 from csi_slayer.store.s3.resolver import Resolver
 from csi_slayer.store.s3.sources import choose_source
@@ -27,8 +29,8 @@ from csi_slayer.store.s3.transfers import Transfers
 async def open_s3(url: str, options: StoreOptions) -> S3Store:
     """The store at ``s3://bucket/prefix``. Raises ConfigError and AccessDenied.
 
-    Endpoint, region and authorities that are not given come from the environment and the profile,
-    as with other AWS tools.
+    Endpoint, region, authorities and proxy that are not given come from the environment and the
+    profile, as with other AWS tools.
     """
     bucket, prefix = split_url(url)
     way = await asyncio.to_thread(find_way, options)
@@ -52,6 +54,7 @@ async def open_s3(url: str, options: StoreOptions) -> S3Store:
         options.connect_timeout,
         options.request_timeout,
         tls,
+        _proxy(options, address),
     )
     resolver = Resolver(target)
     engine = Engine(
@@ -69,6 +72,10 @@ async def open_s3(url: str, options: StoreOptions) -> S3Store:
         scheme = "https" if address.secure else "http"
         identity = f"{scheme}://{address.host_header}{address.root}{prefix}#{digest}"
     return S3Store(engine, identity, options.check_deadline, region)
+
+
+def _proxy(options: StoreOptions, address: BucketAddress) -> Proxy | None:
+    return find_proxy(options, address.host, address.port) if address.secure else None
 
 
 async def renew_s3(store: S3Store, options: StoreOptions) -> None:
@@ -98,7 +105,11 @@ def _sts(options: StoreOptions, region: str) -> StsEndpoint:
     tls = None
     if secure and _needs_sts(options):
         tls = make_tls(find_way(options).ca_bundle, options.verify_tls)
-    return StsEndpoint(url, region, options.connect_timeout, tls)
+    parts = urlsplit(url)
+    proxy = None
+    if secure:
+        proxy = find_proxy(options, parts.hostname or "", parts.port or 443)
+    return StsEndpoint(url, region, options.connect_timeout, tls, proxy)
 
 
 def _needs_sts(options: StoreOptions) -> bool:

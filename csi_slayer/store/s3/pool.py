@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import Any
 
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.answer import Answer, AnswerReader
 from csi_slayer.store.s3.connection import Connection
 from csi_slayer.store.s3.resolver import Resolver
+from csi_slayer.store.s3.sockets import establish_tunnel
 from csi_slayer.store.s3.target import Target, connect_failure
 
 # Idle connections are closed after this long (seconds): servers do not keep them much longer.
@@ -124,21 +126,27 @@ class ConnectionPool:
         """The first address that answers, each with the connect timeout of its own."""
         target = self._target
         failure: Exception = Transient(f"{target}: the name has no address")
-        for *_, address in await self._resolver.addresses():
+        for place in await self._resolver.addresses():
             try:
                 async with asyncio.timeout(target.connect_timeout):
-                    _, connection = await self._loop.create_connection(
-                        lambda: Connection(self._loop),
-                        address[0],
-                        address[1],
-                        ssl=target.tls,
-                        server_hostname=target.host if target.tls is not None else None,
-                    )
-                return connection
+                    return await self._connect_to(place)
             except OSError as error:
                 failure = connect_failure(target, error)
         self._resolver.forget()
         raise failure
+
+    async def _connect_to(self, place: tuple[Any, ...]) -> Connection:
+        target, address = self._target, place[4]
+        where: dict[str, Any] = {"host": address[0], "port": address[1]}
+        if target.proxy is not None:
+            where = {"sock": await establish_tunnel(target, target.proxy, place)}
+        _, connection = await self._loop.create_connection(
+            lambda: Connection(self._loop),
+            ssl=target.tls,
+            server_hostname=target.host if target.tls is not None else None,
+            **where,
+        )
+        return connection
 
     def _wake(self, connection: Connection | None) -> bool:
         while self._waiting:

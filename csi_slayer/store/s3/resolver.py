@@ -1,4 +1,5 @@
-"""The addresses of the server's name, asked for now and then: services move by DNS."""
+"""The addresses of the server's name, or of its proxy's, asked for now and then: services move by
+DNS."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ class Resolver:
         try:
             async with asyncio.timeout(target.connect_timeout):
                 found = await asyncio.get_running_loop().getaddrinfo(
-                    target.host, target.port, type=socket.SOCK_STREAM
+                    *target.hop, type=socket.SOCK_STREAM
                 )
         except OSError as error:
             if not self._addresses:

@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 from csi_slayer.errors import AccessDenied
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.keys import AccessKeys
+from csi_slayer.store.s3.proxy import Proxy
 from csi_slayer.store.s3.sign import AmzClock, Signer, encode_query
 from csi_slayer.store.s3.tokens import ended_ago
 
@@ -37,6 +38,7 @@ class StsEndpoint:
     region: str
     timeout: float
     tls: ssl.SSLContext | None = field(default=None, repr=False)
+    proxy: Proxy | None = None
 
     def call(
         self, parameters: Sequence[tuple[str, str]], signed_by: AccessKeys | None, check: str
@@ -55,13 +57,20 @@ class StsEndpoint:
         if signed_by is not None:
             headers += _signature(signed_by, self.region, path, body, headers)
         connection: http.client.HTTPConnection
-        host = parts.hostname or ""
-        if parts.scheme == "https":
+        host, port, proxy = parts.hostname or "", parts.port, self.proxy
+        if proxy is not None:
             connection = http.client.HTTPSConnection(
-                host, parts.port, timeout=self.timeout, context=self.tls
+                proxy.host, proxy.port, timeout=self.timeout, context=self.tls
+            )
+            authorization = proxy.authorization
+            also = {} if authorization is None else {"Proxy-Authorization": authorization}
+            connection.set_tunnel(host, port, also)
+        elif parts.scheme == "https":
+            connection = http.client.HTTPSConnection(
+                host, port, timeout=self.timeout, context=self.tls
             )
         else:
-            connection = http.client.HTTPConnection(host, parts.port, timeout=self.timeout)
+            connection = http.client.HTTPConnection(host, port, timeout=self.timeout)
         try:
             connection.request("POST", path, body, dict(headers))
             response = connection.getresponse()

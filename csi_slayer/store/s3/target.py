@@ -10,19 +10,27 @@ from dataclasses import dataclass, field
 
 from csi_slayer.errors import ConfigError, StoreUnavailable
 from csi_slayer.store.retry import Transient
+from csi_slayer.store.s3.proxy import Proxy, TunnelRefused
 
 _RESET = struct.pack("@ii", 1, 0)  # struct linger: on, zero seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One server; ``tls`` None for plain HTTP, timeouts in seconds."""
+    """One server; ``tls`` None for plain HTTP, timeouts in seconds; ``proxy`` where it is reached
+    through one."""
 
     host: str
     port: int
     connect_timeout: float
     silence_timeout: float
     tls: ssl.SSLContext | None = field(default=None, repr=False)
+    proxy: Proxy | None = None
+
+    @property
+    def hop(self) -> tuple[str, int]:
+        """Host and port to connect to."""
+        return (self.host, self.port) if self.proxy is None else (self.proxy.host, self.proxy.port)
 
     def __str__(self) -> str:
         scheme = "http" if self.tls is None else "https"
@@ -77,14 +85,30 @@ def connect_failure(target: Target, error: BaseException) -> Exception:
             f"{target}: no TLS connection ({error.reason or error}): "
             "check that the endpoint speaks https"
         )
+    if isinstance(error, TunnelRefused):
+        return _tunnel_refused(target, error)
+    hop, check = str(target), "the endpoint's address"
+    if target.proxy is not None:
+        hop, check = f"{target} by {target.proxy}", "the proxy's address (HTTPS_PROXY)"
     if isinstance(error, socket.gaierror):
-        return Transient(f"{target}: the name cannot be resolved: check endpoint, region and DNS")
+        check = "endpoint, region and DNS" if target.proxy is None else check
+        return Transient(f"{hop}: the name cannot be resolved: check {check}")
     if isinstance(error, TimeoutError):
         return Transient(
-            f"{target}: no connection within {target.connect_timeout:g} s: "
-            "check the endpoint's address and the network policy"
+            f"{hop}: no connection within {target.connect_timeout:g} s: "
+            f"check {check} and the network policy"
         )
     if isinstance(error, ConnectionRefusedError):
-        return Transient(f"{target}: connection refused: check the endpoint's address and port")
+        return Transient(f"{hop}: connection refused: check {check} and port")
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return Transient(f"{target}: no connection: {reason}")
+    return Transient(f"{hop}: no connection: {reason}")
+
+
+def _tunnel_refused(target: Target, error: TunnelRefused) -> Exception:
+    """A gateway's trouble may pass; that the proxy does not want to stays so."""
+    what = f"{target}: {target.proxy} gives no way there ({error})"
+    if error.status >= 500 or error.status == 429:
+        return Transient(what)
+    if error.status == 407:
+        return StoreUnavailable(f"{what}: give HTTPS_PROXY the user and password it asks for")
+    return StoreUnavailable(f"{what}: check the proxy's rules, or name the endpoint in NO_PROXY")
