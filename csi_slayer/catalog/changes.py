@@ -14,6 +14,7 @@ from collections.abc import Container
 from typing import Any, NamedTuple
 
 from csi_slayer.catalog.inode import Inode, Mark
+from csi_slayer.catalog.moving import directories, move_files
 from csi_slayer.catalog.pendings import Pendings
 from csi_slayer.catalog.schema import ROOT
 from csi_slayer.errors import FsError
@@ -236,19 +237,18 @@ class Changes(Pendings):
         """As :meth:`_moved` for a directory and all below it."""
         self._paths_changed()
         self._moved(top, old, new)
-        stack = [(top.ino, old, new)]
+        stack = [(top.ino, old + "/", new + "/")]
         while stack:
             parent, old_path, new_path = stack.pop()
-            for name, ino, mode in self._db.all(
-                "SELECT d.name, d.ino, i.mode FROM dentries d JOIN inodes i ON i.ino = d.ino "
-                "WHERE d.parent = ?",
-                (parent,),
-            ):
-                inode = self._rows.find(ino)
-                assert inode is not None
-                self._moved(inode, f"{old_path}/{name}", f"{new_path}/{name}")
-                if stat.S_ISDIR(mode):
-                    stack.append((ino, f"{old_path}/{name}", f"{new_path}/{name}"))
+            move_files(self._db, parent, old_path, new_path, self._noted_now())
+            for name, ino, flags in directories(self._db, parent):
+                if flags & Mark.MARKER:
+                    self._pend(f"{old_path}{name}/", None)
+                    self._pend(f"{new_path}{name}/", "")
+                stack.append((ino, f"{old_path}{name}/", f"{new_path}{name}/"))
+        self._rows.origins = True
+        self._rows.forget()
+        self._pending.clear()
 
     def _there(self, top: Inode, key: str) -> None:
         """Note what is at the keys of an inode and of all below it before another's is noted for

@@ -54,16 +54,21 @@ class Pendings(Reads):
             self._remember(key, found)
             return found
 
+    def _noted_now(self) -> int:
+        """The time of a note: later than that of any before it."""
+        self._last_ns = max(time.time_ns(), self._last_ns + 1)
+        return self._last_ns
+
     def _pend(self, key: str, expect: str | None) -> None:
         """Note that ``key`` may have to change; the first note's ``expect`` stays, ``since_ns``
         is new with each note, so that work begun before it does not settle the key."""
-        self._last_ns = max(time.time_ns(), self._last_ns + 1)
+        since_ns = self._noted_now()
         if self._pending.get(key) is None:
-            row = Pending(key, expect, self._last_ns, 0, None, secrets.token_hex(8), 0)
-            if self._db.execute(_PEND, (key, expect, row.since_ns, row.token)).rowcount:
+            row = Pending(key, expect, since_ns, 0, None, secrets.token_hex(8), 0)
+            if self._db.execute(_PEND, (key, expect, since_ns, row.token)).rowcount:
                 self._remember(key, row)
                 return
-        self._db.execute("UPDATE pending SET since_ns = ? WHERE key = ?", (self._last_ns, key))
+        self._db.execute("UPDATE pending SET since_ns = ? WHERE key = ?", (since_ns, key))
         self._pending.pop(key, None)
 
     def _settle(self, row: Pending, found: str | None) -> None:
