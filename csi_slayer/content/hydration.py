@@ -71,7 +71,7 @@ class Hydration:
             complete = await clean.fill()
         if complete:
             return await self._surrendered(record, clean, inode)
-        return await self._overlaid(clean, inode)
+        return await self._overlaid(record, clean, inode)
 
     async def _surrendered(
         self, record: OpenInode, clean: CleanFile, inode: Inode
@@ -85,7 +85,7 @@ class Hydration:
             if record.backing_id:
                 raise Apart
             if inode.size > self._options.hydrate_max:
-                return await self._overlaid(clean, inode)
+                return await self._overlaid(record, clean, inode)
             source = clean.whole_fd
             assert source is not None
             with os_errors():
@@ -94,18 +94,27 @@ class Hydration:
         async with discarding(self._staging, file):
             if source is not None:
                 await to_its_end(partial(copy_range, source, 0, fd, 0, inode.size))
-                await clean.close()
+                await self._done_with(record, clean)
             await self._note(clean, inode, file, Mark.NONE)
         return file
 
-    async def _overlaid(self, clean: CleanFile, inode: Inode) -> OverlayFile:
+    async def _overlaid(
+        self, record: OpenInode, clean: CleanFile, inode: Inode
+    ) -> OverlayFile:
         stage = self._staging.create()
         async with discarding(self._staging, StagedFile(stage.id, stage.file, stage.fd)):
             file = OverlayFile(stage.id, stage.file, stage.fd, self._open_clean(clean.source))
         async with discarding(self._staging, file):
-            await clean.close()
+            await self._done_with(record, clean)
             await self._note(clean, inode, file, Mark.OVERLAY)
         return file
+
+    @staticmethod
+    async def _done_with(record: OpenInode, clean: CleanFile) -> None:
+        """Here, for nothing may suspend once the catalog knows the staged copy. What others read
+        from is not closed before the record has another file: this may fail yet."""
+        if clean is not record.file:
+            await clean.close()
 
     async def _note(
         self, clean: CleanFile, inode: Inode, file: StagedFile | OverlayFile, mark: int
