@@ -395,4 +395,5 @@ class Reconciler:
                 self._not_before.pop(key, None)
         finally:
             for key in keys:
-                self._finished(key)
+                if self._active.get(key) is task:  # else a new attempt has begun meanwhile
+                    self._finished(key)
