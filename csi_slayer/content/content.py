@@ -15,6 +15,7 @@ from csi_slayer.cache import SMALL, Cache, Conflicts, SegmentKey, Staging
 from csi_slayer.catalog import Catalog, Inode, Mark
 from csi_slayer.content import metadata
 from csi_slayer.content.adoption import Adoption
+from csi_slayer.content.again import Again
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.durable import Durable
 from csi_slayer.content.following import follow
@@ -24,7 +25,6 @@ from csi_slayer.content.mapped import Mapped, tells_of_stores
 from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import File, OpenInode, OpenInodes
 from csi_slayer.content.options import ContentEvents, ContentOptions
-from csi_slayer.content.orphans import Orphans
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.races import Races
 from csi_slayer.content.reconcile import LOOKS, Reconciler
@@ -77,7 +77,6 @@ class Content:
             store, catalog, self.staging, self.races, self.uploader, self.opened, self.open_source,
             options,
         )  # fmt: skip
-        self.objects.retire = self._retire_soon
         self.objects.follow = partial(follow, cache, options.tenant, self.segment_span)
         self._hydration = Hydration(catalog, self.staging, self.objects, self.open_source, options)
         self.reconciler = Reconciler(
@@ -93,7 +92,9 @@ class Content:
         self.objects.rebased = self.durable.rebased
         self._adoption = Adoption(cache)
         self._spares = Spares(self.staging, self.spawn)
-        self._orphans = Orphans(catalog, self.opened, self.reconciler.kick, self.spawn)
+        self._orphans = Again(self._drop_orphan, "orphans are left", self.opened, self.spawn)
+        self.closed = Again(self.retire, "staged copies are left", self.opened, self.spawn).do
+        """:meth:`retire` after the last close, now or as soon as that can be done."""
         self._growth = Growth(catalog, self.opened, self.objects, self.uploader, self.note_dirty)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -326,7 +327,7 @@ class Content:
 
     def _retire_soon(self, ino: int) -> None:
         if ino not in self.opened:
-            self.spawn(self.retire(ino))
+            self.spawn(self.closed(ino))
 
     async def retire(self, ino: int) -> None:
         """A file that is no longer open: drop it, queue it, or make its staged copy a segment."""
@@ -359,7 +360,7 @@ class Content:
             try:
                 await self.removed(inode)  # first: on a full disk that makes room
             finally:
-                await self._orphans.drop(ino)
+                await self._orphans.do(ino)
         elif inode.stage is not None:
             if self.objects.is_dirty(inode) or inode.etag is None:
                 self.durable.note(ino)
@@ -371,6 +372,10 @@ class Content:
                 self.reconciler.kick()
             else:
                 await self._adopt(inode)
+
+    async def _drop_orphan(self, ino: int) -> None:
+        await self.catalog.drop_orphan(ino)
+        self.reconciler.kick()
 
     async def _adopt(self, inode: Inode, fd: int | None = None) -> None:
         assert inode.stage is not None

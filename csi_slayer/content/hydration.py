@@ -98,9 +98,7 @@ class Hydration:
             await self._note(clean, inode, file, Mark.NONE)
         return file
 
-    async def _overlaid(
-        self, record: OpenInode, clean: CleanFile, inode: Inode
-    ) -> OverlayFile:
+    async def _overlaid(self, record: OpenInode, clean: CleanFile, inode: Inode) -> OverlayFile:
         stage = self._staging.create()
         async with discarding(self._staging, StagedFile(stage.id, stage.file, stage.fd)):
             file = OverlayFile(stage.id, stage.file, stage.fd, self._open_clean(clean.source))

@@ -66,7 +66,6 @@ class Objects:
         self._options = options
         self._conditional = Conditional(catalog, races, opened, open_clean)
         self.recognise_partial = self._conditional.recognise_partial
-        self.retire: Callable[[int], object] = lambda ino: None
         self.undurable: Callable[[int], object] = lambda ino: None
         """Told that the staged copy may be older on the local disk than what the store has."""
         self.rebased: Callable[[int], Coroutine[Any, Any, None]]

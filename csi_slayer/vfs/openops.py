@@ -278,12 +278,14 @@ class OpenOps(NameOps):
         try:
             if isinstance(record.file, StagedFile) and not record.unlinked:
                 staged = not await self.content.retire_open(record.ino, record.file)
+        except SlayerError:
+            staged = True  # below, or later
         finally:
             if record.file is not None:
                 await record.file.close()
             record.file = None
         if staged or record.unlinked:
-            await self.content.retire(record.ino)
+            await self.content.closed(record.ino)
         inode = await self.catalog.find(record.ino) if was_staged else None
         if inode is not None and inode.flags & Mark.ATTRS_DIRTY:
             self.content.reconciler.kick()  # they may have waited for the last close

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from csi_slayer.catalog import ROOT
-from csi_slayer.content import orphans
+from csi_slayer.content import again
 from csi_slayer.errors import CacheFull
 from tests.unit.vfs.calls import begin
 from tests.unit.vfs.harness import Volume
 
 
+async def full(*_args: Any, **_values: Any) -> None:
+    raise CacheFull("the disk of the catalog is full")
+
+
 def test_an_unlinked_file_is_forgotten_as_soon_as_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orphans, "LEFT", 2)
+    monkeypatch.setattr(again, "LEFT", 2)
     volume = Volume(tmp_path, passthrough=False, ttl=3600)
-
-    async def full(ino: int) -> None:
-        raise CacheFull("the disk of the catalog is full")
 
     def staged() -> int:
         return len(list(volume.fs.content.staging.list()))
@@ -39,10 +41,10 @@ def test_an_unlinked_file_is_forgotten_as_soon_as_there_is_room(
             assert staged() == 0
             await asyncio.sleep(60)
             assert await fs.catalog.count() == 4
-            again = fs.opened.use(opened[0][0])
+            reopened = fs.opened.use(opened[0][0])
         await asyncio.sleep(60)
         assert await fs.catalog.count() == 3, "one is open again, and one was too many"
-        await fs.opened.let_go(again)
+        await fs.opened.let_go(reopened)
         await asyncio.sleep(60)
         assert await fs.catalog.count() == 2
 
@@ -50,4 +52,46 @@ def test_an_unlinked_file_is_forgotten_as_soon_as_there_is_room(
     volume.die()
     volume.start(taken_over=True)
     assert volume.run(volume.catalog.count()) == 1
+    volume.stop()
+
+
+def test_a_staged_copy_that_the_store_has_is_let_go_as_soon_as_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody comes again who would, and what is staged is not evicted."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    fs = volume.fs
+
+    async def run() -> None:
+        opened = [await begin(volume, b"%d" % size, b"x" * size) for size in (1000, 3 << 20)]
+        for ino, handle in opened:
+            await fs.flush(volume.request(), ino, handle.fh)
+        with monkeypatch.context() as patch:
+            patch.setattr(volume.catalog, "update", full)
+            for ino, handle in opened:
+                await fs.release(volume.request(), ino, handle.fh)
+            await asyncio.sleep(60)
+            assert len(list(fs.content.staging.list())) == 2
+        await asyncio.sleep(60)
+        assert list(fs.content.staging.list()) == []
+
+    volume.run(run())
+    volume.stop()
+
+
+def test_an_unmounted_volume_ends_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file that is still open is closed, and uploads go on."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    fs = volume.fs
+
+    async def run() -> None:
+        for size in (1000, 3 << 20):
+            ino, handle = await begin(volume, b"%d" % size, b"x" * size)
+            await fs.flush(volume.request(), ino, handle.fh)
+        with monkeypatch.context() as patch:
+            patch.setattr(volume.catalog, "update", full)
+            await fs.let_go()
+        assert len(fs.handles) == len(fs.opened) == 0
+
+    volume.run(run())
     volume.stop()
