@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
@@ -112,8 +113,10 @@ class Database:
     def _translated(self, error: sqlite3.Error, what: str) -> SlayerError:
         # A ProgrammingError (the connection is closed) has no code.
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            # The WAL may have used up its blocks: let the next transaction begin it anew.
-            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            # The WAL may have used up its blocks: let the next transaction begin it anew. That
+            # fails, too, where the database would have to grow.
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
             return CacheFull(f"{what}: the disk of the catalog is full")
         return self._failed(error, what)
 
@@ -224,12 +227,16 @@ class Database:
             self.one("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
-        """Fold the WAL back and close."""
+        """Fold the WAL back and close. On a full disk the WAL stays as it is, and nothing is lost:
+        the next one to open the database has it."""
         try:
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._connection.close()
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                self._connection.close()
         except sqlite3.Error as error:
-            raise CatalogError(f"closing the catalog failed: {error}") from error
+            if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:
+                raise CatalogError(f"closing the catalog failed: {error}") from error
 
 
 def _advice(error: sqlite3.Error) -> str:
