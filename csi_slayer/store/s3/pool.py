@@ -83,7 +83,9 @@ class ConnectionPool:
                 return await self._connect()
             connection = await self._wait_turn()
             if connection is not None:
-                return connection
+                if connection.usable:
+                    return connection
+                self._open.discard(connection)  # it ended on its way here
 
     async def _wait_turn(self) -> Connection | None:
         """Wait until a connection is handed over, or (None) one may be opened."""

@@ -237,3 +237,26 @@ def test_nobody_listens() -> None:
         await closed.close()
 
     run(body())
+
+
+def test_a_connection_that_ends_while_it_is_handed_over_is_not_used() -> None:
+    """A server or gateway may say something nobody asked for (408), and close."""
+
+    async def body() -> None:
+        async with serving(_serve_number, size=1) as pool:
+            first = asyncio.create_task(_get(pool))
+            second = asyncio.create_task(_get(pool))
+            handed_over = pool._wake
+
+            def and_cut(connection: Any) -> bool:
+                pool._wake = handed_over  # type: ignore[method-assign]
+                connection.data_received(answer(b"", "408 Request Timeout"))
+                return handed_over(connection)
+
+            await asyncio.sleep(0)
+            pool._wake = and_cut  # type: ignore[method-assign]
+            assert (await first).body == b"1"
+            assert (await second).body == b"2"
+            assert (await _get(pool)).body == b"2"
+
+    run(body())
