@@ -10,7 +10,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,15 +18,13 @@ import typer
 
 from csi_slayer.cli.options import Options, extra
 from csi_slayer.cli.output import console, failing, warn_of_exposed_secrets
+from csi_slayer.cli.reach import reached
 from csi_slayer.cli.rights import Rights
 from csi_slayer.config import MountConfig, load_config
 from csi_slayer.config.node import default_cache_directory
 from csi_slayer.errors import SlayerError
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.store.base import ObjectStore
-from csi_slayer.store.observe import NoObserver
-from csi_slayer.store.open import open_store
-from csi_slayer.worker.spec import store_options
 
 Level = Literal["ok", "note", "bad"]
 
@@ -156,22 +154,15 @@ async def check_store(config: MountConfig) -> list[Finding]:
     """Connect, list, unless the volume is read-only write, and say what is wrong in the store's
     own terms."""
     url, started = config.store.url, time.monotonic()
-    options = store_options(config, NoObserver())
     try:
-        store = await open_store(url, replace(options, retry_deadline=options.check_deadline))
+        async with reached(config) as store:
+            millis = (time.monotonic() - started) * 1000
+            found = [Finding("ok", f"{url} answers and can be listed ({millis:.0f} ms)")]
+            if not config.volume.read_only:
+                found += await _check_rights(store, url)
+            return found
     except SlayerError as error:
         return [Finding("bad", f"{url}: {error}")]
-    try:
-        await store.check()
-        millis = (time.monotonic() - started) * 1000
-        found = [Finding("ok", f"{url} answers and can be listed ({millis:.0f} ms)")]
-        if not config.volume.read_only:
-            found += await _check_rights(store, url)
-        return found
-    except SlayerError as error:
-        return [Finding("bad", f"{url}: {error}")]
-    finally:
-        await store.close()
 
 
 async def _check_rights(store: ObjectStore, url: str) -> list[Finding]:

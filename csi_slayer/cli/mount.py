@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import shlex
@@ -27,6 +28,7 @@ from csi_slayer.cli.output import (
     warn_of_exposed_secrets,
     warn_of_little_room,
 )
+from csi_slayer.cli.reach import reached
 from csi_slayer.config import MountConfig, load_config
 from csi_slayer.config.plain import check_key, check_plain, check_text
 from csi_slayer.errors import ConfigError
@@ -234,7 +236,7 @@ def _start(config: MountConfig, mountpoint: str, foreground: bool) -> None:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         fail(f"cache directory {config.cache.directory}: {error.strerror}")
-    taken_over = _take_over(volume, str(state))
+    taken_over = _take_over(config, volume, str(state))
     if foreground:
         raise typer.Exit(_stay(spec, entry))
     log = str(state / "worker.log")
@@ -244,16 +246,23 @@ def _start(config: MountConfig, mountpoint: str, foreground: bool) -> None:
     console.print(f"{config.store.url} is mounted at {mountpoint} (log: {config.log.file or log})")
 
 
-def _take_over(volume: str, state: str) -> bool:
+def _take_over(config: MountConfig, volume: str, state: str) -> bool:
     """End a worker that only uploads what was written before the volume was unmounted here: the
-    new one goes on with it. Whether there was one."""
+    new one goes on with it. Whether there was one. Raises SlayerError if the store does not
+    answer, which would keep the new one from beginning: then the old one goes on waiting for it."""
     entry = next((entry for entry in registry.mounts() if entry.volume == volume), None)
     # Without an entry it is about to be mounted: its supervisor has the last word.
     if entry is not None and entry.state == state and is_locked(state):
+        asyncio.run(_ask(config))
         if end_worker(entry, unmounting=False):
             console.print("what the last mount had still to upload goes on from here")
             return True
     return False
+
+
+async def _ask(config: MountConfig) -> None:
+    async with reached(config):
+        return
 
 
 def _stay(spec: dict[str, Any], entry: dict[str, str]) -> int:

@@ -49,6 +49,13 @@ class Refusing:
         admin = self.server.admin
         return {key: admin.get(self.bucket, key) for key in admin.keys(self.bucket)}
 
+    @property
+    def arguments(self) -> list[str]:
+        """Of the command that mounts it."""
+        options = [part for option in self.mount.options for part in ("-o", option)]
+        where = ["--cache-dir", str(self.mount.cache), "--cache-capacity", "4GiB"]
+        return [self.mount.url, str(self.mount.root), *where, *options]
+
     def umount(self, *options: str) -> str:
         return slayer("umount", str(self.mount.root), *options).stdout
 
@@ -93,6 +100,20 @@ def test_a_mount_takes_over_from_a_worker_that_still_uploads(refusing: Refusing)
     first = registry.find(str(refusing.mount.root))
     assert first is not None and refusing.served
     goes_on(refusing)
+
+
+def test_what_still_uploads_goes_on_if_the_store_does_not_answer_the_next_mount(
+    refusing: Refusing,
+) -> None:
+    refusing.umount("--timeout", "0")
+    refusing.proxy.inject(Status(503, "SlowDown"))
+    result = slayer("mount", *refusing.arguments, env=refusing.mount.env, check=False)
+    assert result.returncode == 1
+    assert "503" in result.stderr
+    assert refusing.served
+    refusing.proxy.heal()
+    wait_for(lambda: not refusing.served, 90, what="the worker's end")
+    assert refusing.stored() == NAMES
 
 
 def test_a_mount_takes_over_from_a_worker_that_hangs(refusing: Refusing) -> None:
