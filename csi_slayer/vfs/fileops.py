@@ -144,7 +144,7 @@ class FileOps(OpenOps):
     ) -> int:
         file = self._writable_file(ino)
         if append and offset != file.size:
-            offset = self._end_of(req, ino, file, data)
+            offset = self._end_of(req, ino, file, offset, data)
         if self.live.quota is not None:
             inode = await self.catalog.get(ino)
             end = offset + len(data)
@@ -158,17 +158,23 @@ class FileOps(OpenOps):
         return written
 
     def _end_of(
-        self, req: Request, ino: int, file: StagedFile | OverlayFile, data: memoryview
+        self,
+        req: Request,
+        ino: int,
+        file: StagedFile | OverlayFile,
+        offset: int,
+        data: memoryview,
     ) -> int:
         """Where an append goes for which the kernel believes the end to be elsewhere: it has the
         size of before others changed the object, and nothing makes it ask again before it appends.
         """
         end = file.size
         if req.resent:
-            start = max(0, end - len(data))
+            # It was done before, or some of its pages were: a kill ends a write between two.
+            start = offset if offset < end < offset + len(data) else end - len(data)
             with os_errors():
-                if os.pread(file.fd, len(data), start) == data:
-                    return start  # it was done before
+                if start >= 0 and os.pread(file.fd, len(data), start) == data[: end - start]:
+                    return start
         self._content_changed(ino)
         return end
 

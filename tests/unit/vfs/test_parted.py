@@ -300,3 +300,23 @@ def test_an_append_that_is_sent_again_is_done_once(tmp_path: Path, done: bool) -
     volume.run(run())
     volume.stop()
     assert volume.objects()["a"] == b"111122223333"
+
+
+@pytest.mark.parametrize("before", [b"", b"1111"])
+def test_an_append_of_which_a_killed_worker_wrote_a_part_is_done_once(
+    tmp_path: Path, before: bytes
+) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    data = memoryview(b"22223333")
+
+    async def run() -> None:
+        fs = volume.fs
+        ino, opened = await begin(volume, b"a", before)
+        await fs.write(volume.request(), ino, opened.fh, len(before), data[:4], True)
+        again = volume.request()._replace(resent=True)
+        assert await fs.write(again, ino, opened.fh, len(before), data, True) == len(data)
+        await fs.release(volume.request(), ino, opened.fh)
+
+    volume.run(run())
+    volume.stop()
+    assert volume.objects()["a"] == before + data
