@@ -46,7 +46,8 @@ class IoMode(enum.IntEnum):
 class OpenInode:
     """``lock`` guards the change of ``file``; reads and writes through it do not take it.
 
-    ``users``: handles plus calls under way; ``writers``: handles open for writing.
+    ``users``: handles plus calls under way; ``handles``: those alone; ``writers``: handles open
+    for writing.
     ``backing_id`` is the kernel's, 0 unless ``mode`` is PASSTHROUGH; ``backing_file`` is the local
     file behind it. What is mapped is always in that one, so whenever somebody opens the inode
     ``file`` has to be the same, or the name gets another inode. ``unlinked``: it lost its name
@@ -58,6 +59,7 @@ class OpenInode:
     ino: int
     file: File | None = None
     users: int = 0
+    handles: int = 0
     writers: int = 0
     mode: IoMode = IoMode.NONE
     backing_id: int = 0

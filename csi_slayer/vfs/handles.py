@@ -62,6 +62,9 @@ class HandleTable:
         self._map = mmap.mmap(self._fd, size)
         self._handles: dict[int, Handle] = {}
         self._free: list[int] = []
+        self.released: set[int] = set()
+        """Backing ids of handles that were forgotten: perhaps just before a worker's death, and it
+        did not give the id back."""
         self._generation = 1
         for slot in range(size // _SIZE - 1, -1, -1):
             row = _SLOT.unpack_from(self._map, slot * _SIZE)
@@ -74,6 +77,12 @@ class HandleTable:
                 self._handles[handle.fh] = handle
             else:  # free, or damaged: nobody can have got such a handle
                 self._free.append(slot)
+                if row[6] > 0:
+                    self.released.add(row[6])
+        self.released -= {handle.backing_id for handle in self._handles.values()}
+
+    def fileno(self) -> int:
+        return self._fd
 
     def __iter__(self) -> Iterator[Handle]:
         return iter(list(self._handles.values()))

@@ -11,7 +11,7 @@ import structlog
 from csi_slayer.cache import SMALL
 from csi_slayer.catalog import Inode, Mark
 from csi_slayer.content.clean import CleanFile
-from csi_slayer.content.opened import File, IoMode, OpenInode, local_file
+from csi_slayer.content.opened import UNKNOWN_FILE, File, IoMode, OpenInode, local_file
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile, discarding
 from csi_slayer.errors import FsError, SlayerError
@@ -26,6 +26,10 @@ log = structlog.get_logger(__name__)
 
 QUOTA_SLACK = 1 << 30
 """A volume with a quota lets the kernel write past us only while this many bytes are free."""
+
+LEFT = 16
+"""Newest backing ids that are looked at after a take-over; each worker that is killed while it
+starts leaves one."""
 
 
 class OpenOps(NameOps):
@@ -159,6 +163,7 @@ class OpenOps(NameOps):
             req.unique, inode.ino, version, flags, mode,
             0 if mode == IoMode.CACHED else record.backing_id, record.backing_file,
         )  # fmt: skip
+        record.handles += 1
         if handle.writable:
             record.writers += 1
         if handle.backing_id and flags & os.O_ACCMODE == os.O_RDWR:
@@ -262,18 +267,22 @@ class OpenOps(NameOps):
         record = self.opened.get(ino)
         if handle is None or record is None:
             return
+        record.handles -= 1
         if handle.writable:
             record.writers -= 1
         await self._drop(record)
 
     async def _drop(self, record: OpenInode) -> None:
-        """One user less; the last one gives back what the kernel and we hold for the inode."""
+        """One user less; the last one gives back what we hold for the inode, the last handle what
+        the kernel holds: of what no handle tells a successor would not know."""
+        if record.handles == 0 and record.backing_id:
+            self.kernel.backing_close(record.backing_id)
+            record.mode, record.backing_id = IoMode.NONE, 0
+            record.backing_file = UNKNOWN_FILE
         if not self.opened.drop(record):
             if record.writers == 0 and isinstance(record.file, StagedFile | OverlayFile):
                 self.content.reconciler.kick()
             return
-        if record.backing_id:
-            self.kernel.backing_close(record.backing_id)
         staged = was_staged = isinstance(record.file, StagedFile | OverlayFile)
         try:
             if isinstance(record.file, StagedFile) and not record.unlinked:
@@ -305,9 +314,11 @@ class OpenOps(NameOps):
             inode = await self.catalog.find(handle.ino)
             if inode is None:
                 self.handles.remove(handle.fh)
+                self.handles.released.add(handle.backing_id)
                 continue
             record = self.opened.use(handle.ino)
             record.unlinked = inode.nlink == 0
+            record.handles += 1
             if handle.writable:
                 record.writers += 1
             if handle.mode in (IoMode.PASSTHROUGH, IoMode.CACHED):
@@ -318,6 +329,24 @@ class OpenOps(NameOps):
                 record.backing_id, record.backing_file = handle.backing_id, handle.backing_file
             if record.file is None:
                 await self._restore(record, inode)
+        self._give_back_left()
+
+    def _give_back_left(self) -> None:
+        """Backing files that a worker had registered when it died and had not written down yet, or
+        not any more: the kernel would hold them open, and their room on the disk, until the end of
+        the connection, and a staged one would count as mapped. Ids are given in order, so the
+        former are next before the one that is given now."""
+        if not self.kernel.passthrough:
+            return
+        try:
+            newest = self.kernel.backing_open(self.handles.fileno())
+        except FsError as error:
+            log.info("the kernel takes no backing file", reason=str(error))
+            return
+        left = {*range(max(1, newest - LEFT), newest + 1), *self.handles.released}
+        for backing_id in left - {0, *(handle.backing_id for handle in self.handles)}:
+            self.kernel.backing_close(backing_id)
+        self.handles.released.clear()
 
     async def _restore(self, record: OpenInode, inode: Inode) -> None:
         try:

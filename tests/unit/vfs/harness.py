@@ -57,7 +57,8 @@ class FakeKernel:
         return number
 
     def backing_close(self, backing_id: int) -> None:
-        os.close(self.backing.pop(backing_id))
+        if (fd := self.backing.pop(backing_id, None)) is not None:
+            os.close(fd)
 
     def invalidate_attributes(self, ino: int) -> None: ...
     async def renew(self, ino: int) -> None: ...
