@@ -39,6 +39,7 @@ class FileSystem(FileOps, DirOps, AttrOps):
         self.opened.let_go = self._drop
         self._scan = Scan()
         self._unopened = OrderedDict()
+        self._refused_before = 0.0
 
     async def start(self, *, taken_over: bool) -> None:
         """Recover, then be ready. ``taken_over``: the kernel connection is an earlier worker's,

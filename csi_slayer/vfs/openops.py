@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import stat
@@ -32,8 +33,15 @@ LEFT = 16
 starts leaves one."""
 
 
+TRIED_AGAIN = 10.0
+"""Seconds after a take-over for which an open may be the second try of one that the predecessor
+refused: the kernel tries once more, and then tells the program."""
+
+
 class OpenOps(NameOps):
     """See :class:`csi_slayer.vfs.operations.Operations`."""
+
+    _refused_before: float
 
     async def open(self, req: Request, ino: int, flags: int) -> Opened:
         if req.resent and (handle := self.handles.by_request(req.unique)) is not None:
@@ -65,8 +73,11 @@ class OpenOps(NameOps):
     async def _tell_the_end(self, ino: int) -> None:
         """An append goes to where the kernel believes the file to end. After others have changed
         it only a look-up of its name tells that: raises NameMoved, once for each change, unless the
-        kernel appends to the local file by itself."""
-        if self.kernel.passthrough or not self._stale_pages.tell(ino):
+        kernel appends to the local file by itself. Shortly after a take-over it goes without:
+        :meth:`FileOps.write` knows the end."""
+        if self.kernel.passthrough or asyncio.get_running_loop().time() < self._refused_before:
+            return
+        if not self._stale_pages.tell(ino):
             return
         await self.kernel.renew(ino)
         raise NameMoved()
@@ -303,6 +314,7 @@ class OpenOps(NameOps):
 
     async def restore_handles(self) -> None:
         """After a take-over: open again what the kernel holds open."""
+        self._refused_before = asyncio.get_running_loop().time() + TRIED_AGAIN
         self._seen = Marks(self.catalog.next_ino)
         self._stale_pages.add_all()  # what the kernel was still to be told died with the worker
         if self.zero_upcall:  # what is open nobody knows, nor what was read

@@ -14,6 +14,7 @@ from csi_slayer.catalog import ROOT
 from csi_slayer.errors import CacheFull, FsError
 from csi_slayer.fuse import protocol as p
 from csi_slayer.fuse.handlers.directories import readdirplus
+from csi_slayer.vfs.openops import TRIED_AGAIN
 from csi_slayer.vfs.stale import StalePages
 from csi_slayer.vfs.types import Opened, OpenFlags
 from tests.unit.vfs.harness import Volume
@@ -154,6 +155,7 @@ def test_what_a_dead_worker_had_still_to_tell_the_next_one_does(
         assert [await keeps_pages(volume, inos[0]) for _ in range(2)] == [not taken_over, True]
         flags = (await fs.opendir(volume.request(), ROOT)).flags
         assert bool(flags & OpenFlags.KEEP_CACHE) == (not taken_over)
+        await asyncio.sleep(TRIED_AGAIN)
         told = 0
         for _ in range(2):
             try:
@@ -167,6 +169,36 @@ def test_what_a_dead_worker_had_still_to_tell_the_next_one_does(
 
     volume.run(after())
     volume.stop()
+
+
+def test_who_appends_is_not_refused_by_two_workers_in_turn(tmp_path: Path) -> None:
+    """The first was killed before the kernel's second try, which is the last."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    put(volume, "log", 1)
+
+    async def refused() -> int:
+        ino = await look_up(volume, "log")
+        assert await keeps_pages(volume, ino)
+        await change_all(volume, 2)
+        with pytest.raises(FsError) as caught:
+            await volume.fs.open(volume.request(), ino, os.O_WRONLY | os.O_APPEND)
+        assert caught.value.errno == errno.ESTALE
+        return ino
+
+    ino = volume.run(refused())
+    volume.die()
+    volume.start(taken_over=True)
+
+    async def again() -> None:
+        fs = volume.fs
+        opened = await fs.open(volume.request(), ino, os.O_WRONLY | os.O_APPEND)
+        await fs.write(volume.request(), ino, opened.fh, 0, memoryview(b"more"), True)
+        await fs.release(volume.request(), ino, opened.fh)
+
+    before = volume.objects()["log"]
+    volume.run(again())
+    volume.stop()
+    assert volume.objects()["log"] == before + b"more"
 
 
 def test_an_open_that_fails_leaves_the_next_one_what_there_is_to_tell(
