@@ -20,6 +20,7 @@ from csi_slayer.content.opened import IoMode, OpenInode
 from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed, SlayerError
 from csi_slayer.scheduling.scan import Scan
 from csi_slayer.vfs import names
+from csi_slayer.vfs.ahead import ListAhead
 from csi_slayer.vfs.handles import HandleTable
 from csi_slayer.vfs.kept import Kept
 from csi_slayer.vfs.marks import Marks
@@ -85,6 +86,7 @@ class Base:
             events.hidden_keys,
             self.content.options.write_timeout,
         )
+        self._ahead = ListAhead(catalog, self.refresh, options.live)
         self.unread = Unread(catalog, self.content, options.live, posix=options.posix)
         self._kernel: Kernel | None = None
         self._stale_pages = StalePages(lambda: catalog.next_ino)

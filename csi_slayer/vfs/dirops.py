@@ -66,6 +66,7 @@ class DirOps(Base):
     ) -> Sequence[DirItem]:
         directory = await self.directory(ino)
         if cookie <= _DOTDOT:
+            await self._ahead.entered(directory)
             await self._begin(directory)
             directory = await self.directory(ino)
         items: list[DirItem] = []

@@ -34,6 +34,7 @@ _LIMITS = (
      "content.metadata", "TEXT_LIMIT", _BYTES),
     ("names asked for in one listing request", "vfs.refresh", "PAGE", _COUNT),
     ("directory listings under way at once", "vfs.refresh", "LISTINGS", _COUNT),
+    ("of them ahead of who walks a tree", "vfs.ahead", "AT_ONCE", _COUNT),
     ("listings begun for one who reads a directory of which none has ended", "vfs.dirops",
      "LISTINGS_BEGUN", _COUNT),
     ("new directories of a later listing that are asked for singly", "vfs.refresh", "DOUBTED",

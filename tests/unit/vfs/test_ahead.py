@@ -1,0 +1,180 @@
+"""Directories are listed ahead for who reads one after the other, and for nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csi_slayer.catalog import ROOT
+from csi_slayer.errors import StoreUnavailable
+from csi_slayer.vfs import ahead
+from csi_slayer.vfs.pages import PAGE
+from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.memory_store import Blob
+
+COUNT = 40
+NAMES = [f"d{number:02}" for number in range(COUNT)]
+
+
+class Watched:
+    """Which prefixes were listed, and how many at once."""
+
+    def __init__(self, volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.prefixes: list[str] = []
+        self.running = self.most = 0
+        self.fails = False
+        list_page = volume.store.list_page
+
+        async def watched(prefix: str, **more: Any) -> Any:
+            if more.get("limit") == 1:  # a single name is asked for
+                return await list_page(prefix, **more)
+            self.prefixes.append(prefix)
+            self.running += 1
+            self.most = max(self.most, self.running)
+            try:
+                await asyncio.sleep(0.001)
+                if self.fails:
+                    raise StoreUnavailable("away")
+                return await list_page(prefix, **more)
+            finally:
+                self.running -= 1
+
+        monkeypatch.setattr(volume.store, "list_page", watched)
+
+    def taken(self) -> list[str]:
+        taken, self.prefixes = sorted(self.prefixes), []
+        return taken
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Volume]:
+    made = Volume(tmp_path, passthrough=False, ttl=3600)
+    for name in NAMES:
+        put(made, f"{name}/file")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def watched(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(volume, monkeypatch)
+
+
+def put(volume: Volume, *keys: str) -> None:
+    for key in keys:
+        volume.bucket.objects[key] = Blob(b"x", f'"{key}"', 10**18, {})
+
+
+async def read(volume: Volume, ino: int = ROOT) -> list[str]:
+    found: list[str] = []
+    cookie = 0
+    while items := await volume.fs.readdir(volume.request(), ino, 0, cookie, 300, False):
+        found.extend(item.name.decode() for item in items)
+        cookie = items[-1].cookie
+    return found[2:]
+
+
+async def ino_of(volume: Volume, name: str, parent: int = ROOT) -> int:
+    inode = await volume.catalog.child(parent, name)
+    assert inode is not None
+    return inode.ino
+
+
+def visit(volume: Volume, *names: str) -> None:
+    """Read these directories of the root, and let what was begun end."""
+    for name in names:
+        assert volume.run(read(volume, volume.run(ino_of(volume, name)))) == ["file"]
+    volume.turn(200)
+
+
+def test_a_walk_waits_for_few_directories(volume: Volume, watched: Watched) -> None:
+    assert volume.run(read(volume)) == NAMES
+    watched.taken()
+    visit(volume, "d00")
+    assert watched.taken() == ["d00/"]
+    visit(volume, "d01")
+    assert watched.taken() == ["d01/", "d02/", "d03/"]
+    visit(volume, "d02")
+    assert watched.taken() == ["d04/", "d05/", "d06/"]
+    visit(volume, *NAMES[3:])
+    assert watched.taken() == [f"{name}/" for name in NAMES[7:]], "each of them once"
+    assert watched.most > 4
+
+
+def test_who_goes_elsewhere_is_no_walker(volume: Volume, watched: Watched) -> None:
+    volume.run(read(volume))
+    watched.taken()
+    for names in (["d10", "d14", "d18"], ["d09", "d08", "d07"], ["d20", "d02", "d30"]):
+        visit(volume, *names)
+        assert watched.taken() == sorted(f"{name}/" for name in names)
+
+
+def test_a_walk_may_leave_some_out(volume: Volume, watched: Watched) -> None:
+    volume.run(read(volume))
+    watched.taken()
+    visit(volume, "d00", "d03")
+    assert watched.taken() == ["d00/", "d03/", "d04/", "d05/"]
+
+
+def test_a_walk_goes_down_at_once(volume: Volume, watched: Watched) -> None:
+    for inner in ("a", "b", "c", "d", "e"):
+        put(volume, f"d01/{inner}/file")
+    volume.run(read(volume))
+    visit(volume, "d00")
+    watched.taken()
+    below = volume.run(ino_of(volume, "d01"))
+    assert sorted(volume.run(read(volume, below))) == ["a", "b", "c", "d", "e", "file"]
+    watched.taken()
+    volume.run(read(volume, volume.run(ino_of(volume, "a", below))))
+    volume.turn(200)
+    assert watched.taken() == ["d01/a/", "d01/b/", "d01/c/"]
+
+
+def test_names_that_are_no_directories_do_not_count(volume: Volume, watched: Watched) -> None:
+    put(volume, *(f"d00-{number}" for number in range(50)))
+    volume.run(read(volume))
+    watched.taken()
+    visit(volume, "d00", "d01")
+    assert watched.taken() == ["d00/", "d01/", "d02/", "d03/"]
+
+
+def test_nothing_is_listed_ahead_without_prefetch(volume: Volume, watched: Watched) -> None:
+    volume.live.prefetch = False
+    volume.run(read(volume))
+    watched.taken()
+    visit(volume, *NAMES[:5])
+    assert watched.taken() == [f"{name}/" for name in NAMES[:5]]
+
+
+def test_so_many_at_once(volume: Volume, watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "AT_ONCE", 3)
+    volume.run(read(volume))
+    visit(volume, *NAMES)
+    assert watched.most <= 4, "those and the reader's own"
+
+
+def test_no_more_than_a_page_of_a_large_one(volume: Volume, watched: Watched) -> None:
+    put(volume, *(f"d02/{number:05}" for number in range(2 * PAGE)))
+    volume.run(read(volume))
+    watched.taken()
+    visit(volume, "d00", "d01")
+    assert watched.taken() == ["d00/", "d01/", "d02/", "d03/"]
+    assert len(volume.run(read(volume, volume.run(ino_of(volume, "d02"))))) == 2 * PAGE + 1
+
+
+def test_a_listing_ahead_that_fails_fails_nobody(volume: Volume, watched: Watched) -> None:
+    volume.run(read(volume))
+    visit(volume, "d00")
+    ino = volume.run(ino_of(volume, "d01"))
+    volume.run(volume.fs.refresh.ensure_listed(volume.run(volume.catalog.get(ino))))
+    watched.taken()
+    watched.fails = True
+    assert volume.run(read(volume, ino)) == ["file"]
+    volume.turn(200)
+    assert watched.taken() == ["d02/", "d03/"]
+    watched.fails = False
+    visit(volume, "d02", "d03")
