@@ -81,6 +81,7 @@ class Session:
         self._backing = Backing(fd, "passthrough" in state.capabilities)
         self._ended: asyncio.Future[bool] = loop.create_future()
         self._started = False
+        self._to_resend = False
         ops.attach(self)
 
     @classmethod
@@ -117,13 +118,19 @@ class Session:
         os.set_blocking(fd, False)
         resends = "resend" in state.capabilities
         session = cls(fd, state, ops, options or SessionOptions(), inherits=not resends)
-        if resends:
-            try:
-                resend(fd)
-            except OSError as error:
-                if error.errno not in (errno.ENODEV, errno.ENOTCONN, errno.EPERM):
-                    raise FsError(error.errno or errno.EIO, "the kernel resends nothing") from error
+        session._to_resend = resends
         return session
+
+    def _have_resent(self) -> None:
+        """Not before they are read at once: a request that waits to be read is taken back when its
+        caller is killed, though the predecessor may have opened a file for it, which nobody would
+        close then. Raises FsError."""
+        self._to_resend = False
+        try:
+            resend(self.fd)
+        except OSError as error:
+            if error.errno not in (errno.ENODEV, errno.ENOTCONN, errno.EPERM):
+                raise FsError(error.errno or errno.EIO, "the kernel resends nothing") from error
 
     @property
     def in_flight(self) -> int:
@@ -168,6 +175,8 @@ class Session:
         :meth:`stop` was called."""
         if not self._ended.done():
             self._started = True
+            if self._to_resend:
+                self._have_resent()
             self._channel.start(self._dispatcher.dispatch, self._on_closed)
         return await asyncio.shield(self._ended)
 
