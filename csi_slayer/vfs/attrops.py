@@ -104,7 +104,7 @@ class AttrOps(Base):
             if value is not None:
                 values[name] = value
         if changes.mtime_ns is not None and inode.stage is not None:
-            self._touch_stage(inode, changes.mtime_ns, values)
+            await self._touch_stage(inode, changes.mtime_ns, values)
         if set(values) <= {"ctime_ns", "atime_ns"} and not attrs_dirty:
             await self.catalog.update(inode.ino, **values)
             return
@@ -119,10 +119,13 @@ class AttrOps(Base):
         else:
             await self.catalog.update(inode.ino, add=marks, **values)
 
-    def _touch_stage(self, inode: Inode, mtime_ns: int, values: dict[str, Any]) -> None:
+    async def _touch_stage(self, inode: Inode, mtime_ns: int, values: dict[str, Any]) -> None:
         """The staged file's mtime is the file's, and tells whether it was changed."""
         assert inode.stage is not None
         before = self.staged_stat(inode)
+        if before is not None and inode.stamp == mtime_ns != before.st_mtime_ns:
+            # Set back to the very time at which it was clean: no successor is to believe that.
+            await self.catalog.update(inode.ino, stamp=None)
         record = self.opened.get(inode.ino)
         with os_errors():
             if record is not None and isinstance(record.file, StagedFile | OverlayFile):
@@ -135,8 +138,6 @@ class AttrOps(Base):
         self.content.retimed(inode.ino, before.st_mtime_ns, mtime_ns)
         if before.st_mtime_ns == inode.stamp:
             values["stamp"] = mtime_ns
-        elif inode.stamp == mtime_ns:
-            values["stamp"] = None  # set back to the very time at which it was clean
 
     async def access(self, req: Request, ino: int, mask: int) -> None:
         """The kernel checks permissions itself (default_permissions)."""

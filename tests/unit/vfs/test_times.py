@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from csi_slayer.catalog import ROOT
 from csi_slayer.vfs.nameops import RENAME_EXCHANGE
 from csi_slayer.vfs.types import SetAttr
-from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.calls import create
+from tests.unit.vfs.harness import DRAIN, Volume
 
 HOUR = 3600.0
 
@@ -49,3 +54,37 @@ def test_swapped_names_change_the_times_of_their_directories(tmp_path: Path) -> 
     for ino in inos:
         assert volume.run(fs.catalog.get(ino)).mtime_ns > 1
     volume.stop()
+
+
+@pytest.mark.parametrize("resent", [False, True])
+def test_a_time_set_back_by_a_worker_that_is_killed_hides_no_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resent: bool
+) -> None:
+    """The staged copy has the time at which it was what the store has, and other bytes."""
+    volume = Volume(tmp_path, passthrough=True, ttl=HOUR, durability="writeback")
+    fs = volume.fs
+    ino = volume.run(create(volume, b"a", b"before"))
+    assert volume.run(fs.drain(DRAIN)) == 0
+    opened = volume.run(fs.open(volume.request(), ino, os.O_RDWR))
+    clean = volume.run(fs.catalog.get(ino)).stamp
+    assert clean is not None
+    volume.write(ino, opened, 0, b"change")
+    request, changes = volume.request(), SetAttr(mtime_ns=clean)
+    touch = fs._touch_stage
+
+    async def killed(*args: Any) -> None:
+        await touch(*args)
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fs, "_touch_stage", killed)
+        with pytest.raises(asyncio.CancelledError):
+            volume.run(fs.setattr(request, ino, changes))
+    volume.die()
+    volume.start(taken_over=True)
+    fs = volume.fs
+    if resent:
+        volume.run(fs.setattr(request._replace(resent=True), ino, changes))
+    volume.run(fs.release(volume.request(), ino, opened.fh))
+    volume.stop()
+    assert volume.objects() == {"a": b"change"}
