@@ -167,7 +167,7 @@ class AttrOps(Base):
         return list(await self.catalog.xattrs(ino))
 
     async def setxattr(self, req: Request, ino: int, name: bytes, value: bytes, flags: int) -> None:
-        if await self.done_before(req) is not None:
+        if await self._xattr_set_before(req, ino):
             return
         self.check_writable()
         self._check_xattr(name)
@@ -186,7 +186,7 @@ class AttrOps(Base):
         await self._xattrs_changed(inode)
 
     async def removexattr(self, req: Request, ino: int, name: bytes) -> None:
-        if await self.done_before(req) is not None:
+        if await self._xattr_set_before(req, ino):
             return
         self.check_writable()
         self._check_xattr(name)
@@ -195,6 +195,15 @@ class AttrOps(Base):
             raise FsError(errno.ENODATA)
         await self.catalog.removexattr(ino, name, req.unique)
         await self._xattrs_changed(inode)
+
+    async def _xattr_set_before(self, req: Request, ino: int) -> bool:
+        if await self.done_before(req) is None:
+            return False
+        # Perhaps just before it was noted that the object has to follow, which is another
+        # transaction.
+        if (inode := await self.catalog.find(ino)) is not None:
+            await self._xattrs_changed(inode)
+        return True
 
     async def _xattrs_changed(self, inode: Inode) -> None:
         if self.options.posix:

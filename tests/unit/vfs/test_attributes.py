@@ -6,14 +6,16 @@ import asyncio
 import errno
 import os
 import stat
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from csi_slayer.catalog import ROOT
+from csi_slayer.content import metadata
 from csi_slayer.errors import FsError
-from csi_slayer.vfs.types import Attr, SetAttr
+from csi_slayer.vfs.types import Attr, Request, SetAttr
 from tests.unit.vfs.harness import Volume
 
 WHEN = 1_222_222_222 * 10**9
@@ -151,3 +153,37 @@ def test_a_reader_is_told_if_somebody_else_changed_the_object(tmp_path: Path) ->
     assert caught.value.errno == errno.ESTALE
     volume.stop()
     assert volume.objects() == {"f": b"2" * (3 << 20)}
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_an_xattr_that_a_killed_worker_only_wrote_down_comes_to_the_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed: bool
+) -> None:
+    """It is set, and the change sent again is not made again; the object has to follow still."""
+    volume = posix(tmp_path)
+    volume.run(volume.store.put("f", b"content"))
+    ino = found(volume, ROOT, b"f").ino
+    if removed:
+        volume.run(volume.fs.setxattr(volume.request(), ino, b"user.a", b"value", 0))
+        assert volume.run(volume.fs.drain(2.0)) == 0
+
+    async def killed(*_args: object) -> None:
+        raise asyncio.CancelledError
+
+    request = volume.request()
+
+    def change(req: Request) -> Coroutine[Any, Any, None]:
+        if removed:
+            return volume.fs.removexattr(req, ino, b"user.a")
+        return volume.fs.setxattr(req, ino, b"user.a", b"value", 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(volume.fs, "_xattrs_changed", killed)
+        with pytest.raises(asyncio.CancelledError):
+            volume.run(change(request))
+    volume.die()
+    volume.start(taken_over=True)
+    volume.run(change(request._replace(resent=True)))
+    volume.stop()
+    values = metadata.decode_xattrs(volume.bucket.objects["f"].metadata)
+    assert values == ({} if removed else {b"user.a": b"value"})
