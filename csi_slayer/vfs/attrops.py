@@ -39,6 +39,18 @@ def _storable(changes: SetAttr) -> SetAttr:
     )
 
 
+def _values(inode: Inode, changes: SetAttr) -> dict[str, Any]:
+    """What of ``inode`` becomes what, but for its size."""
+    values: dict[str, Any] = {"ctime_ns": changes.ctime_ns or time.time_ns()}
+    if changes.mode is not None:
+        values["mode"] = stat.S_IFMT(inode.mode) | stat.S_IMODE(changes.mode)
+    for name in ("uid", "gid", "atime_ns", "mtime_ns"):
+        value = getattr(changes, name)
+        if value is not None:
+            values[name] = value
+    return values
+
+
 class AttrOps(Base):
     """See :class:`csi_slayer.vfs.operations.Operations`."""
 
@@ -60,6 +72,9 @@ class AttrOps(Base):
 
     async def setattr(self, req: Request, ino: int, changes: SetAttr) -> tuple[Attr, float]:
         self.check_writable()
+        if changes.size is None and (removed := self.removed.get(ino)) is not None:
+            removed = self.removed[ino] = removed._replace(**_values(removed, _storable(changes)))
+            return self.attr(removed), self.live.metadata_ttl
         inode = await self.known(await self.catalog.get(ino))
         if changes.size is not None:
             await self._truncate(inode, changes.size)
@@ -96,13 +111,7 @@ class AttrOps(Base):
 
     async def _set(self, inode: Inode, changes: SetAttr, *, attrs_dirty: bool = False) -> None:
         changes = _storable(changes)
-        values: dict[str, Any] = {"ctime_ns": changes.ctime_ns or time.time_ns()}
-        if changes.mode is not None:
-            values["mode"] = stat.S_IFMT(inode.mode) | stat.S_IMODE(changes.mode)
-        for name in ("uid", "gid", "atime_ns", "mtime_ns"):
-            value = getattr(changes, name)
-            if value is not None:
-                values[name] = value
+        values = _values(inode, changes)
         if changes.mtime_ns is not None and inode.stage is not None:
             await self._touch_stage(inode, changes.mtime_ns, values)
         if set(values) <= {"ctime_ns", "atime_ns"} and not attrs_dirty:

@@ -98,6 +98,10 @@ def test_of_a_removed_directory_while_it_is_open(tmp_path: Path) -> None:
     for name in (b"a", b"b"):
         attr, _ttl = volume.run(fs.getattr(request(), inos[name], None))
         assert (attr.nlink, stat.S_IMODE(attr.mode)) == (0, 0o750)
+        volume.run(fs.setattr(request(), inos[name], SetAttr(mode=0o700, uid=7, mtime_ns=8)))
+        attr, _ttl = volume.run(fs.getattr(request(), inos[name], None))
+        assert (attr.nlink, attr.mode, attr.uid) == (0, stat.S_IFDIR | 0o700, 7)
+        assert attr.mtime_ns == 8
         fs.forget(inos[name], 1)
         with pytest.raises(FsError):
             volume.run(fs.getattr(request(), inos[name], None))
