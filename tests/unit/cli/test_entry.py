@@ -62,3 +62,38 @@ def test_an_interrupt_between_loading_and_working(tmp_path: Path, way: str) -> N
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert (ended.returncode, ended.stderr) == (130, b"csi-slayer: interrupted\n")
+
+
+@pytest.mark.parametrize("way", ["installed", "module"])
+@pytest.mark.parametrize("arguments", [["--help"], ["status"], ["status", "--json"]])
+def test_standard_output_that_cannot_be_written(
+    tmp_path: Path, way: str, arguments: list[str]
+) -> None:
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [*command(way), *arguments],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(tmp_path)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=50,
+            check=False,
+        )
+    assert ended.stderr == b"csi-slayer: standard output: No space left on device\n"
+    assert ended.returncode == 1
+
+
+def test_closed_standard_streams_stay_nobody_elses(tmp_path: Path) -> None:
+    """They were taken by the sockets to the processes that a command starts."""
+    (tmp_path / "rich.py").write_text(
+        "import os\n"
+        "places = [os.readlink(f'/proc/self/fd/{number}') for number in range(3)]\n"
+        f"open({str(tmp_path / 'places')!r}, 'w').write(' '.join(places))\n"
+        "os._exit(0)\n"
+    )
+    subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command("module"), "status"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        timeout=50,
+        check=True,
+    )
+    assert (tmp_path / "places").read_text() == "/dev/null /dev/null /dev/null"
