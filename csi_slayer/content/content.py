@@ -369,7 +369,7 @@ class Content:
                 anew = not queued or self.options.live.quota is not None
                 if key is None or anew or self.reconciler.is_active(key):
                     await self.note_dirty(inode)
-                self.reconciler.kick()
+                self.reconciler.closed(key)
             else:
                 await self._adopt(inode)
 

@@ -19,11 +19,11 @@ from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.options import ContentOptions
 from csi_slayer.content.rest import Rest
+from csi_slayer.content.retries import RETRY_MEMORY, Retries
 from csi_slayer.content.tasks import Progress
 from csi_slayer.content.waits import Waits
 from csi_slayer.errors import (
     KeyObstructed,
-    PreconditionFailed,
     SlayerError,
     StoreError,
     StoreUnavailable,
@@ -33,11 +33,6 @@ log = structlog.get_logger(__name__)
 
 PAGE = 256
 """Pending keys read from the table at once."""
-
-BACKOFF_MAX = 30.0
-"""Longest pause before a failed key is tried again, seconds; a key is never given up."""
-
-RETRY_MEMORY = 4096
 
 PASS_PAUSE, LOOK_PAUSE, PASS_PAUSE_MAX = 0.01, 0.00002, 1.0
 """Seconds between two passes over the pending keys: so many, more for each key that was looked at
@@ -73,8 +68,8 @@ class Reconciler:
         self._again: set[str] = set()  # noted again while an attempt was under way
         self._waits = Waits()
         self._resting: dict[str, int] = {}  # when keys that are left alone were noted first
-        self._not_before: dict[str, tuple[float, int]] = {}
-        self._others_not_before = 0.0  # of keys that failed when so many had that none is noted
+        self._closed: set[str] = set()  # whose file was closed while an attempt was under way
+        self._retries = Retries()
         self._slots = asyncio.Semaphore(options.upload_concurrency)
         self._wake = asyncio.Event()
         self._rest = Rest(catalog, options)
@@ -92,6 +87,14 @@ class Reconciler:
         elif self._timer is None:
             self._wake_in(self._rest.first())
 
+    def closed(self, key: str | None) -> None:
+        """As :meth:`kick`: somebody was the last to close the file of this one."""
+        if key is not None:
+            self._retries.closed(key)
+            if key in self._active:
+                self._closed.add(key)
+        self.kick()
+
     def _wake_in(self, seconds: float) -> None:
         """Look at the pending keys then, or sooner if that is planned already."""
         loop = asyncio.get_running_loop()
@@ -107,8 +110,7 @@ class Reconciler:
 
     def retry(self) -> None:
         """Try all pending keys now, also those that wait after a failure."""
-        self._not_before.clear()
-        self._others_not_before = 0.0
+        self._retries.clear()
         self._wake.set()
 
     def is_active(self, key: str) -> bool:
@@ -184,20 +186,16 @@ class Reconciler:
         if self._active.get(key) is task:
             self._finished(key)
         self._waits.forget(key)
+        closed = key in self._closed
+        self._closed.discard(key)
         if task.cancelled():
             return
         error = task.exception()
-        _at, failures = self._not_before.pop(key, (0.0, 0))
         if error is None:
+            self._retries.forget(key)
             return
         self._wake.set()
-        if len(self._not_before) < RETRY_MEMORY:
-            pause = min(BACKOFF_MAX, 0.25 * 2 ** min(failures, 10))
-            if isinstance(error, PreconditionFailed) and not failures:
-                pause = 0.0  # a lost race is decided with the last close, which is about to come
-            self._not_before[key] = (time.monotonic() + pause, failures + 1)
-        else:
-            self._others_not_before = time.monotonic() + BACKOFF_MAX
+        self._retries.failed(key, error, closed=closed)
         if not isinstance(error, SlayerError):
             log.error("reconcile failed", key=key, exc_info=error)
 
@@ -273,7 +271,7 @@ class Reconciler:
                 await self._wait_for(key, row.key)
         await self._delete_many(rows)
         for row in rows:
-            if row.key in self._not_before:
+            if row.key in self._retries:
                 raise StoreUnavailable(f"{key!r} waits for {row.key!r} to be deleted")
         return bool(rows)
 
@@ -323,14 +321,14 @@ class Reconciler:
         """Look at every pending key once; returns in how many seconds one is due that was left
         alone, and how many were."""
         now, soonest, left, after = time.monotonic(), NEVER, 0, ""
-        others = self._others_not_before, 0  # as it is now: each key has its turn in a pass
+        others = self._retries.others  # as it is now: each key has its turn in a pass
         resting: dict[str, int] = {}
         while rows := await self._catalog.pendings(after, PAGE):
             after = rows[-1].key
             deletes: list[Pending] = []
             for row in rows:
                 since_ns = self._resting.get(row.key, row.since_ns)
-                not_before, _failures = self._not_before.get(row.key, others)
+                not_before = self._retries.not_before(row.key, others)
                 due = max(not_before - now, self._rest.left(since_ns))
                 if row.key in self._objects.moving:
                     continue
@@ -386,13 +384,11 @@ class Reconciler:
             await asyncio.shield(task)
         except StoreError as error:
             log.warning("objects not deleted yet", keys=len(keys), error=str(error))
-            at = time.monotonic() + DELETE_PAUSE
-            for key in keys[:RETRY_MEMORY]:
-                self._not_before[key] = (at, self._not_before.get(key, (0.0, 0))[1] + 1)
+            self._retries.put_off(keys[:RETRY_MEMORY], DELETE_PAUSE)
             asyncio.get_running_loop().call_later(DELETE_PAUSE, self._wake.set)
         else:
             for key in keys:
-                self._not_before.pop(key, None)
+                self._retries.forget(key)
         finally:
             for key in keys:
                 if self._active.get(key) is task:  # else a new attempt has begun meanwhile

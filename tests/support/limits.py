@@ -97,7 +97,7 @@ _LIMITS = (
      "WRITEBACK_REST", _SECONDS),
     ("or when a file waits for", "content.rest", "WRITEBACK_REST_MAX", _SECONDS),
     ("longest pause before a failed upload is tried again; it is never given up",
-     "content.reconcile", "BACKOFF_MAX", _SECONDS),
+     "content.retries", "BACKOFF_MAX", _SECONDS),
     ("looks at a key whose names keep moving, per attempt", "content.reconcile", "LOOKS", _COUNT),
     ("looks at the names of one rename that others change", "vfs.nameops", "RENAME_LOOKS", _COUNT),
     ("longest pause that a server may ask for (Retry-After)", "store.retry",

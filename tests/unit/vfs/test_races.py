@@ -41,6 +41,37 @@ def test_a_lost_race_is_decided_as_soon_as_the_file_is_closed(tmp_path: Path) ->
     volume.stop()
 
 
+@pytest.mark.parametrize("under_way", [False, True])
+def test_a_race_that_was_lost_often_is_decided_as_soon_as_the_file_is_closed(
+    tmp_path: Path, under_way: bool
+) -> None:
+    """Somebody had it open all the time: each flush lost, and made the pause longer."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    fs = volume.fs
+
+    async def run() -> None:
+        ino, opened = await begin(volume, b"f", b"ours")
+        reader = await fs.open(volume.request(), ino, os.O_RDONLY)
+        await MemoryStore(volume.bucket).put("f", b"theirs")
+        for _ in range(3 if under_way else 9):
+            with pytest.raises(PreconditionFailed):
+                await fs.flush(volume.request(), ino, opened.fh)
+        gate = Gate(volume, "put")
+        if not under_way:
+            gate.open.set()
+            gate.reached.set()
+        await fs.release(volume.request(), ino, opened.fh)
+        await gate.reached.wait()
+        await fs.release(volume.request(), ino, reader.fh)
+        gate.open.set()
+        await asyncio.sleep(0.5)
+        assert volume.events.conflicts == 1
+        assert await fs.catalog.pending_count() == 0
+
+    volume.run(run())
+    volume.stop()
+
+
 def test_who_opens_a_file_while_the_loser_is_closed_has_what_the_store_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from csi_slayer.catalog import ROOT
-from csi_slayer.content import reconcile
+from csi_slayer.content import reconcile, retries
 from csi_slayer.errors import AccessDenied
 from tests.unit.vfs.harness import Volume
 
@@ -21,6 +21,7 @@ def test_more_refused_keys_than_are_remembered_rest_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconcile, "RETRY_MEMORY", 2)
+    monkeypatch.setattr(retries, "RETRY_MEMORY", 2)
     volume = Volume(tmp_path, passthrough=False, ttl=3600)
     asked: list[str] = []
 
