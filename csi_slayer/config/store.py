@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -25,6 +25,9 @@ REVEAL_SECRETS: Final = "reveal_secrets"
 
 # Wider than S3's rules: other servers allow more, but none a character that ends a host name.
 _BUCKET = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
+_ACCOUNT = re.compile(r"[0-9]{12}")
+_CLASS = re.compile(r"[A-Z][A-Z0-9_]*")
+_ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
 
 def check_endpoint(value: str) -> str:
@@ -107,6 +110,26 @@ class Connection(Section):
         description="http(s) URL of the service that exchanges tokens and roles; none: AWS's",
     )
     anonymous: bool = Field(default=False, description="send unsigned requests (public buckets)")
+    storage_class: str | None = Field(
+        default=None,
+        description="class of the objects that are written, such as INTELLIGENT_TIERING; none: the"
+        " bucket's default, and of what is renamed or changed in its attributes the one it has",
+    )
+    encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = Field(
+        default=None,
+        description="server-side encryption of the objects that are written; none: the bucket's"
+        " default",
+    )
+    kms_key_id: str | None = Field(
+        default=None, description="key of encryption by aws:kms; none: the account's own for S3"
+    )
+    requester_pays: bool = Field(
+        default=False, description="pay for the requests to a bucket whose owner does not"
+    )
+    bucket_owner: str | None = Field(
+        default=None,
+        description="number of the account that the bucket must belong to; none: whoever's it is",
+    )
     request_timeout: Duration = Field(
         default=30.0, gt=0, description="longest silence of the server within one request"
     )
@@ -127,6 +150,29 @@ class Connection(Section):
     @classmethod
     def _check_endpoint(cls, value: str | None) -> str | None:
         return None if value is None else check_endpoint(value)
+
+    @field_validator("storage_class")
+    @classmethod
+    def _check_storage_class(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not _CLASS.fullmatch(value):
+            raise ValueError("expected a name such as STANDARD_IA")
+        if value in _ARCHIVES:
+            raise ValueError("objects of that class cannot be read before they are restored")
+        return value
+
+    @field_validator("kms_key_id")
+    @classmethod
+    def _check_kms_key(cls, value: str | None) -> str | None:
+        return None if value is None else check_plain(value)
+
+    @field_validator("bucket_owner")
+    @classmethod
+    def _check_owner(cls, value: str | None) -> str | None:
+        if value is not None and not _ACCOUNT.fullmatch(value):
+            raise ValueError("expected the twelve digits of an AWS account")
+        return value
 
     @field_validator("proxy")
     @classmethod
@@ -169,6 +215,8 @@ class Connection(Section):
 
     @model_validator(mode="after")
     def _check_identity(self) -> Self:
+        if self.kms_key_id is not None and self.encryption in (None, "AES256"):
+            raise ValueError("kms_key_id needs encryption: aws:kms")
         if (self.access_key_id is None) != (self.secret_access_key is None):
             raise ValueError("access_key_id and secret_access_key belong together")
         if self.session_token is not None and self.access_key_id is None:

@@ -54,6 +54,20 @@ class CredentialOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectOptions:
+    """What S3 is told of requests and of the objects that they write; None: nothing.
+
+    ``owner``: the account that the bucket must belong to.
+    """
+
+    storage_class: str | None = None
+    encryption: str | None = None
+    kms_key_id: str | None = None
+    requester_pays: bool = False
+    owner: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StoreOptions:
     """How to reach the objects of a volume. Times are seconds.
 
@@ -77,6 +91,7 @@ class StoreOptions:
     proxy: str | None = None
     no_proxy: str | None = None
     credentials: CredentialOptions = field(default_factory=CredentialOptions)
+    objects: ObjectOptions = ObjectOptions()
     anonymous: bool = False
     request_timeout: float = 30.0
     connect_timeout: float = 5.0

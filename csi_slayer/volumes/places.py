@@ -37,6 +37,9 @@ COMMON_FIELDS = (
 """Of the driver's connection, what holds for any service and identity. A list, so that nothing that
 is added to a connection is passed on by itself."""
 
+OBJECT_FIELDS = ("storage_class", "encryption", "kms_key_id", "requester_pays", "bucket_owner")
+"""What holds for the driver's own service and identity alone: another one may not use its keys."""
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -79,6 +82,8 @@ def store_fields(driver: DriverStore, service: Service, identity: Identity) -> d
     endpoint = service.endpoint or (secret.endpoint if secret else None)
     fields["endpoint"] = endpoint or driver.endpoint
     fields["region"] = service.region or (secret.region if secret else None) or driver.region
+    if fields["endpoint"] == driver.endpoint and identity.kind is Authentication.DRIVER:
+        fields.update((name, getattr(driver, name)) for name in OBJECT_FIELDS)
     fields["path_style"] = driver.path_style if service.path_style is None else service.path_style
     if service.sts_endpoint is not None:
         fields["sts_endpoint"] = service.sts_endpoint

@@ -11,7 +11,7 @@ import xxhash
 from csi_slayer.config import MountConfig
 from csi_slayer.content.options import ContentOptions, Live
 from csi_slayer.errors import ConfigError
-from csi_slayer.store.options import CredentialOptions, StoreOptions
+from csi_slayer.store.options import CredentialOptions, ObjectOptions, StoreOptions
 from csi_slayer.vfs.options import VfsOptions
 
 LONGEST_DRAIN = 3600.0
@@ -83,6 +83,13 @@ def store_options(config: MountConfig, observer: Any) -> StoreOptions:
             else None,
             sts_endpoint=store.sts_endpoint,
             ambient=store.ambient,
+        ),
+        objects=ObjectOptions(
+            storage_class=store.storage_class,
+            encryption=store.encryption,
+            kms_key_id=store.kms_key_id,
+            requester_pays=store.requester_pays,
+            owner=store.bucket_owner,
         ),
         anonymous=store.anonymous,
         # One silent attempt must not outlast what a read may wait in all.

@@ -17,7 +17,7 @@ from csi_slayer.store.s3.headers import (
     normal_etag,
     object_info,
 )
-from csi_slayer.store.s3.request import S3Request
+from csi_slayer.store.s3.request import STORAGE_CLASS, S3Request
 from csi_slayer.store.s3.uploads import Uploads
 from csi_slayer.store.s3.writes import written
 
@@ -38,6 +38,10 @@ _KEPT_HEADERS = (
     "content-type",
     "expires",
 )
+# A copy has none of the source's by itself. One that is not among them may be no class to ask for.
+_KEPT_CLASSES = frozenset({
+    "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "REDUCED_REDUNDANCY",
+})  # fmt: skip
 
 
 class Copies:
@@ -92,6 +96,8 @@ class Copies:
         if source_etag is not None and info.etag != normal_etag(source_etag):
             raise PreconditionFailed(f"copy of {source!r}: the object is another version")
         kept = [(name, answer.headers[name]) for name in _KEPT_HEADERS if name in answer.headers]
+        if (of_class := answer.headers.get(STORAGE_CLASS)) in _KEPT_CLASSES:
+            kept.append((STORAGE_CLASS, of_class))
         if info.size == 0 and target.endswith("/"):
             return await self._make_again(info, target, kept, metadata)
         if info.size > self._largest:
@@ -126,6 +132,7 @@ class Copies:
         ]
         if metadata is None:
             headers.append(("x-amz-metadata-directive", "COPY"))
+            headers += [pair for pair in kept if pair[0] == STORAGE_CLASS]
         else:
             headers.append(("x-amz-metadata-directive", "REPLACE"))
             headers += [*kept, *metadata_headers(metadata, None)]

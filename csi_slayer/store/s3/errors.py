@@ -58,6 +58,7 @@ _ADVICE = {
     "AccessDenied": "the identity may not do this: check its policy and the bucket's",
     "AccountProblem": "the account has a problem",
     "AllAccessDisabled": "access to the bucket is disabled",
+    "InvalidObjectState": "the object is archived: restore it first",
     "ExpiredToken": "the session token has ended: give new credentials",
     "RequestTimeTooSkewed": "this machine's clock differs from the server's: set it",
 }

@@ -58,7 +58,7 @@ async def open_s3(url: str, options: StoreOptions) -> S3Store:
     )
     resolver = Resolver(target)
     engine = Engine(
-        RequestWriter(address),
+        RequestWriter(address, options.objects),
         str(target),
         credentials,
         ConnectionPool(target, resolver, options.max_connections),

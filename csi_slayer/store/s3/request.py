@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from csi_slayer.store.options import ObjectOptions
 from csi_slayer.store.s3.address import BucketAddress
 from csi_slayer.store.s3.credentials import SignedBy
 from csi_slayer.store.s3.sign import EMPTY_PAYLOAD, AmzClock, encode_query, hash_payload
 
 Pairs = Sequence[tuple[str, str]]
+
+STORAGE_CLASS = "x-amz-storage-class"
+
+_NOTHING = ObjectOptions()
+_WRITES = frozenset({"PutObject", "CopyObject", "CreateMultipartUpload"})
 
 
 @dataclass(slots=True)
@@ -30,19 +36,44 @@ class S3Request:
     ask_first: bool = False
 
 
+def _always(objects: ObjectOptions) -> Pairs:
+    """Headers of all requests."""
+    headers = []
+    if objects.requester_pays:
+        headers.append(("x-amz-request-payer", "requester"))
+    if objects.owner is not None:
+        headers.append(("x-amz-expected-bucket-owner", objects.owner))
+    return headers
+
+
+def _writing(objects: ObjectOptions) -> Pairs:
+    """Headers of the requests that make an object, unless they say it themselves."""
+    values = {
+        STORAGE_CLASS: objects.storage_class,
+        "x-amz-server-side-encryption": objects.encryption,
+        "x-amz-server-side-encryption-aws-kms-key-id": objects.kms_key_id,
+    }
+    return [(name, value) for name, value in values.items() if value is not None]
+
+
 class RequestWriter:
     """Writes request heads for one bucket. Safe to use from several threads."""
 
-    def __init__(self, address: BucketAddress) -> None:
+    def __init__(self, address: BucketAddress, objects: ObjectOptions = _NOTHING) -> None:
         self.address = address
         self.clock = AmzClock()
+        self._always = _always(objects)
+        self._writing = _writing(objects)
 
     def head(self, request: S3Request, signed_by: SignedBy | None) -> bytes:
         """Request line and headers; ``signed_by`` None for an anonymous request."""
         address = self.address
         path = address.bucket_path if request.key is None else address.path(request.key)
         query = encode_query(request.query) if request.query else ""
-        headers = [("host", address.host_header), *request.headers]
+        headers = [("host", address.host_header), *request.headers, *self._always]
+        if self._writing and request.op in _WRITES:
+            own = {name for name, _ in request.headers}
+            headers += [pair for pair in self._writing if pair[0] not in own]
         if signed_by is not None:
             self._sign(headers, request, path, query, signed_by)
         if request.method in ("PUT", "POST"):

@@ -27,7 +27,7 @@ from csi_slayer.volumes.context import volume_context
 from csi_slayer.volumes.identity import IDENTITY_FIELDS
 from csi_slayer.volumes.ids import ephemeral_prefix
 from csi_slayer.volumes.options import KEYS as PARAMETERS
-from csi_slayer.volumes.places import COMMON_FIELDS
+from csi_slayer.volumes.places import COMMON_FIELDS, OBJECT_FIELDS
 from csi_slayer.volumes.pods import Pod
 from csi_slayer.volumes.records import State
 from csi_slayer.volumes.resolve import Resolved, resolve
@@ -419,7 +419,29 @@ def test_each_field_of_a_connection_is_the_service_the_identity_or_common():
     """A field that is new must be put into one of these: an identity must not be passed on."""
     service = {"endpoint", "region", "path_style"}
     token = {"web_identity_token"}
-    assert {*IDENTITY_FIELDS, *COMMON_FIELDS} | service | token == set(Connection.model_fields)
+    listed = {*IDENTITY_FIELDS, *COMMON_FIELDS, *OBJECT_FIELDS}
+    assert listed | service | token == set(Connection.model_fields)
+
+
+def test_how_objects_are_written_is_for_the_drivers_own_service_and_identity(run):
+    own = {
+        "storage_class": "STANDARD_IA", "encryption": "aws:kms", "kms_key_id": "k",
+        "requester_pays": True, "bucket_owner": "123456789012",
+    }  # fmt: skip
+    driver = S3.model_copy(update={"store": S3.store.model_copy(update=own)})
+
+    async def scenario():
+        for context, secrets, expected in [
+            ({}, {}, True),
+            ({"endpoint": "https://third.test"}, {}, False),
+            ({}, KEYS, False),
+        ]:
+            context = {"bucket": "data-set"} | context
+            found = await publish(driver, context=context, secrets=secrets)
+            values = found.config.store.model_dump(include=set(own))
+            assert (values == own) is expected, context
+
+    run(scenario())
 
 
 texts = st.text(max_size=12) | st.sampled_from(
