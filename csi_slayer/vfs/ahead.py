@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from typing import NamedTuple
 
 from csi_slayer.catalog import Catalog, Inode, Mark
 from csi_slayer.content.options import Live
@@ -19,6 +20,9 @@ START, MAXIMUM = 2, 16
 AT_ONCE = 16
 """Listings ahead under way, of a volume."""
 
+SHORTEST = 1.0
+"""Seconds for which names must be believed: else a listing is of no use to who comes later."""
+
 NEAR = 256
 """Names among which the next directories are looked for."""
 
@@ -26,50 +30,73 @@ SKIPPED = 2
 """Directories that a walker may leave out from one to the next."""
 
 
+class _Walk(NamedTuple):
+    """Through the directories in a directory: the place of the one read last, how many are to be
+    listed ahead, and the place up to which they were."""
+
+    last: int | None = None
+    width: int = 0
+    listed: int = 0
+
+
 class ListAhead:
     """Notices that the directories in a directory are read in the order in which it lists them, and
-    has those listed that come next, up to a page of each."""
+    has those listed that come next, once each and up to a page."""
 
     def __init__(self, catalog: Catalog, refresh: Refresher, live: Live) -> None:
         self._catalog = catalog
         self._refresh = refresh
         self._live = live
-        self._seen: OrderedDict[int, tuple[int, int]] = OrderedDict()
+        self._walks: OrderedDict[int, _Walk] = OrderedDict()
         self._running: set[asyncio.Task[None]] = set()
 
     async def entered(self, directory: Inode) -> None:
         """Somebody begins to read this directory."""
-        last, width = self._seen.pop(directory.parent, (None, 0))
-        if not self._live.prefetch or directory.ino == directory.parent:
+        if not self._live.prefetch or self._live.metadata_ttl < SHORTEST:
             return
-        if last is not None and last >= directory.place:
-            self._remember(directory.parent, (directory.place, 0))
+        if directory.ino == directory.parent:
             return
-        rows = await self._catalog.children(directory.parent, last or 0, NEAR)
-        siblings = [inode for _name, inode in rows if inode.is_dir]
-        inos = [inode.ino for inode in siblings[: SKIPPED + 1]]
-        if last is None or directory.ino not in inos:
-            self._remember(directory.parent, (directory.place, 0))
+        walk = self._walks.pop(directory.parent, _Walk())
+        siblings = await self._next(walk, directory)
+        if siblings is None:
+            self._remember(directory.parent, _Walk(directory.place))
             return
-        width = min(MAXIMUM, 2 * width or START)
-        self._remember(directory.parent, (directory.place, width))
-        self._remember(directory.ino, (0, width // 2))  # what is in it comes next
-        first = inos.index(directory.ino) + 1
-        for inode in siblings[first : first + width]:
-            await self._list(inode)
+        width = min(MAXIMUM, 2 * walk.width or START)
+        if directory.place <= walk.listed and not self._refresh.is_fresh(directory.listed_ns):
+            if self._refresh.running(directory.ino) is None:
+                width = START  # listed in vain: the walker takes longer than names are believed
+        listed = max(walk.listed, directory.place)
+        for inode in siblings[:width]:
+            if inode.place > listed:
+                if not await self._list(inode):
+                    break
+                listed = inode.place
+        self._remember(directory.parent, _Walk(directory.place, width, listed))
+        self._remember(directory.ino, _Walk(0, width // 2))  # what is in it comes next
 
-    def _remember(self, parent: int, state: tuple[int, int]) -> None:
-        self._seen[parent] = state
-        if len(self._seen) > WATCHED:
-            self._seen.popitem(last=False)
+    async def _next(self, walk: _Walk, directory: Inode) -> list[Inode] | None:
+        """The directories behind this one; None where it does not follow on the last."""
+        if walk.last is None or walk.last >= directory.place:
+            return None
+        rows = await self._catalog.children(directory.parent, walk.last, NEAR)
+        found = [inode for _name, inode in rows if inode.is_dir]
+        inos = [inode.ino for inode in found[: SKIPPED + 1]]
+        return found[inos.index(directory.ino) + 1 :] if directory.ino in inos else None
 
-    async def _list(self, directory: Inode) -> None:
-        if len(self._running) >= AT_ONCE or self._refresh.away or directory.flags & Mark.LARGE:
-            return
-        known = self._refresh.is_fresh(directory.listed_ns)
+    def _remember(self, parent: int, walk: _Walk) -> None:
+        self._walks[parent] = walk
+        if len(self._walks) > WATCHED:
+            self._walks.popitem(last=False)
+
+    async def _list(self, directory: Inode) -> bool:
+        """Whether it is listed, is being listed, or need not be."""
+        known = self._refresh.is_fresh(directory.listed_ns) or directory.flags & Mark.LARGE
         if known or self._refresh.running(directory.ino) is not None:
-            return
+            return True
+        if len(self._running) >= AT_ONCE or self._refresh.away:
+            return False
         listing = await self._refresh.begin(directory, pages=1)
         assert listing.task is not None
         self._running.add(listing.task)
         listing.task.add_done_callback(self._running.discard)
+        return True

@@ -150,6 +150,27 @@ def test_nothing_is_listed_ahead_without_prefetch(volume: Volume, watched: Watch
     assert watched.taken() == [f"{name}/" for name in NAMES[:5]]
 
 
+def test_nothing_is_listed_ahead_that_is_not_believed(volume: Volume, watched: Watched) -> None:
+    volume.live.metadata_ttl = 0.5
+    volume.run(read(volume))
+    watched.taken()
+    visit(volume, *NAMES[:5])
+    assert watched.taken() == [f"{name}/" for name in NAMES[:5]]
+
+
+def test_who_takes_longer_than_names_are_believed(volume: Volume, watched: Watched) -> None:
+    """Each directory is listed ahead no more than once, and few of them."""
+    volume.run(read(volume))
+    watched.taken()
+    for name in NAMES:
+        visit(volume, name)
+        for other in NAMES:
+            ino = volume.run(ino_of(volume, other))
+            volume.run(volume.catalog.update(ino, listed_ns=1))
+    listed = watched.taken()
+    assert all(listed.count(f"{name}/") <= 2 for name in NAMES)
+
+
 def test_so_many_at_once(volume: Volume, watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead, "AT_ONCE", 3)
     volume.run(read(volume))
