@@ -169,7 +169,8 @@ async def _check_rights(store: ObjectStore, url: str) -> list[Finding]:
     rights = Rights(store)
     millis = await rights.find_out() * 1000
     if rights.problems:
-        return [Finding("bad", problem.text, problem.mend) for problem in rights.problems]
+        own = "" if url.startswith("s3:") else "look at the directory's owner, mode and disk"
+        return [Finding("bad", problem.text, own or problem.mend) for problem in rights.problems]
     return [Finding("ok", f"{url} takes what is written ({millis:.0f} ms)")]
 
 
