@@ -97,7 +97,7 @@ def mount(
     """Mount a bucket, a prefix or a local directory of objects."""
     if config is not None and source is not None and mountpoint is None:
         mountpoint, source = source, None
-    if mountpoint is None or (source is None and config is None):
+    if not mountpoint or (source is None and config is None):
         fail("say what to mount and where: csi-slayer mount s3://bucket /mnt")
     overrides: dict[str, object] = {
         "store.url": source, "store.endpoint": endpoint, "store.region": region,

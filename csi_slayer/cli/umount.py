@@ -54,6 +54,8 @@ def umount(
       csi-slayer umount /mnt --timeout 10
       csi-slayer umount /mnt --force
     """
+    if not mountpoint:  # a script's variable that was never set is no name for where we are
+        fail("say what to unmount: csi-slayer umount /mnt")
     target = mounts.resolve(mountpoint)
     deadline = time.monotonic() + timeout
     with failing():

@@ -49,7 +49,16 @@ def test_the_version(capfd: pytest.CaptureFixture[str]) -> None:
     assert slayer(capfd, "--version") == (0, f"{__version__}\n")
 
 
-@pytest.mark.parametrize("args", [["mount"], ["mount", "s3://bucket"]])
+def test_nothing_is_no_mount_point(capfd: pytest.CaptureFixture[str]) -> None:
+    """It was taken for the directory that the command was called in."""
+    assert slayer(capfd, "umount", "") == (
+        1, "csi-slayer: say what to unmount: csi-slayer umount /mnt\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "args", [["mount"], ["mount", "s3://bucket"], ["mount", "s3://bucket", ""]]
+)
 def test_mount_needs_a_source_and_a_place(
     capfd: pytest.CaptureFixture[str], args: list[str]
 ) -> None:
@@ -308,6 +317,20 @@ def test_a_cache_that_does_not_exist_is_not_made(
     assert status == 1
     assert "does not exist" in output
     assert not (tmp_path / "mistyped").exists()
+
+
+@pytest.mark.parametrize("command", ["usage", "evict", "verify"])
+def test_a_cache_that_cannot_be_looked_at(
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    """As below a home directory that is another user's: any error but that nothing is there."""
+    monkeypatch.setattr(cache_module, "default_cache_directory", lambda: tmp_path / ("n" * 300))
+    status, output = slayer(capfd, "cache", command)
+    assert status == 1
+    assert output.endswith("n: File name too long\n")
 
 
 @pytest.mark.parametrize("command", ["usage", "evict", "verify"])
