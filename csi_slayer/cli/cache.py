@@ -44,9 +44,13 @@ Directory = Annotated[
 
 def _open(directory: Path | None) -> Cache:
     path = (directory or default_cache_directory()).absolute()
-    if not path.is_dir() or not os.listdir(path):
-        what = "is empty" if path.is_dir() else "does not exist"
-        fail(f"{path} {what}: no volume has cached anything there")
+    try:
+        if not os.listdir(path):
+            fail(f"{path} is empty: no volume has cached anything there")
+    except FileNotFoundError:
+        fail(f"{path} does not exist: no volume has cached anything there")
+    except OSError as error:
+        fail(f"{path}: {error.strerror}")
     return Cache(path, default_cache_capacity(path))
 
 

@@ -101,8 +101,13 @@ def check_limits() -> Iterator[Finding]:
 
 def check_cache(directory: Path) -> Iterator[Finding]:
     probe = directory
-    while not probe.exists() and probe != probe.parent:
-        probe = probe.parent
+    try:
+        while not probe.exists() and probe != probe.parent:
+            probe = probe.parent
+    except OSError as error:
+        yield Finding("bad", f"cache directory {directory}: {error.strerror}",
+                      "set cache.directory")  # fmt: skip
+        return
     if not os.access(probe, os.W_OK | os.X_OK):
         shown = shlex.quote(str(directory))
         yield Finding("bad", f"cache directory {directory} cannot be written",

@@ -32,7 +32,7 @@ def default_cache_directory() -> Path:
 def default_cache_capacity(directory: Path) -> int:
     """10 GiB, or 80 % of what is free where ``directory`` is (or will be) if that is less."""
     existing = directory
-    while not existing.exists() and existing != existing.parent:
+    while not os.path.exists(existing) and existing != existing.parent:
         existing = existing.parent
     try:
         state = os.statvfs(existing)

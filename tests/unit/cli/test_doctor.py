@@ -51,6 +51,12 @@ def test_a_cache_directory_that_is_not_there_yet(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "looking leaves nothing"
 
 
+def test_a_cache_directory_that_cannot_be_looked_at(tmp_path: Path) -> None:
+    (finding,) = doctor.check_cache(tmp_path / ("n" * 300) / "cache")
+    assert finding.level == "bad"
+    assert finding.text.endswith("cache: File name too long")
+
+
 def test_a_cache_directory_without_attributes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,6 +180,10 @@ def test_the_default_cache_fits_its_disk(tmp_path: Path) -> None:
     assert CacheConfig(directory=tmp_path, capacity=5).capacity == 5
 
 
+def test_the_default_capacity_where_the_directory_cannot_be_looked_at(tmp_path: Path) -> None:
+    assert 0 < default_cache_capacity(tmp_path / ("n" * 300)) <= 10 * 2**30
+
+
 def test_the_default_cache_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert default_cache_directory() == Path("/var/cache/slayerfs")
