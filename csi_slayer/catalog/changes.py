@@ -354,6 +354,9 @@ class Changes(Pendings):
             self._db.execute("DELETE FROM xattrs WHERE ino = ?", (ino,))
         if add or clear:
             values = {**values, "flags": inode.flags & ~clear | add}
+        written = values.get("mtime_ns", 0)
+        if "ctime_ns" not in values and inode.ctime_ns < written <= time.time_ns():
+            values = {**values, "ctime_ns": written}  # a write changes both
         self._rows.set(ino, values)
 
     async def dirty(

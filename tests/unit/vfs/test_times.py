@@ -88,3 +88,32 @@ def test_a_time_set_back_by_a_worker_that_is_killed_hides_no_change(
     volume.run(fs.release(volume.request(), ino, opened.fh))
     volume.stop()
     assert volume.objects() == {"a": b"change"}
+
+
+@pytest.mark.parametrize("passthrough", [False, True])
+@pytest.mark.parametrize("durability", ["close", "writeback"])
+def test_a_write_changes_both_times_for_good(
+    tmp_path: Path, durability: str, passthrough: bool
+) -> None:
+    """Of a file that is not staged any more the table alone tells them, and a backup looks at the
+    time of the status: mtime can be set."""
+    volume = Volume(tmp_path, passthrough=passthrough, ttl=HOUR, durability=durability)
+    fs = volume.fs
+    ino = volume.run(create(volume, b"f", b"1"))
+    assert volume.run(fs.drain(DRAIN)) == 0
+    volume.turn(30)
+
+    async def write() -> None:
+        await fs.catalog.update(ino, ctime_ns=1)
+        opened = await fs.open(volume.request(), ino, os.O_RDWR)
+        await fs.write(volume.request(), ino, opened.fh, 0, memoryview(b"2"))
+        await fs.flush(volume.request(), ino, opened.fh)
+        await fs.release(volume.request(), ino, opened.fh)
+        assert await fs.drain(DRAIN) == 0
+
+    volume.run(write())
+    volume.turn(30)
+    assert volume.run(fs.catalog.get(ino)).stage is None
+    attr, _ttl = volume.run(fs.getattr(volume.request(), ino, None))
+    assert 1 < attr.mtime_ns == attr.ctime_ns
+    volume.stop()
