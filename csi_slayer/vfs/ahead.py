@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from csi_slayer.catalog import Catalog, Inode, Mark
@@ -32,11 +33,12 @@ SKIPPED = 2
 
 class _Walk(NamedTuple):
     """Through the directories in a directory: the place of the one read last, how many are to be
-    listed ahead, and the place up to which they were."""
+    listed ahead, and the places up to which they were, and were told as known."""
 
     last: int | None = None
     width: int = 0
     listed: int = 0
+    told: int = 0
 
 
 class ListAhead:
@@ -71,8 +73,26 @@ class ListAhead:
                 if not await self._list(inode):
                     break
                 listed = inode.place
-        self._remember(directory.parent, _Walk(directory.place, width, listed))
+        self._remember(directory.parent, _Walk(directory.place, width, listed, walk.told))
         self._remember(directory.ino, _Walk(0, width // 2))  # what is in it comes next
+
+    async def following(self, ino: int) -> AsyncIterator[Inode]:
+        """The directories that a walk comes to after this one and whose names are known by now;
+        each of them once for all who ask."""
+        directory = await self._catalog.find(ino)
+        walk = None if directory is None else self._walks.get(directory.parent)
+        if directory is None or walk is None or not walk.width or walk.last != directory.place:
+            return
+        after = max(directory.place, walk.told)
+        for _name, inode in await self._catalog.children(directory.parent, after, NEAR):
+            if not inode.is_dir:
+                continue
+            walk = self._walks.get(directory.parent)
+            known = self._refresh.is_fresh(inode.listed_ns)
+            if walk is None or not known or inode.place > walk.listed:
+                return
+            self._walks[directory.parent] = walk._replace(told=inode.place)
+            yield inode
 
     async def _next(self, walk: _Walk, directory: Inode) -> list[Inode] | None:
         """The directories behind this one; None where it does not follow on the last."""

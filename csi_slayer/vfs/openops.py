@@ -38,6 +38,10 @@ TRIED_AGAIN = 10.0
 refused: the kernel tries once more, and then tells the program."""
 
 
+BEYOND = 64
+"""Files fetched ahead at once in the directories that a walk comes to next."""
+
+
 class OpenOps(NameOps):
     """See :class:`csi_slayer.vfs.operations.Operations`."""
 
@@ -159,6 +163,18 @@ class OpenOps(NameOps):
             last = await self.content.prefetch(wanted)
             if last is not None:
                 self._scan.reached(inode.parent, last)
+            if len(children) < count:
+                await self._prefetch_beyond(inode.parent)
+
+    async def _prefetch_beyond(self, ino: int) -> None:
+        """All files of a directory are read, or fetched ahead: go on in those that come next."""
+        left = BEYOND
+        async for directory in self._ahead.following(ino):
+            children = await self.catalog.children(directory.ino, 0, left)
+            await self.content.prefetch([child for _name, child in children])
+            left -= len(children)
+            if left <= 0:
+                break
 
     def _handle(self, req: Request, record: OpenInode, inode: Inode, flags: int) -> Handle:
         """Choose the I/O mode and write the handle down before it is answered."""

@@ -35,6 +35,8 @@ _LIMITS = (
     ("names asked for in one listing request", "vfs.refresh", "PAGE", _COUNT),
     ("directory listings under way at once", "vfs.refresh", "LISTINGS", _COUNT),
     ("of them ahead of who walks a tree", "vfs.ahead", "AT_ONCE", _COUNT),
+    ("small files fetched at once in the directories that a walk comes to next", "vfs.openops",
+     "BEYOND", _COUNT),
     ("listings begun for one who reads a directory of which none has ended", "vfs.dirops",
      "LISTINGS_BEGUN", _COUNT),
     ("new directories of a later listing that are asked for singly", "vfs.refresh", "DOUBTED",

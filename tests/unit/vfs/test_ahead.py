@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from csi_slayer.catalog import ROOT
 from csi_slayer.errors import StoreUnavailable
 from csi_slayer.vfs import ahead
+from csi_slayer.vfs.openops import BEYOND
 from csi_slayer.vfs.pages import PAGE
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob
@@ -169,6 +171,43 @@ def test_who_takes_longer_than_names_are_believed(volume: Volume, watched: Watch
             volume.run(volume.catalog.update(ino, listed_ns=1))
     listed = watched.taken()
     assert all(listed.count(f"{name}/") <= 2 for name in NAMES)
+
+
+def read_files(volume: Volume, name: str, *files: str) -> None:
+    """Read the names, then open the files in this directory of the root."""
+    parent = volume.run(ino_of(volume, name))
+    volume.run(read(volume, parent))
+    for file in files:
+        ino = volume.run(ino_of(volume, file, parent))
+        opened = volume.run(volume.fs.open(volume.request(), ino, os.O_RDONLY))
+        volume.run(volume.fs.release(volume.request(), ino, opened.fh))
+    volume.turn(200)
+
+
+def test_files_of_the_next_directories_are_fetched(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[str] = []
+    get = volume.store.get
+
+    async def watched(key: str, **more: Any) -> Any:
+        got.append(key)
+        return await get(key, **more)
+
+    monkeypatch.setattr(volume.store, "get", watched)
+    put(volume, *(f"{name}/two" for name in NAMES), *(f"d20/{n:03}" for n in range(100)))
+    volume.run(read(volume))
+    read_files(volume, "d00", "file")
+    assert sorted(got) == ["d00/file", "d00/two"], "the rest of the one directory"
+    read_files(volume, "d01")
+    read_files(volume, "d02")
+    assert len(got) == 2, "who reads names alone has no files fetched"
+    read_files(volume, "d03", "file")
+    assert {*got} >= {f"d{n:02}/{file}" for n in (3, 4, 5, 6) for file in ("file", "two")}
+    for name in NAMES[4:]:
+        read_files(volume, name, "file", "two")
+    assert len(got) == len({*got}), "each of them once"
+    assert 2 < len([key for key in got if key.startswith("d20/")]) <= BEYOND + 2
 
 
 def test_so_many_at_once(volume: Volume, watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
