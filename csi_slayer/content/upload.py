@@ -61,6 +61,8 @@ class Multipart:
     metadata: Mapping[str, str]
     parts: dict[int, Part] = field(default_factory=dict)
     wanted: bool = True
+    cut: bool = False
+    """Whether the store may still be at work for a request that nobody waits for any more."""
 
     def fits(self, key: str, part_size: int, metadata: Mapping[str, str]) -> bool:
         """Whether this upload can become the object; metadata is fixed when an upload begins, so
@@ -125,7 +127,8 @@ class Uploader:
         self.part_size = max(part_size, store.part_minimum)
         self._ahead: dict[int, Multipart] = {}
         self._sending: dict[int, Multipart] = {}
-        self._left: dict[str, str] = {}
+        self._left: dict[str, tuple[str, bool]] = {}
+        """Uploads to be aborted: their keys, and whether once more after that."""
         self._locks = Locks[int]()
         """One upload of a file at a time: sending ahead and the real one never overlap."""
 
@@ -180,10 +183,7 @@ class Uploader:
         self._sending[ino] = upload
         try:
             await self._send_parts(upload, file, size)
-            parts = [(p.number, p.etag) for p in sorted(upload.parts.values())]
-            info = await self._store.complete_multipart(
-                key, upload.upload_id, parts, condition=condition
-            )
+            info = await self._complete(upload, condition)
         except BaseException:
             await asyncio.shield(self._abort(upload))
             raise
@@ -194,6 +194,18 @@ class Uploader:
         if _was_set_since(upload.metadata.get("mtime"), metadata.get("mtime")):
             return await self._store.copy(key, key, source_etag=info.etag, metadata=metadata)
         return info
+
+    async def _complete(self, upload: Multipart, condition: Condition) -> ObjectInfo:
+        parts = [(p.number, p.etag) for p in sorted(upload.parts.values())]
+        try:
+            return await self._store.complete_multipart(
+                upload.key, upload.upload_id, parts, condition=condition
+            )
+        except PreconditionFailed:
+            raise
+        except BaseException:
+            upload.cut = True
+            raise
 
     async def _begin(self, key: str, part_size: int, metadata: Mapping[str, str]) -> Multipart:
         upload_id = await self._store.create_multipart(key, metadata=metadata)
@@ -207,14 +219,21 @@ class Uploader:
 
     async def _abort(self, upload: Multipart) -> None:
         try:
-            await self._abort_one(upload.upload_id, upload.key)
-        except SlayerError:  # it stays in the table of uploads
-            if len(self._left) < LEFT:
-                self._left[upload.upload_id] = upload.key
+            await self._abort_one(upload.upload_id, upload.key, once_more=upload.cut)
+        except SlayerError:
+            pass
+        else:
+            if not upload.cut:
+                return
+        if len(self._left) < LEFT:  # it stays in the table of uploads
+            self._left[upload.upload_id] = upload.key, upload.cut
 
-    async def _abort_one(self, upload_id: str, key: str) -> None:
+    async def _abort_one(self, upload_id: str, key: str, *, once_more: bool) -> None:
+        """With ``once_more`` it stays in the table: a part that comes to its end in the store
+        after this may be kept, with the upload (S3 API Reference, AbortMultipartUpload)."""
         await self._store.abort_multipart(key, upload_id)
-        await self._catalog.upload_ended(upload_id)
+        if not once_more:
+            await self._catalog.upload_ended(upload_id)
 
     async def _send_parts(
         self, upload: Multipart, file: StagedFile | OverlayFile, size: int
@@ -254,6 +273,9 @@ class Uploader:
                     raise PreconditionFailed(
                         f"{source.key!r} was changed by somebody else while it was edited here"
                     ) from error
+                except BaseException:
+                    upload.cut = True
+                    raise
                 upload.parts[number] = Part(number, etag, length, 0)
                 return
             await file.bring_range(offset, length)
@@ -261,9 +283,13 @@ class Uploader:
         done = upload.parts.get(number)
         if done is not None and (done.length, done.checksum) == (length, value):
             return
-        etag = await self._store.upload_part(
-            upload.key, upload.upload_id, number, file.fd, offset, length
-        )
+        try:
+            etag = await self._store.upload_part(
+                upload.key, upload.upload_id, number, file.fd, offset, length
+            )
+        except BaseException:
+            upload.cut = True
+            raise
         upload.parts[number] = Part(number, etag, length, value)
 
     async def _send_part_ahead(self, upload: Multipart, file: StagedFile, number: int) -> None:
@@ -326,15 +352,19 @@ class Uploader:
 
     async def abort_left(self) -> None:
         """Abort what an earlier worker began and did not end, and, for as long as this runs, what
-        could not be aborted when it failed: the store was away."""
-        self._left.update((await self._catalog.uploads())[:LEFT])
+        could not be aborted when it failed, for the store was away, or not for good."""
+        for upload_id, key in (await self._catalog.uploads())[:LEFT]:
+            self._left[upload_id] = key, True
         while True:
-            for upload_id, key in list(self._left.items()):
+            for upload_id, (key, once_more) in list(self._left.items()):
                 try:
-                    await self._abort_one(upload_id, key)
+                    await self._abort_one(upload_id, key, once_more=once_more)
                 except StoreUnavailable:
                     break  # so it will be with the others
                 except SlayerError:
                     continue
-                del self._left[upload_id]
+                if once_more:
+                    self._left[upload_id] = key, False
+                else:
+                    del self._left[upload_id]
             await asyncio.sleep(LEFT_PAUSE)

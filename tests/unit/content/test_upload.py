@@ -207,7 +207,11 @@ def test_a_refused_upload_leaves_nothing_unfinished(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_what_an_earlier_worker_began_is_aborted(tmp_path: Path) -> None:
+def test_what_an_earlier_worker_began_is_aborted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "LEFT_PAUSE", 0.01)
+
     async def run() -> None:
         async with bench(tmp_path) as it:
             it.write(0, os.urandom(3 * PART))
@@ -261,8 +265,51 @@ def test_a_removed_file_takes_its_parts_with_it(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("who", ["this worker", "an earlier one"])
+def test_an_upload_to_which_a_part_comes_after_its_abort_is_aborted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """The store had all of the part when who sent it went away."""
+    begun: list[tuple[str, str]] = []
+
+    async def run() -> None:
+        async with bench(tmp_path) as it:
+            it.write(0, os.urandom(3 * PART))
+            aborts: list[str] = []
+            sending = asyncio.Event()
+
+            async def upload_part(key: str, upload_id: str, *_args: int) -> str:
+                begun.append((upload_id, key))
+                sending.set()
+                return await asyncio.Future()
+
+            async def abort(_key: str, upload_id: str) -> None:
+                aborts.append(upload_id)
+
+            monkeypatch.setattr(it.store, "upload_part", upload_part)
+            monkeypatch.setattr(it.store, "abort_multipart", abort)
+            task = asyncio.create_task(it.send())
+            await sending.wait()
+            await end_task(task)
+            if who == "an earlier one":
+                await it.catalog.upload_began(*begun[0])
+                aborts.clear()
+                it.uploader = Uploader(it.store, it.catalog, PART)
+            again = asyncio.create_task(it.uploader.abort_left())
+            await _until_none(it)
+            assert len(aborts) > 1
+            await end_task(again)
+
+    monkeypatch.setattr(upload, "LEFT_PAUSE", 0.01)
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("ends", ["removed", "cut off"])
-def test_what_is_not_wanted_any_more_is_not_sent_to_its_end(tmp_path: Path, ends: str) -> None:
+def test_what_is_not_wanted_any_more_is_not_sent_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    monkeypatch.setattr(upload, "LEFT_PAUSE", 0.01)
+
     async def run() -> None:
         async with bench(tmp_path) as it:
             it.write(20 * PART - 1, b"x")
@@ -286,7 +333,9 @@ def test_what_is_not_wanted_any_more_is_not_sent_to_its_end(tmp_path: Path, ends
             with pytest.raises(NotWanted):
                 await it.send()
             assert len(it.sent) <= 5 + PARTS_AT_ONCE - 1
-            assert await it.catalog.uploads() == []
+            task = asyncio.create_task(it.uploader.abort_left())
+            await _until_none(it)
+            await end_task(task)
             await it.uploader.forget(7)  # nothing is remembered of it
 
     asyncio.run(run())
