@@ -6,8 +6,9 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
-from csi_slayer.errors import PreconditionFailed, StoreIntegrityError
+from csi_slayer.errors import PreconditionFailed, StoreError, StoreIntegrityError
 from csi_slayer.store.base import ANY, Condition, ObjectInfo, PendingUpload
 from csi_slayer.store.s3.answer import Answer
 from csi_slayer.store.s3.bodies import FileBody
@@ -161,6 +162,7 @@ class Uploads:
         token = self._tokens.get(upload_id)
         # An upload of an earlier process, whose token is not known here.
         expected = multipart_etag(parts) if token is None else None
+        assembled = False
 
         async def send(current: Condition) -> ObjectInfo:
             request = S3Request(
@@ -180,6 +182,8 @@ class Uploads:
             etag = normal_etag(result.get("ETag", ""))
             if not etag:
                 raise wrong_answer("an upload was completed without an etag")
+            nonlocal assembled
+            assembled = True
             return ObjectInfo(key, 0, etag, http_time(answer.headers.get("date", "")) * 10**9)
 
         write = ConditionalWrite(
@@ -199,6 +203,11 @@ class Uploads:
         info = object_info(key, answer.headers, content_length(answer.headers))
         if info.etag != done.etag:
             raise PreconditionFailed(f"{key!r}: the object is not the one that was assembled")
+        if not assembled:
+            # The object may be the work of another upload of the same write, begun by a process
+            # that died, and this one, refused, still be there.
+            with suppress(StoreError):
+                await self.abort_multipart(key, upload_id)
         self._tokens.pop(upload_id, None)
         return info
 

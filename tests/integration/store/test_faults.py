@@ -17,6 +17,7 @@ from csi_slayer.errors import (
     StoreUnavailable,
 )
 from csi_slayer.store.base import ABSENT, ObjectStore
+from csi_slayer.store.write_token import WRITE_TOKEN
 from tests.integration.store.conftest import Run
 from tests.integration.store.proxies import ResettableProxy
 from tests.integration.store.sinks import MemorySink
@@ -251,6 +252,29 @@ def test_a_lost_answer_is_told_from_a_lost_race(
             await setup.store.complete_multipart("multi", upload, [(1, part)], condition=ABSENT)
         assert (await setup.direct.head("multi")).etag == theirs.etag
         await setup.store.abort_multipart("multi", upload)
+
+    run(body())
+
+
+def test_an_upload_whose_work_another_one_had_done_is_not_left(
+    setup: Setup, run: Run[Any], file_of: FileOf
+) -> None:
+    """A process was killed while the store assembled its upload, and its successor sent the same
+    once more."""
+
+    async def body() -> None:
+        fd = file_of(BIG)
+        uploads = []
+        for store in (setup.direct, setup.store):
+            upload = await store.create_multipart("multi", metadata={WRITE_TOKEN: "token"})
+            part = await store.upload_part("multi", upload, 1, fd, 0, len(BIG))
+            uploads.append((store, upload, part))
+        etags = set()
+        for store, upload, part in uploads:
+            done = await store.complete_multipart("multi", upload, [(1, part)], condition=ABSENT)
+            etags.add(done.etag)
+        assert len(etags) == 1
+        assert not await setup.direct.list_multipart("")
 
     run(body())
 
