@@ -70,6 +70,19 @@ class Conflicts:
             raise translated(error, "keeping a conflicting file") from error
         return target
 
+    def give_back(self, kept: Path, staging: Staging, stage: str) -> None:
+        """Undo :meth:`keep`: what was to follow it has failed, and will be tried again. Raises
+        CacheError."""
+        source = staging.file(stage)
+        try:
+            with suppress(FileNotFoundError):
+                os.link(f"{kept}{SIDECAR}", f"{source}{SIDECAR}")
+            os.rename(kept, source)
+            for beside in (SIDECAR, ".json"):
+                kept.with_name(kept.name + beside).unlink(missing_ok=True)
+        except OSError as error:
+            raise translated(error, "giving a conflicting file back") from error
+
     def list(self) -> Sequence[Path]:
         """The files kept, oldest first."""
         if not self.directory.exists():

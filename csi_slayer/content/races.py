@@ -18,7 +18,7 @@ from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.options import SCRATCH, ContentEvents
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile
-from csi_slayer.errors import ObjectNotFound, StoreError
+from csi_slayer.errors import ObjectNotFound, SlayerError, StoreError
 from csi_slayer.store.base import ObjectInfo, ObjectStore
 
 log = structlog.get_logger(__name__)
@@ -81,8 +81,8 @@ class Races:
             file, record.file = record.file, None
         try:
             if drop and found is not None:
-                self._staging.remove(inode.stage or "")
                 await self._take(inode, row, found)
+                self._staging.remove(inode.stage or "")
             else:
                 await self._set_aside(inode, row, found, error)
         finally:
@@ -93,11 +93,16 @@ class Races:
         self, inode: Inode, row: Pending, found: ObjectInfo | None, error: Exception
     ) -> None:
         """Suspends nowhere."""
-        self._keep(inode, row.key, row.expect, found, error)
-        if found is None:
-            await self._superseded(inode, row.key, None)
-            return
-        await self._take(inode, row, found)
+        kept = self._keep(inode, row.key, row.expect, found, error)
+        try:
+            if found is None:
+                await self._superseded(inode, row.key, None)
+            else:
+                await self._take(inode, row, found)
+        except SlayerError:
+            if kept is not None and inode.stage is not None:  # the row still says that it is there
+                self._conflicts.give_back(kept, self._staging, inode.stage)
+            raise
 
     def _keep(
         self,
@@ -106,7 +111,7 @@ class Races:
         expected: str | None,
         found: ObjectInfo | None,
         error: Exception,
-    ) -> None:
+    ) -> Path | None:
         """Our bytes, if there are any, where an administrator finds them."""
         self._events.conflict(key)
         etag = found.etag if found is not None else None
@@ -117,6 +122,7 @@ class Races:
             )
         log.error("conflict", key=key, kept_at=str(kept), expected=expected, found=etag,
                   reason=str(error))  # fmt: skip
+        return kept
 
     async def _take(self, inode: Inode, row: Pending, found: ObjectInfo) -> None:
         self._changed(inode.ino)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from csi_slayer.catalog import ROOT
 from csi_slayer.content import again
 from csi_slayer.errors import CacheFull
-from tests.unit.vfs.calls import begin
+from tests.unit.vfs.calls import begin, read
 from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.memory_store import Blob
 
 
 async def full(*_args: Any, **_values: Any) -> None:
@@ -94,4 +96,43 @@ def test_an_unmounted_volume_ends_well(tmp_path: Path, monkeypatch: pytest.Monke
         assert len(fs.handles) == len(fs.opened) == 0
 
     volume.run(run())
+    volume.stop()
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("theirs", [b"theirs", None], ids=["changed", "made in its place"])
+def test_a_lost_race_that_cannot_be_noted_is_lost_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: bytes | None, large: bool
+) -> None:
+    """Until it is noted the bytes are the file's, and then they are kept once."""
+    volume = Volume(tmp_path, passthrough=False, ttl=0, durability="fsync", hydrate_max=0)
+    fs, old = volume.fs, bytes(3 << 20) if large else b"0123456789"
+    if theirs is not None:
+        volume.bucket.objects["f"] = Blob(old, '"one"', 10**18, {})
+
+    async def run() -> None:
+        if theirs is not None:
+            ino = (await fs.lookup(volume.request(), ROOT, b"f")).attr.ino
+            handle = await fs.open(volume.request(), ino, os.O_RDWR)
+            await fs.write(volume.request(), ino, handle.fh, 0, memoryview(b"mine"))
+        else:
+            ino, handle = await begin(volume, b"f", b"mine" + old[4:])
+        volume.bucket.objects["f"] = Blob(b"theirs", '"two"', 10**18, {})
+        with monkeypatch.context() as patch:
+            patch.setattr(volume.catalog, "stored", full)
+            await fs.release(volume.request(), ino, handle.fh)
+            await asyncio.sleep(60)
+            if theirs is None:
+                assert await read(volume, ino) == b"mine" + old[4:]
+        assert await fs.drain(2.0) == 0
+        await asyncio.sleep(60)
+        ino = (await fs.lookup(volume.request(), ROOT, b"f")).attr.ino
+        assert await read(volume, ino) == b"theirs"
+
+    volume.run(run())
+    (kept,) = fs.content.conflicts.list()
+    assert kept.read_bytes()[:4] == b"mine"
+    assert list(fs.content.staging.list()) == []
+    assert len(list(kept.parent.glob("*.json"))) == 1
+    assert bool(list(kept.parent.glob("*.blocks"))) == (large and theirs is not None)
     volume.stop()
