@@ -18,7 +18,10 @@ def translated(error: OSError, what: str) -> CacheError:
     """CacheFull if the disk (or a quota on it) is full, else CacheError with the reason."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return CacheFull(f"{what}: {error.strerror}")
-    return CacheError(f"{what}: {error.strerror}")
+    failure = CacheError(f"{what}: {error.strerror}")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        failure.errno = errno.ENFILE  # the limit is ours, not the program's; no disk has failed
+    return failure
 
 
 def is_lost(error: OSError) -> bool:

@@ -274,7 +274,8 @@ class FileOps(OpenOps):
                 raise FsError(errno.EOPNOTSUPP)
         if source.whole_fd is None or length == 0:
             raise FsError(errno.EOPNOTSUPP)
-        own = os.dup(source.whole_fd)  # who opens the source for writing may close it meanwhile
+        with os_errors():
+            own = os.dup(source.whole_fd)  # who opens it for writing may close it meanwhile
         try:
             async with self.opened.held(out_ino):
                 copied = await to_its_end(
