@@ -49,7 +49,12 @@ class FileReader:
         if got == length or os.fstat(fd).st_size <= offset + got:
             return self._view[:got]
         # Whoever handed us the descriptor may close it as soon as we wait.
-        own = os.dup(fd)
+        try:
+            own = os.dup(fd)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            return _pread(fd, length, offset)  # at once: better late for all than EIO
         try:
             return await self._loop.run_in_executor(None, _pread, own, length, offset)
         finally:

@@ -59,8 +59,11 @@ class Splicer:
         """Bytes that fit beside the header, each page taking a slot of the pipe; 0 is off."""
 
     def open(self) -> None:
-        """Make the pipe; where only a small one is allowed, stay off."""
-        pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        """Make the pipe; where only a small one is allowed, or none is to be had, stay off."""
+        try:
+            pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:  # no descriptors left
+            return
         # EPERM where fs.pipe-max-size is less, or the user has too many pipes already.
         with contextlib.suppress(OSError):
             self.largest = fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, _PIPE_SIZE) - 2 * p.PAGE

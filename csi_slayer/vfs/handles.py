@@ -51,10 +51,11 @@ class Handle(NamedTuple):
 
 
 class HandleTable:
-    """The table in the file ``path``; at most 16 million handles."""
+    """The table in the file ``path``; at most 16 million handles. Raises FsError, CacheFull."""
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os_errors():
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         size = max(os.fstat(self._fd).st_size, _FIRST * _SIZE)
         self._allocate(size)
         with os_errors():

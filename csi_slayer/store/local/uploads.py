@@ -9,7 +9,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
 from csi_slayer.errors import ObjectNotFound, PreconditionFailed, StoreError, StoreUnsupported
@@ -170,16 +170,15 @@ def clean(tree: Tree, now: float) -> None:
     """Remove what processes that died have left, by age; ``now`` in seconds since 1970."""
     with _uploads(tree) as uploads:
         for name in os.listdir(uploads):
-            if now - os.stat(name, dir_fd=uploads).st_mtime > _UPLOADS_LIVE:
-                shutil.rmtree(name, ignore_errors=True, dir_fd=uploads)
+            with suppress(FileNotFoundError):  # completed or aborted meanwhile
+                if now - os.stat(name, dir_fd=uploads).st_mtime > _UPLOADS_LIVE:
+                    shutil.rmtree(name, ignore_errors=True, dir_fd=uploads)
     folder = os.open(f"{HIDDEN}/new", _FOLDER, dir_fd=tree.root)
     try:
         for name in os.listdir(folder):
-            try:
+            with suppress(FileNotFoundError):  # published meanwhile
                 if now - os.stat(name, dir_fd=folder).st_mtime > _DRAFTS_LIVE:
                     os.unlink(name, dir_fd=folder)
-            except FileNotFoundError:
-                continue  # published meanwhile
     finally:
         os.close(folder)
 

@@ -95,3 +95,17 @@ def test_the_descriptor_may_be_closed_while_a_thread_reads(
         return bytes(result)
 
     assert asyncio.run(test()) == DATA[:100]
+
+
+def test_without_descriptors_it_is_read_all_the_same(
+    file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing_cached(*_: Any) -> int:
+        raise BlockingIOError
+
+    def none_left(*_: Any) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "preadv", nothing_cached)
+    monkeypatch.setattr(os, "dup", none_left)
+    assert load(FileRange(file, 100, 1000), 1000) == DATA[100:1100]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -90,3 +91,16 @@ def test_after_a_refused_reply_the_next_one_is_whole(
     assert receive(kernel, 16 + 200_000)[16:] == DATA[:200_000]
     splicer.close()
     os.close(number)
+
+
+def test_without_descriptors_nothing_is_spliced(
+    splicer: Splicer, file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was to be is sent in another way."""
+
+    def none_left(*_args: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pipe2", none_left)
+    assert not splicer.send(1, FileRange(file, 0, len(DATA) + 1))
+    assert splicer.largest == 0

@@ -209,6 +209,16 @@ def test_leftovers_are_removed_by_age(run: Run, store: ObjectStore, root: Path) 
     tree.close()
 
 
+def test_what_another_worker_removes_meanwhile_is_no_leftover(
+    root: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the volume could not be mounted."""
+    tree, listdir = Tree(str(root)), os.listdir
+    monkeypatch.setattr(os, "listdir", lambda *args: [*listdir(*args), "0" * 32])
+    uploads.clean(tree, time.time() + 30 * 24 * 3600)
+    tree.close()
+
+
 def test_without_extended_attributes(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,12 @@ def test_a_table_that_cannot_be_read_is_an_error(
         HandleTable(tmp_path / "handles")
 
 
+def test_a_table_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> None:
+    """The worker says it in a line, not in a traceback."""
+    with pytest.raises(FsError, match="No such file or directory"):
+        HandleTable(tmp_path / "gone" / "handles")
+
+
 def test_a_damaged_table_is_an_empty_one(tmp_path: Path) -> None:
     path = tmp_path / "handles"
     path.write_bytes(random.Random(1).randbytes(1 << 16))

@@ -116,9 +116,7 @@ def test_copies_are_left_to_the_kernel_or_refused(volume: Volume) -> None:
         source, one = await begin(volume, b"one", b"bytes")
         target, other = await begin(volume, b"other", b"")
         with none_left(), pytest.raises(FsError) as failed:
-            await fs.copy_file_range(
-                volume.request(), source, one.fh, 0, target, other.fh, 0, 5
-            )
+            await fs.copy_file_range(volume.request(), source, one.fh, 0, target, other.fh, 0, 5)
         assert failed.value.errno == errno.ENFILE
         for ino, opened in ((source, one), (target, other)):
             await fs.release(volume.request(), ino, opened.fh)
