@@ -93,7 +93,7 @@ class Races:
         self, inode: Inode, row: Pending, found: ObjectInfo | None, error: Exception
     ) -> None:
         """Suspends nowhere."""
-        kept = self._keep(inode, row.key, row.expect, found, error)
+        kept = self._keep(inode, row.key, row.expect, found)
         try:
             if found is None:
                 await self._superseded(inode, row.key, None)
@@ -103,26 +103,31 @@ class Races:
             if kept is not None and inode.stage is not None:  # the row still says that it is there
                 self._conflicts.give_back(kept, self._staging, inode.stage)
             raise
+        self._tell(row.key, row.expect, found, error, kept)
 
     def _keep(
+        self, inode: Inode, key: str, expected: str | None, found: ObjectInfo | None
+    ) -> Path | None:
+        """Our bytes, if there are any, where an administrator finds them."""
+        if inode.stage is None:
+            return None
+        etag = found.etag if found is not None else None
+        return self._conflicts.keep(
+            self._staging, inode.stage, key=key, expected=expected, found=etag
+        )
+
+    def _tell(
         self,
-        inode: Inode,
         key: str,
         expected: str | None,
         found: ObjectInfo | None,
         error: Exception,
-    ) -> Path | None:
-        """Our bytes, if there are any, where an administrator finds them."""
+        kept: Path | None,
+    ) -> None:
         self._events.conflict(key)
         etag = found.etag if found is not None else None
-        kept: Path | None = None
-        if inode.stage is not None:
-            kept = self._conflicts.keep(
-                self._staging, inode.stage, key=key, expected=expected, found=etag
-            )
         log.error("conflict", key=key, kept_at=str(kept), expected=expected, found=etag,
                   reason=str(error))  # fmt: skip
-        return kept
 
     async def _take(self, inode: Inode, row: Pending, found: ObjectInfo) -> None:
         self._changed(inode.ino)
@@ -169,7 +174,8 @@ class Races:
             raise error
         if inode.stage is not None:
             if self._is_changed(inode, inode.stage):  # two files swap their names
-                self._keep(inode, key, inode.etag, found, error)
+                kept = self._keep(inode, key, inode.etag, found)
+                self._tell(key, inode.etag, found, error, kept)
             else:
                 self._staging.remove(inode.stage)
         await self._superseded(inode, key, found)

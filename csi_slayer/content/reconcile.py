@@ -382,7 +382,7 @@ class Reconciler:
             self._noted[row.key] = row.since_ns
         try:
             await asyncio.shield(task)
-        except StoreError as error:
+        except SlayerError as error:  # of the store, or of the catalog
             log.warning("objects not deleted yet", keys=len(keys), error=str(error))
             self._retries.put_off(keys[:RETRY_MEMORY], DELETE_PAUSE)
             asyncio.get_running_loop().call_later(DELETE_PAUSE, self._wake.set)
