@@ -63,11 +63,11 @@ class Conflicts:
             with suppress(FileNotFoundError):
                 os.link(f"{source}{SIDECAR}", f"{target}{SIDECAR}")
             os.rename(source, target)
-            for sidecar in (SIDECAR, SYNCED):
-                with suppress(FileNotFoundError):
-                    os.unlink(f"{source}{sidecar}")
         except OSError as error:
             raise translated(error, "keeping a conflicting file") from error
+        for sidecar in (SIDECAR, SYNCED):
+            with suppress(OSError):  # it has moved whatever becomes of these: the next start's
+                os.unlink(f"{source}{sidecar}")
         return target
 
     def give_back(self, kept: Path, staging: Staging, stage: str) -> None:
@@ -75,7 +75,7 @@ class Conflicts:
         CacheError."""
         source = staging.file(stage)
         try:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, FileExistsError):
                 os.link(f"{kept}{SIDECAR}", f"{source}{SIDECAR}")
             os.rename(kept, source)
             for beside in (SIDECAR, ".json"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -145,3 +146,22 @@ def test_odd_keys_make_plain_names(cache: Cache, staging: Staging) -> None:
         assert path.name.isascii()
         assert path.name.isprintable()
         assert json.loads(Path(f"{path}.json").read_text())["key"] == key
+
+
+def test_a_file_that_has_moved_to_the_conflicts_is_there_whatever_follows(
+    cache: Cache, staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is told that it stays staged would look for it there for ever."""
+
+    def failing(*_args: object, **_values: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    stage, conflicts = written(staging, sidecar=True), cache.conflicts("pvc/1")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", failing)
+        kept = conflicts.keep(staging, stage.id, key="k", expected=None, found=None)
+    assert kept.read_bytes() == b"data"
+    conflicts.give_back(kept, staging, stage.id)
+    assert stage.path.read_bytes() == b"data"
+    assert Path(f"{stage.path}{SIDECAR}").read_bytes() == b"blocks"
+    assert conflicts.list() == [] == os.listdir(conflicts.directory)
