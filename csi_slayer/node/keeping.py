@@ -19,6 +19,7 @@ from csi_slayer.content.tasks import end_task
 from csi_slayer.node import keeper
 from csi_slayer.observability import get_logger
 from csi_slayer.observability.complaints import Complaints
+from csi_slayer.worker import channel
 
 log = get_logger(__name__)
 
@@ -258,7 +259,7 @@ async def _receive(end: socket.socket) -> tuple[bytes, list[int]]:
     loop = asyncio.get_running_loop()
     while True:
         try:
-            data, fds, _flags, _address = socket.recv_fds(end, keeper.LIMIT, keeper.FDS)
+            data, fds, flags, _address = socket.recv_fds(end, keeper.LIMIT, keeper.FDS)
         except BlockingIOError:
             ready = asyncio.Event()
             loop.add_reader(end.fileno(), ready.set)
@@ -269,6 +270,7 @@ async def _receive(end: socket.socket) -> tuple[bytes, list[int]]:
             continue
         for fd in fds:
             os.set_inheritable(fd, False)
+        channel.check_complete(flags, fds)
         if not data:
             raise ConnectionResetError("the keeper closed the connection")
         return data, fds

@@ -20,6 +20,7 @@ or ``{"update_failed": n, "error": text, "code": ...}``; then nothing has change
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -56,14 +57,25 @@ def send(end: socket.socket, message: dict[str, Any], fds: tuple[int, ...] = ())
     socket.send_fds(end, [data], list(fds))
 
 
+def check_complete(flags: int, fds: list[int]) -> None:
+    """Raises OSError where a message came without all of its descriptors, because this process may
+    have no more: it would be taken for one that had none."""
+    if flags & socket.MSG_CTRUNC:
+        for fd in fds:
+            os.close(fd)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
 def receive(end: socket.socket, flags: int = 0) -> tuple[dict[str, Any], list[int]] | None:
     """The next message and its descriptors; None if the other end is gone.
 
-    ``flags`` are those of recv(2). Raises OSError, ValueError for what is no message.
+    ``flags`` are those of recv(2). Raises OSError, also where descriptors could not be taken, and
+    ValueError for what is no message.
     """
-    data, fds, _flags, _address = socket.recv_fds(end, LIMIT, _FDS, flags)
+    data, fds, got, _address = socket.recv_fds(end, LIMIT, _FDS, flags)
     for fd in fds:
         os.set_inheritable(fd, False)  # recv_fds of Python 3.11 drops MSG_CMSG_CLOEXEC
+    check_complete(got, fds)
     if not data:
         return None
     message = json.loads(data)

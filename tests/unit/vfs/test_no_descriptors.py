@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import resource
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,29 +13,12 @@ import pytest
 from csi_slayer.catalog import ROOT
 from csi_slayer.errors import FsError, SlayerError
 from csi_slayer.vfs.types import SetAttr
+from tests.support.descriptors import none_left
 from tests.unit.vfs.calls import begin, create, read
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob
 
 LARGE = os.urandom(3 << 20)
-
-
-@contextlib.contextmanager
-def none_left() -> Iterator[None]:
-    """No new descriptor can be had: all below the limit are taken."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    first = os.open("/dev/null", os.O_RDONLY)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (first + 1, hard))
-    taken = [first]
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                taken.append(os.dup(first))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for fd in taken:
-            os.close(fd)
 
 
 @pytest.fixture

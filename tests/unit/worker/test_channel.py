@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from csi_slayer.worker import channel
+from tests.support.descriptors import none_left
 
 
 def test_a_message_arrives_with_its_descriptors() -> None:
@@ -21,6 +22,21 @@ def test_a_message_arrives_with_its_descriptors() -> None:
         assert os.fstat(fds[0]).st_rdev == os.fstat(file.fileno()).st_rdev
         assert not os.get_inheritable(fds[0])
         os.close(fds[0])
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_a_message_whose_descriptors_cannot_be_taken_is_an_error(room: int) -> None:
+    """It would look like one that had none: as if nothing were mounted."""
+    ours, theirs = channel.pair()
+    with ours, theirs, open(os.devnull, "rb") as file:
+        channel.send(ours, {"session": {}}, (file.fileno(), file.fileno()))
+        channel.send(ours, {"next": 1})
+        with none_left(but=room):
+            with pytest.raises(OSError, match="Too many open files"):
+                channel.receive(theirs)
+            if room:  # what was taken was given back
+                os.close(os.dup(file.fileno()))
+        assert channel.receive(theirs) == ({"next": 1}, [])
 
 
 def test_messages_keep_their_bounds() -> None:
