@@ -9,6 +9,7 @@ import select
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import copy_context
 from typing import NamedTuple
 
 from csi_slayer.cache.bell import open_bell, ring, silence
@@ -72,7 +73,10 @@ class Governor:
 
     def start(self) -> None:
         """Begin to govern, or to stand by."""
-        self._thread = threading.Thread(target=self._run, name="cache-governor", daemon=True)
+        run = copy_context().run  # so that what is logged says of which volume it is
+        self._thread = threading.Thread(
+            target=run, args=(self._run,), name="cache-governor", daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:

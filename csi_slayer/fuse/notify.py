@@ -22,6 +22,7 @@ import ctypes
 import errno
 import os
 import threading
+from contextvars import copy_context
 from typing import Final, NamedTuple
 
 import structlog
@@ -131,7 +132,10 @@ class Notifier:
                 return False
             self._queue[key] = None
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="fuse-notify", daemon=True)
+                run = copy_context().run  # so that what is logged says of which volume it is
+                self._thread = threading.Thread(
+                    target=run, args=(self._run,), name="fuse-notify", daemon=True
+                )
                 self._thread.start()
             self._changed.notify_all()
             return True

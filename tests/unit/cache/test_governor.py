@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from csi_slayer.cache import BLOCK, Cache, Governor, evict_all
 from csi_slayer.cache.bell import ring
 from csi_slayer.errors import CacheFull
+from csi_slayer.observability.logging import log_context
 from tests.unit.cache.helpers import (
     content,
     crash,
@@ -281,6 +285,20 @@ def test_there_is_one_governor(cache: Cache, other: Cache) -> None:
     first.step_down()
     assert second.take_over()
     second.step_down()
+
+
+def test_what_the_governor_logs_says_of_which_volume_it_is(cache: Cache) -> None:
+    governor = Governor(cache)
+    with capture_logs([merge_contextvars]) as logs:
+        with log_context(volume="v"):
+            governor.start()
+        deadline = time.monotonic() + 10
+        while not logs and time.monotonic() < deadline:
+            time.sleep(0.01)
+        governor.close()
+    assert [(entry["event"], entry["volume"]) for entry in logs] == [
+        ("cache governor took over", "v")
+    ]
 
 
 def test_a_transfer_waits_for_the_governors_thread_to_make_room(root: Path) -> None:

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from csi_slayer.fuse.notify import Invalidation, Notifier, resend
+from csi_slayer.observability.logging import log_context
 
 
 @pytest.fixture
@@ -143,13 +145,15 @@ def test_closing_does_not_wait_for_ever(ends: tuple[socket.socket, socket.socket
     kernel, device = ends
     fill(device)
     notifier = Notifier(device.fileno(), expire_only=True)
-    notifier.invalidate_inode(1)
+    with log_context(volume="v"):
+        notifier.invalidate_inode(1)
     assert not notifier.close(0.05)
     notifier.invalidate_inode(2)
-    with capture_logs() as logs:
+    with capture_logs([merge_contextvars]) as logs:
         kernel.close()  # the write that hangs fails, and the thread ends
         assert notifier.close(10)
-    assert [entry["event"] for entry in logs] == ["fuse_invalidation_refused"]
+    found = [(entry["event"], entry["volume"]) for entry in logs]
+    assert found == [("fuse_invalidation_refused", "v")]
 
 
 def test_the_thread_holds_nothing_but_the_device(
