@@ -51,11 +51,7 @@ class Slow:
     def __init__(self, volume: Volume, real: Callable[..., object] = lambda *_: None) -> None:
         self._real = real
         self._began, self._gate = threading.Event(), threading.Event()
-        # In threads of their own: the loop of these tests runs such calls at once.
-        run = asyncio.BaseEventLoop.run_in_executor
-        volume.loop.run_in_executor = (  # type: ignore[method-assign]
-            lambda executor, call, *args: run(volume.loop, executor, call, *args)
-        )
+        volume.loop.threaded = True
 
     def __call__(self, *args: object) -> None:
         self._real(*args)
