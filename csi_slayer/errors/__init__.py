@@ -7,7 +7,7 @@
     ├── ConfigError                  EINVAL        INVALID_ARGUMENT
     ├── StoreError                   EIO           UNAVAILABLE
     │   ├── ObjectNotFound           ENOENT        NOT_FOUND
-    │   ├── BucketNotFound           ENOENT        NOT_FOUND
+    │   ├── BucketNotFound           EIO           NOT_FOUND
     │   ├── AccessDenied             EACCES        PERMISSION_DENIED
     │   ├── PreconditionFailed       ESTALE        ABORTED      If-Match / If-None-Match lost
     │   ├── InvalidRange             EIO           OUT_OF_RANGE
@@ -77,7 +77,8 @@ class ObjectNotFound(StoreError):
 
 
 class BucketNotFound(StoreError):
-    errno = _errno.ENOENT
+    """Not ENOENT to a program: it would take each of its files for removed, and act on it."""
+
     grpc_code = "NOT_FOUND"
 
 

@@ -273,3 +273,24 @@ def test_a_bad_day(faulty_each: Faulty, durability: str) -> None:
     assert found == wanted
     assert sorted(os.listdir(mount.root / "d")) == sorted(name[2:] for name in wanted)
     assert mount.ask_status()["counters"]["conflicts"] == 0
+
+
+def test_a_bucket_that_is_gone_is_no_empty_one(faulty: Faulty) -> None:
+    """Somebody deletes it, or an endpoint is moved: to ENOENT a backup answers by deleting."""
+    faulty.put("file", b"x")
+    faulty.put("d/file", b"x")
+    mount = faulty.mount()
+    assert sorted(os.listdir(mount.root)) == ["d", "file"]
+    faulty.proxy.inject(Status(404, "NoSuchBucket"))
+    calls: list[Callable[[], object]] = [
+        lambda: os.stat(mount.root / "new"),
+        lambda: os.listdir(mount.root / "d"),
+        lambda: (mount.root / "file").read_bytes(),
+        lambda: (mount.root / "other").write_bytes(b"x"),
+    ]
+    for call in calls:
+        with pytest.raises(OSError) as caught:
+            call()
+        assert caught.value.errno == errno.EIO
+    faulty.proxy.heal()
+    assert (mount.root / "file").read_bytes() == b"x"
