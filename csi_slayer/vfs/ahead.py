@@ -59,6 +59,9 @@ class ListAhead:
         if directory.ino == directory.parent:
             return
         walk = self._walks.pop(directory.parent, _Walk())
+        if walk.last == directory.place:  # of an empty one the end is all that comes after ".."
+            self._remember(directory.parent, walk)
+            return
         siblings = await self._next(walk, directory)
         if siblings is None:
             self._remember(directory.parent, _Walk(directory.place))

@@ -136,6 +136,21 @@ def test_a_walk_goes_down_at_once(volume: Volume, watched: Watched) -> None:
     assert watched.taken() == ["d01/a/", "d01/b/", "d01/c/"]
 
 
+def test_a_walk_goes_on_through_empty_directories(volume: Volume, watched: Watched) -> None:
+    """Their end is asked for from where their reading begins."""
+    for name in NAMES:
+        del volume.bucket.objects[f"{name}/file"]
+        volume.bucket.objects[f"{name}/"] = Blob(b"", f'"{name}"', 10**18, {})
+    volume.run(read(volume))
+    watched.taken()
+    most = 0
+    for name in NAMES:
+        assert volume.run(read(volume, volume.run(ino_of(volume, name)))) == []
+        volume.turn(200)
+        most = max(most, len(watched.taken()))
+    assert most > 4
+
+
 def test_names_that_are_no_directories_do_not_count(volume: Volume, watched: Watched) -> None:
     put(volume, *(f"d00-{number}" for number in range(50)))
     volume.run(read(volume))
