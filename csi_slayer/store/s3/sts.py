@@ -57,7 +57,9 @@ class StsEndpoint:
         if signed_by is not None:
             headers += _signature(signed_by, self.region, path, body, headers)
         connection: http.client.HTTPConnection
-        host, port, proxy = parts.hostname or "", parts.port, self.proxy
+        # A port is always said: without one the end of an IPv6 address would be taken for it.
+        host, proxy = parts.hostname or "", self.proxy
+        port = parts.port or (443 if parts.scheme == "https" else 80)
         if proxy is not None:
             connection = http.client.HTTPSConnection(
                 proxy.host, proxy.port, timeout=self.timeout, context=self.tls

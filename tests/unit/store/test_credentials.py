@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -360,6 +361,27 @@ def test_what_sts_may_answer_instead(sts: Sts, tmp_path: Path) -> None:
     absent = CredentialOptions(role_arn="arn:role", token_file=str(tmp_path / "absent"))
     with pytest.raises(AccessDenied, match="token file"):
         choose_source(absent, sts.endpoint).load()
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://[fd00::1]", ("fd00::1", 80)),
+        ("https://[fd00::1]", ("fd00::1", 443)),
+        ("https://sts.example:8443", ("sts.example", 8443)),
+    ],
+)
+def test_where_sts_is(monkeypatch: pytest.MonkeyPatch, url: str, expected: tuple[str, int]) -> None:
+    asked = []
+
+    def connect(address: tuple[str, int], *_more: object) -> None:
+        asked.append(address)
+        raise OSError("away")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    with pytest.raises(Transient, match="away"):
+        StsEndpoint(url, "us-east-1", 1.0).call([], None, "")
+    assert asked == [expected]
 
 
 def test_options_that_do_not_fit() -> None:
