@@ -101,19 +101,17 @@ def _sts(options: StoreOptions, region: str) -> StsEndpoint:
     )
     domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
     url = given or f"https://sts.{region}.{domain}"
-    secure = url.startswith("https://")
-    tls = None
-    if secure and _needs_sts(options):
+    tls = proxy = None
+    if url.startswith("https://") and _needs_sts(options):
         tls = make_tls(find_way(options).ca_bundle, options.verify_tls)
-    parts = urlsplit(url)
-    proxy = None
-    if secure:
+        parts = urlsplit(url)
         proxy = find_proxy(options, parts.hostname or "", parts.port or 443)
     return StsEndpoint(url, region, options.connect_timeout, tls, proxy)
 
 
 def _needs_sts(options: StoreOptions) -> bool:
-    """Whether a role may be assumed: contexts with all authorities in them are not small."""
+    """Whether a role may be assumed: contexts with all authorities in them are not small, and a
+    proxy that cannot be used is no error of who needs none."""
     by_environment = "AWS_WEB_IDENTITY_TOKEN_FILE" in os.environ
     given = options.credentials
     return given.role_arn is not None or given.has_token or by_environment

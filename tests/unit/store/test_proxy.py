@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from csi_slayer.errors import ConfigError, StoreUnavailable
-from csi_slayer.store.options import StoreOptions
+from csi_slayer.store.open import open_store
+from csi_slayer.store.options import CredentialOptions, StoreOptions
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.proxy import (
     MOST_HEAD_BYTES,
@@ -73,6 +76,20 @@ def test_which_one(
 )
 def test_what_is_asked_directly(host: str, listed: str, expected: bool) -> None:
     assert is_listed(host, 443, listed) is expected
+
+
+def test_who_needs_no_proxy_is_not_refused_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a key pair nobody is asked for credentials."""
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://proxy.example:1080")
+    keys = CredentialOptions(access_key="id", secret_key="secret")
+
+    async def opened(endpoint: str) -> None:
+        store = await open_store("s3://bucket", StoreOptions(endpoint=endpoint, credentials=keys))
+        await store.close()
+
+    asyncio.run(opened("http://s3.example:9000"))
+    with pytest.raises(ConfigError, match="HTTPS_PROXY"):
+        asyncio.run(opened("https://s3.example:9000"))
 
 
 def test_urls() -> None:
