@@ -22,15 +22,15 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
 
 
-def run() -> None:
-    """The program ``csi-slayer``."""
+def run(arguments: list[str] | None = None) -> None:
+    """The program ``csi-slayer``; ``arguments``: not those that it was called with."""
     _open_standard_streams()
     end_at_once()
     from csi_slayer.cli.main import app
 
     try:
         try:
-            app()
+            app(arguments)
         finally:
             if sys.stdout is not None:  # it was closed when we were started
                 sys.stdout.flush()

@@ -1,7 +1,8 @@
 """``mount.slayerfs``: what mount(8), /etc/fstab and systemd's mount units call.
 
 mount(8) runs ``mount.slayerfs SOURCE DIRECTORY [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]`` and
-expects the exit statuses of its own manual page.
+expects the exit statuses of its own manual page. A namespace is for the helper to enter: with one
+the call is refused, or the volume would be mounted where nobody asked for it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import sys
 from typing import NamedTuple
 
+from csi_slayer.cli import entry
 from csi_slayer.cli.interrupts import end_at_once
 
 _IGNORED = frozenset({
@@ -47,6 +49,8 @@ def translate(arguments: list[str]) -> Call:
     if len(places) != 2:
         raise WrongCall("expected SOURCE DIRECTORY [-o OPTIONS]")
     source, directory = places
+    if any(name == "-N" for name, _ in given):
+        raise WrongCall("-N: enter the namespace yourself, with nsenter")
     options = [text for name, value in given if name == "-o" for text in _split(value)]
     translated = [part for text in options for part in _translate(text)]
     sources = [] if source == "none" and "--config" in translated else [source]
@@ -92,9 +96,7 @@ def run() -> None:
         sys.exit(WRONG)
     if call.fake:
         return
-    from csi_slayer.cli.main import app
-
     try:
-        app(call.arguments)
+        entry.run(call.arguments)
     except SystemExit as end:
         sys.exit(WRONG if end.code == 2 else FAILED if end.code else 0)

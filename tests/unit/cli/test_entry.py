@@ -82,7 +82,11 @@ def test_standard_output_that_cannot_be_written(
     assert ended.returncode == 1
 
 
-def test_closed_standard_streams_stay_nobody_elses(tmp_path: Path) -> None:
+HELPER = [sys.executable, "-c", "from csi_slayer.cli.fstab import run; run()"]
+
+
+@pytest.mark.parametrize("called", [[*command("module"), "status"], [*HELPER, "s3://b", "/mnt"]])
+def test_closed_standard_streams_stay_nobody_elses(tmp_path: Path, called: list[str]) -> None:
     """They were taken by the sockets to the processes that a command starts."""
     (tmp_path / "rich.py").write_text(
         "import os\n"
@@ -91,7 +95,7 @@ def test_closed_standard_streams_stay_nobody_elses(tmp_path: Path) -> None:
         "os._exit(0)\n"
     )
     subprocess.run(
-        ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command("module"), "status"],
+        ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *called],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
         timeout=50,
         check=True,

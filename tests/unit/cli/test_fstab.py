@@ -45,6 +45,7 @@ def test_as_mount_calls_it() -> None:
         (["s3://b"], "expected SOURCE DIRECTORY"),
         (["s3://b", "/mnt", "/more"], "expected SOURCE DIRECTORY"),
         (["s3://b", "/mnt", "-x"], "not recognized"),
+        (["s3://b", "/mnt", "-N", "/proc/1/ns/mnt"], "nsenter"),
         (["s3://b", "/mnt", "-o", "noexec"], "-o noexec: not known"),
         (["s3://b", "/mnt", "-o", "sync"], "-o sync: not known"),
         (["s3://b", "/mnt", "-o", "endpoint=x"], "expected ro, config=FILE"),
