@@ -9,7 +9,13 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from csi_slayer.content.options import SCRATCH
-from csi_slayer.errors import AccessDenied, PreconditionFailed, SlayerError, StoreIntegrityError
+from csi_slayer.errors import (
+    AccessDenied,
+    PreconditionFailed,
+    SlayerError,
+    StoreError,
+    StoreIntegrityError,
+)
 from csi_slayer.store.base import ABSENT, Condition, ObjectStore
 
 _BODY = b"csi-slayer doctor"
@@ -92,12 +98,13 @@ class Rights:
         await self._store.abort_multipart(self._key, upload)
 
     async def _delete(self) -> None:
-        refused = {}
+        refused: dict[str, SlayerError] = {}
         for key in self._left:
             try:
                 await self._store.delete(key)
-            except AccessDenied as error:
+            except SlayerError as error:
                 refused[key] = error
         if refused:
             reason = next(iter(refused.values()))
-            raise AccessDenied(f"{reason}; {' and '.join(refused)} may be left")
+            kind = AccessDenied if isinstance(reason, AccessDenied) else StoreError
+            raise kind(f"{reason}; {' and '.join(refused)} may be left")

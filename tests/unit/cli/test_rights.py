@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from csi_slayer.cli.rights import Problem, Rights
-from csi_slayer.errors import AccessDenied
+from csi_slayer.errors import AccessDenied, StoreUnavailable
 from csi_slayer.store.base import ANY
 from csi_slayer.store.local.store import LocalStore
 from csi_slayer.store.open import open_store
@@ -67,6 +67,25 @@ def test_what_cannot_be_deleted_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     assert problem.mend == "allow the identity s3:DeleteObject"
     assert len(left(tmp_path)) == 2
     assert all(f".slayerfs/doctor/{name}" in problem.text for name in left(tmp_path))
+
+
+def test_what_may_be_left_is_named_whatever_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that cannot be deleted does not keep the other."""
+    delete = LocalStore.delete
+
+    async def away(self: LocalStore, key: str) -> None:
+        if not key.endswith("-copy"):
+            raise StoreUnavailable("away")
+        await delete(self, key)
+
+    monkeypatch.setattr(LocalStore, "delete", away)
+    (problem,) = problems(tmp_path)
+    (name,) = left(tmp_path)
+    assert problem == Problem(
+        f"objects cannot be deleted: away; .slayerfs/doctor/{name} may be left", ""
+    )
 
 
 def test_a_store_that_knows_no_conditions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
