@@ -37,7 +37,7 @@ class S3Request:
 
 
 def _always(objects: ObjectOptions) -> Pairs:
-    """Headers of all requests."""
+    """Headers of all requests to a bucket that is there."""
     headers = []
     if objects.requester_pays:
         headers.append(("x-amz-request-payer", "requester"))
@@ -70,7 +70,9 @@ class RequestWriter:
         address = self.address
         path = address.bucket_path if request.key is None else address.path(request.key)
         query = encode_query(request.query) if request.query else ""
-        headers = [("host", address.host_header), *request.headers, *self._always]
+        headers = [("host", address.host_header), *request.headers]
+        if request.op != "CreateBucket":
+            headers += self._always
         if self._writing and request.op in _WRITES:
             own = {name for name, _ in request.headers}
             headers += [pair for pair in self._writing if pair[0] not in own]

@@ -42,6 +42,10 @@ def test_other_requests(op: str) -> None:
     assert sent(ALL, op) == ALWAYS
 
 
+def test_a_bucket_that_is_made_is_nobodys_yet() -> None:
+    assert sent(ALL, "CreateBucket") == {}
+
+
 def test_it_is_signed() -> None:
     writer = RequestWriter(locate("bucket", "", None, "us-east-1", None), ALL)
     signed_by = SignedBy(AccessKeys("id", "secret", None), "us-east-1")
