@@ -17,6 +17,10 @@ _NEXT_IN = (
 )
 _CHILDREN = SELECT.replace("SELECT ", "SELECT d.name,", 1) + _NEXT_IN
 _NAMES = f"SELECT d.name, i.ino, i.place, i.mode, i.size, {UNREAD} FROM inodes i {_NEXT_IN}"
+_OLDEST = (
+    "SELECT min(checked_ns), count(*) FROM (SELECT i.checked_ns FROM dentries d "
+    "JOIN inodes i ON i.ino = d.ino WHERE d.parent = ? LIMIT ?)"
+)
 
 LISTED_KEPT = ROWS_KEPT // 8
 """Rows of one look at a directory that are remembered; of more, none."""
@@ -80,6 +84,13 @@ class Reads:
 
     async def is_empty(self, ino: int) -> bool:
         return self._db.one("SELECT 1 FROM dentries WHERE parent = ? LIMIT 1", (ino,)) is None
+
+    async def oldest(self, ino: int, most: int) -> int | None:
+        """When that of a directory's names was last checked which was so longest ago; 0 where
+        there are more than ``most``, None where there is none."""
+        row = self._db.one(_OLDEST, (ino, most + 1))
+        assert row is not None
+        return 0 if row[1] > most else row[0]
 
     def name_of(self, ino: int, parent: int) -> str | None:
         place = self._rows.place(ino)

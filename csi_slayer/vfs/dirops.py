@@ -12,6 +12,7 @@ import structlog
 from csi_slayer.catalog import Inode, Name
 from csi_slayer.errors import FsError, SlayerError
 from csi_slayer.vfs.base import Base
+from csi_slayer.vfs.pages import PAGE
 from csi_slayer.vfs.shown import AT_ONCE, PAUSE
 from csi_slayer.vfs.types import DirItem, Opened, OpenFlags, Request, StatFs
 
@@ -126,15 +127,16 @@ class DirOps(Base):
         return DirItem(name, inode.ino, inode.mode, cookie, None)
 
     async def _begin(self, directory: Inode) -> None:
-        """See that the names will be fresh. A first listing is read while it is under way; a
-        later one first ends, for it may take names away."""
+        """See that the names will be fresh. A first listing is read while it is under way, also
+        one after the first page; a later one first ends, for it may take names away."""
         if self.refresh.is_fresh(directory.listed_ns):
             return
-        first = await self.catalog.is_empty(directory.ino) and directory.listed_ns == 0
-        if first:
-            await self.refresh.begin(directory)
-        else:
-            await self.refresh.ensure_listed(directory, stale=True)
+        if directory.listed_ns == 0:
+            oldest = await self.catalog.oldest(directory.ino, PAGE)
+            if oldest is None or self.refresh.is_fresh(oldest):
+                await self.refresh.begin(directory)
+                return
+        await self.refresh.ensure_listed(directory, stale=True)
 
     async def _rows(
         self,

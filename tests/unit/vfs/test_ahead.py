@@ -241,6 +241,32 @@ def test_no_more_than_a_page_of_a_large_one(volume: Volume, watched: Watched) ->
     assert len(volume.run(read(volume, volume.run(ino_of(volume, "d02"))))) == 2 * PAGE + 1
 
 
+@pytest.mark.parametrize("believed", [True, False])
+def test_of_a_large_one_the_rest_comes_while_it_is_listed(
+    volume: Volume, watched: Watched, believed: bool
+) -> None:
+    put(volume, *(f"d02/{number:05}" for number in range(4 * PAGE)))
+    volume.run(read(volume))
+    visit(volume, "d00", "d01")
+    watched.taken()
+    ino = volume.run(ino_of(volume, "d02"))
+    if not believed:
+        volume.catalog._db.execute("UPDATE inodes SET checked_ns = 1 WHERE parent = ?", (ino,))
+        volume.catalog._rows.forget()
+    items = volume.run(volume.fs.readdir(volume.request(), ino, 0, 0, 300, False))
+    assert len(items) == 300
+    pages = watched.taken()
+    assert (len(pages) < 3) == believed, pages
+    found = {item.name for item in items}
+    while items:
+        items = volume.run(
+            volume.fs.readdir(volume.request(), ino, 0, items[-1].cookie, 300, False)
+        )
+        assert not found & {item.name for item in items}
+        found |= {item.name for item in items}
+    assert len(found) == 4 * PAGE + 1 + 2
+
+
 def test_a_listing_ahead_that_fails_fails_nobody(volume: Volume, watched: Watched) -> None:
     volume.run(read(volume))
     visit(volume, "d00")
