@@ -47,7 +47,8 @@ def _always(objects: ObjectOptions) -> Pairs:
 
 
 def _writing(objects: ObjectOptions) -> Pairs:
-    """Headers of the requests that make an object, unless they say it themselves."""
+    """Headers of the requests that make an object: instead of the same ones of the request, which
+    are those of a copy's source."""
     values = {
         STORAGE_CLASS: objects.storage_class,
         "x-amz-server-side-encryption": objects.encryption,
@@ -74,8 +75,9 @@ class RequestWriter:
         if request.op != "CreateBucket":
             headers += self._always
         if self._writing and request.op in _WRITES:
-            own = {name for name, _ in request.headers}
-            headers += [pair for pair in self._writing if pair[0] not in own]
+            asked = {name for name, _ in self._writing}
+            headers = [pair for pair in headers if pair[0] not in asked]
+            headers += self._writing
         if signed_by is not None:
             self._sign(headers, request, path, query, signed_by)
         if request.method in ("PUT", "POST"):

@@ -91,13 +91,16 @@ def test_storage_class(run: Run[Any], minio: S3Server, tmp_path: Path) -> None:
     assert heads(minio, bucket, "StorageClass") == [None] * len(WRITTEN)
 
 
-def test_a_copy_keeps_the_class(run: Run[Any], minio: S3Server) -> None:
+def test_a_copy_keeps_the_class_unless_another_is_set(run: Run[Any], minio: S3Server) -> None:
     bucket = minio.create_bucket()
     minio.admin.client.put_object(
         Bucket=bucket, Key="put", Body=b"x", StorageClass="REDUCED_REDUNDANCY"
     )
 
     async def body() -> None:
+        asked = options_for(minio, objects=ObjectOptions(storage_class="STANDARD"))
+        store = await open_s3(f"s3://{bucket}", asked)
+        await store.copy("put", "as asked for")
         store = await open_s3(f"s3://{bucket}", options_for(minio))
         await store.copy("put", "copy")
         await store.copy("put", "replaced", metadata={"a": "b"})
@@ -111,6 +114,7 @@ def test_a_copy_keeps_the_class(run: Run[Any], minio: S3Server) -> None:
 
     assert of_class("copy") == of_class("replaced") == "REDUCED_REDUNDANCY"
     assert of_class("plain copy") is None
+    assert of_class("as asked for") is None, "it is STANDARD"
 
 
 def test_a_mount(encrypting: S3Server, tmp_path: Path, request: pytest.FixtureRequest) -> None:
