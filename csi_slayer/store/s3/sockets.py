@@ -7,6 +7,7 @@ import select
 import socket
 import ssl
 import struct
+import time
 from typing import Any
 
 from csi_slayer.store.s3.halt import Halt
@@ -25,10 +26,7 @@ def establish(target: Target, place: tuple[Any, ...], halt: Halt) -> socket.sock
         reset_on_close(sock)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if target.proxy is not None:
-            sock.sendall(target.proxy.request(target.host, target.port))
-            head = b""
-            while not check_answer(head):
-                head += _some(sock.recv(MOST_HEAD_BYTES))
+            _ask_for_way(sock, target, target.proxy)
         if target.tls is None:
             _limit_silence(sock, target.silence_timeout)
             return sock
@@ -45,6 +43,20 @@ def establish(target: Target, place: tuple[Any, ...], halt: Halt) -> socket.sock
         halt.watch(None)
         sock.close()
         raise
+
+
+def _ask_for_way(sock: socket.socket, target: Target, proxy: Proxy) -> None:
+    """Within the connect timeout as a whole, however slowly the proxy answers."""
+    deadline = time.monotonic() + target.connect_timeout
+    sock.sendall(proxy.request(target.host, target.port))
+    head = b""
+    while not check_answer(head):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        sock.settimeout(left)
+        head += _some(sock.recv(MOST_HEAD_BYTES))
+    sock.settimeout(target.connect_timeout)
 
 
 async def establish_tunnel(target: Target, proxy: Proxy, place: tuple[Any, ...]) -> socket.socket:

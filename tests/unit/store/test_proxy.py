@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import threading
+import time
 
 import pytest
 
@@ -10,6 +14,7 @@ from csi_slayer.errors import ConfigError, StoreUnavailable
 from csi_slayer.store.open import open_store
 from csi_slayer.store.options import CredentialOptions, StoreOptions
 from csi_slayer.store.retry import Transient
+from csi_slayer.store.s3.halt import Halt
 from csi_slayer.store.s3.proxy import (
     MOST_HEAD_BYTES,
     Proxy,
@@ -19,6 +24,7 @@ from csi_slayer.store.s3.proxy import (
     is_listed,
     parse_proxy,
 )
+from csi_slayer.store.s3.sockets import establish
 from csi_slayer.store.s3.target import Target, connect_failure
 
 PROXY = Proxy("proxy.example", 3128)
@@ -160,3 +166,25 @@ def test_a_proxy_that_is_away() -> None:
     failure = connect_failure(target, ConnectionRefusedError())
     assert isinstance(failure, Transient)
     assert "check the proxy's address" in str(failure)
+
+
+def test_an_answer_that_comes_too_slowly() -> None:
+    """Each byte of it comes in time."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def drip() -> None:
+            client, _ = server.accept()
+            with client, contextlib.suppress(OSError):
+                client.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+                for _ in range(100):
+                    client.sendall(b"x")
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        target = Target("s3.example", 443, 0.2, 5.0, None, Proxy("127.0.0.1", port))
+        (place,) = socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)
+        with pytest.raises(TimeoutError):
+            establish(target, place, Halt())
+        thread.join()
