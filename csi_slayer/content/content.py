@@ -165,11 +165,11 @@ class Content:
 
     async def prefetch(self, inodes: Sequence[Inode]) -> int | None:
         """Begin fetching small files ahead; returns the place of the last that was taken."""
-        last = None
+        last, room = None, self.smalls.room
         for inode in inodes:
             if inode.is_file and inode.stage is None and 0 < inode.size <= SMALL and inode.etag:
-                source = await self.objects.source_of(inode)
-                if not self.smalls.prefetch(source, self.segment_key(source)):
+                source, room = await self.objects.source_of(inode), room - inode.size
+                if room < 0 or not self.smalls.prefetch(source, self.segment_key(source)):
                     break
             last = inode.place
         return last

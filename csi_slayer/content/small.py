@@ -19,6 +19,10 @@ READY, READY_SIZE = 128, 64 << 10
 of the largest such file: opening one anew costs half as much as making it. Never more than a
 sixteenth of the cache: what is open cannot be evicted."""
 
+AHEAD_PART = 8
+"""What is fetched ahead at once is no more than this part of the cache: of more, the first would be
+evicted before it is used."""
+
 
 class Source(NamedTuple):
     """Where a version's bytes are in the store, and whose they are."""
@@ -46,6 +50,7 @@ class SmallFetcher:
         self._prefetching = 0
         self._queue: deque[tuple[Source, SegmentKey]] = deque()
         self._ready: OrderedDict[SegmentKey, Segment] = OrderedDict()
+        self.room = cache.capacity // AHEAD_PART
         self._ready_most = min(READY, cache.capacity // (16 * READY_SIZE))
 
     def find(self, key: SegmentKey, size: int) -> Segment | None:

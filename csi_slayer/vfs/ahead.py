@@ -33,12 +33,13 @@ SKIPPED = 2
 
 class _Walk(NamedTuple):
     """Through the directories in a directory: the place of the one read last, how many are to be
-    listed ahead, and the places up to which they were, and were told as known."""
+    listed ahead, the place up to which they were, and the places of those whose files were fetched
+    ahead, with the bytes of each."""
 
     last: int | None = None
     width: int = 0
     listed: int = 0
-    told: int = 0
+    fetched: tuple[tuple[int, int], ...] = ()
 
 
 class ListAhead:
@@ -76,17 +77,17 @@ class ListAhead:
                 if not await self._list(inode):
                     break
                 listed = inode.place
-        self._remember(directory.parent, _Walk(directory.place, width, listed, walk.told))
+        self._remember(directory.parent, _Walk(directory.place, width, listed, walk.fetched))
         self._remember(directory.ino, _Walk(0, width // 2))  # what is in it comes next
 
-    async def following(self, ino: int) -> AsyncIterator[Inode]:
-        """The directories that a walk comes to after this one and whose names are known by now;
-        each of them once for all who ask."""
+    async def following(self, ino: int, room: int) -> AsyncIterator[Inode]:
+        """The directories that a walk comes to after this one, whose names are known by now and
+        whose files were not fetched ahead, while what was is not yet ``room`` bytes."""
         directory = await self._catalog.find(ino)
         walk = None if directory is None else self._walks.get(directory.parent)
         if directory is None or walk is None or not walk.width or walk.last != directory.place:
             return
-        after = max(directory.place, walk.told)
+        after = max(directory.place, walk.fetched[-1][0] if walk.fetched else 0)
         for _name, inode in await self._catalog.children(directory.parent, after, NEAR):
             if not inode.is_dir:
                 continue
@@ -94,8 +95,17 @@ class ListAhead:
             known = self._refresh.is_fresh(inode.listed_ns)
             if walk is None or not known or inode.place > walk.listed:
                 return
-            self._walks[directory.parent] = walk._replace(told=inode.place)
+            if sum(size for place, size in walk.fetched if place > directory.place) >= room:
+                return
             yield inode
+
+    def fetched(self, directory: Inode, size: int) -> None:
+        """So many bytes of files in there are fetched ahead."""
+        walk = self._walks.get(directory.parent)
+        if walk is not None:
+            before = [it for it in walk.fetched if it[0] > (walk.last or 0)]
+            fetched = (*before, (directory.place, size))
+            self._walks[directory.parent] = walk._replace(fetched=fetched)
 
     async def _next(self, walk: _Walk, directory: Inode) -> list[Inode] | None:
         """The directories behind this one; None where it does not follow on the last."""

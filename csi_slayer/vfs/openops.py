@@ -169,9 +169,11 @@ class OpenOps(NameOps):
     async def _prefetch_beyond(self, ino: int) -> None:
         """All files of a directory are read, or fetched ahead: go on in those that come next."""
         left = BEYOND
-        async for directory in self._ahead.following(ino):
+        async for directory in self._ahead.following(ino, self.content.smalls.room):
             children = await self.catalog.children(directory.ino, 0, left)
             await self.content.prefetch([child for _name, child in children])
+            sizes = [child.size for _name, child in children if child.is_file]
+            self._ahead.fetched(directory, sum(size for size in sizes if size <= SMALL))
             left -= len(children)
             if left <= 0:
                 break

@@ -37,6 +37,8 @@ _LIMITS = (
     ("of them ahead of who walks a tree", "vfs.ahead", "AT_ONCE", _COUNT),
     ("small files fetched at once in the directories that a walk comes to next", "vfs.openops",
      "BEYOND", _COUNT),
+    ("what is fetched ahead at once is one part of the cache of so many", "content.small",
+     "AHEAD_PART", _COUNT),
     ("listings begun for one who reads a directory of which none has ended", "vfs.dirops",
      "LISTINGS_BEGUN", _COUNT),
     ("new directories of a later listing that are asked for singly", "vfs.refresh", "DOUBTED",

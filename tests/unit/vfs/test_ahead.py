@@ -225,6 +225,33 @@ def test_files_of_the_next_directories_are_fetched(
     assert 2 < len([key for key in got if key.startswith("d20/")]) <= BEYOND + 2
 
 
+def test_no_more_is_fetched_than_a_part_of_the_cache(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would be evicted before it is used."""
+    got: list[str] = []
+    get = volume.store.get
+
+    async def watched(key: str, **more: Any) -> Any:
+        got.append(key)
+        return await get(key, **more)
+
+    monkeypatch.setattr(volume.store, "get", watched)
+    monkeypatch.setattr(volume.fs.content.smalls, "room", 5)
+    volume.run(read(volume))
+    for name in NAMES[:10]:
+        read_files(volume, name, "file")
+    assert len(got) == len({*got})
+    assert max(got) == "d14/file", "five that are not read yet"
+    put(volume, *(f"e/{number}" for number in range(10)))
+    volume.run(volume.fs.refresh.ensure_listed(volume.run(volume.catalog.get(ROOT))))
+    volume.run(volume.catalog.update(ROOT, listed_ns=1))
+    volume.run(read(volume))
+    got.clear()
+    read_files(volume, "e", "0")
+    assert sorted(got) == [f"e/{number}" for number in range(5)]
+
+
 def test_so_many_at_once(volume: Volume, watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead, "AT_ONCE", 3)
     volume.run(read(volume))
