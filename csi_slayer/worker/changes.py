@@ -27,11 +27,14 @@ LATER = frozenset(
     {
         "store.request_timeout", "store.connect_timeout", "store.retry_deadline",
         "store.transfer_threads", "store.max_connections", "store.ambient",
+        "store.proxy", "store.no_proxy", "store.storage_class", "store.encryption",
+        "store.kms_key_id", "store.requester_pays", "store.bucket_owner",
         "volume.io_timeout", "volume.part_size", "volume.hydrate_max",
     }
 )  # fmt: skip
 """In force when the next worker takes over, as are :data:`_LATER_SECTIONS`: they are about the
-machine, and an administrator who changes them wants no volume to stop for it."""
+machine, the way or objects to come, and an administrator who changes them wants no volume to stop
+for it."""
 
 FIXED = frozenset({"cache.directory"})
 """In those sections, yet fixed: what is staged is there."""
