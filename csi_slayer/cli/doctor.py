@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 import typer
 
 from csi_slayer.cli.options import Options, extra
-from csi_slayer.cli.output import console, failing, warn_of_exposed_secrets
+from csi_slayer.cli.output import console, failing, terminable, warn_of_exposed_secrets
 from csi_slayer.cli.reach import reached
 from csi_slayer.cli.rights import Rights
 from csi_slayer.config import MountConfig, load_config
@@ -219,7 +219,8 @@ def doctor(
             loaded = load_config(config, overrides | extra(option))
             warn_of_exposed_secrets(config)
             found += check_cache(loaded.cache.directory)
-            found += asyncio.run(check_store(loaded))
+            with terminable():  # what was written is deleted all the same
+                found += asyncio.run(check_store(loaded))
         else:
             found += check_cache(cache_dir or default_cache_directory())
     for finding in found:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,4 +100,31 @@ def test_a_store_that_knows_no_conditions(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(LocalStore, "put", careless)
     (problem,) = problems(tmp_path)
     assert "ignores If-None-Match" in problem.text
+    assert left(tmp_path) == []
+
+
+SLOW = """
+import asyncio
+from csi_slayer.store.local.store import LocalStore
+async def copy(*_args, **_more):
+    print("copies", flush=True)
+    await asyncio.sleep(60)
+LocalStore.copy = copy
+from csi_slayer.cli.entry import run
+run()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_is_left_by_one_that_is_interrupted(tmp_path: Path, number: int) -> None:
+    url = f"file://{tmp_path}"
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, "doctor", url, "--cache-dir", str(tmp_path / "cache")],
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"copies\n"
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
     assert left(tmp_path) == []
