@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.worker.conftest import MakePlace
@@ -63,7 +66,10 @@ def test_an_absent_object_is_an_answer_and_an_absent_bucket_is_none(
     assert not (place.root / "absent").exists()
     assert worker.ask("status")["store"]["answers"]
     minio.admin.delete_bucket(place.config.store.bucket)
-    wait_for(lambda: not (place.root / "absent").exists() and _failed(worker.ask("status")))
+    with pytest.raises(OSError) as caught:
+        os.stat(place.root / "absent")
+    assert caught.value.errno == errno.EIO
+    assert _failed(worker.ask("status"))
 
 
 def _failed(status: dict[str, dict[str, object]]) -> bool:
