@@ -17,6 +17,7 @@ from csi_slayer.vfs.openops import BEYOND
 from csi_slayer.vfs.pages import PAGE
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob
+from tests.unit.vfs.test_listings import list_names, put
 
 COUNT = 40
 NAMES = [f"d{number:02}" for number in range(COUNT)]
@@ -66,20 +67,6 @@ def watched(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> Watched:
     return Watched(volume, monkeypatch)
 
 
-def put(volume: Volume, *keys: str) -> None:
-    for key in keys:
-        volume.bucket.objects[key] = Blob(b"x", f'"{key}"', 10**18, {})
-
-
-async def read(volume: Volume, ino: int = ROOT) -> list[str]:
-    found: list[str] = []
-    cookie = 0
-    while items := await volume.fs.readdir(volume.request(), ino, 0, cookie, 300, False):
-        found.extend(item.name.decode() for item in items)
-        cookie = items[-1].cookie
-    return found[2:]
-
-
 async def ino_of(volume: Volume, name: str, parent: int = ROOT) -> int:
     inode = await volume.catalog.child(parent, name)
     assert inode is not None
@@ -89,12 +76,12 @@ async def ino_of(volume: Volume, name: str, parent: int = ROOT) -> int:
 def visit(volume: Volume, *names: str) -> None:
     """Read these directories of the root, and let what was begun end."""
     for name in names:
-        assert volume.run(read(volume, volume.run(ino_of(volume, name)))) == ["file"]
+        assert volume.run(list_names(volume, volume.run(ino_of(volume, name)))) == ["file"]
     volume.turn(200)
 
 
 def test_a_walk_waits_for_few_directories(volume: Volume, watched: Watched) -> None:
-    assert volume.run(read(volume)) == NAMES
+    assert volume.run(list_names(volume)) == NAMES
     watched.taken()
     visit(volume, "d00")
     assert watched.taken() == ["d00/"]
@@ -108,7 +95,7 @@ def test_a_walk_waits_for_few_directories(volume: Volume, watched: Watched) -> N
 
 
 def test_who_goes_elsewhere_is_no_walker(volume: Volume, watched: Watched) -> None:
-    volume.run(read(volume))
+    volume.run(list_names(volume))
     watched.taken()
     for names in (["d10", "d14", "d18"], ["d09", "d08", "d07"], ["d20", "d02", "d30"]):
         visit(volume, *names)
@@ -116,7 +103,7 @@ def test_who_goes_elsewhere_is_no_walker(volume: Volume, watched: Watched) -> No
 
 
 def test_a_walk_may_leave_some_out(volume: Volume, watched: Watched) -> None:
-    volume.run(read(volume))
+    volume.run(list_names(volume))
     watched.taken()
     visit(volume, "d00", "d03")
     assert watched.taken() == ["d00/", "d03/", "d04/", "d05/"]
@@ -125,13 +112,13 @@ def test_a_walk_may_leave_some_out(volume: Volume, watched: Watched) -> None:
 def test_a_walk_goes_down_at_once(volume: Volume, watched: Watched) -> None:
     for inner in ("a", "b", "c", "d", "e"):
         put(volume, f"d01/{inner}/file")
-    volume.run(read(volume))
+    volume.run(list_names(volume))
     visit(volume, "d00")
     watched.taken()
     below = volume.run(ino_of(volume, "d01"))
-    assert sorted(volume.run(read(volume, below))) == ["a", "b", "c", "d", "e", "file"]
+    assert sorted(volume.run(list_names(volume, below))) == ["a", "b", "c", "d", "e", "file"]
     watched.taken()
-    volume.run(read(volume, volume.run(ino_of(volume, "a", below))))
+    volume.run(list_names(volume, volume.run(ino_of(volume, "a", below))))
     volume.turn(200)
     assert watched.taken() == ["d01/a/", "d01/b/", "d01/c/"]
 
@@ -141,11 +128,11 @@ def test_a_walk_goes_on_through_empty_directories(volume: Volume, watched: Watch
     for name in NAMES:
         del volume.bucket.objects[f"{name}/file"]
         volume.bucket.objects[f"{name}/"] = Blob(b"", f'"{name}"', 10**18, {})
-    volume.run(read(volume))
+    volume.run(list_names(volume))
     watched.taken()
     most = 0
     for name in NAMES:
-        assert volume.run(read(volume, volume.run(ino_of(volume, name)))) == []
+        assert volume.run(list_names(volume, volume.run(ino_of(volume, name)))) == []
         volume.turn(200)
         most = max(most, len(watched.taken()))
     assert most > 4
@@ -153,7 +140,7 @@ def test_a_walk_goes_on_through_empty_directories(volume: Volume, watched: Watch
 
 def test_names_that_are_no_directories_do_not_count(volume: Volume, watched: Watched) -> None:
     put(volume, *(f"d00-{number}" for number in range(50)))
-    volume.run(read(volume))
+    volume.run(list_names(volume))
     watched.taken()
     visit(volume, "d00", "d01")
     assert watched.taken() == ["d00/", "d01/", "d02/", "d03/"]
@@ -161,7 +148,7 @@ def test_names_that_are_no_directories_do_not_count(volume: Volume, watched: Wat
 
 def test_nothing_is_listed_ahead_without_prefetch(volume: Volume, watched: Watched) -> None:
     volume.live.prefetch = False
-    volume.run(read(volume))
+    volume.run(list_names(volume))
     watched.taken()
     visit(volume, *NAMES[:5])
     assert watched.taken() == [f"{name}/" for name in NAMES[:5]]
@@ -169,7 +156,7 @@ def test_nothing_is_listed_ahead_without_prefetch(volume: Volume, watched: Watch
 
 def test_nothing_is_listed_ahead_that_is_not_believed(volume: Volume, watched: Watched) -> None:
     volume.live.metadata_ttl = 0.5
-    volume.run(read(volume))
+    volume.run(list_names(volume))
     watched.taken()
     visit(volume, *NAMES[:5])
     assert watched.taken() == [f"{name}/" for name in NAMES[:5]]
@@ -177,7 +164,7 @@ def test_nothing_is_listed_ahead_that_is_not_believed(volume: Volume, watched: W
 
 def test_who_takes_longer_than_names_are_believed(volume: Volume, watched: Watched) -> None:
     """Each directory is listed ahead no more than once, and few of them."""
-    volume.run(read(volume))
+    volume.run(list_names(volume))
     watched.taken()
     for name in NAMES:
         visit(volume, name)
@@ -191,7 +178,7 @@ def test_who_takes_longer_than_names_are_believed(volume: Volume, watched: Watch
 def read_files(volume: Volume, name: str, *files: str) -> None:
     """Read the names, then open the files in this directory of the root."""
     parent = volume.run(ino_of(volume, name))
-    volume.run(read(volume, parent))
+    volume.run(list_names(volume, parent))
     for file in files:
         ino = volume.run(ino_of(volume, file, parent))
         opened = volume.run(volume.fs.open(volume.request(), ino, os.O_RDONLY))
@@ -199,9 +186,8 @@ def read_files(volume: Volume, name: str, *files: str) -> None:
     volume.turn(200)
 
 
-def test_files_of_the_next_directories_are_fetched(
-    volume: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def keys_got(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list that grows with each GET."""
     got: list[str] = []
     get = volume.store.get
 
@@ -210,8 +196,15 @@ def test_files_of_the_next_directories_are_fetched(
         return await get(key, **more)
 
     monkeypatch.setattr(volume.store, "get", watched)
+    return got
+
+
+def test_files_of_the_next_directories_are_fetched(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got = keys_got(volume, monkeypatch)
     put(volume, *(f"{name}/two" for name in NAMES), *(f"d20/{n:03}" for n in range(100)))
-    volume.run(read(volume))
+    volume.run(list_names(volume))
     read_files(volume, "d00", "file")
     assert sorted(got) == ["d00/file", "d00/two"], "the rest of the one directory"
     read_files(volume, "d01")
@@ -229,16 +222,9 @@ def test_no_more_is_fetched_than_a_part_of_the_cache(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or it would be evicted before it is used."""
-    got: list[str] = []
-    get = volume.store.get
-
-    async def watched(key: str, **more: Any) -> Any:
-        got.append(key)
-        return await get(key, **more)
-
-    monkeypatch.setattr(volume.store, "get", watched)
+    got = keys_got(volume, monkeypatch)
     monkeypatch.setattr(volume.fs.content.smalls, "room", 5)
-    volume.run(read(volume))
+    volume.run(list_names(volume))
     for name in NAMES[:10]:
         read_files(volume, name, "file")
     assert len(got) == len({*got})
@@ -246,7 +232,7 @@ def test_no_more_is_fetched_than_a_part_of_the_cache(
     put(volume, *(f"e/{number}" for number in range(10)))
     volume.run(volume.fs.refresh.ensure_listed(volume.run(volume.catalog.get(ROOT))))
     volume.run(volume.catalog.update(ROOT, listed_ns=1))
-    volume.run(read(volume))
+    volume.run(list_names(volume))
     got.clear()
     read_files(volume, "e", "0")
     assert sorted(got) == [f"e/{number}" for number in range(5)]
@@ -254,18 +240,18 @@ def test_no_more_is_fetched_than_a_part_of_the_cache(
 
 def test_so_many_at_once(volume: Volume, watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead, "AT_ONCE", 3)
-    volume.run(read(volume))
+    volume.run(list_names(volume))
     visit(volume, *NAMES)
     assert watched.most <= 4, "those and the reader's own"
 
 
 def test_no_more_than_a_page_of_a_large_one(volume: Volume, watched: Watched) -> None:
     put(volume, *(f"d02/{number:05}" for number in range(2 * PAGE)))
-    volume.run(read(volume))
+    volume.run(list_names(volume))
     watched.taken()
     visit(volume, "d00", "d01")
     assert watched.taken() == ["d00/", "d01/", "d02/", "d03/"]
-    assert len(volume.run(read(volume, volume.run(ino_of(volume, "d02"))))) == 2 * PAGE + 1
+    assert len(volume.run(list_names(volume, volume.run(ino_of(volume, "d02"))))) == 2 * PAGE + 1
 
 
 @pytest.mark.parametrize("believed", [True, False])
@@ -273,7 +259,7 @@ def test_of_a_large_one_the_rest_comes_while_it_is_listed(
     volume: Volume, watched: Watched, believed: bool
 ) -> None:
     put(volume, *(f"d02/{number:05}" for number in range(4 * PAGE)))
-    volume.run(read(volume))
+    volume.run(list_names(volume))
     visit(volume, "d00", "d01")
     watched.taken()
     ino = volume.run(ino_of(volume, "d02"))
@@ -295,13 +281,13 @@ def test_of_a_large_one_the_rest_comes_while_it_is_listed(
 
 
 def test_a_listing_ahead_that_fails_fails_nobody(volume: Volume, watched: Watched) -> None:
-    volume.run(read(volume))
+    volume.run(list_names(volume))
     visit(volume, "d00")
     ino = volume.run(ino_of(volume, "d01"))
     volume.run(volume.fs.refresh.ensure_listed(volume.run(volume.catalog.get(ino))))
     watched.taken()
     watched.fails = True
-    assert volume.run(read(volume, ino)) == ["file"]
+    assert volume.run(list_names(volume, ino)) == ["file"]
     volume.turn(200)
     assert watched.taken() == ["d02/", "d03/"]
     watched.fails = False
