@@ -13,7 +13,6 @@ import sys
 from typing import NamedTuple
 
 from csi_slayer.cli import entry
-from csi_slayer.cli.interrupts import end_at_once
 
 _IGNORED = frozenset({
     "rw", "defaults", "auto", "noauto", "nofail", "_netdev", "nosuid", "nodev", "exec", "async",
@@ -88,7 +87,6 @@ def _translate(option: str) -> list[str]:
 
 def run() -> None:
     """The program ``mount.slayerfs``."""
-    end_at_once()
     try:
         call = translate(sys.argv[1:])
     except WrongCall as error:

@@ -162,11 +162,6 @@ class Connection(Section):
             raise ValueError("objects of that class cannot be read before they are restored")
         return value
 
-    @field_validator("kms_key_id")
-    @classmethod
-    def _check_kms_key(cls, value: str | None) -> str | None:
-        return None if value is None else check_plain(value)
-
     @field_validator("bucket_owner")
     @classmethod
     def _check_owner(cls, value: str | None) -> str | None:
@@ -194,7 +189,7 @@ class Connection(Section):
     def _check_region(cls, value: str | None) -> str | None:
         return None if value is None else check_region(value)
 
-    @field_validator("access_key_id")
+    @field_validator("access_key_id", "kms_key_id")
     @classmethod
     def _check_key_id(cls, value: str | None) -> str | None:
         return None if value is None else check_plain(value)
@@ -214,9 +209,13 @@ class Connection(Section):
         return value
 
     @model_validator(mode="after")
-    def _check_identity(self) -> Self:
+    def _check_encryption(self) -> Self:
         if self.kms_key_id is not None and self.encryption in (None, "AES256"):
             raise ValueError("kms_key_id needs encryption: aws:kms")
+        return self
+
+    @model_validator(mode="after")
+    def _check_identity(self) -> Self:
         if (self.access_key_id is None) != (self.secret_access_key is None):
             raise ValueError("access_key_id and secret_access_key belong together")
         if self.session_token is not None and self.access_key_id is None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -63,6 +64,17 @@ class Multipart:
     wanted: bool = True
     cut: bool = False
     """Whether the store may still be at work for a request that nobody waits for any more."""
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Around a request: if it fails, but for a condition that did not hold, it is ``cut``."""
+        try:
+            yield
+        except PreconditionFailed:
+            raise
+        except BaseException:
+            self.cut = True
+            raise
 
     def fits(self, key: str, part_size: int, metadata: Mapping[str, str]) -> bool:
         """Whether this upload can become the object; metadata is fixed when an upload begins, so
@@ -197,15 +209,10 @@ class Uploader:
 
     async def _complete(self, upload: Multipart, condition: Condition) -> ObjectInfo:
         parts = [(p.number, p.etag) for p in sorted(upload.parts.values())]
-        try:
+        with upload.asking():
             return await self._store.complete_multipart(
                 upload.key, upload.upload_id, parts, condition=condition
             )
-        except PreconditionFailed:
-            raise
-        except BaseException:
-            upload.cut = True
-            raise
 
     async def _begin(self, key: str, part_size: int, metadata: Mapping[str, str]) -> Multipart:
         upload_id = await self._store.create_multipart(key, metadata=metadata)
@@ -260,22 +267,20 @@ class Uploader:
             if file.clean_range(offset, length):
                 source = file.base.source
                 try:
-                    etag = await self._store.upload_part_copy(
-                        upload.key,
-                        upload.upload_id,
-                        number,
-                        source=source.key,
-                        source_etag=source.etag,
-                        offset=offset,
-                        length=length,
-                    )
+                    with upload.asking():
+                        etag = await self._store.upload_part_copy(
+                            upload.key,
+                            upload.upload_id,
+                            number,
+                            source=source.key,
+                            source_etag=source.etag,
+                            offset=offset,
+                            length=length,
+                        )
                 except PreconditionFailed as error:
                     raise PreconditionFailed(
                         f"{source.key!r} was changed by somebody else while it was edited here"
                     ) from error
-                except BaseException:
-                    upload.cut = True
-                    raise
                 upload.parts[number] = Part(number, etag, length, 0)
                 return
             await file.bring_range(offset, length)
@@ -283,13 +288,10 @@ class Uploader:
         done = upload.parts.get(number)
         if done is not None and (done.length, done.checksum) == (length, value):
             return
-        try:
+        with upload.asking():
             etag = await self._store.upload_part(
                 upload.key, upload.upload_id, number, file.fd, offset, length
             )
-        except BaseException:
-            upload.cut = True
-            raise
         upload.parts[number] = Part(number, etag, length, value)
 
     async def _send_part_ahead(self, upload: Multipart, file: StagedFile, number: int) -> None:

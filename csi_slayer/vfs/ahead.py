@@ -24,8 +24,8 @@ AT_ONCE = 16
 SHORTEST = 1.0
 """Seconds for which names must be believed: else a listing is of no use to who comes later."""
 
-NEAR = 256
-"""Names among which the next directories are looked for."""
+NEAR, FEW = 256, 32
+"""Names among which the next directories are looked for, and those of one look."""
 
 SKIPPED = 2
 """Directories that a walker may leave out from one to the next."""
@@ -88,9 +88,7 @@ class ListAhead:
         if directory is None or walk is None or not walk.width or walk.last != directory.place:
             return
         after = max(directory.place, walk.fetched[-1][0] if walk.fetched else 0)
-        for _name, inode in await self._catalog.children(directory.parent, after, NEAR):
-            if not inode.is_dir:
-                continue
+        async for inode in self._directories(directory.parent, after):
             walk = self._walks.get(directory.parent)
             known = self._refresh.is_fresh(inode.listed_ns)
             if walk is None or not known or inode.place > walk.listed:
@@ -111,10 +109,24 @@ class ListAhead:
         """The directories behind this one; None where it does not follow on the last."""
         if walk.last is None or walk.last >= directory.place:
             return None
-        rows = await self._catalog.children(directory.parent, walk.last, NEAR)
-        found = [inode for _name, inode in rows if inode.is_dir]
+        found: list[Inode] = []
+        async for inode in self._directories(directory.parent, walk.last):
+            found.append(inode)
+            if len(found) == SKIPPED + 1 + MAXIMUM:
+                break
         inos = [inode.ino for inode in found[: SKIPPED + 1]]
         return found[inos.index(directory.ino) + 1 :] if directory.ino in inos else None
+
+    async def _directories(self, parent: int, after: int) -> AsyncIterator[Inode]:
+        """Those in a directory from a place on, in their order."""
+        for _ in range(NEAR // FEW):
+            rows = await self._catalog.children(parent, after, FEW)
+            for _name, inode in rows:
+                if inode.is_dir:
+                    yield inode
+            if len(rows) < FEW:
+                return
+            after = rows[-1][1].place
 
     def _remember(self, parent: int, walk: _Walk) -> None:
         self._walks[parent] = walk

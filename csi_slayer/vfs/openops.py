@@ -32,11 +32,9 @@ LEFT = 16
 """Newest backing ids that are looked at after a take-over; each worker that is killed while it
 starts leaves one."""
 
-
 TRIED_AGAIN = 10.0
 """Seconds after a take-over for which an open may be the second try of one that the predecessor
 refused: the kernel tries once more, and then tells the program."""
-
 
 BEYOND = 64
 """Files fetched ahead at once in the directories that a walk comes to next."""

@@ -38,6 +38,11 @@ class BucketAddress:
         return encode_path(f"{self.bucket}/{self.prefix}{key}")
 
 
+def bracketed(host: str) -> str:
+    """As hosts stand in URLs and before ports: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def split_url(url: str) -> tuple[str, str]:
     """Bucket and prefix of ``s3://bucket/prefix``; the prefix is empty or ends in a slash.
 
@@ -85,7 +90,7 @@ def locate(
     else:
         host, root = f"{bucket}.{host}", f"{base}/"
     default = 443 if secure else 80
-    shown = f"[{host}]" if ":" in host else host
+    shown = bracketed(host)
     return BucketAddress(
         secure=secure,
         host=host,

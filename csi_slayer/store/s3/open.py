@@ -11,11 +11,11 @@ from csi_slayer.config.plain import check_region
 from csi_slayer.errors import ConfigError
 from csi_slayer.store.options import StoreOptions
 from csi_slayer.store.retry import RetryPolicy
-from csi_slayer.store.s3.address import BucketAddress, locate, split_url
+from csi_slayer.store.s3.address import locate, split_url
 from csi_slayer.store.s3.credentials import Credentials
 from csi_slayer.store.s3.engine import Engine
 from csi_slayer.store.s3.pool import ConnectionPool
-from csi_slayer.store.s3.proxy import Proxy, find_proxy
+from csi_slayer.store.s3.proxy import find_proxy
 from csi_slayer.store.s3.request import RequestWriter
 from csi_slayer.store.s3.resolver import Resolver
 from csi_slayer.store.s3.sources import choose_source
@@ -45,16 +45,17 @@ async def open_s3(url: str, options: StoreOptions) -> S3Store:
     if not options.anonymous:
         credentials = await _credentials(options, region)
         who = credentials.identity
-    tls = None
+    tls = proxy = None
     if address.secure:
         tls = await asyncio.to_thread(make_tls, way.ca_bundle, options.verify_tls)
+        proxy = find_proxy(options, address.host, address.port)
     target = Target(
         address.host,
         address.port,
         options.connect_timeout,
         options.request_timeout,
         tls,
-        _proxy(options, address),
+        proxy,
     )
     resolver = Resolver(target)
     engine = Engine(
@@ -72,10 +73,6 @@ async def open_s3(url: str, options: StoreOptions) -> S3Store:
         scheme = "https" if address.secure else "http"
         identity = f"{scheme}://{address.host_header}{address.root}{prefix}#{digest}"
     return S3Store(engine, identity, options.check_deadline, region)
-
-
-def _proxy(options: StoreOptions, address: BucketAddress) -> Proxy | None:
-    return find_proxy(options, address.host, address.port) if address.secure else None
 
 
 async def renew_s3(store: S3Store, options: StoreOptions) -> None:

@@ -10,8 +10,8 @@ from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.answer import Answer, AnswerReader
 from csi_slayer.store.s3.connection import Connection
 from csi_slayer.store.s3.resolver import Resolver
-from csi_slayer.store.s3.sockets import establish_tunnel
 from csi_slayer.store.s3.target import Target, connect_failure
+from csi_slayer.store.s3.tunnel import establish_tunnel
 
 # Idle connections are closed after this long (seconds): servers do not keep them much longer.
 _LONGEST_IDLE = 20.0

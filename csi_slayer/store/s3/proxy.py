@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from csi_slayer.errors import ConfigError
 from csi_slayer.store.options import StoreOptions
+from csi_slayer.store.s3.address import bracketed
 
 MOST_HEAD_BYTES = 16 << 10
 """Bytes of the longest answer to CONNECT."""
@@ -39,11 +40,11 @@ class Proxy:
     authorization: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        return f"http://{_bracketed(self.host)}:{self.port}"
+        return f"http://{bracketed(self.host)}:{self.port}"
 
     def request(self, host: str, port: int) -> bytes:
         """What asks for a way to a server."""
-        place = f"{_bracketed(host)}:{port}"
+        place = f"{bracketed(host)}:{port}"
         lines = [f"CONNECT {place} HTTP/1.1", f"Host: {place}"]
         if self.authorization is not None:
             lines.append(f"Proxy-Authorization: {self.authorization}")
@@ -148,7 +149,3 @@ def _covers(rule: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -
         return address in ipaddress.ip_network(rule, strict=False)
     except ValueError:
         return False
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -65,6 +65,7 @@ class RequestWriter:
         self.clock = AmzClock()
         self._always = _always(objects)
         self._writing = _writing(objects)
+        self._asked = {name for name, _ in self._writing}
 
     def head(self, request: S3Request, signed_by: SignedBy | None) -> bytes:
         """Request line and headers; ``signed_by`` None for an anonymous request."""
@@ -75,8 +76,7 @@ class RequestWriter:
         if request.op != "CreateBucket":
             headers += self._always
         if self._writing and request.op in _WRITES:
-            asked = {name for name, _ in self._writing}
-            headers = [pair for pair in headers if pair[0] not in asked]
+            headers = [pair for pair in headers if pair[0] not in self._asked]
             headers += self._writing
         if signed_by is not None:
             self._sign(headers, request, path, query, signed_by)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import select
 import socket
 import ssl
 import struct
-import time
 from typing import Any
 
 from csi_slayer.store.s3.halt import Halt
-from csi_slayer.store.s3.proxy import MOST_HEAD_BYTES, Proxy, TunnelRefused, check_answer
 from csi_slayer.store.s3.target import Target, reset_on_close
+from csi_slayer.store.s3.tunnel import ask_for_way
 
 
 def establish(target: Target, place: tuple[Any, ...], halt: Halt) -> socket.socket:
@@ -26,7 +24,7 @@ def establish(target: Target, place: tuple[Any, ...], halt: Halt) -> socket.sock
         reset_on_close(sock)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if target.proxy is not None:
-            _ask_for_way(sock, target, target.proxy)
+            ask_for_way(sock, target, target.proxy)
         if target.tls is None:
             _limit_silence(sock, target.silence_timeout)
             return sock
@@ -43,45 +41,6 @@ def establish(target: Target, place: tuple[Any, ...], halt: Halt) -> socket.sock
         halt.watch(None)
         sock.close()
         raise
-
-
-def _ask_for_way(sock: socket.socket, target: Target, proxy: Proxy) -> None:
-    """Within the connect timeout as a whole, however slowly the proxy answers."""
-    deadline = time.monotonic() + target.connect_timeout
-    sock.sendall(proxy.request(target.host, target.port))
-    head = b""
-    while not check_answer(head):
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        sock.settimeout(left)
-        head += _some(sock.recv(MOST_HEAD_BYTES))
-    sock.settimeout(target.connect_timeout)
-
-
-async def establish_tunnel(target: Target, proxy: Proxy, place: tuple[Any, ...]) -> socket.socket:
-    """A non-blocking socket whose other end is the server; ``place`` is the proxy's, an answer of
-    getaddrinfo. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    family, kind, protocol, _, address = place
-    sock = socket.socket(family, kind, protocol)
-    try:
-        sock.setblocking(False)
-        await loop.sock_connect(sock, address)
-        await loop.sock_sendall(sock, proxy.request(target.host, target.port))
-        head = b""
-        while not check_answer(head):
-            head += _some(await loop.sock_recv(sock, MOST_HEAD_BYTES))
-        return sock
-    except BaseException:
-        sock.close()
-        raise
-
-
-def _some(data: bytes) -> bytes:
-    if not data:
-        raise TunnelRefused(502, "it closed the connection")
-    return data
 
 
 def _limit_silence(sock: socket.socket, seconds: float) -> None:

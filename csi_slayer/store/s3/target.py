@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from csi_slayer.errors import ConfigError, StoreUnavailable
 from csi_slayer.store.retry import Transient
+from csi_slayer.store.s3.address import bracketed
 from csi_slayer.store.s3.proxy import Proxy, TunnelRefused
 
 _RESET = struct.pack("@ii", 1, 0)  # struct linger: on, zero seconds
@@ -34,8 +35,7 @@ class Target:
 
     def __str__(self) -> str:
         scheme = "http" if self.tls is None else "https"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{scheme}://{host}:{self.port}"
+        return f"{scheme}://{bracketed(self.host)}:{self.port}"
 
 
 def reset_on_close(sock: socket.socket) -> None:
