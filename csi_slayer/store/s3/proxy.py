@@ -20,6 +20,9 @@ from csi_slayer.store.s3.address import bracketed
 MOST_HEAD_BYTES = 16 << 10
 """Bytes of the longest answer to CONNECT."""
 
+OPTION, VARIABLE = "store.proxy", "HTTPS_PROXY"
+"""Where a proxy can be given."""
+
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: ([^\r\n]*))?\r\n")
 
 
@@ -33,11 +36,13 @@ class TunnelRefused(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """``authorization`` is the value of Proxy-Authorization, None for none."""
+    """``authorization`` is the value of Proxy-Authorization, None for none; ``setting`` where it
+    was given."""
 
     host: str
     port: int
     authorization: str | None = field(default=None, repr=False)
+    setting: str = field(default=OPTION, compare=False)
 
     def __str__(self) -> str:
         return f"http://{bracketed(self.host)}:{self.port}"
@@ -73,18 +78,18 @@ def find_proxy(
     """The proxy for an https service; None for one that is asked directly: what is listed, and
     without a proxy in the options this machine itself. Raises ConfigError for what is no proxy's
     URL."""
-    url, what = options.proxy, "proxy"
+    url, setting = options.proxy, OPTION
     if url is None:
-        url, what = environment.get("https_proxy") or environment.get("HTTPS_PROXY"), "HTTPS_PROXY"
+        url, setting = environment.get("https_proxy") or environment.get(VARIABLE), VARIABLE
         if not url or _is_here(host):
             return None
     listed = options.no_proxy
     if listed is None:
         listed = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
-    return None if is_listed(host, port, listed) else parse_proxy(url, what)
+    return None if is_listed(host, port, listed) else parse_proxy(url, setting)
 
 
-def parse_proxy(url: str, what: str) -> Proxy:
+def parse_proxy(url: str, setting: str) -> Proxy:
     """``http://[user:password@]host[:port]``; curl takes it without the scheme, too. Raises
     ConfigError, which does not repeat it."""
     if "://" not in url:
@@ -96,13 +101,14 @@ def parse_proxy(url: str, what: str) -> Proxy:
     except ValueError:
         valid = False
     if not valid or host is None:
-        raise ConfigError(f"{what}: expected http://host:port, of a proxy that is spoken to without"
-                          " TLS")  # fmt: skip
+        raise ConfigError(
+            f"{setting}: expected http://host:port, of a proxy that is spoken to without TLS"
+        )
     authorization = None
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         authorization = "Basic " + b64encode(pair.encode()).decode()
-    return Proxy(host, port, authorization)
+    return Proxy(host, port, authorization, setting)
 
 
 def _is_here(host: str) -> bool:

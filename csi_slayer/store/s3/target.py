@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from csi_slayer.errors import ConfigError, StoreUnavailable
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.address import bracketed
-from csi_slayer.store.s3.proxy import Proxy, TunnelRefused
+from csi_slayer.store.s3.proxy import OPTION, VARIABLE, Proxy, TunnelRefused
 
 _RESET = struct.pack("@ii", 1, 0)  # struct linger: on, zero seconds
 
@@ -89,7 +89,7 @@ def connect_failure(target: Target, error: BaseException) -> Exception:
         return _tunnel_refused(target, error)
     hop, check = str(target), "the endpoint's address"
     if target.proxy is not None:
-        hop, check = f"{target} by {target.proxy}", "the proxy's address (HTTPS_PROXY)"
+        hop, check = f"{target} by {target.proxy}", f"the proxy's address ({target.proxy.setting})"
     if isinstance(error, socket.gaierror):
         check = "endpoint, region and DNS" if target.proxy is None else check
         return Transient(f"{hop}: the name cannot be resolved: check {check}")
@@ -109,6 +109,10 @@ def _tunnel_refused(target: Target, error: TunnelRefused) -> Exception:
     what = f"{target}: {target.proxy} gives no way there ({error})"
     if error.status >= 500 or error.status == 429:
         return Transient(what)
+    option = target.proxy is not None and target.proxy.setting == OPTION
+    setting, exceptions = (OPTION, "store.no_proxy") if option else (VARIABLE, "NO_PROXY")
     if error.status == 407:
-        return StoreUnavailable(f"{what}: give HTTPS_PROXY the user and password it asks for")
-    return StoreUnavailable(f"{what}: check the proxy's rules, or name the endpoint in NO_PROXY")
+        return StoreUnavailable(f"{what}: give {setting} the user and password it asks for")
+    return StoreUnavailable(
+        f"{what}: check the proxy's rules, or name the endpoint in {exceptions}"
+    )

@@ -96,11 +96,11 @@ def test_what_the_proxy_refuses(run: Run[Any], versitygw: S3Server, tmp_path: Pa
     with ResettableProxy(versitygw.endpoint, tls=context) as service:
         with tinyproxy(tmp_path, to=port_of(service.endpoint), user="a b") as proxy:
             options = options_for(versitygw, endpoint=service.endpoint, proxy=proxy.url)
-            assert "give HTTPS_PROXY the user and password" in refusal(run, options)
+            assert "give store.proxy the user and password" in refusal(run, options)
             wrong = proxy.url.replace("http://", "http://a:not-the-password@")
             options = options_for(versitygw, endpoint=service.endpoint, proxy=wrong)
             text = refusal(run, options)
-            assert "give HTTPS_PROXY the user and password" in text or "401" in text
+            assert "give store.proxy the user and password" in text or "401" in text
             assert "not-the-password" not in text
         with tinyproxy(tmp_path, to=1) as proxy:
             options = options_for(versitygw, endpoint=service.endpoint, proxy=proxy.url)

@@ -17,6 +17,7 @@ from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.halt import Halt
 from csi_slayer.store.s3.proxy import (
     MOST_HEAD_BYTES,
+    VARIABLE,
     Proxy,
     TunnelRefused,
     check_answer,
@@ -145,8 +146,8 @@ def test_answers() -> None:
 @pytest.mark.parametrize(
     ("status", "kind", "text"),
     [
-        (407, StoreUnavailable, "user and password"),
-        (403, StoreUnavailable, "the proxy's rules"),
+        (407, StoreUnavailable, "give store.proxy the user and password"),
+        (403, StoreUnavailable, "the proxy's rules, or name the endpoint in store.no_proxy"),
         (502, Transient, "gives no way there"),
         (429, Transient, "gives no way there"),
         (0, StoreUnavailable, "the proxy's rules"),
@@ -165,7 +166,17 @@ def test_a_proxy_that_is_away() -> None:
     assert target.hop == ("proxy.example", 3128)
     failure = connect_failure(target, ConnectionRefusedError())
     assert isinstance(failure, Transient)
-    assert "check the proxy's address" in str(failure)
+    assert "check the proxy's address (store.proxy)" in str(failure)
+
+
+def test_what_the_environment_gave_is_to_be_mended_there() -> None:
+    target = Target("s3.example", 443, 5.0, 30.0, None, parse_proxy(URL, VARIABLE))
+    for error, text in (
+        (TunnelRefused(407, "why"), "give HTTPS_PROXY the user and password"),
+        (TunnelRefused(403, "why"), "name the endpoint in NO_PROXY"),
+        (ConnectionRefusedError(), "check the proxy's address (HTTPS_PROXY)"),
+    ):
+        assert text in str(connect_failure(target, error))
 
 
 def test_an_answer_that_comes_too_slowly() -> None:
