@@ -7,9 +7,13 @@ import re
 from collections.abc import Mapping
 from urllib.parse import quote, unquote
 
+from csi_slayer import __version__
 from csi_slayer.errors import StoreError, StoreIntegrityError
 from csi_slayer.store.base import Condition, ObjectInfo, storable_time
 from csi_slayer.store.write_token import WRITE_TOKEN
+
+USER_AGENT = f"slayerfs/{__version__}"
+"""What tells a service's access log who asked; not signed, for proxies may change it."""
 
 _META = "x-amz-meta-"
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from csi_slayer.store.options import ObjectOptions
 from csi_slayer.store.s3.address import BucketAddress
 from csi_slayer.store.s3.credentials import SignedBy
+from csi_slayer.store.s3.headers import USER_AGENT
 from csi_slayer.store.s3.sign import EMPTY_PAYLOAD, AmzClock, encode_query, hash_payload
 
 Pairs = Sequence[tuple[str, str]]
@@ -80,6 +81,7 @@ class RequestWriter:
             headers += self._writing
         if signed_by is not None:
             self._sign(headers, request, path, query, signed_by)
+        headers.append(("user-agent", USER_AGENT))
         if request.method in ("PUT", "POST"):
             length = len(request.body) if request.body_length is None else request.body_length
             headers.append(("content-length", str(length)))

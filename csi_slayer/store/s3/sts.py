@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 
 from csi_slayer.errors import AccessDenied
 from csi_slayer.store.retry import Transient
+from csi_slayer.store.s3.headers import USER_AGENT
 from csi_slayer.store.s3.keys import AccessKeys
 from csi_slayer.store.s3.proxy import Proxy
 from csi_slayer.store.s3.sign import AmzClock, Signer, encode_query
@@ -56,6 +57,7 @@ class StsEndpoint:
         ]
         if signed_by is not None:
             headers += _signature(signed_by, self.region, path, body, headers)
+        headers.append(("user-agent", USER_AGENT))
         connection: http.client.HTTPConnection
         # A port is always said: without one the end of an IPv6 address would be taken for it.
         host, proxy = parts.hostname or "", self.proxy

@@ -340,6 +340,7 @@ def test_a_role_assumed_with_keys_is_signed(sts: Sts) -> None:
     headers, body = sts.requests[0]
     assert "Credential=AKID/" in headers["authorization"]
     assert "/us-east-1/sts/aws4_request" in headers["authorization"]
+    assert headers["user-agent"].startswith("slayerfs/")
     assert "Action=AssumeRole&" in body
 
 

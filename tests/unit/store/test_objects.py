@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from csi_slayer import __version__
 from csi_slayer.store.options import ObjectOptions
 from csi_slayer.store.s3.address import locate
 from csi_slayer.store.s3.credentials import SignedBy
@@ -55,3 +56,12 @@ def test_it_is_signed() -> None:
     names = line.partition("SignedHeaders=")[2].partition(",")[0].split(";")
     assert names == sorted(names)
     assert {*WRITING, *ALWAYS} <= set(names)
+
+
+def test_an_access_log_says_who_asked() -> None:
+    """Signed it would be refused where a proxy changes it."""
+    writer = RequestWriter(locate("bucket", "", None, "us-east-1", None))
+    signed_by = SignedBy(AccessKeys("id", "secret", None), "us-east-1")
+    head = writer.head(S3Request("GetObject", "GET", "key"), signed_by).decode()
+    assert f"\r\nuser-agent: slayerfs/{__version__}\r\n" in head
+    assert "user-agent;" not in head
