@@ -10,6 +10,7 @@ from csi_slayer.fuse import protocol as p
 from csi_slayer.fuse import replies, requests
 from csi_slayer.fuse.handlers.served import Handler, Served
 from csi_slayer.fuse.protocol import Opcode
+from csi_slayer.vfs.operations import Operations
 from csi_slayer.vfs.types import Request, SetAttr
 
 
@@ -21,7 +22,7 @@ async def getattr_(served: Served, req: Request, ino: int, body: memoryview) -> 
 async def setattr_(served: Served, req: Request, ino: int, body: memoryview) -> bytes:
     changes, kill = requests.setattr_in(body)
     if kill and changes.mode is None:
-        mode = await _mode_without_set_ids(served, req, ino)
+        mode = await mode_without_set_ids(served.ops, req, ino)
         if mode is not None:
             changes = changes._replace(mode=mode)
     return replies.attr_out(*await served.ops.setattr(req, ino, changes))
@@ -30,16 +31,16 @@ async def setattr_(served: Served, req: Request, ino: int, body: memoryview) -> 
 async def kill_suidgid(served: Served, req: Request, ino: int) -> None:
     """Take set-id bits away before a file's content is changed (FUSE_HANDLE_KILLPRIV_V2). The
     kernel leaves that to us and keeps the mode that it knows."""
-    mode = await _mode_without_set_ids(served, req, ino)
+    mode = await mode_without_set_ids(served.ops, req, ino)
     if mode is not None:
         await served.ops.setattr(req._replace(resent=False), ino, SetAttr(mode=mode))
     if mode is not None or req.resent:  # by a worker that perhaps had no time to tell the kernel
         served.attributes_changed(ino)
 
 
-async def _mode_without_set_ids(served: Served, req: Request, ino: int) -> int | None:
+async def mode_without_set_ids(ops: Operations, req: Request, ino: int) -> int | None:
     """The permission bits that remain; None if there is nothing to take away."""
-    attr, _ttl = await served.ops.getattr(req, ino, None)
+    attr, _ttl = await ops.getattr(req, ino, None)
     mode = attr.mode & ~stat.S_ISUID
     # Set-group-id without group execution means mandatory locking and stays.
     if mode & stat.S_IXGRP:

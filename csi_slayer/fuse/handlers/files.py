@@ -1,4 +1,8 @@
-"""Requests on open files."""
+"""Requests on open files.
+
+Of who may not keep set-id bits the kernel tells at a WRITE; at a FALLOCATE and a COPY_FILE_RANGE it
+does not, nor at an OPEN with O_TRUNC without FUSE_HANDLE_KILLPRIV_V2: everybody but root, then.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ _MOST_COPIED = 0xFFFFF000
 
 async def open_(served: Served, req: Request, ino: int, body: memoryview) -> bytes:
     flags, open_flags = p.OPEN_IN.unpack_from(body)
-    if open_flags & p.OPEN_KILL_SUIDGID and flags & os.O_TRUNC:
+    if flags & os.O_TRUNC and (open_flags & p.OPEN_KILL_SUIDGID or req.uid):
         await kill_suidgid(served, req, ino)
     return replies.open_out(await served.ops.open(req, ino, flags))
 
@@ -57,6 +61,8 @@ async def fsync(served: Served, req: Request, ino: int, body: memoryview) -> Non
 
 async def fallocate(served: Served, req: Request, ino: int, body: memoryview) -> None:
     fh, offset, length, mode, _ = p.FALLOCATE_IN.unpack_from(body)
+    if req.uid:
+        await kill_suidgid(served, req, ino)
     await served.ops.fallocate(req, ino, fh, mode, offset, length)
 
 
@@ -75,6 +81,8 @@ async def copy_file_range_64(served: Served, req: Request, ino: int, body: memor
 
 async def _copy(served: Served, req: Request, ino: int, body: memoryview, most: int) -> int:
     fh, offset, out_ino, out_fh, out_offset, length, _ = p.COPY_FILE_RANGE_IN.unpack_from(body)
+    if req.uid:
+        await kill_suidgid(served, req, out_ino)
     return await served.ops.copy_file_range(
         req, ino, fh, offset, out_ino, out_fh, out_offset, min(length, most)
     )

@@ -11,6 +11,7 @@ from typing import Final, cast
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, RequestContext
 
+from csi_slayer.fuse.handlers.attributes import mode_without_set_ids
 from csi_slayer.fuse.protocol import Opcode
 from csi_slayer.fuse.pyfuse3_engine import values
 from csi_slayer.fuse.pyfuse3_engine.listing import list_names
@@ -19,7 +20,7 @@ from csi_slayer.fuse.reading import FileReader
 from csi_slayer.fuse.requests import appends
 from csi_slayer.fuse.stats import Stats
 from csi_slayer.vfs.operations import Operations
-from csi_slayer.vfs.types import FileRange, Opened, Views
+from csi_slayer.vfs.types import FileRange, Opened, SetAttr, Views
 
 LARGEST_READ: Final = 1 << 20
 """Bytes of the largest READ: libfuse's buffers hold no more."""
@@ -28,7 +29,8 @@ _ROOT: Final = 1
 
 
 class Adapter(Requests, pyfuse3.Operations):
-    """``ready`` is called when the kernel is about to get the answer to INIT.
+    """``ready`` is called when the kernel is about to get the answer to INIT,
+    ``attributes_changed`` has it ask for an inode's anew.
 
     pyfuse3 names open files by their handle alone, so the handles that the kernel gets are ours:
     each stands for an inode and the file system's handle.
@@ -40,10 +42,12 @@ class Adapter(Requests, pyfuse3.Operations):
         stats: Stats,
         loop: asyncio.AbstractEventLoop,
         ready: Callable[[], None],
+        attributes_changed: Callable[[int], object],
     ) -> None:
         super().__init__(stats)
         self._ops = ops
         self._ready = ready
+        self._attributes_changed = attributes_changed
         self._reader = FileReader(LARGEST_READ, lambda: 0, loop)
         self._open: dict[int, tuple[int, int]] = {}
         self._appending: set[int] = set()
@@ -181,7 +185,14 @@ class Adapter(Requests, pyfuse3.Operations):
 
     @served(Opcode.OPEN)
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> pyfuse3.FileInfo:
-        opened = await self._ops.open(self.request(ctx), inode, flags)
+        req = self.request(ctx)
+        if flags & os.O_TRUNC and req.uid:
+            # The kernel takes set-id bits away at all other changes, in requests of their own.
+            mode = await mode_without_set_ids(self._ops, req, inode)
+            if mode is not None:
+                await self._ops.setattr(req, inode, SetAttr(mode=mode))
+                self._attributes_changed(inode)
+        opened = await self._ops.open(req, inode, flags)
         return values.file_info(self._opened(inode, opened, flags), opened)
 
     @served(Opcode.READ)

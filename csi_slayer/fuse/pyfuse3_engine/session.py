@@ -62,12 +62,19 @@ class Pyfuse3Session:
     opens_unseen: Final = False
     lists_unseen: Final = False
 
-    def __init__(self, fd: int, state: SessionState, adapter: Adapter, ops: Operations) -> None:
+    def __init__(
+        self,
+        fd: int,
+        state: SessionState,
+        adapter: Adapter,
+        notifier: LibfuseNotifier,
+        ops: Operations,
+    ) -> None:
         self.state = state
         self.stats = adapter.stats
         self._fd = fd
         self._adapter = adapter
-        self._notifier = LibfuseNotifier(fd)
+        self._notifier = notifier
         self._main: asyncio.Task[None] | None = None
         self._stopping = False
         ops.attach(self)
@@ -87,7 +94,9 @@ class Pyfuse3Session:
             # The kernel takes its own value from the answer to INIT, which is sent after this.
             loop.call_soon(mounts.set_readahead, connection, options.readahead)
 
-        adapter = Adapter(ops, Stats(options.observer), loop, ready)
+        notifier = LibfuseNotifier(fd)
+        stats = Stats(options.observer)
+        adapter = Adapter(ops, stats, loop, ready, notifier.invalidate_attributes)
         pyfuse3.asyncio.enable()
         # A mount point of this form has libfuse serve a descriptor that is mounted already.
         try:
@@ -105,7 +114,7 @@ class Pyfuse3Session:
             zero_open=False,
             zero_opendir=False,
         )
-        return cls(fd, state, adapter, ops)
+        return cls(fd, state, adapter, notifier, ops)
 
     @property
     def in_flight(self) -> int:

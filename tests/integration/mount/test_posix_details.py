@@ -97,6 +97,34 @@ def test_a_write_takes_set_id_bits_away(place: Place, opened_for_reading: bool) 
     assert path.stat().st_mode & 0o7777 == 0o777
 
 
+def empty(place_fd: int) -> None:
+    os.open("program", os.O_WRONLY | os.O_TRUNC, dir_fd=place_fd)
+
+
+def reserve(place_fd: int) -> None:
+    os.posix_fallocate(os.open("program", os.O_RDWR, dir_fd=place_fd), 0, 100)
+
+
+def copy(place_fd: int) -> None:
+    target = os.open("program", os.O_WRONLY, dir_fd=place_fd)
+    os.copy_file_range(os.open("source", os.O_RDONLY, dir_fd=place_fd), target, 6)
+
+
+@pytest.mark.parametrize("change", [empty, reserve, copy])
+def test_other_changes_take_set_id_bits_away(place: Place, change: Callable[[int], None]) -> None:
+    path = place.root / "program"
+    path.write_bytes(b"content")
+    (place.root / "source").write_bytes(b"source")
+    os.chmod(path, 0o6777)
+    place_fd = os.open(place.root, os.O_RDONLY)
+    change(place_fd)
+    assert path.stat().st_mode & 0o7777 == 0o6777, "root may keep them"
+    as_other_user(lambda: change(place_fd))
+    os.close(place_fd)
+    wait_for(lambda: mode_as_known(path) == 0o777, 3, "the mode by which it would be run")
+    assert path.stat().st_mode & 0o7777 == 0o777
+
+
 @pytest.mark.parametrize("flag", [os.O_SYNC, os.O_DSYNC])
 @pytest.mark.parametrize("opened_for_reading", [False, True])
 def test_a_synchronous_write_is_in_the_store_when_it_returns(

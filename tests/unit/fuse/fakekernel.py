@@ -61,14 +61,20 @@ class FakeKernel:
         self._device.close()
 
     def send(
-        self, opcode: int, body: bytes = b"", *, ino: int = 1, unique: int | None = None
+        self,
+        opcode: int,
+        body: bytes = b"",
+        *,
+        ino: int = 1,
+        uid: int = 1,
+        unique: int | None = None,
     ) -> int:
         """Queue a request; returns its unique."""
         if unique is None:
             self._unique += 2
             unique = self._unique
         head = struct.pack(
-            "<IIQQIIIHH", 40 + len(body), opcode, unique, ino, 1, 2, os.getpid(), 0, 0
+            "<IIQQIIIHH", 40 + len(body), opcode, unique, ino, uid, 2, os.getpid(), 0, 0
         )
         self.end.send(head + body)
         return unique

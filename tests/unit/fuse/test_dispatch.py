@@ -438,6 +438,34 @@ def test_set_id_bits_go_with_a_truncation() -> None:
     run(test())
 
 
+@pytest.mark.parametrize(
+    ("opcode", "body"),
+    [
+        (Opcode.OPEN, p.OPEN_IN.pack(os.O_WRONLY | os.O_TRUNC, 0)),
+        (Opcode.FALLOCATE, p.FALLOCATE_IN.pack(1, 0, 5, 0, 0)),
+        (Opcode.COPY_FILE_RANGE, p.COPY_FILE_RANGE_IN.pack(1, 0, 1, 2, 0, 5, 0)),
+        (Opcode.COPY_FILE_RANGE_64, p.COPY_FILE_RANGE_IN.pack(1, 0, 1, 2, 0, 5, 0)),
+    ],
+    ids=["open", "fallocate", "copy_file_range", "copy_file_range_64"],
+)
+def test_set_id_bits_go_at_changes_of_which_the_kernel_does_not_say_it(
+    opcode: Opcode, body: bytes
+) -> None:
+    async def test() -> None:
+        ops, kernel = serve()
+        ops.attr = ATTR._replace(mode=0o104755)
+        kernel.send(opcode, body, uid=0)
+        await kernel.reply()
+        assert ops.changes == [], "root may keep them"
+        kernel.send(opcode, body, uid=1000)
+        await kernel.reply()
+        assert ops.changes == [SetAttr(mode=0o100755)]
+        assert len(kernel.stale) == 1
+        kernel.close()
+
+    run(test())
+
+
 def test_entries_that_did_not_fit_are_not_taken_for_forgotten() -> None:
     """The kernel may have those inodes, with pages that are to be dropped."""
 
