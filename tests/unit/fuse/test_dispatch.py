@@ -17,7 +17,7 @@ from csi_slayer.fuse import protocol as p
 from csi_slayer.fuse.channel import POOL
 from csi_slayer.fuse.dispatch import COPIED
 from csi_slayer.fuse.protocol import Opcode
-from csi_slayer.vfs.types import Attr, DirItem, Entry, FileRange, Request, SetAttr
+from csi_slayer.vfs.types import Attr, DirItem, Entry, FileRange, Opened, Request, SetAttr
 from tests.unit.fuse.fakekernel import FakeKernel, until
 
 ATTR = Attr(1, 0o100644, 1, 0, 0, 0, 10, 1, 0, 0, 0)
@@ -78,7 +78,15 @@ class Ops:
         self.written.append(bytes(data))
         return len(data)
 
-    async def open(self, req: Request, ino: int, flags: int) -> Any: ...
+    async def open(self, req: Request, ino: int, flags: int) -> Opened:
+        return Opened(1)
+
+    async def fallocate(
+        self, req: Request, ino: int, fh: int, mode: int, offset: int, length: int
+    ) -> None: ...
+
+    async def copy_file_range(self, req: Request, ino: int, *where: int) -> int:
+        return 0
 
     async def readdir(
         self, req: Request, ino: int, fh: int, cookie: int, limit: int, plus: bool
@@ -455,10 +463,10 @@ def test_set_id_bits_go_at_changes_of_which_the_kernel_does_not_say_it(
         ops, kernel = serve()
         ops.attr = ATTR._replace(mode=0o104755)
         kernel.send(opcode, body, uid=0)
-        await kernel.reply()
+        assert (await kernel.reply())[0] == 0
         assert ops.changes == [], "root may keep them"
         kernel.send(opcode, body, uid=1000)
-        await kernel.reply()
+        assert (await kernel.reply())[0] == 0
         assert ops.changes == [SetAttr(mode=0o100755)]
         assert len(kernel.stale) == 1
         kernel.close()
