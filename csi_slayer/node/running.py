@@ -149,6 +149,7 @@ class Running:
         self.life.spec = {**self.life.spec, "config": config}
 
     async def _run(self) -> None:
+        stopped = False
         try:
             while True:
                 try:
@@ -172,10 +173,14 @@ class Running:
             self._failure = CannotStart(str(error), error.grpc_code)
         except (OSError, RuntimeError) as error:
             self._failure = CannotStart(f"no worker could be started: {error}", "UNAVAILABLE")
+        except asyncio.CancelledError:
+            stopped = True  # by stop(), or with all that this process does: a successor goes on
+            raise
         finally:
             self.life.let_go()
             await self._become(State.GONE)
-            self._on_gone()
+            if not stopped:
+                self._on_gone()
 
     async def _one_worker(self) -> float | None:
         """Start one and be there for it until it ends; what Lifecycle.died says then."""

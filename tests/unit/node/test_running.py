@@ -63,6 +63,21 @@ def test_a_mount_that_pods_have_is_not_given_up(monkeypatch: pytest.MonkeyPatch)
     asyncio.run(run())
 
 
+def test_what_is_mounted_outlives_a_process_that_ends_in_disorder() -> None:
+    """Its tasks are cancelled then, and nobody has said stop: its successor goes on."""
+    ended = list[str]()
+
+    async def run() -> None:
+        launcher = Launcher()
+        launcher.errors = []
+        it = running_with(launcher, Lifecycle({}, session={"connection": 1}), ended)
+        it.start()
+        await launcher.waiting.wait()
+
+    asyncio.run(run())
+    assert ended == []
+
+
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_a_new_mount_fails_with_the_reason(error: Exception) -> None:
     async def run() -> None:
