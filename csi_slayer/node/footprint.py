@@ -59,18 +59,20 @@ class Footprint:
             self.lock = -1
 
     def register(self, url: str) -> None:
-        """Have ``csi-slayer status`` find it."""
-        registry.write(
-            registry.Mounted(
-                volume=self.id,
-                url=url,
-                mountpoint=self.private,
-                supervisor=os.getpid(),
-                control=self.control,
-                state=str(self._places.state(self.id)),
-                cache=str(self._places.cache),
-            )
+        """Have ``csi-slayer status`` find it, which is no reason not to serve it."""
+        entry = registry.Mounted(
+            volume=self.id,
+            url=url,
+            mountpoint=self.private,
+            supervisor=os.getpid(),
+            control=self.control,
+            state=str(self._places.state(self.id)),
+            cache=str(self._places.cache),
         )
+        try:
+            registry.write(entry)
+        except OSError as error:
+            log.warning("not_registered", volume=self.id, reason=error.strerror)
 
     def make_way(self) -> None:
         """An empty private mount point, whatever was there. Raises MountFailed."""

@@ -6,6 +6,7 @@ descriptors: what a new node service finds its predecessor's mounts and workers 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -45,7 +46,8 @@ class WorkerMark:
 @dataclass(slots=True)
 class Record:
     """``mount_id`` names it. ``config`` is the volume's configuration without its secrets.
-    ``boot``: the boot during which it was written. ``connection``: of the kernel's FUSE."""
+    ``boot``: the boot during which it was written. ``connection``: of the kernel's FUSE.
+    ``changes``: grows with each one that is saved, so that the newer of two is known."""
 
     mount_id: str
     volume_id: str
@@ -56,6 +58,7 @@ class Record:
     worker: WorkerMark | None = None
     connection: int | None = None
     boot: str = field(default_factory=lambda: boot_id())
+    changes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -67,6 +70,7 @@ class Record:
         record = Record(**_known(Record, data))
         if Path(record.mount_id).name != record.mount_id or not isinstance(record.config, dict):
             raise ValueError("malformed record")
+        record.changes = int(record.changes)
         record.targets = {
             path: Target(tuple(target["options"]), _pod(target["pod"]), target.get("exclusive"))
             for path, target in data["targets"].items()
@@ -154,11 +158,17 @@ class Places:
         return self.cache / "staging" / mount_id
 
     def write(self, record: Record) -> None:
-        """Replace a record, atomically."""
+        """Replace a record, atomically. If that cannot be (a full disk) the earlier one stays: the
+        keeper knows the newer one, and nobody is kept from a volume for it."""
         path = self.records / f"{record.mount_id}.json"
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(record.to_json()))
-        temporary.rename(path)
+        try:
+            temporary.write_text(json.dumps(record.to_json()))
+            temporary.rename(path)
+        except OSError as error:
+            log.error("record_not_written", volume=record.mount_id, reason=error.strerror)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
     def forget(self, mount_id: str) -> None:
         (self.records / f"{mount_id}.json").unlink(missing_ok=True)

@@ -67,8 +67,12 @@ class Recovery:
 
     async def run(self, held: dict[str, Held]) -> Recovered:
         """``held``: what the keeper has. Its descriptors are taken over."""
-        records = {r.mount_id: r for r in await asyncio.to_thread(lambda: [*self._places.read()])}
-        known = {**_records_of(held), **records}
+        known = _records_of(held)
+        for record in await asyncio.to_thread(lambda: [*self._places.read()]):
+            kept = known.get(record.mount_id)
+            # Either may have been out of reach when the other one was written.
+            if kept is None or kept.changes <= record.changes:
+                known[record.mount_id] = record
         # A mark tells processes of one boot apart.
         boot = boot_id()
         await asyncio.gather(
@@ -107,7 +111,7 @@ class Recovery:
             record.boot = boot_id()
             await self._adopt(record, config, entry)
             log.info("taken_over", volume=record.volume_id, targets=len(record.targets))
-        except SlayerError as error:
+        except (SlayerError, OSError) as error:
             log.error("cannot_take_over", volume=record.volume_id, error=str(error))
 
     def _renewed(self, config: MountConfig) -> MountConfig:
@@ -148,6 +152,12 @@ class Recovery:
 
     async def _settle(self, record: Record) -> None:
         """A volume without a mount: upload what it left, or forget it."""
+        try:
+            await self._upload_or_forget(record)
+        except (SlayerError, OSError) as error:
+            log.error("cannot_resume_uploads", volume=record.volume_id, error=str(error))
+
+    async def _upload_or_forget(self, record: Record) -> None:
         name = record.mount_id
         await asyncio.to_thread(registry.remove, name)
         state, staging = self._places.state(name), self._places.staging(name)
@@ -160,13 +170,10 @@ class Recovery:
         await asyncio.to_thread(self._places.write, record)
         if record.identity.partition(":")[0] != "driver":
             return
-        try:
-            config = await self._as_driver(record)
-            entry = Held({"session": {"unmounted": True}, "restarts": 0}, config.to_spec())
-            await self._adopt(record, self._renewed(config), entry)
-            log.info("uploads_resumed", volume=record.volume_id)
-        except SlayerError as error:
-            log.error("cannot_resume_uploads", volume=record.volume_id, error=str(error))
+        config = await self._as_driver(record)
+        entry = Held({"session": {"unmounted": True}, "restarts": 0}, config.to_spec())
+        await self._adopt(record, self._renewed(config), entry)
+        log.info("uploads_resumed", volume=record.volume_id)
 
     async def _as_driver(self, record: Record) -> MountConfig:
         role = record.identity.partition(":")[2] or None

@@ -126,7 +126,7 @@ class Volume:
         still to be uploaded. Raises MountFailed if somebody else has the volume."""
         try:
             await self._footprint.take_lock()
-        except MountFailed:
+        except BaseException:
             if fuse_fd is not None:
                 os.close(fuse_fd)
             raise
@@ -249,10 +249,8 @@ class Volume:
             if not self._unsaved or self._stopped or self.removed.is_set():
                 return  # saved by somebody who waited for the same lock, or not ours any more
             self._unsaved = False
-            try:
-                await asyncio.to_thread(self._node.places.write, self.record.copy())
-            except OSError as error:  # a full disk: the keeper knows the same
-                log.error("record_not_written", volume=self.id, reason=error.strerror)
+            self.record.changes += 1
+            await asyncio.to_thread(self._node.places.write, self.record.copy())
             await self._node.keeping.put(self.id)
 
     # -- inside ---------------------------------------------------------------------------------

@@ -142,6 +142,22 @@ def test_damaged_records_do_no_harm(node: TestNode, url: str) -> None:
     assert node.records() == []
 
 
+def test_a_pod_that_came_while_the_disk_was_full_keeps_its_volume(node: TestNode, url: str) -> None:
+    """The record on the disk does not have it, that of the keeper does."""
+    node.publish("volume", "a", url)
+    (record,) = (node.run / "volumes").iterdir()
+    in_the_way = record.with_suffix(".tmp")
+    in_the_way.mkdir()
+    path = node.publish("volume", "b", url)
+    node.kill()
+    in_the_way.rmdir()
+    node.start()
+    assert node.unpublish("volume", "a") == []
+    write(path / "file", "text")
+    assert node.unpublish("volume", "b") == ["volume"]
+    assert node.records() == []
+
+
 @pytest.fixture
 def proxy(versitygw: S3Server) -> Iterator[FaultProxy]:
     """The way to the store, which can go away."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -53,13 +54,23 @@ def test_what_is_written_is_read(places: Places) -> None:
     "content",
     ["", "{", "[]", "3", '{"mount_id": "x"}', json.dumps({**record().to_json(), "targets": 5}),
      json.dumps({**record().to_json(), "mount_id": "../../etc"}),
-     json.dumps({**record().to_json(), "worker": {"pid": 1}})],
+     json.dumps({**record().to_json(), "worker": {"pid": 1}}),
+     json.dumps({**record().to_json(), "changes": "many"})],
 )  # fmt: skip
 def test_a_damaged_one_is_removed(places: Places, content: str) -> None:
     (places.records / "x.json").write_text(content)
     places.write(record())
     assert [found.mount_id for found in places.read()] == ["a" * 16]
     assert [path.name for path in places.records.iterdir()] == ["a" * 16 + ".json"]
+
+
+def test_where_one_cannot_be_written_the_earlier_one_stays(places: Places) -> None:
+    places.write(record())
+    in_the_way = places.records / ("a" * 16 + ".tmp")
+    in_the_way.mkdir()
+    places.write(dataclasses.replace(record(), connection=56))
+    in_the_way.rmdir()
+    assert list(places.read()) == [record()]
 
 
 def test_a_copy_is_its_own() -> None:

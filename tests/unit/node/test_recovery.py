@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import sqlite3
 from pathlib import Path
 
@@ -50,6 +51,10 @@ def places(tmp_path: Path, unmounted: list[str], monkeypatch: pytest.MonkeyPatch
     return made
 
 
+async def nothing_lives(record: Record, config: MountConfig, held: Held) -> None:
+    raise AssertionError("nothing of it lives, and it is not the driver's own")
+
+
 def leave_pending(places: Places) -> None:
     state = places.state(NAME)
     state.mkdir(parents=True)
@@ -67,10 +72,7 @@ def test_pods_of_a_dead_mount_are_known_whether_or_not_something_is_pending(
     if pending:
         leave_pending(places)
 
-    async def adopt(record: Record, config: MountConfig, held: Held) -> None:
-        raise AssertionError("nothing of it lives, and it is not the driver's own")
-
-    recovery = Recovery(DriverConfig(), places, adopt)
+    recovery = Recovery(DriverConfig(), places, nothing_lives)
     recovered = asyncio.run(recovery.run({}))
     (lost,) = recovered.lost
     assert [target.pod for target in lost.targets.values()] == [POD]
@@ -79,9 +81,25 @@ def test_pods_of_a_dead_mount_are_known_whether_or_not_something_is_pending(
 
 def test_a_dead_mount_stays_at_its_target(places: Places, unmounted: list[str]) -> None:
     """A bare directory there would take what is written, and lose it."""
-
-    async def adopt(record: Record, config: MountConfig, held: Held) -> None:
-        raise AssertionError("nothing of it lives")
-
-    asyncio.run(Recovery(DriverConfig(), places, adopt).run({}))
+    asyncio.run(Recovery(DriverConfig(), places, nothing_lives).run({}))
     assert unmounted == [places.mountpoint(NAME)]
+
+
+@pytest.mark.parametrize(("changes", "wanted"), [(3, "kept"), (2, "written"), (1, "written")])
+def test_the_newer_record_counts(places: Places, changes: int, wanted: str) -> None:
+    """Disk or keeper may have been out of reach when it was saved."""
+    (written,) = places.read()
+    places.write(dataclasses.replace(written, changes=2, volume_id="written"))
+    kept = dataclasses.replace(written, changes=changes, volume_id="kept")
+    state = {"record": kept.to_json(), "session": {}, "restarts": 0}
+    recovery = Recovery(DriverConfig(), places, nothing_lives)
+    recovered = asyncio.run(recovery.run({NAME: Held(state, b"{}")}))
+    assert [lost.volume_id for lost in recovered.lost] == [wanted]
+
+
+def test_a_full_disk_keeps_no_node_service_from_its_volumes(places: Places) -> None:
+    """What is pending of one volume is no reason to leave those of all others alone."""
+    leave_pending(places)
+    (places.records / f"{NAME}.tmp").mkdir()
+    recovered = asyncio.run(Recovery(DriverConfig(), places, nothing_lives).run({}))
+    assert [lost.mount_id for lost in recovered.lost] == [NAME]
