@@ -1,30 +1,23 @@
 """Telling the kubelet that the driver is there.
 
 The kubelet watches its plugins_registry for sockets, asks each who it is, and says what it made of
-it. It does so again whenever it starts. Where a driver's socket disappears it forgets the driver,
-and so a socket that was removed under us is made again.
+it. It does so again whenever it starts. Where a driver's socket disappears it forgets the driver.
 """
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from csi_slayer.config.driver import DRIVER_NAME, NodeConfig
-from csi_slayer.content.tasks import end_task
 from csi_slayer.csi.proto import pluginregistration_pb2 as registration_pb2
 from csi_slayer.csi.rpc import Calls, rpc
-from csi_slayer.csi.server import Server
-from csi_slayer.errors import ConfigError
+from csi_slayer.csi.server import LOOK_AFTER, Server
 from csi_slayer.observability import get_logger
 
 log = get_logger(__name__)
 
 CSI_VERSIONS: Final = ("1.0.0",)
 """Of the API between kubelet and driver: the major version is what the kubelet compares."""
-
-LOOK_AFTER: Final = 5.0
-"""Seconds between looks at whether the socket is still there."""
 
 _GRACE: Final = 1.0
 
@@ -35,9 +28,9 @@ class Registration:
     def __init__(self, config: NodeConfig, calls: Calls) -> None:
         self.path = config.registration_directory / f"{DRIVER_NAME}-reg.sock"
         self._endpoint = config.socket
-        self._calls = calls
-        self._server: Server | None = None
-        self._watch: asyncio.Task[None] | None = None
+        services = registration_pb2.DESCRIPTOR.services_by_name
+        handlers = [calls.handler(self, services["Registration"])]
+        self._server = Server(self.path, handlers, self._lost)
         self._problem: str | None = "the kubelet has not asked for the driver yet"
 
     @property
@@ -47,34 +40,13 @@ class Registration:
 
     async def start(self, look_after: float = LOOK_AFTER) -> None:
         """Raises ConfigError where nothing can listen in plugins_registry."""
-        await self._serve()
-        self._watch = asyncio.create_task(self._look_after(look_after))
+        await self._server.start(look_after)
 
     async def close(self) -> None:
-        await end_task(self._watch)
-        if self._server is not None:
-            await self._server.close(_GRACE)
+        await self._server.close(_GRACE)
 
-    async def _serve(self) -> None:
-        services = registration_pb2.DESCRIPTOR.services_by_name
-        server = Server(self.path, [self._calls.handler(self, services["Registration"])])
-        await server.start()
-        self._server = server
-
-    async def _look_after(self, interval: float) -> None:
-        while True:
-            await asyncio.sleep(interval)
-            if self._server is not None:
-                if not self._server.lost():
-                    continue
-                log.warning("the registration socket was removed; serving it again")
-                self._problem = "the kubelet has not asked for the driver since its socket was lost"
-                await self._server.close(_GRACE)
-                self._server = None
-            try:
-                await self._serve()
-            except ConfigError as error:  # the kubelet's directory may be away for a moment
-                log.warning("cannot serve the registration socket", error=str(error))
+    def _lost(self) -> None:
+        self._problem = "the kubelet has not asked for the driver since its socket was lost"
 
     @rpc(quiet=True)
     async def GetInfo(self, request: registration_pb2.InfoRequest) -> registration_pb2.PluginInfo:

@@ -78,7 +78,8 @@ class Footprint:
         """An empty private mount point, whatever was there. Raises MountFailed."""
         # First: nobody may look at a directory where a dead mount is.
         self._clear()
-        os.makedirs(self.private, mode=0o700, exist_ok=True)
+        for path in (self.private, os.path.dirname(self.control)):
+            os.makedirs(path, mode=0o700, exist_ok=True)
 
     def remove(self, targets: Iterable[str], connection: int | None) -> None:
         """Take everything away, but for what is still to be uploaded. No error.

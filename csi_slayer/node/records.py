@@ -163,6 +163,7 @@ class Places:
         path = self.records / f"{record.mount_id}.json"
         temporary = path.with_suffix(".tmp")
         try:
+            self.records.mkdir(mode=0o700, parents=True, exist_ok=True)
             temporary.write_text(json.dumps(record.to_json()))
             temporary.rename(path)
         except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -196,6 +197,20 @@ def test_ends_in_good_order_and_its_successor_goes_on(running: Driver) -> None:
 
     calling(running, after)
     assert not target.exists()
+
+
+def test_a_run_directory_that_was_emptied_is_made_again(running: Driver) -> None:
+    shutil.rmtree(running.run)
+    wait_for(running.socket.exists, what="the socket")
+
+    async def work(controller: CsiClient, node: CsiClient) -> None:
+        volume = await new_volume(controller)
+        fields = publication(running, volume)
+        await node("NodePublishVolume", **fields)
+        (Path(fields["target_path"]) / "file").write_text("text")
+        await take_away(controller, node, fields)
+
+    calling(running, work)
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ import os
 import socket
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 
 from csi_slayer.csi.proto import csi_pb2
@@ -112,5 +114,32 @@ def test_a_lost_socket_is_noticed(tmp_path: Path) -> None:
         assert server.lost()
         path.unlink()
         await server.close(0)
+
+    asyncio.run(run())
+
+
+def test_a_lost_socket_is_served_again(tmp_path: Path) -> None:
+    """With its directory, if that is gone as well."""
+
+    async def run() -> None:
+        path = tmp_path / "plugins" / "csi.sock"
+        handler = Calls(Counted()).handler(
+            Empty(), csi_pb2.DESCRIPTOR.services_by_name["Controller"]
+        )
+        lost = asyncio.Event()
+        server = Server(path, [handler], lost.set)
+        await server.start(look_after=0.01)
+        async with asyncio.timeout(20):
+            path.unlink()
+            path.parent.rmdir()
+            await lost.wait()
+            while not path.exists():  # noqa: ASYNC110 - by another process, in general
+                await asyncio.sleep(0.005)
+            async with connected(path) as client:
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await client("ListVolumes")
+                assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        await server.close(0)
+        assert not path.exists()
 
     asyncio.run(run())
