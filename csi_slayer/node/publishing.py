@@ -129,10 +129,10 @@ class Publishing:
             )
 
     async def expand(self, volume_id: str, path: str, capacity: int) -> None:
-        """Raises VolumeNotFound, MountFailed."""
+        """A volume that may hold as much stays as it is. Raises VolumeNotFound, MountFailed."""
         volume = self.at(volume_id, path)
         wanted = volume.config.volume
-        if wanted.quota is None or not capacity:
+        if wanted.quota is None or capacity <= wanted.quota:
             return
         wanted = wanted.model_copy(update={"quota": capacity})
         config = volume.config.model_copy(update={"volume": wanted})

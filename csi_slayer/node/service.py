@@ -142,8 +142,8 @@ class NodeVolumes:
         )
 
     async def expand(self, volume_id: str, path: str, capacity: int) -> None:
-        """Let the volume hold this many bytes, where it has a limit at all. Raises VolumeNotFound,
-        MountFailed."""
+        """Let the volume hold at least this many bytes, where it has a limit at all. Raises
+        VolumeNotFound, MountFailed."""
         work = self._publishing.expand(volume_id, self._real(path), capacity)
         await self._turns.do(volume_id, work)
 
