@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,10 @@ log = get_logger(__name__)
 
 ANSWER_TIMEOUT = 5.0
 """Seconds a keeper may take to answer before it counts as gone."""
+
+START_TIMEOUT = 40.0
+"""Seconds for which a start waits for a keeper that is there and does not answer: without what it
+holds all mounts of an earlier node service are dead."""
 
 RETRY_FIRST, RETRY_MAX = 0.05, 1.0
 """Pause between attempts to connect, seconds; doubled each time. Short, since until a new keeper
@@ -95,16 +100,12 @@ class Keeping:
         """Connect; returns what the keeper holds. Nothing where there is no keeper: it is looked
         for from now on."""
         held: dict[str, Held] = {}
-        if self._connect():
-            names = await self._ask({"op": "list"})
-            for name in names[0]["names"] if names is not None else ():
-                answer = await self._ask({"op": "get", "name": name})
-                if answer is not None:
-                    found = _understood(*answer)
-                    if found is None:
-                        log.error("keeper_holds_nonsense", name=name)
-                    else:
-                        held[name] = found
+        until = time.monotonic() + START_TIMEOUT
+        while self._connect():
+            await self._get_all(held)
+            if self._end is not None or time.monotonic() > until:
+                break
+            await asyncio.sleep(RETRY_MAX)
         if self._end is None:
             log.warning("keeper_absent", socket=self._path, meaning="mounts end with this process")
             self._broken.set()
@@ -112,6 +113,18 @@ class Keeping:
             self._complete = True
         self._task = asyncio.create_task(self._stay_connected())
         return held
+
+    async def _get_all(self, held: dict[str, Held]) -> None:
+        """Add what the keeper holds and is not there yet; all of it, if it stays connected."""
+        names = await self._ask({"op": "list"})
+        for name in names[0]["names"] if names is not None else ():
+            answer = None if name in held else await self._ask({"op": "get", "name": name})
+            if answer is not None:
+                found = _understood(*answer)
+                if found is None:
+                    log.error("keeper_holds_nonsense", name=name)
+                else:
+                    held[name] = found
 
     async def close(self) -> None:
         await end_task(self._task)
@@ -124,10 +137,14 @@ class Keeping:
             if held is None or self._end is None:
                 return False
             self._undropped.discard(name)
+            request = {"op": "put", "name": name, "state": held.state}
+            if (size := len(json.dumps(request))) > keeper.LIMIT:
+                # It would end the connection, and then no volume was held.
+                log.error("keeper_refused", op="put", error=f"{size} bytes are too many")
+                return False
             spec_fd = seal(held.spec)
             try:
                 fds = (spec_fd,) if held.fuse_fd is None else (spec_fd, held.fuse_fd)
-                request = {"op": "put", "name": name, "state": held.state}
                 return await self._exchange(self._end, request, fds) is not None
             finally:
                 os.close(spec_fd)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -33,6 +33,11 @@ PINNED = 3.0
 
 EVENT_RESTARTS = 3
 """Restarts of a worker after which there is an event, each time."""
+
+
+WITH_PODS = 100
+"""Targets of a volume up to which a keeper is told their pods: what it takes is limited
+(:mod:`csi_slayer.node.keeper`), and the record on the disk has them as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +240,13 @@ class Volume:
         life = self.running.life if self.running is not None else None
         if life is None or life.session is None:
             return None
+        record = self.record.copy()
+        if len(record.targets) > WITH_PODS:
+            record.targets = {
+                path: replace(target, pod=None) for path, target in record.targets.items()
+            }
         state = {
-            "record": self.record.to_json(),
+            "record": record.to_json(),
             "session": life.session,
             "restarts": life.restarts,
         }

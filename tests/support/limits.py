@@ -165,6 +165,7 @@ _DRIVER_LIMITS = (
     ("volumes that a keeper holds", "node.keeper", "ENTRIES", _COUNT),
     ("connections to a keeper", "node.keeper", "CLIENTS", _COUNT),
     ("a keeper may take to answer", "node.keeping", "ANSWER_TIMEOUT", _SECONDS),
+    ("a start waits for a keeper that does not", "node.keeping", "START_TIMEOUT", _SECONDS),
     ("a process may take to fork a worker", "node.launcher", "FORK_TIMEOUT", _SECONDS),
     ("such processes tried for one worker", "node.launcher", "ATTEMPTS", _COUNT),
     ("a worker may take to try new credentials or options", "node.running", "UPDATE_TIMEOUT",

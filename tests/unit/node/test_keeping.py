@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from csi_slayer.node import keeping
+from csi_slayer.node.keeper import LIMIT, Keeper
 from csi_slayer.node.keeping import Held, Keeping, seal, unseal
 from tests.unit.node.test_keeper import Running
 
@@ -175,6 +178,71 @@ def test_what_could_not_be_dropped_is_dropped_later(tmp_path: Path, volumes: Vol
         await until(lambda: keeping.connected)
         await until(lambda: set(keeper.keeper.store._entries) == {"b"})
         await keeping.close()
+
+    try:
+        asyncio.run(run())
+    finally:
+        keeper.close()
+
+
+def test_a_keeper_that_answers_late_is_waited_for(
+    tmp_path: Path, volumes: Volumes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it holds keeps mounts alive; without it they count as dead."""
+    monkeypatch.setattr(keeping, "ANSWER_TIMEOUT", 0.05)
+    monkeypatch.setattr(keeping, "RETRY_MAX", 0.05)
+    path = tmp_path / "keeper.sock"
+    stopped = Keeper(str(path))
+    stopped.store.handle({"op": "put", "name": "a", "state": {}}, [seal(b"spec")])
+    connect, connected = Keeping._connect, 0
+    goes_on = threading.Event()
+
+    def serve() -> None:
+        while goes_on.is_set():
+            stopped.step(0.02)
+
+    thread = threading.Thread(target=serve)
+
+    def connecting(self: Keeping) -> bool:
+        nonlocal connected
+        connected += 1
+        if connected == 3:
+            goes_on.set()
+            thread.start()
+        return connect(self)
+
+    monkeypatch.setattr(Keeping, "_connect", connecting)
+
+    async def run() -> None:
+        started = volumes.keeping(path)
+        assert [entry.spec for entry in (await started.start()).values()] == [b"spec"]
+        assert started.connected
+        await started.close()
+
+    try:
+        asyncio.run(run())
+    finally:
+        goes_on.clear()
+        thread.join()
+        stopped.store.handle({"op": "drop", "name": "a"}, [])
+        stopped.close()
+
+
+def test_what_is_too_large_for_a_keeper_keeps_others_from_nothing(
+    tmp_path: Path, volumes: Volumes
+) -> None:
+    path = tmp_path / "keeper.sock"
+    keeper = Running(path)
+
+    async def run() -> None:
+        started = volumes.keeping(path)
+        await started.start()
+        volumes.entries["large"] = Held({"text": "x" * LIMIT}, b"spec")
+        volumes.entries["small"] = Held({}, b"spec")
+        assert not await started.put("large")
+        assert await started.put("small")
+        assert started.connected
+        await started.close()
 
     try:
         asyncio.run(run())
