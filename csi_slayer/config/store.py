@@ -262,13 +262,18 @@ class StoreConfig(Connection):
             if not rest.startswith("/"):
                 raise ValueError("expected an absolute directory: file:///directory")
             return value
-        bucket = rest.partition("/")[0]
+        bucket, _, prefix = rest.partition("/")
         if "@" in bucket:
             raise ValueError("credentials do not belong in the URL: use access_key_id and profile")
         if not bucket:
             raise ValueError("the bucket is missing: expected s3://bucket/prefix")
         if not _BUCKET.fullmatch(bucket):
             raise ValueError("a bucket's name has letters, digits, dots, hyphens and underscores")
+        # Servers that keep objects as files store these under another key than the one we list.
+        if prefix and any(part in ("", ".", "..") for part in prefix.removesuffix("/").split("/")):
+            raise ValueError(
+                "the prefix: expected names with single slashes between, no . and no .."
+            )
         return value
 
     @property

@@ -40,7 +40,7 @@ def test_a_volume_is_known_again_by_its_place() -> None:
     assert volume == volume_id(slash, "/mnt")
     others = {
         volume_id(config, "/mnt2"),
-        volume_id(load_config(None, {**BASE, "store.url": "s3://bucket/prefix//"}), "/mnt"),
+        volume_id(load_config(None, {**BASE, "store.url": "s3://bucket/prefix/deep"}), "/mnt"),
         volume_id(load_config(None, {**BASE, "store.url": "s3://bucket"}), "/mnt"),
         volume_id(load_config(None, {**BASE, "store.endpoint": "http://localhost:1"}), "/mnt"),
     }
