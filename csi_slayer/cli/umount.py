@@ -62,6 +62,9 @@ def umount(
         entry = registry.find(target)
         if not is_mounted(target) and entry is None:
             fail(f"{target} is not mounted")
+        if mounts.is_covered(target):
+            fail(f"something else is mounted on top of the volume at {target}: umount "
+                 f"{shlex.quote(target)} first")  # fmt: skip
         left = 0
         if entry is not None and not force:
             left = _drain(entry, timeout)

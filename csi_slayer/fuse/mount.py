@@ -212,6 +212,12 @@ def is_mounted(
     return connection is None or entry.connection == connection
 
 
+def is_covered(mountpoint: str, mountinfo: Path = MOUNTINFO) -> bool:
+    """Whether one of our file systems is mounted at this path, and something else on top of it."""
+    here = [entry.fstype for entry in entries(mountinfo) if entry.mountpoint == mountpoint]
+    return TYPE in here and here[-1] != TYPE
+
+
 def _escape(text: str) -> str:
     """As the kernel writes a path there (seq_path of fs/proc_namespace.c)."""
     return re.sub(r"[ \t\n\\]", lambda match: f"\\{ord(match[0]):03o}", text)

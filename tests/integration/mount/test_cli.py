@@ -133,6 +133,19 @@ def test_status(mount: TestMount) -> None:
     assert status["counters"]["opens"] >= 1
 
 
+def test_umount_of_a_volume_below_another_mount(mount: TestMount) -> None:
+    """It said that it had unmounted it, and waited for the worker for five minutes."""
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", mount.root], check=True)
+    try:
+        for options in ([], ["--force"]):
+            assert "something else is mounted on top" in refused(
+                "umount", str(mount.root), *options
+            )
+    finally:
+        subprocess.run(["umount", mount.root], check=True)
+    assert mount.status()["restarts"] == 0
+
+
 def test_warm(mount: TestMount, tmp_path: Path) -> None:
     shown = slayer("warm", str(mount.root / "d")).stdout
     assert "5 files, 488.3 KiB are in the cache" in shown

@@ -35,6 +35,9 @@ def test_the_topmost_mount_counts(mountinfo: Path) -> None:
     assert not mount.is_mounted("/mnt", mountinfo)
     assert mount.find("/mnt/c", mountinfo) == mount.MountEntry("/mnt/c", "tmpfs", "tmpfs", 59)
     assert mount.find("/nowhere", mountinfo) is None
+    assert mount.is_covered("/mnt/c", mountinfo)
+    for path in ("/mnt/a b", "/proc", "/nowhere"):
+        assert not mount.is_covered(path, mountinfo)
 
 
 @pytest.mark.parametrize("odd", ["\u2028", "\x85", "\v", "\f", "\r", "\x1c", "\udcff"])
