@@ -37,6 +37,8 @@ class Warmer:
             _parent, top = await self._fs.find_child(top.ino, name)
             if top is None:
                 raise FsError(2, f"no such file or directory in the volume: {path!r}")
+            if top.is_symlink:
+                raise FsError(errno.ELOOP, f"{name!r} is a symbolic link: name what it leads to")
         assert top is not None
         tasks = [asyncio.create_task(self._lane()) for _ in range(FILES_AT_ONCE)]
         walker = asyncio.create_task(self._walk(top))

@@ -157,6 +157,9 @@ def test_warm(mount: TestMount, tmp_path: Path) -> None:
     assert "1 files, 3.0 MiB" in slayer("warm", str(mount.root / "large")).stdout
     assert "no such file or directory in the volume" in refused("warm", f"{mount.root}/absent")
     assert "is not in a mounted volume" in refused("warm", str(tmp_path))
+    (mount.root / "link").symlink_to("d")
+    for path in ("link", "link/0"):
+        assert "'link' is a symbolic link" in refused("warm", str(mount.root / path))
 
 
 def test_warm_of_files_in_many_segments(make_mount: MakeMount, objects: Path) -> None:
