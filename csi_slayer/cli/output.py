@@ -24,21 +24,26 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came, and is dealt with as Ctrl-C is."""
+    """A signal that ends came, and is dealt with as Ctrl-C is; the argument is its number."""
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM raises Terminated within the block."""
+    """SIGTERM, and SIGHUP of a terminal that is closed, raise Terminated within the block, unless
+    they are to be ignored."""
 
-    def stop(_number: int, _frame: object) -> None:
-        raise Terminated
+    def stop(number: int, _frame: object) -> None:
+        raise Terminated(number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def fail(message: str, *, status: int = 1) -> NoReturn:
@@ -79,8 +84,8 @@ def failing() -> Iterator[None]:
             yield
     except SlayerError as error:
         fail(str(error))
-    except Terminated:
-        fail("terminated", status=143)
+    except Terminated as end:
+        fail("terminated", status=128 + int(end.args[0]))
     except KeyboardInterrupt:
         fail("interrupted", status=130)
 

@@ -23,12 +23,28 @@ def test_brackets_are_printed(text: str) -> None:
     assert lines.get().count(text) == 3
 
 
-def test_sigterm_is_dealt_with_as_ctrl_c_is() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(typer.Exit) as ended, failing(), terminable():
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert ended.value.exit_code == 143
-    assert signal.getsignal(signal.SIGTERM) is before
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_that_end_are_dealt_with_as_ctrl_c_is(number: int, status: int) -> None:
+    """A mount whose terminal was closed came up later; doctor left its object."""
+    before = signal.signal(number, lambda _number, _frame: None)
+    handler = signal.getsignal(number)
+    try:
+        with pytest.raises(typer.Exit) as ended, failing(), terminable():
+            os.kill(os.getpid(), number)
+        assert ended.value.exit_code == status
+        assert signal.getsignal(number) is handler
+    finally:
+        signal.signal(number, before)
+
+
+def test_who_ignores_a_closed_terminal_goes_on() -> None:
+    """nohup(1)."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with terminable():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_cache_without_room_is_told_of(
