@@ -14,6 +14,14 @@ from pydantic.fields import FieldInfo
 
 Path = tuple[str | int, ...]
 
+_EXPECTED = {
+    "model_type": "a section with keys",
+    "model_attributes_type": "a section with keys",
+    "tuple_type": "a list, such as [name, name]",
+    "string_type": "a text: write a number in quotes",
+}
+"""By pydantic's name of the error, whose own text is for programmers."""
+
 
 def section_of(field: FieldInfo) -> type[BaseModel] | None:
     """The model that a field holds, if it holds one."""
@@ -61,8 +69,8 @@ def _describe(model: type[BaseModel], error: Any) -> str:
         return f"{dotted}: unknown key{hint}"
     if error["type"] == "missing":
         return f"{dotted}: required, but not set"
-    if error["type"] in ("model_type", "model_attributes_type"):
-        return f"{dotted}: expected a section with keys"
+    if error["type"] in _EXPECTED:
+        return f"{dotted}: expected {_EXPECTED[error['type']]}"
     text = error["msg"].removeprefix("Value error, ")
     text = text[:1].lower() + text[1:]
     return f"{dotted}: {text}" if dotted else text

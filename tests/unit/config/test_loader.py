@@ -170,6 +170,15 @@ def test_files_that_are_no_configuration(
     assert expected in message
 
 
+def test_types_are_told_of_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("store: {url: 's3://b', bucket_owner: 123456789012}\nfuse: {disable: xattr}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert "store.bucket_owner: expected a text: write a number in quotes" in str(caught.value)
+    assert "fuse.disable: expected a list, such as [name, name]" in str(caught.value)
+
+
 def test_missing_file(tmp_path: Path) -> None:
     path = tmp_path / "absent.yaml"
     assert _problem(path) == f"{path}: No such file or directory"
