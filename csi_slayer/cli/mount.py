@@ -193,6 +193,9 @@ def _check_outside(config: MountConfig, path: str) -> None:
     mountpoint = ("the mount point", path)
     cache = ("the cache directory", os.path.realpath(config.cache.directory))
     _check_not_below(cache, mountpoint)
+    sockets = os.path.realpath(registry.run_directory())
+    for directory in ("/proc", "/dev", "/sys", os.path.realpath(sys.prefix), sockets):
+        _check_not_below(("what every mount needs,", directory), mountpoint)
     if config.store.url.startswith("file://"):
         real = os.path.realpath(config.store.url.removeprefix("file://"))
         objects = ("the directory of objects", real)

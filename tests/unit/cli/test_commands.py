@@ -136,6 +136,24 @@ def test_what_the_worker_needs_is_not_below_the_mount(
     assert "is below the mount point" in output.replace("\n", " ")
 
 
+@pytest.mark.parametrize("place", ["/proc", "/dev", "/sys", "{run}", sys.prefix])
+def test_what_every_process_needs_is_not_below_the_mount(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, run_directory: Path, place: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Over /proc nothing worked any more on the whole machine, umount included."""
+
+    def start(*_: object) -> None:
+        raise AssertionError("mounted")
+
+    monkeypatch.setattr(mount_module, "_start", start)
+    where = ("--cache-dir", str(tmp_path / "cache"))
+    place = place.format(run=run_directory)
+    status, output = slayer(capfd, "mount", f"file://{tmp_path}", place, *where)
+    assert status == 1
+    assert f"is below the mount point {os.path.realpath(place)}" in output.replace("\n", " ")
+
+
 @pytest.mark.parametrize("mountpoint", ["objects/mnt", "link/deep/mnt"])
 def test_the_mount_point_is_not_among_the_objects(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, mountpoint: str
