@@ -21,7 +21,7 @@ def extra(options: list[str] | None) -> dict[str, object]:
         key, separator, value = text.partition("=")
         if not separator:
             fail(f"--option {text}: expected key=value, such as volume.quota=10GiB")
-        if "secret" in key or "token" in key.rpartition(".")[2].split("_"):
+        if "secret" in key or key.endswith("token"):
             fail(f"--option {key}: secrets do not belong on a command line; use a file")
-        values[key] = value.split(",") if key == "fuse.disable" else value
+        values[key] = list(filter(None, value.split(","))) if key == "fuse.disable" else value
     return values

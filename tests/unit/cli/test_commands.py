@@ -173,6 +173,13 @@ def test_extra_options_are_dotted_keys() -> None:
         "volume.quota": "1=2",
         "fuse.disable": ["splice", "xattr"],
     }
+    assert extra(["fuse.disable=", "store.web_identity_token_file=/t"]) == {
+        "fuse.disable": [],
+        "store.web_identity_token_file": "/t",
+    }
+    for key in ("secret_access_key", "session_token", "web_identity_token"):
+        with pytest.raises(typer.Exit):
+            extra([f"store.{key}=hush"])
     with pytest.raises(typer.Exit):
         extra(["novalue"])
 
