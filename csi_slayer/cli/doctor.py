@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from csi_slayer.cli.environment import with_credentials
 from csi_slayer.cli.options import Options, extra
 from csi_slayer.cli.output import console, failing, terminable, warn_of_exposed_secrets
 from csi_slayer.cli.reach import reached
@@ -216,7 +217,7 @@ def doctor(
                 "store.profile": profile, "volume.read_only": read_only,
                 "cache.directory": str(cache_dir.absolute()) if cache_dir else None,
             }  # fmt: skip
-            loaded = load_config(config, overrides | extra(option))
+            loaded = with_credentials(load_config(config, overrides | extra(option)))
             warn_of_exposed_secrets(config)
             found += check_cache(loaded.cache.directory)
             with terminable():  # what was written is deleted all the same

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import SecretStr
 
 from csi_slayer.cache.layout import Layout
 from csi_slayer.cli.ending import end_worker
+from csi_slayer.cli.environment import check_named, with_credentials
 from csi_slayer.cli.leftover import is_nothing, tell_of_unsaved
 from csi_slayer.cli.options import Options, extra
 from csi_slayer.cli.output import (
@@ -30,8 +29,7 @@ from csi_slayer.cli.output import (
 )
 from csi_slayer.cli.reach import reached
 from csi_slayer.config import MountConfig, load_config
-from csi_slayer.config.plain import check_key, check_plain, check_text
-from csi_slayer.errors import ConfigError
+from csi_slayer.config.plain import check_text
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.fuse.init import Capabilities
 from csi_slayer.node import registry
@@ -108,10 +106,10 @@ def mount(
     with failing():
         overrides |= extra(option)
         _make_absolute(os.environ)
-        configuration = _with_credentials(load_config(config, overrides))
+        configuration = with_credentials(load_config(config, overrides))
         Capabilities.without(configuration.fuse.disable)  # a wrong name is known at once
         target = mounts.resolve(mountpoint)
-        _check("the mount point", target, check_text)
+        check_named("the mount point", target, check_text)
         _check_mountpoint(configuration, target)
         _check_outside(configuration, target)
         _start(configuration, target, foreground)
@@ -126,43 +124,6 @@ def _make_absolute(environment: MutableMapping[str, str]) -> None:
         path = environment.get(variable)
         if path and path[0] not in "/~":
             environment[variable] = os.path.abspath(path)
-
-
-def _with_credentials(config: MountConfig) -> MountConfig:
-    """Take explicit credentials out of the environment, which every process of this user can read
-    for as long as the mount lasts, into the specification, which goes through a socket."""
-    store = config.store
-    secret, token = _take("AWS_SECRET_ACCESS_KEY"), _take("AWS_SESSION_TOKEN")
-    key = os.environ.get("AWS_ACCESS_KEY_ID")
-    elsewhere = (store.access_key_id, store.profile, store.web_identity_token_file)
-    if not key or not secret or store.anonymous or any(value is not None for value in elsewhere):
-        return config
-    _check("AWS_ACCESS_KEY_ID", key, check_plain)
-    _check("AWS_SECRET_ACCESS_KEY", secret, check_key)
-    _check("AWS_SESSION_TOKEN", token or "", check_plain)
-    values = {"access_key_id": key, "secret_access_key": SecretStr(secret)}
-    if token:
-        values["session_token"] = SecretStr(token)
-    return config.model_copy(update={"store": store.model_copy(update=values)})
-
-
-def _check(what: str, value: str, check: Callable[[str], str]) -> None:
-    try:
-        check(value)
-    except ValueError as error:
-        raise ConfigError(f"{what}: {error}") from None
-
-
-def _take(variable: str) -> str | None:
-    """The value of a variable, which is nowhere in the environment any more, nor in
-    /proc/PID/environ: that shows the memory in which a program found its variables."""
-    libc = ctypes.CDLL(None)
-    libc.getenv.restype = ctypes.c_void_p
-    address = libc.getenv(variable.encode())
-    value = os.environ.get(variable)
-    if address and value is not None:
-        ctypes.memset(address, 0, len(os.fsencode(value)))
-    return os.environ.pop(variable, None)
 
 
 def _check_mountpoint(config: MountConfig, path: str) -> None:

@@ -19,11 +19,13 @@ from csi_slayer.cache import SegmentKey
 from csi_slayer.cache.layout import Layout
 from csi_slayer.cli import cache as cache_module
 from csi_slayer.cli import control as control_module
+from csi_slayer.cli import doctor as doctor_module
 from csi_slayer.cli import mount as mount_module
+from csi_slayer.cli.environment import with_credentials
 from csi_slayer.cli.main import app
 from csi_slayer.cli.options import extra
 from csi_slayer.cli.output import failing, size
-from csi_slayer.config import load_config
+from csi_slayer.config import MountConfig, load_config
 from csi_slayer.errors import ConfigError
 from csi_slayer.node import registry
 from csi_slayer.node.lock import lock_volume
@@ -198,11 +200,33 @@ def test_doctor_takes_the_options_of_mount(
     assert "nobodys" in output
 
 
+def test_doctor_has_the_credentials_that_mount_has(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a key pair in the environment no profile counts, nor the endpoint in it."""
+    (tmp_path / "aws").write_text("[default]\nendpoint_url = http://127.0.0.1:1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws"))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    tried = []
+
+    async def check(config: MountConfig) -> list[doctor_module.Finding]:
+        tried.append(config.store)
+        return []
+
+    monkeypatch.setattr(doctor_module, "check_store", check)
+    slayer(capfd, "doctor", "s3://bucket", "--cache-dir", str(tmp_path / "cache"))
+    (store,) = tried
+    assert store.access_key_id == "id"
+    assert store.secret_access_key is not None
+    assert "AWS_SECRET_ACCESS_KEY" not in os.environ
+
+
 def test_credentials_leave_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every process of this user can read the environment of a process."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.setenv(name, f"value-of-{name}")
-    config = mount_module._with_credentials(load_config(None, {"store.url": "s3://bucket"}))
+    config = with_credentials(load_config(None, {"store.url": "s3://bucket"}))
     assert "AWS_SECRET_ACCESS_KEY" not in os.environ
     assert "AWS_SESSION_TOKEN" not in os.environ
     assert config.store.access_key_id == "value-of-AWS_ACCESS_KEY_ID"
@@ -229,9 +253,9 @@ def test_what_a_process_began_with_shows_no_credentials() -> None:
     """The process of ``mount --foreground`` stays."""
     script = (
         "from pathlib import Path\n"
-        "from csi_slayer.cli.mount import _with_credentials\n"
+        "from csi_slayer.cli.environment import with_credentials\n"
         "from csi_slayer.config import load_config\n"
-        "config = _with_credentials(load_config(None, {'store.url': 's3://bucket'}))\n"
+        "config = with_credentials(load_config(None, {'store.url': 's3://bucket'}))\n"
         "print(config.store.secret_access_key.get_secret_value())\n"
         "print(Path('/proc/self/environ').read_text())\n"
     )
@@ -253,7 +277,7 @@ def test_credentials_of_the_environment_are_checked(
     for each in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN"):
         monkeypatch.setenv(f"AWS_{each}", "hush\n" if each == name else "fine")
     with pytest.raises(ConfigError, match=f"^AWS_{name}: expected printable ASCII") as caught:
-        mount_module._with_credentials(load_config(None, {"store.url": "s3://bucket"}))
+        with_credentials(load_config(None, {"store.url": "s3://bucket"}))
     assert "hush" not in str(caught.value)
 
 
@@ -261,7 +285,7 @@ def test_configured_credentials_are_preferred(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "other")
     config = load_config(None, {"store.url": "s3://bucket", "store.profile": "mine"})
-    assert mount_module._with_credentials(config) == config
+    assert with_credentials(config) == config
 
 
 def test_umount_of_nothing(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
