@@ -47,7 +47,8 @@ class Changes(Pendings):
         self.used_bytes = self._used_before = self.used_now()
         self._db.begun = self._begun
         self._next_ino = self._last_ino = 0
-        self._recent = deque()
+        rows = self._db.all("SELECT request FROM completed ORDER BY request")
+        self._recent = deque(row[0] for row in rows)  # earlier workers': the kernel counts on
 
     @property
     def next_ino(self) -> int:
@@ -89,6 +90,7 @@ class Changes(Pendings):
         """A new kernel connection counts its requests from the start again."""
         with self._db.transaction():
             self._db.execute("DELETE FROM completed")
+            self._recent.clear()
 
     def _touch(self, ino: int, now: int) -> None:
         self._rows.set(ino, {"mtime_ns": now, "ctime_ns": now})

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from csi_slayer.catalog import ROOT, Catalog, Defaults, Inode, Listed
+from csi_slayer.catalog import ROOT, Catalog, Defaults, Inode, Listed, changes
 from csi_slayer.errors import CatalogError, FsError
 from tests.unit.catalog.told import told
 
@@ -336,6 +336,23 @@ def test_a_repeated_request_is_known(catalog: Catalog) -> None:
     inode = run(catalog.make(ROOT, "a", mode=stat.S_IFREG, uid=0, gid=0, request=77))
     assert run(catalog.completed(77)) == inode.ino
     assert run(catalog.completed(78)) is None
+
+
+def test_answers_of_workers_that_died_are_forgotten_in_their_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "COMPLETED_KEPT", 20)
+    monkeypatch.setattr(changes, "_TRIM", 5)
+    request = 0
+    for _ in range(10):  # one after the other on one connection to the kernel
+        table = Catalog(tmp_path / "c.db", DEFAULTS)
+        for _ in range(15):
+            request += 2
+            run(table.make(ROOT, f"{request}", mode=stat.S_IFREG, uid=0, gid=0, request=request))
+        kept = [n for n in range(2, request + 2, 2) if run(table.completed(n)) is not None]
+        assert len(kept) < 20 + 5
+        assert kept == list(range(request - 2 * len(kept) + 2, request + 2, 2))
+        table.close()
 
 
 def test_inode_numbers_are_never_used_again(tmp_path: Path) -> None:
