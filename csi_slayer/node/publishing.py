@@ -205,6 +205,8 @@ class Publishing:
         does its work as well. If that cannot be mounted it goes on."""
         if finishing is not None:
             await finishing.stop()
+            if self.volumes.get(finishing.id) is finishing:  # else it was gone, and counted
+                self.restarts += finishing.restarts
         record = Record(
             mount_id=request.mount_id,
             volume_id=request.volume_id,

@@ -12,6 +12,7 @@ import pytest
 from csi_slayer.config import MountConfig
 from csi_slayer.config.driver import NodeConfig
 from csi_slayer.errors import MountFailed, SlayerError, VolumeConflict, VolumeInUse
+from csi_slayer.node import publishing as publishing_module
 from csi_slayer.node.publishing import Publishing
 from csi_slayer.node.records import Record, Target
 from csi_slayer.node.requests import PublishRequest
@@ -131,3 +132,36 @@ def test_earlier_keys_do_not_come_back_under_another_target() -> None:
     asyncio.run(made.publish(asked("key:new"), "a"))
     with pytest.raises(VolumeConflict, match="newer keys"):
         asyncio.run(made.publish(asked("key:old"), "b"))
+
+
+class Mounting:
+    """A volume whose worker has died twice."""
+
+    def __init__(self, _node: object, record: Record, config: MountConfig, _gone: object) -> None:
+        self.id, self.record, self.config = record.mount_id, record, config
+        self.restarts = 0
+
+    @property
+    def finishing(self) -> bool:
+        return not self.record.targets
+
+    async def mount(self, timeout: float) -> None:
+        self.restarts = 2
+
+    async def stop(self) -> None:
+        pass
+
+    async def bind(self, path: str, target: Target) -> None:
+        self.record.targets[path] = target
+
+
+def test_restarts_of_a_worker_that_still_uploaded_count_on_when_its_volume_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publishing_module, "Volume", Mounting)
+    made = publishing()
+    for number in range(3):
+        asyncio.run(made.publish(asked(), "a"))
+        (volume,) = made.volumes.values()
+        volume.record.targets.clear()  # unpublished, while uploads go on
+        assert made.restarts + volume.restarts == 2 * (number + 1)
