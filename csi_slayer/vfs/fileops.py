@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections import OrderedDict
 from functools import partial
 
 from csi_slayer.catalog import Inode
@@ -28,17 +27,15 @@ from csi_slayer.errors import CacheFull, FsError, SlayerError
 from csi_slayer.vfs.base import version_of
 from csi_slayer.vfs.openops import OpenOps
 from csi_slayer.vfs.types import ReadResult, Request
+from csi_slayer.vfs.unopened import Unopened
 
 SEEK_DATA, SEEK_HOLE = 3, 4
-
-UNOPENED_KEPT = 128
-"""Files read without an open (zero-upcall volumes) that are kept ready."""
 
 
 class FileOps(OpenOps):
     """See :class:`csi_slayer.vfs.operations.Operations`."""
 
-    _unopened: OrderedDict[int, OpenInode]
+    _unopened: Unopened
 
     async def read(self, req: Request, ino: int, fh: int, offset: int, size: int) -> ReadResult:
         if self.handles.get(fh) is None:
@@ -110,21 +107,8 @@ class FileOps(OpenOps):
         except BaseException:
             await self._drop(record)
             raise
-        if ino in self._unopened:
-            self._unopened.move_to_end(ino)
-        else:
-            self._unopened[ino] = self.opened.use(ino)
-        while len(self._unopened) > UNOPENED_KEPT:
-            _ino, oldest = self._unopened.popitem(last=False)
-            await self._drop(oldest)
-            await self._close_idle(oldest)
+        self._unopened.note(record)
         return record
-
-    async def _close_idle(self, record: OpenInode) -> None:
-        """Of inodes without a name there may be more than descriptors."""
-        if record.users == 1 and record.ino in self._kept and record.file is not None:
-            file, record.file = record.file, None
-            await file.close()
 
     async def _present(self, record: OpenInode, inode: Inode) -> None:
         """Have ``record.file`` be the present version, unless somebody is reading another."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from csi_slayer.vfs.dirops import DirOps
 from csi_slayer.vfs.fileops import FileOps
 from csi_slayer.vfs.options import VfsEvents, VfsOptions
 from csi_slayer.vfs.types import Request
+from csi_slayer.vfs.unopened import Unopened
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ class FileSystem(FileOps, DirOps, AttrOps):
         super().__init__(catalog, make_content, options, events, handles_path)
         self.opened.let_go = self._drop
         self._scan = Scan()
-        self._unopened = OrderedDict()
+        self._unopened = Unopened(self.opened, self._kept, self.spawn, self.content.smalls.room)
         self._refused_before = 0.0
 
     async def start(self, *, taken_over: bool) -> None:

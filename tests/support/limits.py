@@ -47,7 +47,11 @@ _LIMITS = (
     ("the first change of an object waits for its metadata", "vfs.unread", "KNOWN_WAIT", _SECONDS),
     ("objects per directory remembered that a directory of the same name hides", "vfs.refresh",
      "SHADOWED_KEPT", _COUNT),
-    ("files kept ready that a zero-upcall volume reads", "vfs.fileops", "UNOPENED_KEPT", _COUNT),
+    ("files kept ready that a zero-upcall volume reads", "vfs.unopened", "UNOPENED_KEPT", _COUNT),
+    ("until nobody has read one for so long", "vfs.unopened", "IDLE", _SECONDS),
+    ("or, if together they are larger than an eighth of the cache, for so long", "vfs.unopened",
+     "PAUSED", _SECONDS),
+    ("or, if others took the name from it, for so long", "vfs.unopened", "LOST_IDLE", _SECONDS),
     ("directories, and files of a zero-upcall volume, that others took the name from and that are"
      " kept for who uses them", "vfs.kept", "NAMELESS_KEPT", _COUNT),
     ("inodes remembered that others changed, for the next open; beyond that the next open of each"

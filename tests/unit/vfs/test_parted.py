@@ -14,7 +14,7 @@ from csi_slayer.catalog import ROOT
 from csi_slayer.content.ranges import as_bytes
 from csi_slayer.content.rest import WRITEBACK_REST_MAX, Rest
 from csi_slayer.errors import FsError, PreconditionFailed
-from csi_slayer.vfs import fileops
+from csi_slayer.vfs import unopened
 from csi_slayer.vfs.types import Attr, SetAttr
 from tests.unit.vfs.calls import Gate, begin, create
 from tests.unit.vfs.harness import Volume
@@ -229,7 +229,7 @@ def test_attributes_that_are_set_here_go_to_the_version_that_is_there(
 def test_without_upcalls_what_was_read_is_kept_until_the_kernel_forgets_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fileops, "UNOPENED_KEPT", 3)
+    monkeypatch.setattr(unopened, "UNOPENED_KEPT", 3)
     volume = Volume(tmp_path, passthrough=False, ttl=3600)
     volume.kernel.opens_unseen = True
     names = [f"f{number}" for number in range(8)]

@@ -10,7 +10,7 @@ import pytest
 
 from csi_slayer.catalog import ROOT
 from csi_slayer.content.ranges import as_bytes
-from csi_slayer.vfs import fileops
+from csi_slayer.vfs import unopened
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob
 
@@ -19,7 +19,7 @@ def test_more_readers_than_files_are_kept_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each gets its own file's bytes, whatever is closed meanwhile, and nothing stays open."""
-    monkeypatch.setattr(fileops, "UNOPENED_KEPT", 3)
+    monkeypatch.setattr(unopened, "UNOPENED_KEPT", 3)
     volume = Volume(tmp_path, passthrough=False, ttl=3600)
     sizes = [10, 5_000, 200_000]
     bodies = {f"f{n}": os.urandom(sizes[n % 3]) for n in range(30)}
@@ -43,4 +43,68 @@ def test_more_readers_than_files_are_kept_ready(
     before = len(os.listdir("/proc/self/fd"))
     volume.run(crowd())
     assert len(os.listdir("/proc/self/fd")) == before
+    volume.stop()
+
+
+def read_each(volume: Volume, names: list[str], pause: float = 0.0) -> None:
+    async def run() -> None:
+        for name in names:
+            entry = await volume.fs.lookup(volume.request(), ROOT, name.encode())
+            assert entry.attr is not None
+            await volume.fs.read(volume.request(), entry.attr.ino, 0, 0, 4096)
+            await asyncio.sleep(pause)
+
+    volume.run(run())
+
+
+def test_what_nobody_reads_any_more_can_be_evicted(tmp_path: Path) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    names = [f"f{n}" for n in range(20)]
+    for name in names:
+        volume.bucket.objects[name] = Blob(bytes(2 << 20), f'"{name}"', 10**18, {})
+    read_each(volume, names)
+    assert len(volume.fs.opened) == len(names)
+    volume.run(asyncio.sleep(unopened.IDLE + 1))
+    read_each(volume, names[:1])
+    volume.run(asyncio.sleep(unopened.IDLE - 1))
+    assert len(volume.fs.opened) == 1
+    volume.run(asyncio.sleep(unopened.IDLE + 1))
+    assert len(volume.fs.opened) == 0
+    volume.stop()
+
+
+def test_no_more_than_is_being_read_stays_open_of_what_would_fill_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    monkeypatch.setattr(volume.fs._unopened, "_room", 8 << 20)
+    names = [f"f{n}" for n in range(20)]
+    for name in names:
+        volume.bucket.objects[name] = Blob(bytes(2 << 20), f'"{name}"', 10**18, {})
+    read_each(volume, names, pause=unopened.PAUSED / 2)
+    assert 3 <= len(volume.fs.opened) <= 5
+    volume.stop()
+
+
+def test_what_others_replaced_can_be_evicted_later(tmp_path: Path) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    volume.kernel.opens_unseen = True
+    volume.bucket.objects["f"] = Blob(b"old", '"old"', 10**18, {})
+    read_each(volume, ["f"])
+
+    async def replace() -> int:
+        entry = await volume.fs.lookup(volume.request(), ROOT, b"f")
+        assert entry.attr is not None
+        volume.bucket.objects["f"] = Blob(b"newer", '"new"', 2 * 10**18, {})
+        await volume.fs.refresh.name(await volume.fs.catalog.get(ROOT), "f", force=True)
+        await asyncio.sleep(10 * unopened.IDLE)
+        return entry.attr.ino
+
+    ino = volume.run(replace())
+    record = volume.fs.opened.get(ino)
+    assert record is not None
+    assert record.file is not None
+    volume.run(asyncio.sleep(unopened.LOST_IDLE))
+    assert record.file is None
+    assert volume.fs.opened.get(ino) is record  # as long as the kernel may know it
     volume.stop()
