@@ -380,16 +380,17 @@ class Reconciler:
         for row in rows:
             self._active[row.key] = task
             self._noted[row.key] = row.since_ns
+        failed: list[str] = []
         try:
             await asyncio.shield(task)
         except SlayerError as error:  # of the store, or of the catalog
             log.warning("objects not deleted yet", keys=len(keys), error=str(error))
-            self._retries.put_off(keys[:RETRY_MEMORY], DELETE_PAUSE)
+            failed = [key for key in keys if await self._catalog.pending(key) is not None]
+            self._retries.put_off(failed, DELETE_PAUSE)
             asyncio.get_running_loop().call_later(DELETE_PAUSE, self._wake.set)
-        else:
-            for key in keys:
-                self._retries.forget(key)
         finally:
             for key in keys:
                 if self._active.get(key) is task:  # else a new attempt has begun meanwhile
                     self._finished(key)
+        for key in set(keys).difference(failed):
+            self._retries.forget(key)

@@ -22,6 +22,10 @@ class Retries:
         self._noted: dict[str, tuple[float, int]] = {}
         self._lost: set[str] = set()  # those of which somebody else was faster
 
+    def __len__(self) -> int:
+        """Failures that are noted."""
+        return len(self._noted)
+
     def __contains__(self, key: str) -> bool:
         """Whether its failure is noted."""
         return key in self._noted
@@ -64,4 +68,7 @@ class Retries:
         """These failed together."""
         at = time.monotonic() + pause
         for key in keys:
-            self._noted[key] = (at, self._noted.get(key, (0.0, 0))[1] + 1)
+            if key in self._noted or len(self._noted) < RETRY_MEMORY:
+                self._noted[key] = (at, self._noted.get(key, (0.0, 0))[1] + 1)
+            else:
+                self.others = max(self.others, at)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +42,42 @@ def test_more_refused_keys_than_are_remembered_rest_too(
     volume.run(scenario())
     volume.stop()
     assert sorted(volume.objects()) == [name.decode() for name in FILES]
+
+
+def test_of_deletions_refused_together_only_those_rest_that_were_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    delete_many = volume.store.delete_many
+
+    async def all_but_one(keys: Sequence[str]) -> Mapping[str, str]:
+        await delete_many(keys[1:])
+        return {keys[0]: "InternalError: try again"}
+
+    async def scenario() -> None:
+        for name in FILES:
+            await volume.fs.mknod(volume.request(), ROOT, name, stat.S_IFREG | 0o644, 0)
+        await asyncio.sleep(20)
+        with monkeypatch.context() as patch:
+            patch.setattr(volume.store, "delete_many", all_but_one)
+            for name in FILES:
+                await volume.fs.unlink(volume.request(), ROOT, name)
+            await asyncio.sleep(20)  # a moment of the clock that the pauses are measured by
+        assert 0 < len(volume.objects()) < len(FILES)
+        assert len(volume.fs.content.reconciler._retries) == len(volume.objects())
+
+    volume.run(scenario())
+    volume.stop()
+    assert volume.objects() == {}
+
+
+def test_of_many_deletions_that_are_refused_no_more_than_a_limit_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retries, "RETRY_MEMORY", 2)
+    noted = retries.Retries()
+    for number in range(10):
+        noted.put_off([f"a{number}", f"b{number}"], 100.0)
+    assert len(noted) == 2
+    assert noted.not_before("a9", noted.others) > time.monotonic() + 50
+    assert noted.not_before("a0", 0.0) > time.monotonic() + 50
