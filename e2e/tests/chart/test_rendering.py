@@ -39,6 +39,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "podIdentity": {"audiences": ["sts.amazonaws.com", "minio"]},
     },
     "local": {"driver": {"store": {"local": "/var/lib/objects", "bucket": "b"}}},
+    "empty sections": {"driver": dict.fromkeys(("store", "cache", "volumes", "node", "log"))},
     "places": {
         "kubeletDirectory": "/data/kubelet",
         "cacheDirectory": "/mnt/ssd/slayerfs",

@@ -170,6 +170,21 @@ def test_refuses(path: str, value: Any, place: str) -> None:
     assert place in places(changed(path, value))
 
 
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [("driver", ""), ("kubeletDirectory", ""), ("cacheDirectory", ""), ("networkPolicy", ""),
+     ("image/repository", "image"), ("controller/secretNamespaces", "controller"),
+     ("sidecars/logLevel", "sidecars"), ("snapshots/enabled", "snapshots"),
+     ("metrics/port", "metrics")],
+)  # fmt: skip
+def test_what_the_templates_need_cannot_be_left_empty(path: str, place: str) -> None:
+    """A null, as a section has in which all is commented out, removes a default."""
+    values = changed(path, None)
+    parent, _, last = path.rpartition("/")
+    del (values[parent] if parent else values)[last]
+    assert places(values) == {place}
+
+
 def schemas(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Every schema of an object in the schema."""
     if isinstance(node, dict):

@@ -72,7 +72,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
   mountPath: {{ include "slayerfs.tokenDirectory" . }}
   readOnly: true
 {{- end }}
-{{- with .Values.driver.store.local }}
+{{- with (.Values.driver.store).local }}
 - name: local
   mountPath: {{ . }}
 {{- end }}
@@ -101,7 +101,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
           audience: {{ .Values.credentials.tokenAudience | quote }}
           expirationSeconds: 3600
 {{- end }}
-{{- with .Values.driver.store.local }}
+{{- with (.Values.driver.store).local }}
 - name: local
   hostPath:
     path: {{ . }}
