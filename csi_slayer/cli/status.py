@@ -75,13 +75,10 @@ def _one(entry: registry.Mounted) -> dict[str, Any]:
 
 
 def _show(volume: dict[str, Any]) -> None:
-    table = Table(title=f"{volume['url']} at {volume['mountpoint']}", show_header=False,
-                  title_justify="left", box=None)  # fmt: skip
-    table.add_column()
-    table.add_column(overflow="fold")  # what is to be typed is shown whole
+    table = _Lines(f"{volume['url']} at {volume['mountpoint']}")
     if "error" in volume:
         table.add_row("state", volume["error"])
-        console.print(table)
+        table.show()
         return
     counters, cache = volume["counters"], volume["cache"]
     read = counters["cache_hit_bytes"] + counters["cache_miss_bytes"]
@@ -116,7 +113,32 @@ def _show(volume: dict[str, Any]) -> None:
         table.add_row("failing", f"{failure['key']}: {failure['error']}")
     if len(failing) > FAILING_SHOWN:
         table.add_row("", f"and {len(failing) - FAILING_SHOWN} or more others: --json shows them")
-    console.print(table)
+    table.show()
+
+
+class _Lines:
+    """A name and a text each: a table that fits a terminal; elsewhere, where programs look for
+    lines, as long as they are."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._rows: list[tuple[str, str]] = []
+
+    def add_row(self, name: str, text: str) -> None:
+        self._rows.append((name, text))
+
+    def show(self) -> None:
+        if not console.is_terminal:
+            console.print(self._title)
+            for name, text in self._rows:
+                console.print(f" {name:<10}  {text}")
+            return
+        table = Table(title=self._title, show_header=False, title_justify="left", box=None)
+        table.add_column()
+        table.add_column(overflow="fold")  # what is to be typed is shown whole
+        for row in self._rows:
+            table.add_row(*row)
+        console.print(table)
 
 
 def _age(seconds: float) -> str:

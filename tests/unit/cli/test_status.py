@@ -32,3 +32,18 @@ def test_workers_that_hang_are_asked_at_the_same_time(
     status.status(None, as_json=True)
     shown = json.loads(capsys.readouterr().out)
     assert [volume["volume"] for volume in shown] == [entry.volume for entry in entries]
+
+
+def test_lines_for_programs_are_not_folded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``csi-slayer status | grep`` found the half of a path."""
+    place = f"/mnt/[x]{'n' * 100}"
+    monkeypatch.setattr(status, "_wanted", lambda path: [None])
+    answer = {"url": "s3://b", "mountpoint": place, "error": f"the worker of {place} is away"}
+    monkeypatch.setattr(status, "_one", lambda entry: answer)
+    status.status(None)
+    assert capsys.readouterr().out.splitlines() == [
+        f"s3://b at {place}",
+        f" state       the worker of {place} is away",
+    ]
