@@ -29,6 +29,8 @@ class GivenToken:
     token: str
 
     def read(self) -> str:
+        if not self.token:
+            raise AccessDenied("web identity token: empty")
         return self.token
 
 
@@ -40,10 +42,13 @@ class TokenFile:
 
     def read(self) -> str:
         try:
-            return Path(self.path).read_text(encoding="ascii").strip()
+            token = Path(self.path).read_text(encoding="ascii").strip()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "not ASCII text"
             raise AccessDenied(f"web identity token file {self.path}: {reason}") from None
+        if not token:
+            raise AccessDenied(f"web identity token file {self.path}: empty")
+        return token
 
 
 def claims(token: str) -> dict[str, Any]:

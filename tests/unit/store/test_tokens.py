@@ -48,6 +48,12 @@ def test_a_given_token_is_not_shown() -> None:
     assert GivenToken("text").read() == "text"
 
 
+def test_an_empty_token_is_none() -> None:
+    """It was sent, and the service's answer had a mask between each two letters."""
+    with pytest.raises(AccessDenied, match="web identity token: empty"):
+        GivenToken("").read()
+
+
 def test_a_file_is_read_each_time(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("one\n")
@@ -55,6 +61,9 @@ def test_a_file_is_read_each_time(tmp_path: Path) -> None:
     assert source.read() == "one"
     path.write_text("two")
     assert source.read() == "two"
+    path.write_text("\n")
+    with pytest.raises(AccessDenied, match=r"token file .*: empty"):
+        source.read()
     path.unlink()
     with pytest.raises(AccessDenied, match=r"token file .*No such file"):
         source.read()
