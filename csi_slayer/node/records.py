@@ -175,10 +175,13 @@ class Places:
         (self.records / f"{mount_id}.json").unlink(missing_ok=True)
 
     def read(self) -> Iterator[Record]:
-        """All records that can be read; a damaged one is logged, and removed."""
+        """All records that can be read; a damaged one is logged, and removed, one that cannot be
+        read now stays."""
         for path in sorted(self.records.glob("*.json")):
             try:
                 yield Record.from_json(json.loads(path.read_text()))
-            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            except OSError as error:
+                log.error("record_not_read", path=str(path), reason=error.strerror)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
                 log.error("record_damaged", path=str(path), error=type(error).__name__)
                 path.unlink(missing_ok=True)

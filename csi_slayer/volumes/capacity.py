@@ -22,7 +22,7 @@ def choose(required: int, limit: int, source: int = 0) -> int:
     """The capacity of a new volume: as required; as its source's where only an upper limit or
     nothing is said. ``source``: the capacity of what it is made from, 0 for none or no limit."""
     check_range(required, limit)
-    chosen = required or source or limit
+    chosen = required or source or min(limit, LARGEST)
     if limit and chosen > limit:
         raise CapacityOutOfRange(
             f"capacity_range: the source has {source} bytes, more than limit_bytes"

@@ -64,6 +64,14 @@ def test_a_damaged_one_is_removed(places: Places, content: str) -> None:
     assert [path.name for path in places.records.iterdir()] == ["a" * 16 + ".json"]
 
 
+def test_what_cannot_be_read_stays(places: Places) -> None:
+    """A descriptor may be short for a moment, or somebody has put a directory there."""
+    (places.records / "b.json").mkdir()
+    places.write(record())
+    assert list(places.read()) == [record()]
+    assert (places.records / "b.json").is_dir()
+
+
 def test_where_one_cannot_be_written_the_earlier_one_stays(places: Places) -> None:
     places.write(record())
     in_the_way = places.records / ("a" * 16 + ".tmp")

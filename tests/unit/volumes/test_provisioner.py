@@ -129,6 +129,14 @@ def test_capacities_that_cannot_be_are_refused(run, world: World, required, limi
     run(scenario())
 
 
+def test_an_upper_limit_beyond_the_largest_volume_makes_that(run, world: World):
+    async def scenario():
+        _, record = await create(world.provisioner, "v", limit_bytes=2**63 - 1)
+        assert record.capacity_bytes == LARGEST
+
+    run(scenario())
+
+
 def test_without_a_bucket_the_message_says_where_to_set_one(run, world: World):
     async def scenario():
         store = world.config.store.model_copy(update={"bucket": None})
