@@ -126,7 +126,8 @@ class Engine:
             status, received = answer.status, len(answer.body)
         finally:
             seconds = time.monotonic() - started
-            self._observer.on_request(request.op, status, seconds, len(request.body), received)
+            sent = 0 if status is None else len(request.body)
+            self._observer.on_request(request.op, status, seconds, sent, received)
         if answer.status in (200, 204, 206):
             return answer
         raise await self._refusal(answer, request)
@@ -144,13 +145,21 @@ class Engine:
         head = await self._head(request)
         before = moved()
         started = time.monotonic()
-        status = None
+        status, sent = None, 0
+
+        def work(lane: Lane) -> Answer:
+            nonlocal sent
+            begun = lane.channel.moved
+            try:
+                return job.run(lane, head)
+            finally:  # perhaps a part, and perhaps the answer besides
+                sent = min(request.body_length or 0, lane.channel.moved - begun)
+
         try:
-            answer = await self._transfers.run(lambda lane: job.run(lane, head))
+            answer = await self._transfers.run(work)
             status = answer.status
         finally:
             seconds = time.monotonic() - started
-            sent = request.body_length or 0
             self._observer.on_request(request.op, status, seconds, sent, moved() - before)
         if answer.status in (200, 204, 206):
             return answer

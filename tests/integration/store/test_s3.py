@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from csi_slayer.errors import PreconditionFailed
+from csi_slayer.errors import PreconditionFailed, StoreUnavailable
 from csi_slayer.store.options import CredentialOptions
 from tests.integration.store.conftest import Run
 from tests.integration.store.sinks import MemorySink
 from tests.integration.store.stores import open_s3, options_for
+from tests.support.faultproxy import FaultProxy
 from tests.support.servers import S3Server
 
 pytestmark = pytest.mark.integration
@@ -114,6 +115,30 @@ def test_every_request_is_reported(
         ]
         assert recorder.failures == []
         await store.close()
+
+    run(body())
+
+
+def test_what_could_not_be_sent_is_not_reported_as_sent(
+    run: Run[Any], s3_server: S3Server, bucket: str, file_of: FileOf
+) -> None:
+    async def body() -> None:
+        recorder = Recorder()
+        with FaultProxy(s3_server.endpoint) as proxy:
+            options = options_for(
+                s3_server, endpoint=proxy.endpoint, observer=recorder, retry_deadline=1.0
+            )
+            store = await open_s3(f"s3://{bucket}", options)
+            proxy.go_away()
+            with pytest.raises(StoreUnavailable):
+                await store.put("key", b"12345")
+            with pytest.raises(StoreUnavailable):
+                await store.put_file("big", file_of(BIG), len(BIG))
+            assert len(recorder.calls) > 2
+            assert {(status, sent) for _op, status, sent, _received in recorder.calls} == {
+                (None, 0)
+            }
+            await store.close()
 
     run(body())
 
