@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,6 +163,23 @@ def test_names_that_attributes_cannot_have(place: Place, name: str, error: int) 
     with pytest.raises(OSError) as caught:
         os.setxattr(path, name, b"1")
     assert caught.value.errno == error
+
+
+@pytest.mark.parametrize("opened_for_reading", [False, True])
+def test_direct_writes_end_with_a_shorter_block(place: Place, opened_for_reading: bool) -> None:
+    """As dd does it (oflag=direct): without O_DIRECT, which it takes off for that block."""
+    path, content = place.root / "copy", os.urandom(10_007)
+    path.write_bytes(b"old")
+    reader = os.open(path, os.O_RDONLY) if opened_for_reading else -1
+    try:
+        command = ["dd", f"of={path}", "bs=4k", "oflag=direct", "iflag=fullblock"]
+        subprocess.run(command, input=content, check=True, stderr=subprocess.DEVNULL)
+        assert path.read_bytes() == content
+        if opened_for_reading:
+            assert os.pread(reader, 20_000, 0) == content
+    finally:
+        if opened_for_reading:
+            os.close(reader)
 
 
 def test_a_directory_that_was_removed_while_it_is_open(place: Place) -> None:
