@@ -7,6 +7,8 @@ across a network can have the same interface; SQLite's answer without suspending
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import stat
 import time
 from pathlib import Path
@@ -16,6 +18,7 @@ from csi_slayer.catalog.inode import INSERT, VACATED, Defaults, Inode, Listed, M
 from csi_slayer.catalog.schema import ROOT
 from csi_slayer.catalog.uses import Gone
 from csi_slayer.catalog.vanishing import Vanishing
+from csi_slayer.errors import SlayerError
 
 __all__ = [
     "ROOT", "VACATED", "Catalog", "Defaults", "Gone", "Inode", "Listed", "Mark", "Name", "Pending",
@@ -23,7 +26,8 @@ __all__ = [
 
 
 class Catalog(Vanishing):
-    """Opens or creates the table at ``path``; ``defaults`` gives the root's owner and mode.
+    """Opens or creates the table at ``path``; ``defaults`` gives owner and mode of the root and
+    of what says nothing of its own.
 
     Raises :class:`csi_slayer.errors.CatalogError`.
     """
@@ -39,6 +43,28 @@ class Catalog(Vanishing):
                          None, None, None, None, None, 0, 0, 0, ROOT, None)  # fmt: skip
             with self._db.transaction():
                 self._db.execute(INSERT, root)
+        with contextlib.suppress(SlayerError):  # a full disk: a later start does it
+            self._take_defaults()
+
+    def _take_defaults(self) -> None:
+        """If the last start had others: give what does not say its owner and mode those of now."""
+        row, now = self._db.one("SELECT value FROM meta WHERE name = 'defaults'"), self.defaults
+        text = json.dumps(now)
+        if row is not None and row[0] == text:
+            return
+        with self._db.transaction():
+            if row is not None:
+                old = Defaults(*json.loads(row[0]))
+                for before, after in (
+                    (stat.S_IFREG | old.file_mode, stat.S_IFREG | now.file_mode),
+                    (stat.S_IFDIR | old.dir_mode, stat.S_IFDIR | now.dir_mode),
+                ):
+                    self._db.execute(
+                        "UPDATE inodes SET mode = ?, uid = ?, gid = ? WHERE mode = ? AND uid = ? "
+                        "AND gid = ? AND flags & ? = 0 AND stage IS NULL",
+                        (after, now.uid, now.gid, before, old.uid, old.gid, Mark.ATTRS_KNOWN),
+                    )
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('defaults', ?)", (text,))
 
     @property
     def is_new(self) -> bool:

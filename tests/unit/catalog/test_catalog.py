@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from csi_slayer.catalog import ROOT, Catalog, Defaults, Inode, Listed, changes
+from csi_slayer.catalog import ROOT, Catalog, Defaults, Inode, Listed, Mark, changes
 from csi_slayer.errors import CatalogError, FsError
 from tests.unit.catalog.told import told
 
@@ -34,6 +34,31 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
 
 def make(catalog: Catalog, parent: int, name: str, mode: int = stat.S_IFREG | 0o644) -> Inode:
     return run(catalog.make(parent, name, mode=mode, uid=0, gid=0))
+
+
+def test_other_defaults_hold_for_what_does_not_say(tmp_path: Path) -> None:
+    """volume.uid and the like had no effect on what an earlier mount had seen."""
+    table = Catalog(tmp_path / "catalog.db", DEFAULTS)
+    entries = [listed("plain"), listed("own"), Listed("d", stat.S_IFDIR, 0, 1000, None)]
+    run(table.merge(ROOT, entries, 1, DEFAULTS))
+    own = run(table.child(ROOT, "own"))
+    assert own is not None
+    run(table.update(own.ino, add=Mark.ATTRS_KNOWN, uid=7))
+    table.close()
+    for _ in range(2):
+        table = Catalog(tmp_path / "catalog.db", Defaults(1, 2, 0o600, 0o700))
+        shown = {}
+        for name in ("", "plain", "own", "d"):
+            inode = run(table.child(ROOT, name)) if name else run(table.get(ROOT))
+            assert inode is not None
+            shown[name] = (stat.S_IMODE(inode.mode), inode.uid, inode.gid)
+        table.close()
+        assert shown == {
+            "": (0o700, 1, 2),
+            "plain": (0o600, 1, 2),
+            "own": (0o644, 7, 0),
+            "d": (0o700, 1, 2),
+        }
 
 
 def store(catalog: Catalog, inode: Inode, key: str, etag: str) -> None:
