@@ -108,7 +108,12 @@ class Creation:
         chosen = await self._choose_capacity()
         if not wish.content.own:
             # Looked at again when the record is there; what is refused now leaves no trace.
-            await check_free(self._access, home, wish.volume, wish.content)
+            try:
+                await check_free(self._access, home, wish.volume, wish.content)
+            except VolumeConflict:
+                if (faster := await self._made_meanwhile(home)) is not None:
+                    return faster
+                raise
         record = placed(wish.name, wish.content).model_copy(
             update={
                 "state": State.CREATING,
@@ -124,6 +129,13 @@ class Creation:
             return await home.create(wish.volume, record)
         except PreconditionFailed:
             return await home.read(wish.volume)
+
+    async def _made_meanwhile(self, home: Home[VolumeRecord]) -> Found[VolumeRecord] | None:
+        """What is at the volume's prefix is its own where another controller was faster."""
+        try:
+            return await home.read(self._wish.volume)
+        except VolumeNotFound:
+            return None
 
     async def _end_deletion(self) -> None:
         """Go on with the deletion of a volume of this name: where it began because the volume could

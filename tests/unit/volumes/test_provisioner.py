@@ -21,7 +21,7 @@ from csi_slayer.volumes.context import volume_context
 from csi_slayer.volumes.ids import Kind, ephemeral_prefix, own_bucket, parse
 from csi_slayer.volumes.provisioner import Provisioner
 from csi_slayer.volumes.records import State
-from tests.unit.volumes.world import HOME, Faults, World, create, make_session
+from tests.unit.volumes.world import HOME, Faults, Meanwhile, World, create, make_session
 
 
 def test_a_volume_is_a_prefix_with_a_record(run, world: World):
@@ -125,6 +125,27 @@ def test_capacities_that_cannot_be_are_refused(run, world: World, required, limi
         with pytest.raises(error, match="capacity_range"):
             await create(world.provisioner, "v", required_bytes=required, limit_bytes=limit)
         assert await world.keys() == {}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("at", range(1, 6))  # then it has its own record
+def test_what_another_controller_copies_meanwhile_is_the_volume_s_own(run, world: World, at: int):
+    """Not somebody else's, to be removed."""
+
+    async def scenario():
+        source, record = await create(world.provisioner, "source")
+        await world.put(HOME, record.prefix, {"file": b"x"})
+        snapshot, _ = await world.provisioner.create_snapshot("s", str(source), {}, {})
+
+        async def other() -> None:
+            await create(world.provisioner, "v", source=str(snapshot))
+
+        late = Provisioner(world.config, make_session(world.config, Meanwhile(at, other)))
+        volume, made = await create(late, "v", source=str(snapshot))
+        assert made.state is State.READY
+        assert set(await world.keys(HOME, f"{volume.name}/")) == {"file"}
+        await late.close()
 
     run(scenario())
 
