@@ -97,6 +97,10 @@ def _show(volume: dict[str, Any]) -> None:
                            f"{f', the oldest for {_age(waits)}' if waits else ''}")  # fmt: skip
     table.add_row("cache", f"{size(cache['bytes'])} of {size(cache['capacity'])} in "
                            f"{cache['segments']} segments at {cache['directory']}")  # fmt: skip
+    if volume["conflicts"]:
+        where = f"{cache['directory']}/conflicts/{volume['volume']}"
+        table.add_row("conflicts", f"{volume['conflicts']} kept in {where}: they take room of the "
+                                   "cache until somebody removes them")  # fmt: skip
     share = 100 * counters["cache_hit_bytes"] / read if read else 0
     table.add_row("reads", f"{size(read)} through the worker, {share:.0f} % from the cache; "
                            f"{counters['passthrough_opens']} of {counters['opens']} opens "

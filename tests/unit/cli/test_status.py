@@ -47,3 +47,26 @@ def test_lines_for_programs_are_not_folded(
         f"s3://b at {place}",
         f" state       the worker of {place} is away",
     ]
+
+
+@pytest.mark.parametrize("conflicts", [0, 2])
+def test_what_lost_a_race_is_shown_with_its_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], conflicts: int
+) -> None:
+    answer = {
+        "url": "s3://b", "mountpoint": "/mnt", "volume": "abc", "pid": 1, "uptime": 1.0,
+        "restarts": 0, "read_only": False, "durability": "close", "capabilities": [],
+        "open_files": 0, "used_bytes": 0, "quota": None, "dirty_bytes": 0, "pending_uploads": 0,
+        "oldest_pending": None, "conflicts": conflicts, "failing": [], "store": {"answers": True},
+        "cache": {"directory": "/cache", "bytes": 0, "capacity": 1, "segments": 0},
+        "counters": dict.fromkeys(
+            ("cache_hit_bytes", "cache_miss_bytes", "passthrough_opens", "opens", "store_requests",
+             "store_received_bytes", "store_sent_bytes"), 0,
+        ),
+    }  # fmt: skip
+    monkeypatch.setattr(status, "_wanted", lambda path: [None])
+    monkeypatch.setattr(status, "_one", lambda entry: answer)
+    status.status(None)
+    lines = [it for it in capsys.readouterr().out.splitlines() if it.startswith(" conflicts ")]
+    assert len(lines) == (1 if conflicts else 0)
+    assert all("2 kept in /cache/conflicts/abc: they take room" in line for line in lines)
