@@ -43,7 +43,7 @@ class Reads:
 
     def _forget(self) -> None:
         """A transaction was rolled back: what was remembered may not be true."""
-        self._rows.forget()
+        self._rows.rolled_back()
         self._paths_changed()
 
     async def get(self, ino: int) -> Inode:
@@ -201,9 +201,8 @@ class Reads:
         return {bytes(name): bytes(value) for name, value in rows}
 
     async def count(self) -> int:
-        """How many inodes the table has."""
-        row = self._db.one("SELECT count(*) FROM inodes")
-        return 0 if row is None else int(row[0])
+        """How many inodes have a name, or are the root."""
+        return self._rows.count() + 1
 
     def used_now(self) -> int:
         """Sum of the sizes of all linked files, bytes."""

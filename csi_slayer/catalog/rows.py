@@ -45,11 +45,17 @@ class Rows:
         self._absent: set[tuple[int, str]] = set()
         self._whole: dict[int, bool] = {}  # directories: whether all their names are in _names
         self._updates: dict[tuple[str, ...], str] = {}
+        self._count: int | None = None
         self.origins = True
         """Whether any inode may have an ``origin``."""
 
+    def rolled_back(self) -> None:
+        """Look at the tables again: what was written is not there."""
+        self.forget()
+        self._count = None
+
     def forget(self) -> None:
-        """Look at the tables again: a transaction was rolled back, or changed much."""
+        """Look at the tables again: there is too much to remember, or it changed much."""
         self._rows.clear()
         self._names.clear()
         self._places.clear()
@@ -127,12 +133,24 @@ class Rows:
             place = self._places[ino] = (row[0], row[1])
         return place
 
+    def count(self) -> int:
+        """Names, and so inodes with a name, but for the root."""
+        if self._count is None:  # once: of a million names it takes ten milliseconds
+            row = self._db.one("SELECT count(*) FROM dentries")
+            self._count = 0 if row is None else int(row[0])
+        return self._count
+
     # -- writing ---------------------------------------------------------------------------
+
+    def _named(self, more: int) -> None:
+        if self._count is not None:
+            self._count += more
 
     def add(self, inode: Inode, name: str) -> None:
         """A new inode under a name that is free."""
         self._db.execute(INSERT, inode)
         self._db.execute(_NAME, (inode.parent, name, inode.ino, inode.place))
+        self._named(1)
         self._absent.discard((inode.parent, name))
         self.remember(inode, name)
 
@@ -142,6 +160,7 @@ class Rows:
         self._db.executemany(
             _NAME, [(parent, name, inode.ino, inode.place) for inode, name in found]
         )
+        self._named(len(found))
         self._absent.clear()
         self._whole.pop(parent, None)
 
@@ -175,13 +194,15 @@ class Rows:
         """Give an inode a free name; its ``parent`` column is the caller's to set."""
         place = (parent, name)
         self._db.execute(_NAME, (parent, name, inode.ino, inode.place))
+        self._named(1)
         self._absent.discard(place)
         self._names[place] = inode.ino
         self._places[inode.ino] = place
 
     def unname(self, parent: int, name: str) -> None:
-        """Take a name away."""
+        """Take a name away, which is there."""
         self._db.execute("DELETE FROM dentries WHERE parent = ? AND name = ?", (parent, name))
+        self._named(-1)
         ino = self._names.pop((parent, name), None)
         if ino is None:
             self._places.clear()

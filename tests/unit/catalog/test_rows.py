@@ -53,6 +53,7 @@ def check(catalog: Catalog, path: Path) -> None:
     for key, row in catalog._pending.items():
         assert pending.get(key) == row
     assert rows.origins or all(inode.origin is None for inode in inodes.values())
+    assert rows.count() == len(names)
 
 
 class SomeUsed(Unused):
@@ -251,4 +252,21 @@ def test_a_change_that_fails_is_not_remembered(tmp_path: Path) -> None:
     check(catalog, tmp_path / "catalog.db")
     assert run(catalog.get(inode.ino)).size == 0
     assert catalog.used_bytes == catalog.used_now() == 0
+    catalog.close()
+
+
+def test_what_is_rolled_back_is_not_counted(tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path / "catalog.db", DEFAULTS)
+    run(catalog.make(ROOT, "a", mode=stat.S_IFREG, uid=0, gid=0))
+    assert run(catalog.count()) == 2
+
+    def fails() -> None:
+        raise CatalogError("no")
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(catalog, "_complete", lambda *_args: fails())
+        with pytest.raises(CatalogError):
+            run(catalog.make(ROOT, "b", mode=stat.S_IFREG, uid=0, gid=0))
+    assert run(catalog.child(ROOT, "b")) is None
+    assert run(catalog.count()) == 2
     catalog.close()
