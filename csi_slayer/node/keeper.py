@@ -12,7 +12,8 @@ request is one JSON object, and is answered by one, in order:
 * ``{"op": "list"}``: ``{"ok": true, "names": [...]}``.
 * ``{"op": "drop", "name": N}``: the descriptors are closed.
 
-Or ``{"error": text}``. The keeper never reads from, or writes to, what it holds.
+Or ``{"error": text}``. The keeper never reads from, or writes to, what it holds. A client connects
+by the path, so a socket that was removed under it is made again.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ LONGEST_NAME = 48
 
 PREDECESSOR_TIMEOUT = 10.0
 """Seconds for which a keeper waits for the end of the one before it."""
+
+LOOK_AFTER = 1.0
+"""Seconds between looks at whether the socket is still there."""
 
 _POLL = 0.05
 
@@ -122,6 +126,8 @@ class Keeper:
 
     def __init__(self, path: str) -> None:
         self.store = Store()
+        self._path = path
+        self._lock = lock(path)
         self._selector = selectors.DefaultSelector()
         self._clients = 0
         self._listener = _listen(path)
@@ -129,7 +135,23 @@ class Keeper:
 
     def run(self) -> None:
         while True:
-            self.step()
+            self.step(LOOK_AFTER)
+            self.look_after()
+
+    def look_after(self) -> None:
+        """Be reachable again if somebody has emptied the directory, unless another keeper is
+        there by now. No error: the directory may be away for a moment."""
+        with contextlib.suppress(InUse, OSError):
+            if not _is_at(self._lock, f"{self._path}.lock"):
+                taken = lock(self._path, 0)
+                os.close(self._lock)
+                self._lock = taken
+            if not os.path.lexists(self._path):
+                listener = _listen(self._path)
+                self._selector.unregister(self._listener)
+                self._listener.close()
+                self._listener = listener
+                self._selector.register(listener, selectors.EVENT_READ)
 
     def step(self, timeout: float | None = None) -> None:
         """Handle what is there to be handled; waits for something up to ``timeout`` seconds."""
@@ -148,6 +170,7 @@ class Keeper:
             assert isinstance(key.fileobj, socket.socket)
             key.fileobj.close()
         self._selector.close()
+        os.close(self._lock)
 
     def _accept(self) -> None:
         try:
@@ -194,7 +217,7 @@ class Keeper:
 
 def _listen(path: str) -> socket.socket:
     """A listening socket at ``path``, which an earlier keeper may have left there: it is replaced
-    in one step, so that there always is one to connect to."""
+    in one step, so that there always is one to connect to. Raises OSError."""
     temporary = f"{path}.{os.getpid()}"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
@@ -202,18 +225,30 @@ def _listen(path: str) -> socket.socket:
     mask = os.umask(0o177)
     try:
         listener.bind(temporary)
+        listener.listen(CLIENTS)
+        listener.setblocking(False)
+        os.rename(temporary, path)
+    except OSError:
+        listener.close()
+        raise
     finally:
         os.umask(mask)
-    listener.listen(CLIENTS)
-    listener.setblocking(False)
-    os.rename(temporary, path)
     return listener
+
+
+def _is_at(fd: int, path: str) -> bool:
+    """Whether the open file is the one at the path."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
 def lock(path: str, timeout: float = PREDECESSOR_TIMEOUT) -> int:
     """Be the only keeper of the socket, as long as the descriptor is open: one that took the path
     away from another would leave the next node service without what that one holds. Raises InUse,
     OSError."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
     fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + timeout
     while True:
@@ -235,8 +270,6 @@ def serve(path: str) -> None:
     _soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     limit = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
     resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
-    os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
-    lock(path)
     Keeper(path).run()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -47,6 +49,8 @@ class Running:
         return exchange(self.client(), json.dumps(request).encode(), *fds)
 
     def close(self) -> None:
+        if self._stop:
+            return
         self._stop = True
         self._thread.join()
         for client in self._clients:
@@ -154,10 +158,11 @@ def test_more_clients_than_the_limit_are_turned_away(running: Running) -> None:
 def test_the_socket_is_private_and_replaces_an_old_one(running: Running, tmp_path: Path) -> None:
     path = tmp_path / "keeper.sock"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    running.close()
+    assert path.exists()
     again = Running(path)
     try:
         assert again.ask(op="put", name="v", state={})[0]["ok"]
-        assert running.keeper.store.handle({"op": "list"}, [])[0]["names"] == []
     finally:
         again.close()
 
@@ -186,3 +191,62 @@ def test_there_is_one_keeper_of_a_socket(tmp_path: Path) -> None:
         keeper.lock(path, timeout=0.01)
     os.close(first)
     os.close(keeper.lock(path))
+
+
+def names_at(made: Keeper, path: Path) -> list[str]:
+    """What a client that connects by the path is told."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as end:
+        end.settimeout(10)
+        end.connect(str(path))
+        end.send(b'{"op": "list"}')
+        made.step(0)  # takes it on
+        made.step(10)
+        names: list[str] = json.loads(end.recv(keeper.LIMIT))["names"]
+    made.step(10)
+    return names
+
+
+def empty(directory: Path) -> None:
+    for file in directory.iterdir():
+        file.unlink()
+
+
+def test_a_socket_that_was_removed_is_served_again(tmp_path: Path) -> None:
+    """Else all mounts end with the node service: its successor connects by the path."""
+    path = tmp_path / "keeper.sock"
+    with contextlib.closing(Keeper(str(path))) as made:
+        made.store.handle({"op": "put", "name": "v", "state": {}}, [])
+        made.look_after()
+        assert names_at(made, path) == ["v"]
+        empty(tmp_path)
+        made.look_after()
+        assert names_at(made, path) == ["v"]
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with pytest.raises(keeper.InUse):
+            keeper.lock(str(path), timeout=0)
+
+
+def test_a_path_that_another_keeper_has_taken_is_left_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "keeper.sock"
+    with contextlib.closing(Keeper(str(path))) as made:
+        empty(tmp_path)
+        other = keeper.lock(str(path))
+        made.look_after()
+        assert not path.exists()
+        os.close(other)
+        made.look_after()
+        assert names_at(made, path) == []
+
+
+def test_a_directory_that_is_gone_does_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run/keeper.sock"
+    with contextlib.closing(Keeper(str(path))) as made:
+        shutil.rmtree(path.parent)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "makedirs", lambda *_args, **_options: None)  # nor can be made
+            made.look_after()
+        assert not path.exists()
+        made.look_after()
+        assert names_at(made, path) == []
