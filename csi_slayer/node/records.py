@@ -158,13 +158,17 @@ class Places:
         return self.cache / "staging" / mount_id
 
     def write(self, record: Record) -> None:
-        """Replace a record, atomically. If that cannot be (a full disk) the earlier one stays: the
-        keeper knows the newer one, and nobody is kept from a volume for it."""
+        """Replace a record, atomically and durably: after a power loss it says whose the staged
+        uploads are. If that cannot be (a full disk) the earlier one stays: the keeper knows the
+        newer one, and nobody is kept from a volume for it."""
         path = self.records / f"{record.mount_id}.json"
         temporary = path.with_suffix(".tmp")
         try:
             self.records.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(record.to_json()))
+            with temporary.open("w") as file:
+                file.write(json.dumps(record.to_json()))
+                file.flush()
+                os.fsync(file.fileno())  # else a power loss may leave the name alone
             temporary.rename(path)
         except OSError as error:
             log.error("record_not_written", volume=record.mount_id, reason=error.strerror)

@@ -50,6 +50,16 @@ def test_what_is_written_is_read(places: Places) -> None:
     assert list(places.read()) == []
 
 
+def test_a_name_is_written_after_its_content(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power loss may leave the name alone otherwise, and nobody knew whose the uploads are."""
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    places.write(record())
+    assert [(Path(path).suffix, Path(path).exists()) for path in synced] == [(".tmp", False)]
+
+
 @pytest.mark.parametrize(
     "content",
     ["", "{", "[]", "3", '{"mount_id": "x"}', json.dumps({**record().to_json(), "targets": 5}),
