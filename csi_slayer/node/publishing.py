@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from csi_slayer.errors import (
     ConfigError,
     MountFailed,
     SlayerError,
+    VolumeBusy,
     VolumeConflict,
     VolumeInUse,
     VolumeNotFound,
@@ -45,6 +47,7 @@ class Publishing:
         self._config = config
         self._node = node
         self._turns = turns
+        self._changing: set[str] = set()  # targets
 
     def of(self, volume_id: str) -> Iterator[Volume]:
         """One for each identity that uses the volume here."""
@@ -74,7 +77,11 @@ class Publishing:
                 )
 
     async def publish(self, request: PublishRequest, path: str) -> None:
-        """Raises ConfigError, VolumeConflict, VolumeInUse, MountFailed."""
+        """Raises ConfigError, VolumeBusy, VolumeConflict, VolumeInUse, MountFailed."""
+        with self._alone_at(path):
+            await self._publish(request, path)
+
+    async def _publish(self, request: PublishRequest, path: str) -> None:
         wanted = Target(_options(request), request.pod, request.exclusive)
         self._check_exclusive(request, path)
         volume = self._holder(request, path, wanted) or self._shared(request)
@@ -91,7 +98,11 @@ class Publishing:
             raise
 
     async def unpublish(self, volume_id: str, path: str) -> None:
-        """Raises ConfigError, MountFailed."""
+        """Raises ConfigError, VolumeBusy, MountFailed."""
+        with self._alone_at(path):
+            await self._unpublish(volume_id, path)
+
+    async def _unpublish(self, volume_id: str, path: str) -> None:
         volume = next((v for v in self.of(volume_id) if path in v.record.targets), None)
         if volume is None:
             if any(path in other.record.targets for other in self.volumes.values()):
@@ -112,6 +123,18 @@ class Publishing:
             # Whatever is in that directory: the volume is not shown there any more.
             if not volume.record.targets:
                 await self._finish(volume, last)
+
+    @contextlib.contextmanager
+    def _alone_at(self, path: str) -> Iterator[None]:
+        """Calls of one volume take turns, those of two may be about one target. Raises
+        VolumeBusy."""
+        if path in self._changing:
+            raise VolumeBusy(f"another volume is on its way to or from {path}: try again")
+        self._changing.add(path)
+        try:
+            yield
+        finally:
+            self._changing.discard(path)
 
     async def _remove(self, path: str, last: Record | None) -> None:
         """Remove the directory of a target that shows nothing any more. One that has content of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,13 @@ import pytest
 
 from csi_slayer.config import MountConfig
 from csi_slayer.config.driver import NodeConfig
-from csi_slayer.errors import MountFailed, SlayerError, VolumeConflict, VolumeInUse
+from csi_slayer.errors import (
+    MountFailed,
+    SlayerError,
+    VolumeBusy,
+    VolumeConflict,
+    VolumeInUse,
+)
 from csi_slayer.node import publishing as publishing_module
 from csi_slayer.node.publishing import Publishing
 from csi_slayer.node.records import Record, Target
@@ -132,6 +139,40 @@ def test_earlier_keys_do_not_come_back_under_another_target() -> None:
     asyncio.run(made.publish(asked("key:new"), "a"))
     with pytest.raises(VolumeConflict, match="newer keys"):
         asyncio.run(made.publish(asked("key:old"), "b"))
+
+
+class Slow(Pretended):
+    """One that takes its time to be shown at a target."""
+
+    def __init__(self, request: PublishRequest) -> None:
+        super().__init__(request)
+        self.binding, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def bind(self, path: str, target: Target) -> None:
+        self.binding.set()
+        await self.go_on.wait()
+        await super().bind(path, target)
+
+
+def test_two_volumes_do_not_meet_at_one_target() -> None:
+    made = publishing()
+    one, other = asked(), dataclasses.replace(asked(), volume_id="other")
+
+    async def meet() -> None:
+        slow: Any = Slow(one)
+        made.volumes[one.mount_id] = slow
+        first = asyncio.create_task(made.publish(one, "a"))
+        await slow.binding.wait()
+        with pytest.raises(VolumeBusy, match="another volume"):
+            await made.publish(other, "a")
+        with pytest.raises(VolumeBusy, match="another volume"):
+            await made.unpublish("other", "a")
+        slow.go_on.set()
+        await first
+        with pytest.raises(VolumeConflict):
+            await made.publish(other, "a")
+
+    asyncio.run(meet())
 
 
 class Mounting:
