@@ -24,6 +24,10 @@ LAYERS = 16
 """Mounts that are taken away from one target at most: it should have one."""
 
 
+LONGEST_NAME = 255
+"""Bytes of one name in a path (NAME_MAX)."""
+
+
 class Binder:
     """``kubelet``: the directory that all targets are in. ``own``: directories of the driver, in
     which no target is, and which none may cover."""
@@ -37,14 +41,16 @@ class Binder:
 
     def real(self, target: str) -> str:
         """The target as mountinfo has it. Raises ConfigError if it is not below the kubelet's
-        directory, not in its shortest form (but for a slash at its end), or a directory of the
-        driver or of all pods."""
+        directory, not in its shortest form (but for a slash at its end), has a name that is too
+        long, or is a directory of the driver or of all pods."""
         target = target.rstrip("/")
         plain = "\0" not in target
         normal = plain and os.path.isabs(target) and os.path.normpath(target) == target
         inside = os.path.relpath(target, self._given) if normal else ".."
         if inside.split("/")[0] in (".", ".."):
             raise ConfigError(f"target path: expected a path below {self._given}, without ..")
+        if any(len(os.fsencode(name)) > LONGEST_NAME for name in inside.split("/")):
+            raise ConfigError(f"target path: a name in it has more than {LONGEST_NAME} bytes")
         real = Path(self.root, inside)
         covered = any(path.is_relative_to(real) for path in (*self._own, self._pods))
         if covered or any(real.is_relative_to(path) for path in self._own):

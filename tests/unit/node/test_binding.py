@@ -91,6 +91,14 @@ def test_a_slash_at_the_end_is_of_no_meaning(tmp_path: Path) -> None:
         binder.real(f"{tmp_path}/")
 
 
+def test_a_name_that_no_file_system_takes_is_refused(tmp_path: Path) -> None:
+    binder = Binder(tmp_path)
+    assert binder.real(f"{tmp_path}/pods/{'x' * 255}/y")
+    for name in ("x" * 256, "é" * 128):
+        with pytest.raises(ConfigError, match="255 bytes"):
+            binder.real(f"{tmp_path}/pods/{name}/y")
+
+
 def test_a_parent_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     private = str(tmp_path / "private")
     monkeypatch.setattr(binding, "shown", lambda path, connection: path == private)
