@@ -89,7 +89,7 @@ class Recovery:
         dead = [record for name, record in known.items() if name not in live]
         broken = await asyncio.to_thread(self._mend, dead, connections)
         # With the pods that had it: settling forgets them.
-        lost = [record.copy() for record in dead if record.mount_id in broken]
+        lost = [it.copy() for it in dead if it.mount_id in broken and it.targets]
         await asyncio.gather(*(self._resume(known[name], entry) for name, entry in live.items()))
         await asyncio.gather(*(self._settle(record) for record in dead))
         orphans = await asyncio.to_thread(self._orphans, set(known) - {r.mount_id for r in dead})

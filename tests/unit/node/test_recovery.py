@@ -79,6 +79,14 @@ def test_pods_of_a_dead_mount_are_known_whether_or_not_something_is_pending(
     assert [record.targets for record in places.read()] == ([{}] if pending else [])
 
 
+def test_of_a_mount_that_no_pod_has_nobody_is_told(places: Places, unmounted: list[str]) -> None:
+    (written,) = places.read()
+    places.write(dataclasses.replace(written, targets={}))
+    recovered = asyncio.run(Recovery(DriverConfig(), places, nothing_lives).run({}))
+    assert recovered.lost == []
+    assert unmounted == [places.mountpoint(NAME)]
+
+
 def test_a_dead_mount_stays_at_its_target(places: Places, unmounted: list[str]) -> None:
     """A bare directory there would take what is written, and lose it."""
     asyncio.run(Recovery(DriverConfig(), places, nothing_lives).run({}))
