@@ -63,6 +63,11 @@ def write(entry: Mounted) -> None:
     temporary.rename(path)
 
 
+def has(volume: str) -> bool:
+    """Whether there is an entry of the volume."""
+    return _entry_path(volume).exists()
+
+
 def remove(volume: str) -> None:
     for path in (_entry_path(volume), control_path(volume)):
         path.unlink(missing_ok=True)

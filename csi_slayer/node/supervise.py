@@ -13,6 +13,7 @@ import socket
 import sys
 from types import FrameType
 
+from csi_slayer.errors import SlayerError
 from csi_slayer.fuse.mount import is_mounted, unmount
 from csi_slayer.node import registry
 from csi_slayer.node.lock import Busy, lock_volume
@@ -37,13 +38,20 @@ def supervise(
         registry.write(registry.Mounted(supervisor=os.getpid(), **entry))
         answer({"ready": pid})
 
+    def look_after() -> None:
+        """Without its entry nobody finds the mount: umount would not wait for its uploads. The
+        directory goes with the last session of its user."""
+        with contextlib.suppress(SlayerError, OSError):
+            if not registry.has(entry["volume"]):
+                registry.write(registry.Mounted(supervisor=os.getpid(), **entry))
+
     try:
         lock = lock_volume(entry["state"])
     except Busy:
         answer({"error": f"{entry['mountpoint']} is mounted already, or its last uploads are still "
                          "under way: see csi-slayer status"})  # fmt: skip
         return 1
-    supervisor = Supervisor(spec, log_fd, ready, keep=(lock,))
+    supervisor = Supervisor(spec, log_fd, ready, keep=(lock,), look_after=look_after)
 
     def is_there() -> bool:
         """Whether what is mounted there is this volume, and not one that came after it."""
@@ -73,7 +81,8 @@ def supervise(
         answer({"error": str(error)})
         return 1
     finally:
-        registry.remove(entry["volume"])
+        with contextlib.suppress(SlayerError, OSError):  # the directory may be gone
+            registry.remove(entry["volume"])
         os.close(lock)
 
 

@@ -31,6 +31,9 @@ from csi_slayer.worker import channel
 
 __all__ = ["CannotStart", "Supervisor", "ignore_terminal_signals"]
 
+LOOK_AFTER = 5.0
+"""Seconds between two calls of ``look_after``."""
+
 
 @dataclass(slots=True)
 class _Worker:
@@ -47,6 +50,7 @@ class Supervisor:
     """``spec`` is what the worker needs, secrets included: it goes through a socket only.
 
     ``keep``: descriptors that each worker is to hold as well, such as the volume's lock.
+    ``look_after`` is called every now and then once the volume is mounted.
     """
 
     def __init__(
@@ -55,7 +59,9 @@ class Supervisor:
         log_fd: int,
         ready: Callable[[int], None],
         keep: tuple[int, ...] = (),
+        look_after: Callable[[], None] = lambda: None,
     ) -> None:
+        self._look_after = look_after
         self._life = Lifecycle(spec)
         self._log_fd = log_fd
         self._ready = ready
@@ -146,9 +152,14 @@ class Supervisor:
 
     def _watch(self, worker: _Worker) -> int | None:
         """Handle the worker's messages until it ends; returns its status, if there is one yet."""
+        worker.end.settimeout(LOOK_AFTER)
         while True:
             try:
                 received = channel.receive(worker.end)
+            except TimeoutError:
+                if self._life.announced:
+                    self._look_after()
+                continue
             except (OSError, ValueError):
                 received = None  # killed with a message unread, or in the middle of one
             if received is None:

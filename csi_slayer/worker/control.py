@@ -3,7 +3,8 @@
 A Unix socket in the run directory, mode 0600. A client must be root or the worker's own user
 (SO_PEERCRED); one request line of JSON, at most 64 KiB, is answered by lines of JSON, the last one
 with ``"done": true``, or ``"error": text``, or ``"busy": text`` where there are too many clients.
-One that is slow, silent or malformed is cut off and harms nobody.
+One that is slow, silent or malformed is cut off and harms nobody. A socket that somebody removed is
+made again, with its directory: who cleans that up does not know that it is in use.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class ControlServer:
         self._clients: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
+        """Raises OSError."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path.unlink(missing_ok=True)
         mask = os.umask(0o177)
         try:
@@ -57,6 +60,15 @@ class ControlServer:
             )
         finally:
             os.umask(mask)
+
+    async def look_after(self) -> None:
+        """Serve again if the socket is gone. Raises OSError."""
+        if self._server is not None and self._path.exists():
+            return
+        if self._server is not None:
+            self._server.close()  # those who are connected stay
+            self._server = None
+        await self.start()
 
     async def close(self) -> None:
         if self._server is not None:

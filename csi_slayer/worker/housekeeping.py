@@ -19,7 +19,8 @@ PERIOD = 2.0
 
 
 class Housekeeping:
-    """Keeps the gauges true and the catalog's journal short, for as long as the worker lives."""
+    """Keeps the gauges true, the catalog's journal short and the control socket served, for as
+    long as the worker lives."""
 
     def __init__(self, mount: Mount) -> None:
         self._mount = mount
@@ -29,7 +30,7 @@ class Housekeeping:
         while True:
             await asyncio.sleep(PERIOD)
             # Each for itself: a journal that cannot be folded back is no reason for old gauges.
-            for work in (self._checkpoint, self._measure):
+            for work in (self._checkpoint, self._measure, self._mount.control.look_after):
                 try:
                     await work()
                 except Exception as error:

@@ -59,6 +59,7 @@ class Mount:
         self.serving = True
         """Whether the volume is mounted, or about to be."""
         self._stack = contextlib.AsyncExitStack()
+        self.control = ControlServer(Path(spec.control), operations(self))
         self.fs: FileSystem
         self.cache: Cache
         self.store: ObjectStore
@@ -166,12 +167,14 @@ class Mount:
 
     async def _serve_extras(self, *, taken_over: bool) -> None:
         await self.fs.start(taken_over=taken_over)
-        control = ControlServer(
-            Path(self.spec.control),
-            operations(self),
-        )
-        await control.start()
-        self._stack.push_async_callback(control.close)
+        self._stack.push_async_callback(self.control.close)
+        try:
+            await self.control.start()
+        except OSError as error:
+            if not self.restarts:
+                raise
+            # Its directory is away: no reason to let programs wait. It is tried again.
+            log.error("no control socket", error=str(error))
         if self.config.metrics.listen is not None:
             await self._serve_metrics(self.config.metrics.listen)
         keeper = asyncio.create_task(Housekeeping(self).run())

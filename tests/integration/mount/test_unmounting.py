@@ -230,3 +230,16 @@ def test_a_second_signal_ends_a_mount_in_the_foreground(
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
     assert "Traceback" not in (tmp_path / "out").read_text()
+
+
+def test_a_mount_whose_run_directory_was_emptied_is_found_again(refusing: Refusing) -> None:
+    """It goes with the last session of its user; the mount and its uploads do not."""
+    mount = refusing.mount
+    before = mount.entry()
+    for name in ("json", "sock"):
+        (registry.run_directory() / f"{before['volume']}.{name}").unlink()
+    wait_for(lambda: registry.find(str(mount.root)), what="the entry")
+    assert mount.entry() == before
+    wait_for(lambda: Path(before["control"]).exists(), what="the control socket")
+    said = slayer("umount", str(mount.root), "--timeout", "1").stdout
+    assert f"{len(NAMES)} keys are still to be uploaded" in " ".join(said.split())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -329,6 +331,19 @@ def test_a_worker_that_dies_again_and_again_is_an_event(node: TestNode, url: str
         assert os.listdir(path) == []
     wait_for(lambda: "WorkerRestarts" in node.log.read_text(), what="an event")
     node.unpublish("volume", "a")
+
+
+def test_a_worker_starts_although_the_run_directory_was_emptied(node: TestNode, url: str) -> None:
+    """It makes its control socket, with the directory; without it pods waited for ever."""
+    path = node.publish("volume", "a", url)
+    (pid,) = node.workers()
+    for name in ("run", "volumes"):
+        shutil.rmtree(node.run / name)
+    os.kill(pid, signal.SIGKILL)
+    write(path / "file", "text")
+    assert wait_for(node.workers, what="a record that names the new worker") != [pid]
+    node.unpublish("volume", "a")
+    assert node.records() == []
 
 
 def test_a_bind_gets_its_options_later(node: TestNode, url: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -115,6 +116,22 @@ def test_the_next_worker_gets_the_connection(stand: Stand) -> None:
     assert [worker["restarts"] for worker in stand.workers] == [0, 1, 2]
     assert supervisor.restarts == 2
     assert len(stand.ready) == 1, "the client is told once"
+
+
+def test_a_mounted_volume_is_looked_after(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one that is about to be mounted: it may not come to that."""
+    monkeypatch.setattr(module, "LOOK_AFTER", 0.01)
+    supervisor = stand.supervisor("mount ready hang", "0")
+    looks: list[int] = []
+
+    def look() -> None:
+        looks.append(len(stand.ready))
+        if len(looks) == 3:
+            os.kill(stand.ready[0], signal.SIGKILL)
+
+    supervisor._look_after = look
+    assert supervisor.run() == 0
+    assert looks[:3] == [1, 1, 1]
 
 
 def test_a_worker_that_mounts_anew_replaces_the_connection(stand: Stand) -> None:

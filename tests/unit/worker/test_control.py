@@ -84,6 +84,29 @@ def test_answers_end_with_done_or_error(path: Path) -> None:
     asyncio.run(test())
 
 
+def test_a_socket_that_was_removed_is_served_again(path: Path) -> None:
+    counted = [{"number": 0}, {"number": 1}, {"number": 2}, {"done": True}]
+
+    async def test() -> None:
+        server = _serve(path)
+        await server.start()
+        await server.look_after()
+        shutil.rmtree(path.parent)
+        await server.look_after()
+        assert await _ask(path, b'{"op": "count"}\n') == counted
+        assert path.stat().st_mode & 0o777 == 0o600
+        shutil.rmtree(path.parent)
+        path.parent.touch()
+        with pytest.raises(OSError, match="exists"):
+            await server.look_after()
+        path.parent.unlink()
+        await server.look_after()
+        assert await _ask(path, b'{"op": "count"}\n') == counted
+        await server.close()
+
+    asyncio.run(test())
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
 def test_another_uid_gets_no_answer(path: Path) -> None:
     async def talk_as(uid: int) -> str:

@@ -19,7 +19,7 @@ class Catalog:
 
     def __init__(self) -> None:
         self.broken: set[str] = set()
-        self.folded = self.pending = 0
+        self.folded = self.pending = self.looked = 0
 
     def checkpoint(self) -> None:
         if "checkpoint" in self.broken:
@@ -31,6 +31,11 @@ class Catalog:
     async def pending_count(self) -> int:
         self.pending += 1
         return self.pending
+
+    async def look_after(self) -> None:
+        if "look_after" in self.broken:
+            raise FileNotFoundError
+        self.looked += 1
 
     async def pending_oldest(self) -> None: ...
 
@@ -44,6 +49,7 @@ def mount(catalog: Catalog) -> Any:
     none = SimpleNamespace(value=0)
     events = SimpleNamespace(corrupt_blocks=none, corrupt_segments=none, evicted_bytes=none)
     return SimpleNamespace(
+        control=catalog,
         metrics=Metrics(volume="v"),
         cache=SimpleNamespace(events=events, usage=lambda: SimpleNamespace(used=1)),
         fs=SimpleNamespace(catalog=catalog, content=SimpleNamespace(staging=catalog)),
@@ -51,7 +57,7 @@ def mount(catalog: Catalog) -> Any:
     )
 
 
-@pytest.mark.parametrize("broken", ["checkpoint", "usage"])
+@pytest.mark.parametrize("broken", ["checkpoint", "usage", "look_after"])
 def test_what_fails_once_is_done_again_and_all_else_meanwhile(
     monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
@@ -71,10 +77,12 @@ def test_what_fails_once_is_done_again_and_all_else_meanwhile(
             assert catalog.pending == 0
         else:
             await until(lambda: catalog.pending == 3)
-            assert catalog.folded == 0
+            done = catalog.folded if broken == "checkpoint" else catalog.looked
+            assert done == 0
         catalog.broken.clear()
-        folded, pending = catalog.folded, catalog.pending
+        folded, pending, looked = catalog.folded, catalog.pending, catalog.looked
         await until(lambda: catalog.folded > folded and catalog.pending > pending)
+        await until(lambda: catalog.looked > looked)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
