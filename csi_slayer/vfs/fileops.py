@@ -73,6 +73,7 @@ class FileOps(OpenOps):
             # Put out of the table meanwhile, its file is closed before the engine can read it.
             return result if record.users > 1 else as_bytes(result)
         finally:
+            self._unopened.was_read(record)
             await self._drop(record)
 
     async def _file(self, ino: int, fh: int) -> File:

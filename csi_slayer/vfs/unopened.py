@@ -8,6 +8,7 @@ is let go of, and of much that is read in a crowd what was not asked for just no
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -67,6 +68,11 @@ class Unopened:
             self._watching = True
             self._spawn(self._watch())
 
+    def was_read(self, record: OpenInode) -> None:
+        """It may be read again at once, however long that took."""
+        if record.ino in self._read:
+            self._read[record.ino] = record, asyncio.get_running_loop().time()
+
     async def _watch(self) -> None:
         try:
             while self._read:
@@ -83,6 +89,8 @@ class Unopened:
             pause = PAUSED if size > self._room else IDLE
             if ino in self._kept:
                 pause = LOST_IDLE
+            elif record.users > 1:  # it is being read
+                pause = math.inf
             if len(self._read) > UNOPENED_KEPT or now - last >= pause:
                 del self._read[ino]
                 size -= 0 if record.file is None else record.file.size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,4 +108,46 @@ def test_what_others_replaced_can_be_evicted_later(tmp_path: Path) -> None:
     volume.run(asyncio.sleep(unopened.LOST_IDLE))
     assert record.file is None
     assert volume.fs.opened.get(ino) is record  # as long as the kernel may know it
+    volume.stop()
+
+
+def test_a_slow_store_does_not_have_a_reader_lose_what_is_read_ahead_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read that waits for the store for long is no pause of its reader."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    monkeypatch.setattr(volume.fs._unopened, "_room", 1 << 20)
+    body, fetch, requests = os.urandom(8 << 20), volume.store.fetch, []
+    names = [f"f{n}" for n in range(100)]
+    for name in names:
+        volume.bucket.objects[name] = Blob(b"content", f'"{name}"', 10**18, {})
+    for name in ("alone", "in a crowd"):
+        volume.bucket.objects[name] = Blob(body, f'"{name}"', 10**18, {})
+
+    async def slow(key: str, **options: Any) -> Any:
+        requests.append(key)
+        await asyncio.sleep(2 * unopened.PAUSED)
+        return await fetch(key, **options)
+
+    monkeypatch.setattr(volume.store, "fetch", slow)
+
+    async def read_all(name: str) -> None:
+        entry = await volume.fs.lookup(volume.request(), ROOT, name.encode())
+        assert entry.attr is not None
+        for start in range(0, len(body), 131072):
+            read = volume.fs.read(volume.request(), entry.attr.ino, 0, start, 131072)
+            assert as_bytes(await read) == body[start : start + 131072]
+
+    async def crowd() -> None:
+        reader = asyncio.create_task(read_all("in a crowd"))
+        for name in names:
+            entry = await volume.fs.lookup(volume.request(), ROOT, name.encode())
+            assert entry.attr is not None
+            await volume.fs.read(volume.request(), entry.attr.ino, 0, 0, 4096)
+            await asyncio.sleep(unopened.PAUSED / 5)
+        await reader
+
+    volume.run(read_all("alone"))
+    volume.run(crowd())
+    assert requests.count("in a crowd") == requests.count("alone")
     volume.stop()
