@@ -7,7 +7,8 @@ import ctypes
 import errno
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -98,17 +99,31 @@ def test_a_write_takes_set_id_bits_away(place: Place, opened_for_reading: bool) 
     assert path.stat().st_mode & 0o7777 == 0o777
 
 
+@contextmanager
+def opened(name: str, flags: int, place_fd: int) -> Iterator[int]:
+    fd = os.open(name, flags, dir_fd=place_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def empty(place_fd: int) -> None:
-    os.open("program", os.O_WRONLY | os.O_TRUNC, dir_fd=place_fd)
+    with opened("program", os.O_WRONLY | os.O_TRUNC, place_fd):
+        pass
 
 
 def reserve(place_fd: int) -> None:
-    os.posix_fallocate(os.open("program", os.O_RDWR, dir_fd=place_fd), 0, 100)
+    with opened("program", os.O_RDWR, place_fd) as fd:
+        os.posix_fallocate(fd, 0, 100)
 
 
 def copy(place_fd: int) -> None:
-    target = os.open("program", os.O_WRONLY, dir_fd=place_fd)
-    os.copy_file_range(os.open("source", os.O_RDONLY, dir_fd=place_fd), target, 6)
+    with (
+        opened("source", os.O_RDONLY, place_fd) as source,
+        opened("program", os.O_WRONLY, place_fd) as target,
+    ):
+        os.copy_file_range(source, target, 6)
 
 
 @pytest.mark.parametrize("change", [empty, reserve, copy])

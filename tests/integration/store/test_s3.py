@@ -134,7 +134,7 @@ def test_what_could_not_be_sent_is_not_reported_as_sent(
                 await store.put("key", b"12345")
             with pytest.raises(StoreUnavailable):
                 await store.put_file("big", file_of(BIG), len(BIG))
-            assert len(recorder.calls) > 2
+            assert len(recorder.calls) >= 2
             assert {(status, sent) for _op, status, sent, _received in recorder.calls} == {
                 (None, 0)
             }
