@@ -47,7 +47,8 @@ class Catalog(Vanishing):
             self._take_defaults()
 
     def _take_defaults(self) -> None:
-        """If the last start had others: give what does not say its owner and mode those of now."""
+        """If the last start had others: what had those has those of now, unless it was set here and
+        the store does not know it yet. Objects that say the same of themselves are read again."""
         row, now = self._db.one("SELECT value FROM meta WHERE name = 'defaults'"), self.defaults
         text = json.dumps(now)
         if row is not None and row[0] == text:
@@ -60,10 +61,11 @@ class Catalog(Vanishing):
                     (stat.S_IFDIR | old.dir_mode, stat.S_IFDIR | now.dir_mode),
                 ):
                     self._db.execute(
-                        "UPDATE inodes SET mode = ?, uid = ?, gid = ? WHERE mode = ? AND uid = ? "
-                        "AND gid = ? AND flags & ? = 0 AND stage IS NULL",
-                        (after, now.uid, now.gid, before, old.uid, old.gid, Mark.ATTRS_KNOWN),
-                    )
+                        "UPDATE inodes SET mode = ?, uid = ?, gid = ?, flags = flags & ~? WHERE "
+                        "mode = ? AND uid = ? AND gid = ? AND flags & ? = 0 AND stage IS NULL",
+                        (after, now.uid, now.gid, Mark.ATTRS_KNOWN,
+                         before, old.uid, old.gid, Mark.ATTRS_DIRTY),
+                    )  # fmt: skip
             self._db.execute("INSERT OR REPLACE INTO meta VALUES ('defaults', ?)", (text,))
 
     @property

@@ -39,24 +39,30 @@ def make(catalog: Catalog, parent: int, name: str, mode: int = stat.S_IFREG | 0o
 def test_other_defaults_hold_for_what_does_not_say(tmp_path: Path) -> None:
     """volume.uid and the like had no effect on what an earlier mount had seen."""
     table = Catalog(tmp_path / "catalog.db", DEFAULTS)
-    entries = [listed("plain"), listed("own"), Listed("d", stat.S_IFDIR, 0, 1000, None)]
+    names = ("plain", "own", "read", "set")
+    entries = [*map(listed, names), Listed("d", stat.S_IFDIR, 0, 1000, None)]
     run(table.merge(ROOT, entries, 1, DEFAULTS))
-    own = run(table.child(ROOT, "own"))
-    assert own is not None
-    run(table.update(own.ino, add=Mark.ATTRS_KNOWN, uid=7))
+    inodes = {name: run(table.child(ROOT, name)).ino for name in names}  # type: ignore[union-attr]
+    run(table.update(inodes["own"], add=Mark.ATTRS_KNOWN, uid=7))
+    run(table.update(inodes["read"], add=Mark.ATTRS_KNOWN))  # its metadata said nothing
+    run(table.update(inodes["set"], add=Mark.ATTRS_KNOWN | Mark.ATTRS_DIRTY, uid=0))
     table.close()
     for _ in range(2):
         table = Catalog(tmp_path / "catalog.db", Defaults(1, 2, 0o600, 0o700))
         shown = {}
-        for name in ("", "plain", "own", "d"):
+        for name in ("", *names, "d"):
             inode = run(table.child(ROOT, name)) if name else run(table.get(ROOT))
             assert inode is not None
             shown[name] = (stat.S_IMODE(inode.mode), inode.uid, inode.gid)
+            if name == "read":
+                assert inode.is_unread, "or the object says the same, and that counts"
         table.close()
         assert shown == {
             "": (0o700, 1, 2),
             "plain": (0o600, 1, 2),
             "own": (0o644, 7, 0),
+            "read": (0o600, 1, 2),
+            "set": (0o644, 0, 0),
             "d": (0o700, 1, 2),
         }
 
