@@ -176,5 +176,11 @@ class Volume:
             return os.pread(self.kernel.backing[opened.backing_id], size, offset)
         return as_bytes(self.run(self.fs.read(self.request(), ino, opened.fh, offset, size)))
 
+    def inodes(self) -> int:
+        """In the catalog, also those without a name."""
+        row = self.catalog._db.one("SELECT count(*) FROM inodes")
+        assert row is not None
+        return int(row[0])
+
     def objects(self) -> dict[str, bytes]:
         return {key: blob.body for key, blob in self.bucket.objects.items()}
