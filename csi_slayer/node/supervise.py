@@ -7,10 +7,12 @@ Reads ``{"spec": ..., "entry": ..., "log": path}`` from the socket FD, answers `
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from types import FrameType
 
 from csi_slayer.errors import SlayerError
@@ -35,7 +37,11 @@ def supervise(
                 pass  # the command that started us is gone; the mount stays
 
     def ready(pid: int) -> None:
-        registry.write(registry.Mounted(supervisor=os.getpid(), **entry))
+        place.close()
+        try:
+            registry.write(registry.Mounted(supervisor=os.getpid(), **entry))
+        except (SlayerError, OSError) as error:  # no reason to have no mount: it is tried again
+            sys.stderr.write(f"not registered: {error}\n")
         answer({"ready": pid})
 
     def look_after() -> None:
@@ -50,6 +56,14 @@ def supervise(
     except Busy:
         answer({"error": f"{entry['mountpoint']} is mounted already, or its last uploads are still "
                          "under way: see csi-slayer status"})  # fmt: skip
+        return 1
+    place = contextlib.ExitStack()
+    try:
+        place.enter_context(_alone_at(entry["mountpoint"]))
+    except Busy:
+        os.close(lock)
+        answer({"error": f"another volume has been mounted at {entry['mountpoint']} meanwhile, or "
+                         "is about to be: one of them has to go elsewhere"})  # fmt: skip
         return 1
     supervisor = Supervisor(spec, log_fd, ready, keep=(lock,), look_after=look_after)
 
@@ -81,9 +95,32 @@ def supervise(
         answer({"error": str(error)})
         return 1
     finally:
+        place.close()
         with contextlib.suppress(SlayerError, OSError):  # the directory may be gone
             registry.remove(entry["volume"])
         os.close(lock)
+
+
+@contextlib.contextmanager
+def _alone_at(mountpoint: str) -> Iterator[None]:
+    """Mount nothing on top of what another command has mounted there since somebody looked: in
+    the block this process alone is about to. Raises Busy."""
+    if is_mounted(mountpoint):
+        raise Busy
+    fd = -1
+    try:
+        with contextlib.suppress(OSError):  # nobody may read it, or its file system has no locks
+            fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Busy from None
+        if is_mounted(mountpoint):
+            raise Busy
+        yield
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 def main() -> int:
