@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Self
+import json
+from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from csi_slayer.config.base import Section
 from csi_slayer.config.node import (
@@ -39,6 +40,16 @@ class MountConfig(Section):
         except ValidationError as error:
             raise ConfigError(explain(cls, error, lambda _: "spec")) from None
 
+    @classmethod
+    def understood(cls, spec: bytes | dict[str, Any]) -> Self:
+        """A configuration that another version may have written: what this one does not know is
+        left out, for going back to an earlier version must not cost a mount. Raises ConfigError."""
+        try:
+            data = json.loads(spec) if isinstance(spec, bytes) else spec
+            return cls.model_validate(_known(cls, data))
+        except ValueError as error:
+            raise ConfigError(f"configuration of another version: {type(error).__name__}") from None
+
     def to_spec(self) -> bytes:
         """JSON with the secrets in it: for a pipe to a worker, never for a file or a log."""
         return self.model_dump_json(context={REVEAL_SECRETS: True}).encode()
@@ -48,3 +59,15 @@ class MountConfig(Section):
         store = self.store
         values = (store.secret_access_key, store.session_token, store.web_identity_token)
         return [value.get_secret_value() for value in values if value is not None]
+
+
+def _known(model: type[BaseModel], data: Any) -> Any:
+    if not isinstance(data, dict):
+        return data
+    kept = {}
+    for name, field in model.model_fields.items():
+        if name in data:
+            below = field.annotation
+            deeper = isinstance(below, type) and issubclass(below, BaseModel)
+            kept[name] = _known(below, data[name]) if deeper else data[name]  # type: ignore[arg-type]
+    return kept

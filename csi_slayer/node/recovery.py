@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import select
 import signal
@@ -23,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from pydantic import BaseModel
 
 from csi_slayer.config import MountConfig
 from csi_slayer.config.driver import DriverConfig
-from csi_slayer.errors import ConfigError, SlayerError
+from csi_slayer.errors import SlayerError
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.node import leftover, registry
 from csi_slayer.node.binding import alive
@@ -97,8 +95,10 @@ class Recovery:
 
     def _lives(self, name: str, entry: Held, known: dict[str, Record]) -> bool:
         """Whether a worker can go on with it; if not it is let go."""
-        if name in known and (entry.state["session"].get("unmounted") or alive(entry.fuse_fd)):
-            return True
+        session = _session(entry)
+        if name in known and session is not None:
+            if session.get("unmounted") or alive(entry.fuse_fd):
+                return True
         if entry.fuse_fd is not None:
             os.close(entry.fuse_fd)
             entry.fuse_fd = None
@@ -106,7 +106,7 @@ class Recovery:
 
     async def _resume(self, record: Record, entry: Held) -> None:
         try:
-            config = self._renewed(understood(entry.spec))
+            config = self._renewed(MountConfig.understood(entry.spec))
             record.connection = entry.state["session"].get("connection")
             record.boot = boot_id()
             await self._adopt(record, config, entry)
@@ -178,7 +178,7 @@ class Recovery:
     async def _as_driver(self, record: Record) -> MountConfig:
         role = record.identity.partition(":")[2] or None
         identity = await driver_identity(self._config.store, role)
-        config = understood(record.config)
+        config = MountConfig.understood(record.config)
         return config.model_copy(
             update={"store": config.store.model_copy(update=dict(identity.fields))}
         )
@@ -200,12 +200,18 @@ def _records_of(held: dict[str, Held]) -> dict[str, Record]:
     records = {}
     for name, entry in held.items():
         try:
+            if _session(entry) is None:
+                raise ValueError("no session")
             records[name] = Record.from_json(entry.state["record"])
-            entry.state["session"].get("unmounted"), int(entry.state["restarts"])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             log.error("keeper_holds_nonsense", name=name, error=type(error).__name__)
-            records.pop(name, None)
     return records
+
+
+def _session(entry: Held) -> dict[str, Any] | None:
+    """What the volume's workers know of their mount; None for what no version has written."""
+    session, restarts = entry.state.get("session"), entry.state.get("restarts")
+    return session if isinstance(session, dict) and isinstance(restarts, int) else None
 
 
 def _end(worker: WorkerMark, state: str) -> None:
@@ -233,25 +239,3 @@ def _end(worker: WorkerMark, state: str) -> None:
         return
     finally:
         os.close(pidfd)
-
-
-def understood(spec: bytes | dict[str, Any]) -> MountConfig:
-    """A configuration that another version may have written: what this one does not know is left
-    out. Raises ConfigError."""
-    try:
-        data = json.loads(spec) if isinstance(spec, bytes) else spec
-        return MountConfig.model_validate(_known(MountConfig, data))
-    except ValueError as error:
-        raise ConfigError(f"configuration of an earlier version: {type(error).__name__}") from None
-
-
-def _known(model: type[BaseModel], data: Any) -> Any:
-    if not isinstance(data, dict):
-        return data
-    kept = {}
-    for name, field in model.model_fields.items():
-        if name in data:
-            below = field.annotation
-            deeper = isinstance(below, type) and issubclass(below, BaseModel)
-            kept[name] = _known(below, data[name]) if deeper else data[name]  # type: ignore[arg-type]
-    return kept

@@ -115,7 +115,10 @@ def run_worker(end: socket.socket) -> int:
     if received is None:
         return FAILED
     message, fds = received
-    config = MountConfig.from_spec(message["spec"]["config"].encode())
+    spec = message["spec"]["config"].encode()
+    # Of a mount that there is: its supervisor may be of another version, and programs wait.
+    new = message.get("session") is None
+    config = MountConfig.from_spec(spec) if new else MountConfig.understood(spec)
     register_secrets(config.secrets())
     try:
         writer = configure_logging(config.log)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,10 @@ class WorkerSpec:
 
     @staticmethod
     def from_message(message: dict[str, Any]) -> WorkerSpec:
+        """What a supervisor of a later version may have added is left out. Raises ConfigError."""
         try:
-            return WorkerSpec(**message)
+            names = {item.name for item in fields(WorkerSpec)}
+            return WorkerSpec(**{name: message[name] for name in message if name in names})
         except TypeError as error:
             raise ConfigError(f"malformed worker spec: {error}") from None
 

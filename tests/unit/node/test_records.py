@@ -13,7 +13,6 @@ import pytest
 from csi_slayer.config import MountConfig
 from csi_slayer.config.driver import DriverConfig
 from csi_slayer.node.records import Places, Record, Target, WorkerMark, boot_id, mark, public
-from csi_slayer.node.recovery import understood
 from csi_slayer.node.requests import Pod
 
 
@@ -130,7 +129,7 @@ def test_what_is_kept_of_a_configuration_has_no_credentials() -> None:
     full = config(access_key_id="AKIA", secret_access_key="very-secret", region="eu")
     kept = public(full)
     assert "very-secret" not in json.dumps(kept)
-    found = understood(kept)
+    found = MountConfig.understood(kept)
     assert found.store.region == "eu"
     assert found.store.access_key_id is None
     assert found.volume == full.volume
@@ -140,7 +139,7 @@ def test_a_configuration_of_a_later_version_is_understood() -> None:
     data = json.loads(config(region="eu").to_spec())
     data["later"] = {"x": 1}
     data["volume"]["later"] = True
-    assert understood(json.dumps(data).encode()) == config(region="eu")
+    assert MountConfig.understood(json.dumps(data).encode()) == config(region="eu")
 
 
 def test_a_record_of_a_later_version_is_understood() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,6 +104,16 @@ def test_the_newer_record_counts(places: Places, changes: int, wanted: str) -> N
     recovery = Recovery(DriverConfig(), places, nothing_lives)
     recovered = asyncio.run(recovery.run({NAME: Held(state, b"{}")}))
     assert [lost.volume_id for lost in recovered.lost] == [wanted]
+
+
+@pytest.mark.parametrize("state", [{}, {"session": None, "restarts": 0}, {"session": {}}])
+def test_nonsense_of_the_keeper_keeps_no_node_service_from_its_volumes(
+    places: Places, state: dict[str, Any]
+) -> None:
+    recovery = Recovery(DriverConfig(), places, nothing_lives)
+    recovered = asyncio.run(recovery.run({NAME: Held(state, b"{}")}))
+    assert [lost.mount_id for lost in recovered.lost] == [NAME]
+    assert recovered.dead == {NAME}
 
 
 def test_a_full_disk_keeps_no_node_service_from_its_volumes(places: Places) -> None:
