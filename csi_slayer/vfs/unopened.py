@@ -50,7 +50,7 @@ class Unopened:
         self._kept = kept
         self._spawn = spawn
         self._room = room
-        self._read: OrderedDict[int, tuple[OpenInode, float]] = OrderedDict()
+        self._read: OrderedDict[int, tuple[OpenInode, float]] = OrderedDict()  # by that time
         self._watching = False
 
     def __contains__(self, ino: int) -> bool:
@@ -72,6 +72,7 @@ class Unopened:
         """It may be read again at once, however long that took."""
         if record.ino in self._read:
             self._read[record.ino] = record, asyncio.get_running_loop().time()
+            self._read.move_to_end(record.ino)
 
     async def _watch(self) -> None:
         try:
@@ -82,7 +83,18 @@ class Unopened:
             self._watching = False
 
     def _let_go_of_some(self) -> None:
+        going = []
+        while len(self._read) > UNOPENED_KEPT:
+            going.append(self._read.popitem(last=False)[1][0])
         now = asyncio.get_running_loop().time()
+        oldest = next(iter(self._read.values()), None)
+        if oldest is not None and now - oldest[1] >= PAUSED:
+            going += self._paused(now)
+        if going:  # not by whoever reads now, whom a signal may end in the middle
+            self._spawn(self._let_go(going))
+
+    def _paused(self, now: float) -> list[OpenInode]:
+        """Take out those that were not read for too long."""
         size = sum(record.file.size for record, _ in self._read.values() if record.file is not None)
         going = []
         for ino, (record, last) in list(self._read.items()):  # the longest idle first
@@ -91,12 +103,11 @@ class Unopened:
                 pause = LOST_IDLE
             elif record.users > 1:  # it is being read
                 pause = math.inf
-            if len(self._read) > UNOPENED_KEPT or now - last >= pause:
+            if now - last >= pause:
                 del self._read[ino]
                 size -= 0 if record.file is None else record.file.size
                 going.append(record)
-        if going:  # not by whoever reads now, whom a signal may end in the middle
-            self._spawn(self._let_go(going))
+        return going
 
     async def _let_go(self, records: list[OpenInode]) -> None:
         for record in records:
