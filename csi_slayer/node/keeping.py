@@ -182,13 +182,15 @@ class Keeping:
         return answer, received
 
     def _connect(self) -> bool:
+        """Whether there is a keeper. One that has not taken earlier connections yet may take no
+        more for now: then it is there, and nobody is connected."""
         end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         end.setblocking(False)
         try:
             end.connect(self._path)
-        except OSError:
+        except OSError as error:
             end.close()
-            return False
+            return isinstance(error, BlockingIOError)
         self._end = end
         return True
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -185,8 +187,18 @@ def test_what_could_not_be_dropped_is_dropped_later(tmp_path: Path, volumes: Vol
         keeper.close()
 
 
+def fill_queue(path: Path) -> None:
+    """Connect in vain until no more connections are taken, and give each up."""
+    with contextlib.ExitStack() as ends, contextlib.suppress(BlockingIOError):
+        while True:
+            end = ends.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            end.setblocking(False)
+            end.connect(str(path))
+
+
+@pytest.mark.parametrize("full", [False, True])
 def test_a_keeper_that_answers_late_is_waited_for(
-    tmp_path: Path, volumes: Volumes, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, volumes: Volumes, monkeypatch: pytest.MonkeyPatch, full: bool
 ) -> None:
     """What it holds keeps mounts alive; without it they count as dead."""
     monkeypatch.setattr(keeping, "ANSWER_TIMEOUT", 0.05)
@@ -194,6 +206,8 @@ def test_a_keeper_that_answers_late_is_waited_for(
     path = tmp_path / "keeper.sock"
     stopped = Keeper(str(path))
     stopped.store.handle({"op": "put", "name": "a", "state": {}}, [seal(b"spec")])
+    if full:
+        fill_queue(path)
     connect, connected = Keeping._connect, 0
     goes_on = threading.Event()
 
@@ -223,7 +237,8 @@ def test_a_keeper_that_answers_late_is_waited_for(
         asyncio.run(run())
     finally:
         goes_on.clear()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
         stopped.store.handle({"op": "drop", "name": "a"}, [])
         stopped.close()
 
