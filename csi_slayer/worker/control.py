@@ -53,13 +53,15 @@ class ControlServer:
         """Raises OSError."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path.unlink(missing_ok=True)
-        mask = os.umask(0o177)
+        end = socket.socket(socket.AF_UNIX)
         try:
-            self._server = await asyncio.start_unix_server(
-                self._accept, self._path, limit=LINE_LIMIT
-            )
-        finally:
-            os.umask(mask)
+            end.bind(str(self._path))
+            # No umask: it would be that of all threads. Nobody can connect before it listens.
+            self._path.chmod(0o600)
+            self._server = await asyncio.start_unix_server(self._accept, sock=end, limit=LINE_LIMIT)
+        except BaseException:
+            end.close()
+            raise
 
     async def look_after(self) -> None:
         """Serve again if the socket is gone. Raises OSError."""

@@ -172,3 +172,21 @@ def test_too_many_clients_are_refused_and_the_next_one_served(path: Path) -> Non
         await server.close()
 
     asyncio.run(test())
+
+
+def test_directories_that_others_make_meanwhile_can_be_entered(path: Path) -> None:
+    """The socket's umask was that of every thread: one of the cache had no way in for its owner."""
+
+    async def make(number: int) -> int:
+        directory = path.parent / str(number)
+        directory.mkdir(mode=0o700)
+        return directory.stat().st_mode & 0o777
+
+    async def test() -> None:
+        server = _serve(path)
+        _, *modes = await asyncio.gather(server.start(), *(make(number) for number in range(5)))
+        assert modes == [0o700] * 5
+        assert path.stat().st_mode & 0o777 == 0o600
+        await server.close()
+
+    asyncio.run(test())
