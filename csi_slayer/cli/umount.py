@@ -71,6 +71,12 @@ def umount(
         _unmount(target, force)
         console.print(f"{target} is unmounted")
         if entry is None:
+            console.print(
+                "no worker is registered for it here, so nobody has waited for uploads: what was"
+                " written last may still be on its way to the store (one that another user has"
+                " mounted, or the same with another XDG_RUNTIME_DIR, is known there)",
+                style="yellow",
+            )
             return
         if force:
             _end(entry)

@@ -21,6 +21,7 @@ from csi_slayer.cli import cache as cache_module
 from csi_slayer.cli import control as control_module
 from csi_slayer.cli import doctor as doctor_module
 from csi_slayer.cli import mount as mount_module
+from csi_slayer.cli import umount as umount_module
 from csi_slayer.cli.environment import with_credentials
 from csi_slayer.cli.main import app
 from csi_slayer.cli.options import extra
@@ -292,6 +293,17 @@ def test_umount_of_nothing(capfd: pytest.CaptureFixture[str], tmp_path: Path) ->
     status, output = slayer(capfd, "umount", str(tmp_path))
     assert status == 1
     assert f"{tmp_path} is not mounted" in output
+
+
+def test_umount_of_what_somebody_else_has_mounted_says_that_it_has_not_waited(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unmounted: list[str] = []
+    monkeypatch.setattr(umount_module, "is_mounted", lambda path: True)
+    monkeypatch.setattr(umount_module.mounts, "unmount", lambda path, lazy: unmounted.append(path))
+    status, output = slayer(capfd, "umount", str(tmp_path))
+    assert (status, unmounted) == (0, [str(tmp_path)])
+    assert "nobody has waited for uploads" in " ".join(output.split())
 
 
 @pytest.mark.parametrize("seconds", ["-1", "3601"])
