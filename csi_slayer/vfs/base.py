@@ -23,6 +23,7 @@ from csi_slayer.vfs import names
 from csi_slayer.vfs.ahead import ListAhead
 from csi_slayer.vfs.handles import HandleTable
 from csi_slayer.vfs.kept import Kept
+from csi_slayer.vfs.late import Late
 from csi_slayer.vfs.marks import Marks
 from csi_slayer.vfs.options import VfsEvents, VfsOptions
 from csi_slayer.vfs.refresh import Refresher
@@ -93,6 +94,7 @@ class Base:
         self._shown = Shown(lambda ino: self.kernel.invalidate_inode(ino))
         self.removed: OrderedDict[int, Inode] = OrderedDict()
         self._kept = Kept(self.opened, self.spawn)
+        self._late = Late(self.opened, self.spawn)
         self._read_once = Marks()
         self._seen = Marks()
         self._seen.add(ROOT)

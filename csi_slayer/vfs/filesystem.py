@@ -58,6 +58,7 @@ class FileSystem(FileOps, DirOps, AttrOps):
         that overtakes the RELEASE of a file just closed, brings no RELEASE any more."""
         for handle in self.handles:
             await self.release(Request(0, 0, 0, 0), handle.ino, handle.fh)
+        await self._late.let_go()
         await self.content.let_go()
 
     async def drain(self, seconds: float) -> int:

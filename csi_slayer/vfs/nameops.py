@@ -56,6 +56,7 @@ class NameOps(Base):
         self.removed.pop(ino, None)
         self._stale_pages.forgotten(ino)
         self._kept.forgotten(ino)
+        self._late.forgotten(ino)
 
     def unsent(self, ino: int) -> None:
         """Answers are not counted."""
@@ -121,7 +122,7 @@ class NameOps(Base):
         return await self._make(req, parent, name, stat.S_IFLNK | 0o777, target=text)
 
     async def readlink(self, req: Request, ino: int) -> bytes:
-        inode = await self.catalog.get(ino)
+        inode = self.removed.get(ino) or await self.catalog.get(ino)
         if inode.target is None:
             raise FsError(errno.EINVAL)
         return inode.target.encode()
@@ -147,13 +148,23 @@ class NameOps(Base):
         await self._remove(req, parent, text, inode)
 
     async def _remove(self, req: Request, parent: int, name: str, inode: Inode) -> None:
-        keep = inode.ino in self.opened
+        keep = self._is_kept(inode)
         await self.catalog.remove(parent, name, inode, keep=keep, request=req.unique)
         await self._nameless(inode, keep)
         self.changed_names()
 
+    def _is_kept(self, inode: Inode) -> bool:
+        """Whether an inode that is to lose its name stays in the table."""
+        return inode.ino in self.opened or self._may_be_late(inode)
+
+    def _may_be_late(self, inode: Inode) -> bool:
+        """Whether somebody may be about to open it, see :mod:`csi_slayer.vfs.late`."""
+        return inode.is_file and self._late.expected(inode.parent) and inode.ino in self._seen
+
     async def _nameless(self, inode: Inode, kept: bool) -> None:
-        """An inode has lost its name; it was ``kept`` in the table if it is open."""
+        """An inode has lost its name; it was ``kept`` in the table if it is open, or may be."""
+        if kept and (inode.ino not in self.opened or self._may_be_late(inode)):
+            self._late.keep(inode.ino)
         if not (kept and self.unlinked_while_open(inode.ino)):
             self.note_removed(inode)
             await self.content.removed(inode)
@@ -262,7 +273,7 @@ class NameOps(Base):
         new_parent: int,
         new_name: str,
     ) -> None:
-        keep = other is not None and other.ino in self.opened
+        keep = other is not None and self._is_kept(other)
         await self.catalog.rename(
             inode, parent, name, new_parent, new_name,
             displaced=other, keep_displaced=keep, request=req.unique,

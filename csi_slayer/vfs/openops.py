@@ -51,6 +51,8 @@ class OpenOps(NameOps):
         writable = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
         if writable:
             self.check_writable()
+        if (removed := self.removed.get(ino)) is not None:
+            self._late.note(removed.parent)
         inode = await self.catalog.get(ino)
         self._check_not_lost(inode)
         inode = await self._fresh(inode)
@@ -300,6 +302,10 @@ class OpenOps(NameOps):
         record.handles -= 1
         if handle.writable:
             record.writers -= 1
+        if record.unlinked and record.users == 1:  # its attributes may still be asked for
+            inode = await self.catalog.find(ino)
+            if inode is not None:
+                self.note_removed(inode)
         await self._drop(record)
 
     async def _drop(self, record: OpenInode) -> None:

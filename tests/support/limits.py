@@ -54,6 +54,10 @@ _LIMITS = (
     ("or, if others took the name from it, for so long", "vfs.unopened", "LOST_IDLE", _SECONDS),
     ("directories, and files of a zero-upcall volume, that others took the name from and that are"
      " kept for who uses them", "vfs.kept", "NAMELESS_KEPT", _COUNT),
+    ("after an open that came later than the removal of the file, files that are removed from the"
+     " directory can still be opened, for so long", "vfs.late", "WATCHED", _SECONDS),
+    ("such directories", "vfs.late", "DIRECTORIES", _COUNT),
+    ("each such file can be opened for so long", "vfs.late", "MOMENT", _SECONDS),
     ("inodes remembered that others changed, for the next open; beyond that the next open of each"
      " inode drops its pages", "vfs.stale", "KEPT", _COUNT),
     ("inode numbers of which is known whether the kernel has seen them, whether its pages were"

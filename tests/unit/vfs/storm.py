@@ -299,6 +299,7 @@ class Storm:
                 volume.turn(self._choose(0, 1, 5))
                 if self._chance(0.4):
                     self._die()
+            volume.run(volume.fs.let_go())  # of what is kept for who opens it late
             volume.stop()
             self._check_store()
             volume.start(taken_over=False)

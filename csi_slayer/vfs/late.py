@@ -1,0 +1,80 @@
+"""Files that are opened after they lost the name by which they were found.
+
+Between the kernel's look-up and its open another program may remove or replace the file. The
+kernel then looks the name up and tries once more. Where names are replaced all the time that comes
+too late as well, and the program would be told ESTALE, which no local file system does. In such a
+directory what loses its name can be opened for a moment, or until the kernel forgets it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from csi_slayer.content.opened import OpenInode, OpenInodes
+from csi_slayer.errors import SlayerError
+
+log = structlog.get_logger(__name__)
+
+WATCHED = 10.0
+"""Seconds for which that is so in a directory after an open that came too late."""
+
+DIRECTORIES = 64
+"""The latest such directories are remembered."""
+
+MOMENT = 1.0
+"""Seconds for which such a file can be opened at most."""
+
+
+class Late:
+    """``spawn`` runs a coroutine that its owner ends."""
+
+    def __init__(
+        self, opened: OpenInodes, spawn: Callable[[Coroutine[Any, Any, None]], None]
+    ) -> None:
+        self._opened = opened
+        self._spawn = spawn
+        self._until: OrderedDict[int, float] = OrderedDict()
+        self._kept: dict[int, tuple[OpenInode, asyncio.TimerHandle]] = {}
+
+    def note(self, parent: int) -> None:
+        """An open of something that was in the directory came too late."""
+        self._until[parent] = asyncio.get_running_loop().time() + WATCHED
+        self._until.move_to_end(parent)
+        if len(self._until) > DIRECTORIES:
+            self._until.popitem(last=False)
+
+    def expected(self, parent: int) -> bool:
+        """Whether there are such opens in the directory."""
+        until = self._until.get(parent)
+        return until is not None and asyncio.get_running_loop().time() < until
+
+    def keep(self, ino: int) -> None:
+        """It has no name any more, and stays in the table."""
+        timer = asyncio.get_running_loop().call_later(MOMENT, self.forgotten, ino)
+        self._kept[ino] = self._opened.use(ino), timer
+
+    def forgotten(self, ino: int) -> None:
+        """The kernel has nothing of it any more."""
+        if ino in self._kept:
+            self._spawn(self._let_go(ino))
+
+    async def let_go(self) -> None:
+        """The kernel has nothing any more."""
+        for ino in list(self._kept):
+            await self._let_go(ino)
+
+    async def _let_go(self, ino: int) -> None:
+        kept = self._kept.pop(ino, None)
+        if kept is None:
+            return
+        record, timer = kept
+        timer.cancel()
+        try:
+            await self._opened.let_go(record)
+        except SlayerError as error:
+            log.warning("letting go of an inode failed", ino=ino, error=str(error))
