@@ -175,7 +175,7 @@ class Objects:
             add=Mark.ATTRS_KNOWN | (Mark.NONE if later else Mark.UNSYNCED),
             clear=inode.flags & _SENT,
             stamp=mtime_ns if record.retimed == retimed else None,
-            size=size,
+            size=staged.size,  # it may have grown since, which counts
             mtime_ns=mtime_ns,
         )
         if not later:

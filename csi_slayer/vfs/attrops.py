@@ -95,7 +95,12 @@ class AttrOps(Base):
             async with record.lock:
                 file = await self._writable(record, truncate=size == 0)
                 if size:  # else it is empty already. To its own size too: its times change.
-                    await self.content.truncate(record, file, size)
+                    await self.reserve(inode.ino, size)
+                    try:
+                        await self.content.truncate(record, file, size)
+                    except BaseException:
+                        await self.not_grown(inode.ino, file.size)
+                        raise
             await self.content.note_dirty(await self.catalog.get(inode.ino))
         finally:
             await self.opened.let_go(record)

@@ -130,12 +130,7 @@ class FileOps(OpenOps):
         file = self._writable_file(ino)
         if append and offset != file.size:
             offset = self._end_of(req, ino, file, offset, data)
-        if self.live.quota is not None:
-            inode = await self.catalog.get(ino)
-            end = offset + len(data)
-            if end > inode.size:
-                self.check_quota(end - inode.size)
-                await self.catalog.update(ino, size=end)
+        await self.reserve(ino, offset + len(data))
         written = await file.write(offset, data)
         handle = self.handles.get(fh)
         if handle is not None and handle.flags & os.O_DSYNC and handle.mode == IoMode.DIRECT:
@@ -202,17 +197,28 @@ class FileOps(OpenOps):
         file = self._writable_file(ino)
         end = offset + length
         if not mode & KEEP_SIZE:
-            self.check_quota(end - file.size)
+            await self.reserve(ino, end)
         async with self.opened.held(ino):
-            if isinstance(file, StagedFile):
-                fd = file.fd
-                await to_its_end(lambda _unwanted: fallocate(fd, mode, offset, length))
-            else:
-                if mode & (PUNCH_HOLE | ZERO_RANGE) and offset < file.size:
-                    await file.zero(offset, min(end, file.size))
-                if not mode & KEEP_SIZE and end > file.size:
-                    await file.truncate(end)
+            try:
+                await self._fallocate(file, mode, offset, length)
+            except BaseException:
+                await self.not_grown(ino, file.size)
+                raise
         await self._note(ino)
+
+    @staticmethod
+    async def _fallocate(
+        file: StagedFile | OverlayFile, mode: int, offset: int, length: int
+    ) -> None:
+        end = offset + length
+        if isinstance(file, StagedFile):
+            fd = file.fd
+            await to_its_end(lambda _unwanted: fallocate(fd, mode, offset, length))
+            return
+        if mode & (PUNCH_HOLE | ZERO_RANGE) and offset < file.size:
+            await file.zero(offset, min(end, file.size))
+        if not mode & KEEP_SIZE and end > file.size:
+            await file.truncate(end)
 
     async def lseek(self, req: Request, ino: int, fh: int, offset: int, whence: int) -> int:
         file = await self._file(ino, fh)
@@ -263,9 +269,14 @@ class FileOps(OpenOps):
             own = os.dup(source.whole_fd)  # who opens it for writing may close it meanwhile
         try:
             async with self.opened.held(out_ino):
-                copied = await to_its_end(
-                    partial(copy_range, own, offset, target.fd, out_offset, length)
-                )
+                await self.reserve(out_ino, out_offset + length)
+                try:
+                    copied = await to_its_end(
+                        partial(copy_range, own, offset, target.fd, out_offset, length)
+                    )
+                except BaseException:
+                    await self.not_grown(out_ino, target.size)
+                    raise
         except CacheFull:
             raise FsError(errno.ENOSPC) from None
         finally:

@@ -1,0 +1,121 @@
+"""A quota while several programs make files grow at once."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csi_slayer.errors import CacheFull, FsError
+from csi_slayer.vfs import fileops
+from tests.unit.vfs.calls import Gate, begin
+from tests.unit.vfs.harness import Volume
+
+QUOTA = 1000
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Volume:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    volume.live.quota = QUOTA
+    return volume
+
+
+async def one_of(*calls: Awaitable[object]) -> None:
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    (refused,) = [one for one in results if isinstance(one, FsError)]
+    assert refused.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_what_grows_at_once_does_not_get_the_same_room(volume: Volume, copied: bool) -> None:
+    fs = volume.fs
+
+    async def run() -> None:
+        source, read = await begin(volume, b"s", b"s" * 300)
+        files = [await begin(volume, name, b"") for name in (b"a", b"b")]
+        if copied:
+            for ino, opened in files:
+                await fs.write(volume.request(), ino, opened.fh, 0, memoryview(b"x" * 101))
+            await one_of(
+                *(
+                    fs.copy_file_range(volume.request(), source, read.fh, 0, ino, to.fh, 101, 300)
+                    for ino, to in files
+                )
+            )
+            used = 300 + 401 + 101
+        else:
+            await one_of(
+                *(fs.fallocate(volume.request(), ino, to.fh, 0, 0, 400) for ino, to in files)
+            )
+            used = 300 + 400
+        assert fs.catalog.used_bytes == used
+        for ino, to in [(source, read), *files]:
+            await fs.flush(volume.request(), ino, to.fh)
+            await fs.release(volume.request(), ino, to.fh)
+        assert fs.catalog.used_bytes == used
+
+    volume.run(run())
+    volume.stop()
+
+
+@pytest.mark.parametrize("call", ["fallocate", "copy_range"])
+def test_what_failed_gives_the_room_back(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    fs = volume.fs
+
+    def full(*_args: object) -> None:
+        raise CacheFull("full")
+
+    monkeypatch.setattr(fileops, call, full)
+
+    async def run() -> None:
+        source, read = await begin(volume, b"s", b"s" * 300)
+        ino, to = await begin(volume, b"a", b"")
+        growing: Awaitable[object]
+        if call == "fallocate":
+            growing = fs.fallocate(volume.request(), ino, to.fh, 0, 0, 400)
+        else:
+            growing = fs.copy_file_range(volume.request(), source, read.fh, 0, ino, to.fh, 0, 300)
+        with pytest.raises((CacheFull, FsError)):
+            await growing
+        assert fs.catalog.used_bytes == 300
+        for one, opened in ((source, read), (ino, to)):
+            await fs.flush(volume.request(), one, opened.fh)
+            await fs.release(volume.request(), one, opened.fh)
+
+    volume.run(run())
+    volume.stop()
+
+
+def test_what_a_file_grew_by_while_it_was_sent_stays_counted(volume: Volume) -> None:
+    fs = volume.fs
+
+    async def run() -> None:
+        ino, to = await begin(volume, b"f", b"x" * 300)
+        gate = Gate(volume, "put")
+        flush = asyncio.create_task(fs.flush(volume.request(), ino, to.fh))
+        await gate.reached.wait()
+        gate.remove()
+        await fs.write(volume.request(), ino, to.fh, 300, memoryview(b"y" * 400))
+        counted = []
+        stored = fs.catalog.stored
+
+        async def watched(*args: Any, **values: Any) -> bool:
+            result = await stored(*args, **values)
+            counted.append(fs.catalog.used_bytes)
+            return result
+
+        fs.catalog.stored = watched  # type: ignore[method-assign]
+        gate.open.set()
+        await flush
+        assert set(counted) == {700}
+        await fs.release(volume.request(), ino, to.fh)
+
+    volume.run(run())
+    volume.stop()
