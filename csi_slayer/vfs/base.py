@@ -94,7 +94,7 @@ class Base:
         self._shown = Shown(lambda ino: self.kernel.invalidate_inode(ino))
         self.removed: OrderedDict[int, Inode] = OrderedDict()
         self._kept = Kept(self.opened, self.spawn)
-        self._late = Late(self.opened, self.spawn)
+        self._late = Late(self.opened, self.spawn, catalog.find, self.note_removed)
         self._read_once = Marks()
         self._seen = Marks()
         self._seen.add(ROOT)

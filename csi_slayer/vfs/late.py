@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
 
+from csi_slayer.catalog import Inode
 from csi_slayer.content.opened import OpenInode, OpenInodes
 from csi_slayer.errors import SlayerError
 
@@ -31,13 +32,20 @@ MOMENT = 1.0
 
 
 class Late:
-    """``spawn`` runs a coroutine that its owner ends."""
+    """``spawn`` runs a coroutine that its owner ends; ``note_removed`` has an inode's attributes
+    remembered."""
 
     def __init__(
-        self, opened: OpenInodes, spawn: Callable[[Coroutine[Any, Any, None]], None]
+        self,
+        opened: OpenInodes,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        find: Callable[[int], Awaitable[Inode | None]],
+        note_removed: Callable[[Inode], None],
     ) -> None:
         self._opened = opened
         self._spawn = spawn
+        self._find = find
+        self._note_removed = note_removed
         self._until: OrderedDict[int, float] = OrderedDict()
         self._kept: dict[int, tuple[OpenInode, asyncio.TimerHandle]] = {}
 
@@ -55,8 +63,21 @@ class Late:
 
     def keep(self, ino: int) -> None:
         """It has no name any more, and stays in the table."""
-        timer = asyncio.get_running_loop().call_later(MOMENT, self.forgotten, ino)
+        timer = asyncio.get_running_loop().call_later(MOMENT, self._over, ino)
         self._kept[ino] = self._opened.use(ino), timer
+
+    async def leaving(self, record: OpenInode) -> None:
+        """One user less: if it is the last of what has no name any more, the kernel may still ask
+        for its attributes."""
+        if record.unlinked and record.users == 1:
+            inode = await self._find(record.ino)
+            if inode is not None:
+                self._note_removed(inode)
+
+    def _over(self, ino: int) -> None:
+        """The moment is over."""
+        if ino in self._kept:
+            self._spawn(self._let_go(ino, known=True))
 
     def forgotten(self, ino: int) -> None:
         """The kernel has nothing of it any more."""
@@ -68,13 +89,16 @@ class Late:
         for ino in list(self._kept):
             await self._let_go(ino)
 
-    async def _let_go(self, ino: int) -> None:
+    async def _let_go(self, ino: int, *, known: bool = False) -> None:
+        """``known``: the kernel has not forgotten it."""
         kept = self._kept.pop(ino, None)
         if kept is None:
             return
         record, timer = kept
         timer.cancel()
         try:
+            if known:
+                await self.leaving(record)
             await self._opened.let_go(record)
         except SlayerError as error:
             log.warning("letting go of an inode failed", ino=ino, error=str(error))

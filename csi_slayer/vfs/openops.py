@@ -302,10 +302,7 @@ class OpenOps(NameOps):
         record.handles -= 1
         if handle.writable:
             record.writers -= 1
-        if record.unlinked and record.users == 1:  # its attributes may still be asked for
-            inode = await self.catalog.find(ino)
-            if inode is not None:
-                self.note_removed(inode)
+        await self._late.leaving(record)
         await self._drop(record)
 
     async def _drop(self, record: OpenInode) -> None:

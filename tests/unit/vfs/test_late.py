@@ -124,3 +124,44 @@ def test_attributes_and_targets_of_what_was_just_replaced_are_told(tmp_path: Pat
 
     volume.run(run())
     volume.stop()
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_attributes_are_told_when_the_moment_is_over_too(tmp_path: Path, used: bool) -> None:
+    """Who has it open with O_PATH, of which we are not told, asks for them at any time."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    fs = volume.fs
+
+    async def run() -> None:
+        await come_late(volume)
+        ino = await create(volume, b"f", b"found")
+        await lose(volume, replaced=True)
+        opened = await fs.open(volume.request(), ino, os.O_RDONLY) if used else None
+        await asyncio.sleep(late.MOMENT + 0.1)
+        if opened is not None:
+            await fs.release(volume.request(), ino, opened.fh)
+        assert await fs.catalog.find(ino) is None
+        attr, _ttl = await fs.getattr(volume.request(), ino, None)
+        assert (attr.nlink, attr.size) == (0, len(b"found"))
+        fs.forget(ino, 1)
+        assert ino not in fs.removed
+
+    volume.run(run())
+    volume.stop()
+
+
+def test_of_what_the_kernel_has_forgotten_nothing_is_remembered(tmp_path: Path) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    fs = volume.fs
+
+    async def run() -> None:
+        await come_late(volume)
+        ino = await create(volume, b"f", b"found")
+        await lose(volume, replaced=True)
+        fs.forget(ino, 1)
+        await asyncio.sleep(late.MOMENT + 0.1)
+        assert ino not in fs.removed
+        assert len(fs.opened) == 0
+
+    volume.run(run())
+    volume.stop()
