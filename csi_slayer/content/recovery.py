@@ -60,7 +60,8 @@ class Recovery:
             assert inode.stage is not None
             known.add(inode.stage)
             self._opened.mappable.add(inode.ino)  # for all that we know
-            if self._objects.staged_stat(inode) is None:
+            found = self._objects.staged_stat(inode)
+            if found is None:
                 await self._lost(inode, booted=booted)
                 continue
             if booted and not await self._survived(inode):
@@ -69,6 +70,8 @@ class Recovery:
             if self._objects.is_dirty(inode):
                 dirty.append(inode.ino)
             else:
+                if found.st_size != inode.size:  # it was about to grow, which was counted already
+                    await self._catalog.update(inode.ino, size=found.st_size)
                 self._retire_soon(inode.ino)
         for stage in self._staging.list():
             if stage.id not in known:

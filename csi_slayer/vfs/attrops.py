@@ -99,7 +99,7 @@ class AttrOps(Base):
                     try:
                         await self.content.truncate(record, file, size)
                     except BaseException:
-                        await self.not_grown(inode.ino, file.size)
+                        await self.not_grown(inode.ino)
                         raise
             await self.content.note_dirty(await self.catalog.get(inode.ino))
         finally:

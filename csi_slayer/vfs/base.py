@@ -376,10 +376,11 @@ class Base:
                 self.check_quota(end - inode.size)
                 await self.catalog.update(ino, size=end)
 
-    async def not_grown(self, ino: int, size: int) -> None:
-        """What was reserved is not needed: the file has ``size`` bytes."""
-        if self.live.quota is not None:
-            await self.catalog.update(ino, size=size)
+    async def not_grown(self, ino: int) -> None:
+        """What was reserved is not needed, or not all: the file is as long as it is."""
+        inode = await self.catalog.find(ino)
+        if inode is not None:
+            await self.catalog.update(ino, size=self.attr(inode).size)
 
     async def done_before(self, req: Request) -> int | None:
         """What a resent request had already made (its inode, or 0); None if it was never done."""

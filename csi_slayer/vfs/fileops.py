@@ -131,7 +131,11 @@ class FileOps(OpenOps):
         if append and offset != file.size:
             offset = self._end_of(req, ino, file, offset, data)
         await self.reserve(ino, offset + len(data))
-        written = await file.write(offset, data)
+        try:
+            written = await file.write(offset, data)
+        except BaseException:
+            await self.not_grown(ino)
+            raise
         handle = self.handles.get(fh)
         if handle is not None and handle.flags & os.O_DSYNC and handle.mode == IoMode.DIRECT:
             await self.fsync(req, ino, fh, True)  # of other modes the kernel asks for it
@@ -202,7 +206,7 @@ class FileOps(OpenOps):
             try:
                 await self._fallocate(file, mode, offset, length)
             except BaseException:
-                await self.not_grown(ino, file.size)
+                await self.not_grown(ino)
                 raise
         await self._note(ino)
 
@@ -275,8 +279,10 @@ class FileOps(OpenOps):
                         partial(copy_range, own, offset, target.fd, out_offset, length)
                     )
                 except BaseException:
-                    await self.not_grown(out_ino, target.size)
+                    await self.not_grown(out_ino)
                     raise
+                if copied < length:  # others have cut the source
+                    await self.not_grown(out_ino)
         except CacheFull:
             raise FsError(errno.ENOSPC) from None
         finally:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from csi_slayer.errors import CacheFull, FsError
+from csi_slayer.catalog import ROOT
+from csi_slayer.errors import CacheFull, FsError, StoreUnavailable
 from csi_slayer.vfs import fileops
-from tests.unit.vfs.calls import Gate, begin
+from csi_slayer.vfs.types import Opened
+from tests.unit.vfs.calls import LARGE, Gate, begin, read
 from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.memory_store import Blob
 
 QUOTA = 1000
 
@@ -23,6 +27,18 @@ def volume(tmp_path: Path) -> Volume:
     volume = Volume(tmp_path, passthrough=False, ttl=3600)
     volume.live.quota = QUOTA
     return volume
+
+
+async def close(volume: Volume, ino: int, opened: Opened) -> None:
+    await volume.fs.flush(volume.request(), ino, opened.fh)
+    await volume.fs.release(volume.request(), ino, opened.fh)
+
+
+async def check(volume: Volume, ino: int, content: bytes) -> None:
+    """The file, which is closed, is that long and is read."""
+    attr, _ttl = await volume.fs.getattr(volume.request(), ino, None)
+    assert attr.size == len(content)
+    assert await read(volume, ino) == content
 
 
 async def one_of(*calls: Awaitable[object]) -> None:
@@ -118,4 +134,78 @@ def test_what_a_file_grew_by_while_it_was_sent_stays_counted(volume: Volume) -> 
         await fs.release(volume.request(), ino, to.fh)
 
     volume.run(run())
+    volume.stop()
+
+
+def test_a_write_that_failed_leaves_the_file_as_long_as_it_was(tmp_path: Path) -> None:
+    """Its first block cannot be fetched."""
+    content = LARGE * 6
+    volume = Volume(tmp_path, passthrough=False, ttl=3600, hydrate_max=0)
+    volume.live.quota = len(content) + QUOTA
+    volume.bucket.objects["f"] = Blob(content, '"1"', 10**18, {})
+    fs = volume.fs
+
+    async def away(*_args: object, **_values: object) -> None:
+        raise StoreUnavailable("away")
+
+    async def run() -> None:
+        found = (await fs.lookup(volume.request(), ROOT, b"f")).attr
+        assert found is not None
+        to = await fs.open(volume.request(), found.ino, os.O_RDWR)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(volume.store, "fetch", away)
+            patch.setattr(volume.store, "get", away)
+            data = memoryview(b"y" * 400)
+            with pytest.raises(StoreUnavailable):
+                await fs.write(volume.request(), found.ino, to.fh, len(content) - 1, data)
+        assert fs.catalog.used_bytes == len(content)
+        await close(volume, found.ino, to)
+        await check(volume, found.ino, content)
+
+    volume.run(run())
+    volume.stop()
+
+
+def test_a_copy_of_what_others_have_cut_leaves_the_file_as_long_as_it_was(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fileops, "copy_range", lambda *_args: 0)
+    fs = volume.fs
+
+    async def run() -> None:
+        source, cut = await begin(volume, b"s", b"s" * 300)
+        ino, to = await begin(volume, b"a", b"a" * 10)
+        await fs.flush(volume.request(), ino, to.fh)
+        await fs.copy_file_range(volume.request(), source, cut.fh, 0, ino, to.fh, 10, 300)
+        assert fs.catalog.used_bytes == 310
+        await close(volume, source, cut)
+        await close(volume, ino, to)
+        await check(volume, ino, b"a" * 10)
+
+    volume.run(run())
+    volume.stop()
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_a_worker_that_died_before_a_write_leaves_the_file_as_long_as_it_was(
+    volume: Volume, taken_over: bool
+) -> None:
+    async def run() -> tuple[int, Opened]:
+        ino, to = await begin(volume, b"a", b"a" * 10)
+        await volume.fs.flush(volume.request(), ino, to.fh)
+        await volume.fs.reserve(ino, 510)
+        return ino, to
+
+    ino, to = volume.run(run())
+    volume.die()
+    volume.start(taken_over=taken_over)
+    assert volume.catalog.used_bytes == 10
+
+    async def closed() -> None:
+        if taken_over:
+            await close(volume, ino, to)
+        await asyncio.sleep(1.0)
+        await check(volume, ino, b"a" * 10)
+
+    volume.run(closed())
     volume.stop()
