@@ -14,6 +14,9 @@ from csi_slayer.catalog.uses import Merged
 
 _SECOND = 1_000_000_000
 
+_OF_VERSION = Mark.OVERLAY | Mark.ATTRS_KNOWN | Mark.ATTRS_DIRTY | Mark.XATTRS
+"""These another version of the object does not take over."""
+
 
 class Known(NamedTuple):
     """What the table has of a name that a listing shows."""
@@ -200,7 +203,7 @@ class Listings(Outcomes):
             "target": None,
             "mtime_ns": item.mtime_ns,
             "ctime_ns": item.mtime_ns,
-            "flags": old.flags & ~(Mark.ATTRS_KNOWN | Mark.ATTRS_DIRTY | Mark.XATTRS),
+            "flags": old.flags & ~_OF_VERSION,
             "checked_ns": since_ns,
         }
         gone = self._becomes(old, item.name, values)

@@ -276,7 +276,7 @@ class Content:
     def is_settled(self, inode: Inode) -> bool:
         """Whether the staged copy of an inode is what the store has of it, and nobody is about to
         change it: no call, no handle and no mapping."""
-        if inode.etag is None or inode.origin is not None or inode.flags & Mark.OVERLAY:
+        if inode.etag is None or inode.origin is not None or self.opened.is_partial(inode):
             return False
         assert inode.stage is not None
         record = self.opened.get(inode.ino)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from csi_slayer.catalog import Inode, Mark
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.patient import Patient
@@ -154,6 +155,14 @@ class OpenInodes:
 
     def __len__(self) -> int:
         return len(self._inodes)
+
+    def is_partial(self, inode: Inode) -> bool:
+        """Whether the staged copy of an inode may have to be read together with the object."""
+        if not inode.flags & Mark.OVERLAY:
+            return False
+        record = self._inodes.get(inode.ino)
+        file = None if record is None else record.file
+        return not (isinstance(file, OverlayFile) and file.is_whole)
 
     def is_writing(self, ino: int) -> bool:
         record = self._inodes.get(ino)

@@ -33,7 +33,7 @@ from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import CacheCorrupt, CacheFull, FsError
 
 ABSENT, PRESENT, DIRTY = 0, 1, 2
-_DIRTY_BYTE, _PRESENT_BYTE = bytes([DIRTY]), bytes([PRESENT])
+_ABSENT_BYTE, _PRESENT_BYTE, _DIRTY_BYTE = bytes([ABSENT]), bytes([PRESENT]), bytes([DIRTY])
 _GROW = 4096
 _SLICE = 1 << 20
 
@@ -105,6 +105,12 @@ class OverlayFile:
     def _from_base(self, block: int) -> bool:
         """Whether the block's bytes are still only in the object."""
         return block * BLOCK < self._limit and self._state(block) == ABSENT
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is to be read from the object any more."""
+        end = HEADER_SIZE + -(-self._limit // BLOCK)
+        return end <= len(self._map) and self._map.find(_ABSENT_BYTE, HEADER_SIZE, end) < 0
 
     async def _bring(self, block: int) -> None:
         """Copy a block from the object into the stage."""

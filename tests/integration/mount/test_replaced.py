@@ -77,6 +77,30 @@ def test_who_cuts_it_by_name_then_cuts_the_new_content(
     assert (objects / "f").read_bytes() == NEW[:size]
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_what_was_rewritten_here_and_is_only_read_hides_no_change_by_others(
+    make_mount: MakeMount, capabilities: list[str], objects: Path, cut: bool
+) -> None:
+    (objects / "f").write_bytes(b"1" * LARGE)
+    options = [*capabilities, "volume.close_to_open=true", "volume.hydrate_max=0"]
+    mount = make_mount(options=options).mount()
+    path = mount.root / "f"
+    with path.open("rb") as before:
+        with path.open("r+b") as file:
+            if cut:
+                file.truncate(0)
+            file.write(b"2" * LARGE)
+        mount.wait_idle()
+        (objects / "f").write_bytes(b"3" * LARGE)
+        assert path.read_bytes() == b"3" * LARGE
+        with path.open("r+b") as file:
+            file.write(b"4")
+        assert path.read_bytes() == b"4" + b"3" * (LARGE - 1)
+        assert before.read() == b"2" * LARGE
+    mount.wait_idle()
+    assert (objects / "f").read_bytes() == path.read_bytes() == b"4" + b"3" * (LARGE - 1)
+
+
 def rest_of(file: FileIO) -> tuple[bytes, bool]:
     """What can be read, and whether ESTALE ended it."""
     rest = b""

@@ -114,6 +114,7 @@ async def check(path: Path, content: bytes, todo: list[tuple[str, Any, Any]]) ->
             base = FakeClean(bytes(model))
             assert file.rebase(base, unchanged=True) is not base  # type: ignore[arg-type]
         assert file.size == len(model)
+        assert not file.is_whole or os.pread(file.fd, len(model) + 1, 0) == bytes(model)
         for start in range(0, len(model), SMALL_BLOCK):
             length = min(SMALL_BLOCK, len(model) - start)
             if file.clean_range(start, length):
