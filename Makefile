@@ -96,24 +96,26 @@ cluster-programs: go-programs
 # What the package is built from besides its modules: an editable install compiles the protos.
 BUILT_FROM := pyproject.toml hatch_build.py $(wildcard protos/*.proto)
 
-# A stamp each for what is installed into the environment; they go away with it.
-$(VENV)/bin/python:
+# pip comes into an environment last: one without is half made (python3-venv was missing, say).
+ENVIRONMENT := $(VENV)/bin/python $(VENV)/bin/pip
+$(ENVIRONMENT) &:
 	@echo "==> virtual environment in $(VENV)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python >= 3.11 is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV)
 
-$(VENV)/.run: $(BUILT_FROM) | $(VENV)/bin/python
+# A stamp each for what is installed into the environment; they go away with it.
+$(VENV)/.run: $(BUILT_FROM) | $(ENVIRONMENT)
 	@echo "==> dependencies"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e .
 	@touch $@
 
-$(VENV)/.test: $(BUILT_FROM) | $(VENV)/bin/python
+$(VENV)/.test: $(BUILT_FROM) | $(ENVIRONMENT)
 	@echo "==> dependencies of the tests"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test,otel,pyfuse3]'
 	@touch $@ $(VENV)/.run
 
-$(VENV)/.bench: $(BUILT_FROM) | $(VENV)/bin/python
+$(VENV)/.bench: $(BUILT_FROM) | $(ENVIRONMENT)
 	@echo "==> dependencies of the benchmarks"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'
 	@touch $@

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -186,7 +185,11 @@ def fetch(files: ModuleFiles, go: str) -> None:
                 raise RuntimeError(f"{files.module}@{files.version} has no {pattern}")
             for file in found:
                 (copies / file.name).write_bytes(file.read_bytes())
-        copies.rename(files.path)
+        try:
+            copies.rename(files.path)
+        except OSError:
+            if not files.path.is_dir():  # another checkout's set-up was first
+                raise
 
 
 def staging_modules(go_mod: str) -> list[str]:
@@ -204,13 +207,13 @@ def go_mod_of(program: GoProgram, staging: list[str]) -> str:
     )
 
 
-def build(program: GoProgram, go: str, say: Callable[[str], None] = print) -> None:
+def build(program: GoProgram, go: str) -> None:
     """Build into the cache; a build that fails or is interrupted leaves nothing there.
 
     Raises CalledProcessError, after the build's own output.
     """
     program.path.parent.mkdir(parents=True, exist_ok=True)
-    say(f"building {program.name} {program.version} (minutes, once per machine)")
+    print(f"building {program.name} {program.version} (minutes, once per machine)", flush=True)
     with tempfile.TemporaryDirectory(dir=program.path.parent, prefix=".build-") as directory:
         environment = os.environ | {
             "GOBIN": directory,

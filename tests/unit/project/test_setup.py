@@ -1,0 +1,77 @@
+"""What sets a machine up, where the machine is not ready for it yet."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.binaries import ModuleFiles, fetch
+
+PROJECT = Path(__file__).resolve().parents[3]
+
+
+def script(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(("#!/bin/sh", *lines)) + "\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_an_environment_without_pip_is_made_again(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "hatch_build.py"):
+        shutil.copy(PROJECT / name, tmp_path)
+    made = "mkdir -p .venv/bin; ln -sf /bin/true .venv/bin/python"
+    # As venv does where Debian's python3-venv is missing: what was made stays.
+    fails = script(tmp_path / "fails", '[ "$1" = -m ] || exit 0', made, "exit 1")
+    works = script(tmp_path / "works", '[ "$1" = -m ] || exit 0', made, "touch .venv/bin/pip")
+    for python, status in ((fails, 2), (works, 0), (fails, 0)):
+        make = ["make", "-C", str(tmp_path), f"PYTHON={python}", ".venv/.run"]
+        assert subprocess.run(make, stdout=subprocess.DEVNULL).returncode == status
+        assert (tmp_path / ".venv/bin/pip").exists() == (status == 0)
+    (tmp_path / ".venv/bin/python").unlink()
+    (tmp_path / ".venv/bin/python").symlink_to(tmp_path / "a Python that is gone")
+    (tmp_path / ".venv/.run").unlink()
+    assert subprocess.run([*make[:-2], f"PYTHON={works}", make[-1]]).returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="installs as root only")
+def test_packages_wait_for_who_updates_the_machine(tmp_path: Path) -> None:
+    script(tmp_path / "dpkg-query", "exit 1")
+    script(tmp_path / "sleep", f"touch {tmp_path}/slept")
+    script(
+        tmp_path / "apt-get",
+        f'echo "$*" >> {tmp_path}/asked',
+        '[ "$1" = update ] || exit 0',
+        f"[ -e {tmp_path}/slept ] && exit 0",
+        'echo "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7 (apt-get)"',
+        "exit 100",
+    )
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    result = subprocess.run(
+        [PROJECT / "scripts/install-packages", "fuse3"],
+        env=os.environ | {"PATH": path}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert result.stdout.splitlines() == [
+        "installing: fuse3",
+        "waiting for another program that updates the lists",
+    ]
+    first, second, install = (tmp_path / "asked").read_text().splitlines()
+    assert first == second == "update -qq"
+    assert "DPkg::Lock::Timeout=600" in install
+    assert install.endswith(" fuse3")
+
+
+def test_two_set_ups_at_once_fetch_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "csi.proto").write_text("syntax")
+    go = script(tmp_path / "go", f"""echo '{{"Dir": "{tmp_path}"}}'""")
+    files = ModuleFiles("csi-proto", "example.org/spec", "v1", ("*.proto",))
+    fetch(files, str(go))
+    fetch(files, str(go))
+    assert [path.name for path in files.path.iterdir()] == ["csi.proto"]
+    assert [path.name for path in files.path.parent.iterdir()] == ["csi-proto-v1"]
