@@ -56,6 +56,7 @@ class CacheConfig(Section):
     )
     capacity: Size = Field(
         default_factory=_capacity,
+        ge=2**20,
         description="most bytes of cached data",
         json_schema_extra={"default_text": "10GiB, or 80% of the free space if less"},
     )

@@ -60,9 +60,16 @@ def split_url(url: str) -> tuple[str, str]:
 
 
 def locate(
-    bucket: str, prefix: str, endpoint: str | None, region: str, path_style: bool | None
+    bucket: str,
+    prefix: str,
+    endpoint: str | None,
+    region: str,
+    path_style: bool | None,
+    *,
+    setting: str = "endpoint",
 ) -> BucketAddress:
-    """The address of a bucket. Raises ConfigError for an endpoint that is no URL.
+    """The address of a bucket. Raises ConfigError, which names ``setting``, for an endpoint that is
+    no URL.
 
     ``path_style`` None: virtual-host style on AWS where the name allows it (a dot would not fit
     the certificate), path style on an endpoint of its own.
@@ -77,7 +84,7 @@ def locate(
     except ValueError:
         host, port = None, None
     if host is None or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
-        raise ConfigError("endpoint: expected an http:// or https:// URL with a host name")
+        raise ConfigError(f"{setting}: expected an http:// or https:// URL with a host name")
     secure = parts.scheme == "https"
     dns_name = _DNS_BUCKET.fullmatch(bucket) is not None
     if path_style is None:

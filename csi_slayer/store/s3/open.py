@@ -39,7 +39,7 @@ async def open_s3(url: str, options: StoreOptions) -> S3Store:
         check_region(region)
     except ValueError as error:
         raise ConfigError(f"region: {error}") from None
-    address = locate(bucket, prefix, way.endpoint, region, options.path_style)
+    address = locate(bucket, prefix, way.endpoint, region, options.path_style, setting=way.setting)
     policy = RetryPolicy(deadline=options.retry_deadline, retried=options.observer.on_retry)
     credentials, who = None, "anonymous"
     if not options.anonymous:

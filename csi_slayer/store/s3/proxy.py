@@ -47,6 +47,11 @@ class Proxy:
     def __str__(self) -> str:
         return f"http://{bracketed(self.host)}:{self.port}"
 
+    @property
+    def exceptions(self) -> str:
+        """Where those are listed that are not reached through it."""
+        return "store.no_proxy" if self.setting == OPTION else "NO_PROXY"
+
     def request(self, host: str, port: int) -> bytes:
         """What asks for a way to a server."""
         place = f"{bracketed(host)}:{port}"

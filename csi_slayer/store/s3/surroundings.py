@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from csi_slayer.errors import ConfigError
@@ -19,28 +19,34 @@ _FILES = {
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """``endpoint`` None: AWS's; ``ca_bundle`` None: the system's authorities."""
+    """``endpoint`` None: AWS's; ``ca_bundle`` None: the system's authorities; ``setting`` where the
+    endpoint was given."""
 
     endpoint: str | None
     region: str
     ca_bundle: str | None
+    setting: str = field(default="endpoint", compare=False)
 
 
 def find_way(options: StoreOptions, environment: Mapping[str, str] = os.environ) -> Way:
     """Blocking: reads the configuration files where credentials may come from them. Raises
     ConfigError."""
     profile = _Profile(options, environment)
+    endpoint, setting = options.endpoint, "endpoint"
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if not endpoint:
+            endpoint, setting = environment.get(name), name
+    if not endpoint:
+        endpoint, setting = profile.endpoint, "endpoint_url of the AWS configuration"
     return Way(
-        endpoint=options.endpoint
-        or environment.get("AWS_ENDPOINT_URL_S3")
-        or environment.get("AWS_ENDPOINT_URL")
-        or profile.endpoint,
+        endpoint=endpoint or None,
         region=options.region
         or environment.get("AWS_REGION")
         or environment.get("AWS_DEFAULT_REGION")
         or profile.get("region")
         or "us-east-1",
         ca_bundle=options.ca_bundle or environment.get("AWS_CA_BUNDLE") or profile.get("ca_bundle"),
+        setting=setting,
     )
 
 

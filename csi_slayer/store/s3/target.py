@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from csi_slayer.errors import ConfigError, StoreUnavailable
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.address import bracketed
-from csi_slayer.store.s3.proxy import OPTION, VARIABLE, Proxy, TunnelRefused
+from csi_slayer.store.s3.proxy import Proxy, TunnelRefused
 
 _RESET = struct.pack("@ii", 1, 0)  # struct linger: on, zero seconds
 
@@ -106,13 +106,13 @@ def connect_failure(target: Target, error: BaseException) -> Exception:
 
 def _tunnel_refused(target: Target, error: TunnelRefused) -> Exception:
     """A gateway's trouble may pass; that the proxy does not want to stays so."""
-    what = f"{target}: {target.proxy} gives no way there ({error})"
+    proxy = target.proxy
+    assert proxy is not None  # who else would refuse a tunnel
+    what = f"{target}: {proxy} gives no way there ({error})"
     if error.status >= 500 or error.status == 429:
         return Transient(what)
-    option = target.proxy is not None and target.proxy.setting == OPTION
-    setting, exceptions = (OPTION, "store.no_proxy") if option else (VARIABLE, "NO_PROXY")
     if error.status == 407:
-        return StoreUnavailable(f"{what}: give {setting} the user and password it asks for")
+        return StoreUnavailable(f"{what}: give {proxy.setting} the user and password it asks for")
     return StoreUnavailable(
-        f"{what}: check the proxy's rules, or name the endpoint in {exceptions}"
+        f"{what}: check the proxy's rules, or name the endpoint in {proxy.exceptions}"
     )

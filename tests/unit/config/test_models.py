@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from csi_slayer.config import (
     CacheConfig,
@@ -182,7 +183,13 @@ def test_the_default_cache_fits_its_disk(tmp_path: Path) -> None:
     assert 0 < capacity <= 10 * 2**30
     # Others write to this disk, too: no exact number.
     assert capacity <= state.f_blocks * state.f_frsize
-    assert CacheConfig(directory=tmp_path, capacity=5).capacity == 5
+    assert CacheConfig(directory=tmp_path, capacity=2**20).capacity == 2**20
+
+
+def test_a_cache_without_room_is_refused(tmp_path: Path) -> None:
+    for capacity in (0, "1023KiB"):
+        with pytest.raises(ValidationError, match="capacity"):
+            CacheConfig(directory=tmp_path, capacity=capacity)
 
 
 def test_the_default_capacity_where_the_directory_cannot_be_looked_at(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from csi_slayer.errors import ConfigError
 from csi_slayer.store.options import CredentialOptions, StoreOptions
+from csi_slayer.store.s3.open import open_s3
 from csi_slayer.store.s3.surroundings import Way, find_way
 
 CONFIG = """
@@ -58,6 +60,15 @@ def test_variables() -> None:
     assert find_way(StoreOptions(), around) == Way("http://s3", "eu-south-2", "/around.pem")
     given = StoreOptions(endpoint="http://given", region="here", ca_bundle="/given.pem")
     assert find_way(given, around) == Way("http://given", "here", "/given.pem")
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
+def test_a_wrong_endpoint_is_called_by_the_name_of_its_variable(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "minio:9000")
+    with pytest.raises(ConfigError, match=rf"^{name}: expected an http:// or https:// URL"):
+        asyncio.run(open_s3("s3://bucket", StoreOptions(anonymous=True)))
 
 
 def test_a_profile(config: Path) -> None:
