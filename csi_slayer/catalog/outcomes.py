@@ -83,8 +83,10 @@ class Outcomes(Partings):
                 self._unpend(key)
 
     async def disown(self, ino: int, origin: str) -> None:
-        """The object ``origin``, which the inode's content was, is somebody else's now and stays;
-        what is staged for the inode becomes an object of its own."""
+        """The object ``origin``, which the inode's content was, is somebody else's now and stays,
+        unless another inode has its name, which is still to be stored there; what is staged for
+        the inode becomes an object of its own."""
         with self._db.transaction():
-            self._unpend(origin)
+            if self.resolve_now(origin) is None:
+                self._unpend(origin)
             self._update(ino, {"etag": None, "origin": None, "stamp": None})

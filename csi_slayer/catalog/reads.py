@@ -140,8 +140,12 @@ class Reads:
 
     async def resolve(self, key: str) -> Inode | None:
         """The inode at a path; a key with a trailing slash finds directories only."""
+        return self.resolve_now(key)
+
+    def resolve_now(self, key: str) -> Inode | None:
+        """As :meth:`resolve`, for use inside transactions."""
         if key == "":
-            return await self.find(ROOT)
+            return self._rows.find(ROOT)
         base, _slash, name = key.rstrip("/").rpartition("/")
         parent = self._directory(base + "/" if base else "")
         inode = None if parent is None else self._rows.child(parent, name)

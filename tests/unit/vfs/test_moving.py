@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from csi_slayer.catalog import ROOT
 from csi_slayer.content.reconcile import Reconciler
+from csi_slayer.errors import SlayerError
 from csi_slayer.vfs.types import SetAttr
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob
@@ -24,8 +26,10 @@ def put(volume: Volume, name: bytes, data: bytes) -> None:
     entry, opened = volume.run(fs.create(volume.request(), ROOT, name, 0o644, os.O_RDWR))
     assert entry.attr is not None
     volume.write(entry.attr.ino, opened, 0, data)
-    volume.run(fs.flush(volume.request(), entry.attr.ino, opened.fh))
-    volume.run(fs.release(volume.request(), entry.attr.ino, opened.fh))
+    try:
+        volume.run(fs.flush(volume.request(), entry.attr.ino, opened.fh))
+    finally:
+        volume.run(fs.release(volume.request(), entry.attr.ino, opened.fh))
 
 
 def rename(volume: Volume, old: bytes, new: bytes) -> None:
@@ -252,6 +256,47 @@ def test_bytes_that_are_here_are_stored_and_the_others_stay(volume: Volume) -> N
     volume.run(fs.release(volume.request(), entry.attr.ino, opened.fh))
     volume.stop()
     assert volume.objects() == {"a": b"theirs", "b": b"ours"}
+
+
+@pytest.mark.parametrize("durability", ["close", "fsync"])
+@pytest.mark.parametrize("renamed", [False, True])
+@pytest.mark.parametrize("there", [False, True])
+def test_what_has_the_name_of_a_file_that_is_open_and_was_changed_is_stored(
+    tmp_path: Path, durability: str, renamed: bool, there: bool
+) -> None:
+    """The bytes of the open file are here, so that its object, which somebody else has replaced or
+    removed, is left alone: but not by the file that has the name now."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600, durability=durability)
+    fs = volume.fs
+    entry, opened = volume.run(fs.create(volume.request(), ROOT, b"a", 0o644, os.O_RDWR))
+    assert entry.attr is not None
+    volume.write(entry.attr.ino, opened, 0, b"open")
+    volume.run(fs.fsync(volume.request(), entry.attr.ino, opened.fh, False))
+    if there:
+        replace(volume, "a", b"theirs")
+    else:
+        del volume.bucket.objects["a"]
+    if renamed:
+        put(volume, b"new", b"ours")
+        volume.turn(50)
+        rename(volume, b"new", b"a")
+    else:
+        volume.run(fs.unlink(volume.request(), ROOT, b"a"))
+        with contextlib.suppress(SlayerError):
+            put(volume, b"a", b"ours")
+    volume.turn(200)
+    volume.run(fs.release(volume.request(), entry.attr.ino, opened.fh))
+    volume.stop()
+    assert "new" not in volume.bucket.objects
+    if there and not renamed:  # a conflict: the store's stays, ours is kept
+        assert volume.objects() == {"a": b"theirs"}
+        assert volume.events.conflicts == 1
+        kept = [p for p in (tmp_path / "cache/conflicts").rglob("*a-*") if not p.suffix]
+        assert [p.read_bytes() for p in kept] == [b"ours"]
+    else:
+        assert volume.objects()["a"] == b"ours"
+        others = [v for k, v in volume.objects().items() if k.startswith(".slayerfs/conflicts/")]
+        assert others == ([b"theirs"] if there else [])
 
 
 @pytest.mark.parametrize("there", [False, True])
