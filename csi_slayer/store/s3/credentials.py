@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from csi_slayer.errors import AccessDenied
+from csi_slayer.store.s3.aside import aside
 from csi_slayer.store.s3.keys import AccessKeys
 from csi_slayer.store.s3.sign import Signer
 from csi_slayer.store.s3.sources import CredentialSource
@@ -104,7 +105,7 @@ class Credentials:
 
     async def _renew(self) -> None:
         try:
-            keys = await asyncio.to_thread(self._source.load)
+            keys = await aside(self._source.load)
         except AccessDenied as error:
             self._refusal, self._refused_at = str(error), self._now()
             raise

@@ -7,9 +7,11 @@ import asyncio
 import socket
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from csi_slayer.store.retry import Transient
+from csi_slayer.store.s3.aside import aside
 from csi_slayer.store.s3.target import Target, connect_failure
 
 # What ``getaddrinfo`` gives: family, kind, protocol, name, address.
@@ -27,6 +29,7 @@ class Resolver:
         self._addresses: Addresses = ()
         self._asked_at = float("-inf")
         self._asking = asyncio.Lock()
+        self._question: asyncio.Future[Addresses] | None = None
 
     async def addresses(self) -> Addresses:
         """At least one address; old ones while the name service is away. Raises Transient."""
@@ -42,11 +45,14 @@ class Resolver:
 
     async def _ask(self) -> None:
         target = self._target
+        # One that lasts for longer than it is waited for is not asked a second time meanwhile.
+        question = self._question
+        if question is None or question.done():
+            ask = partial(socket.getaddrinfo, *target.hop, type=socket.SOCK_STREAM)
+            self._question = question = aside(ask)
         try:
             async with asyncio.timeout(target.connect_timeout):
-                found = await asyncio.get_running_loop().getaddrinfo(
-                    *target.hop, type=socket.SOCK_STREAM
-                )
+                found = await asyncio.shield(question)
         except OSError as error:
             if not self._addresses:
                 raise connect_failure(target, error) from error

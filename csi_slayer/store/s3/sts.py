@@ -6,26 +6,31 @@ megabytes for as long as it lives. Blocking: called from the refresh thread only
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import socket
 import ssl
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from urllib.parse import urlsplit
-from xml.etree import ElementTree
 
-from csi_slayer.errors import AccessDenied
+from csi_slayer.errors import AccessDenied, StoreIntegrityError
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.headers import USER_AGENT
 from csi_slayer.store.s3.keys import AccessKeys
 from csi_slayer.store.s3.proxy import Proxy
 from csi_slayer.store.s3.sign import AmzClock, Signer, encode_query
 from csi_slayer.store.s3.tokens import ended_ago
+from csi_slayer.store.s3.xml import parse
 
 _API_VERSION = "2011-06-15"
 _MOST_ANSWER_BYTES = 1 << 20
 _LONGEST_MESSAGE = 200
+# A whole call may take so many times as long as its longest silence.
+_LONGEST_CALL = 6.0
 _TOKEN = "WebIdentityToken"
 _CHECK_ROLE = "role_arn and the role's trust policy"
 _CHECK_TOKEN = "role_arn, the role's trust policy, the token's audience and that it is not too old"
@@ -33,7 +38,7 @@ _CHECK_TOKEN = "role_arn, the role's trust policy, the token's audience and that
 
 @dataclass(frozen=True, slots=True)
 class StsEndpoint:
-    """Where the service is and how to speak to it; ``timeout`` in seconds."""
+    """Where the service is and how to speak to it; ``timeout``: its longest silence in seconds."""
 
     url: str
     region: str
@@ -76,9 +81,11 @@ class StsEndpoint:
         else:
             connection = http.client.HTTPConnection(host, port, timeout=self.timeout)
         try:
-            connection.request("POST", path, body, dict(headers))
-            response = connection.getresponse()
-            answer = response.read(_MOST_ANSWER_BYTES)
+            connection.connect()
+            with _cut_off(connection.sock, _LONGEST_CALL * self.timeout):
+                connection.request("POST", path, body, dict(headers))
+                response = connection.getresponse()
+                answer = response.read(_MOST_ANSWER_BYTES)
         except (OSError, http.client.HTTPException) as error:
             raise Transient(f"no credentials from {self.url}: {error}") from error
         finally:
@@ -94,6 +101,27 @@ class StsEndpoint:
                 reason += f": {message[:_LONGEST_MESSAGE]}"
             raise AccessDenied(f"{self.url} gave no credentials ({reason}): check {check}")
         return answer
+
+
+@contextlib.contextmanager
+def _cut_off(sock: socket.socket, seconds: float) -> Iterator[None]:
+    """Whoever sends a byte now and then is never silent. Raises TimeoutError."""
+    over = threading.Event()
+
+    def cut() -> None:
+        over.set()
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    if over.is_set():
+        raise TimeoutError(f"no whole answer within {seconds:g} s")
 
 
 def _signature(
@@ -137,13 +165,10 @@ def assume_with_keys(
 
 def _text(answer: bytes, name: str) -> str:
     try:
-        root = ElementTree.fromstring(answer)
-    except ElementTree.ParseError:
+        root = parse(answer)
+    except StoreIntegrityError:
         return ""
-    for element in root.iter():
-        if element.tag.rpartition("}")[2] == name:
-            return element.text or ""
-    return ""
+    return next((element.text or "" for element in root.iter(name)), "")
 
 
 def _parse(answer: bytes) -> AccessKeys:

@@ -46,7 +46,12 @@ class Uploads:
     markers: tuple[str, str] | None
 
 
-def _parse(body: bytes) -> Element:
+def parse(body: bytes) -> Element:
+    """The root of a document, names without a namespace. Raises StoreIntegrityError for what is no
+    XML, or declares entities: they can make gigabytes of a few megabytes."""
+    # Only UTF-16, which no service sends, has other bytes for that word; and it has zeros.
+    if b"<!DOCTYPE" in body or b"\0" in body:
+        raise StoreIntegrityError("the server's answer is not XML of this API: it has a DOCTYPE")
     # Without its namespace the document is parsed faster, and names need no stripping.
     plain = _NAMESPACE.sub(b"", body.strip(), count=1)
     try:
@@ -131,7 +136,7 @@ def parse_listing(body: bytes, root_prefix: str = "") -> ListPage:
     Raises StoreIntegrityError if it is not a listing or lists something else.
     """
     plain, body = _plain_objects(body)
-    root = _parse(body)
+    root = parse(body)
     if root.tag != "ListBucketResult":
         raise StoreIntegrityError(f"expected a listing, the server sent {root.tag}")
     decode = _decode if _text(root, "EncodingType") == "url" else _same
@@ -167,7 +172,7 @@ def next_token(body: bytes) -> str | None:
 
 def parse_uploads(body: bytes, root_prefix: str = "") -> Uploads:
     """ListMultipartUploads, keys without ``root_prefix``. Raises StoreIntegrityError."""
-    root = _parse(body)
+    root = parse(body)
     if root.tag != "ListMultipartUploadsResult":
         raise StoreIntegrityError(f"expected uploads, the server sent {root.tag}")
     decode = _decode if _text(root, "EncodingType") == "url" else _same
@@ -192,7 +197,7 @@ def parse_uploads(body: bytes, root_prefix: str = "") -> Uploads:
 def parse_error(body: bytes) -> tuple[str, str, dict[str, str]]:
     """Code, message and the other fields of an error; empty if there is none."""
     try:
-        root = _parse(body)
+        root = parse(body)
     except StoreIntegrityError:
         return "", "", {}
     if root.tag != "Error":
@@ -203,7 +208,7 @@ def parse_error(body: bytes) -> tuple[str, str, dict[str, str]]:
 
 def parse_result(body: bytes, tag: str) -> dict[str, str]:
     """The fields of a flat answer such as CopyObjectResult. Raises StoreIntegrityError."""
-    root = _parse(body)
+    root = parse(body)
     if root.tag != tag:
         raise StoreIntegrityError(f"expected {tag}, the server sent {root.tag}")
     return {child.tag: child.text or "" for child in root}
@@ -211,7 +216,7 @@ def parse_result(body: bytes, tag: str) -> dict[str, str]:
 
 def parse_deleted(body: bytes) -> dict[str, str]:
     """The keys that DeleteObjects could not delete, and why."""
-    root = _parse(body)
+    root = parse(body)
     if root.tag != "DeleteResult":
         raise StoreIntegrityError(f"expected DeleteResult, the server sent {root.tag}")
     failed = {}

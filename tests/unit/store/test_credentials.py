@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -275,6 +277,47 @@ def sts() -> Iterator[Sts]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def _drip(listener: socket.socket, end: threading.Event) -> None:
+    """Answer one client with a byte now and then, the first of them in time."""
+    client, _ = listener.accept()
+    with client, contextlib.suppress(OSError):
+        client.recv(1 << 16)
+        client.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 9999\r\n\r\n")
+        while not end.wait(0.02):
+            client.sendall(b" ")
+
+
+def test_a_service_that_never_ends_its_answer_is_cut_off() -> None:
+    end = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_drip, args=(listener, end))
+        thread.start()
+        endpoint = StsEndpoint(f"http://127.0.0.1:{listener.getsockname()[1]}", "us-east-1", 0.1)
+        source = choose_source(CredentialOptions(role_arn="r", token="the-token"), endpoint)
+        with pytest.raises(Transient, match=r"no whole answer within 0\.6 s"):
+            source.load()
+        end.set()
+        thread.join()
+
+
+def test_sources_that_wait_keep_no_other_thread_waiting() -> None:
+    """The node service has a handful of threads for all volumes: as many owners with a service of
+    their own that sent a byte now and then kept every other volume from its mount."""
+
+    async def body() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        source = Source(None)
+        source.go_on.clear()
+        waiting = asyncio.create_task(_credentials(source).current())
+        for _ in range(5):
+            await asyncio.sleep(0)  # the renewal is a task of its own
+        async with asyncio.timeout(5):
+            await asyncio.to_thread(source.go_on.set)
+        await waiting
+
+    asyncio.run(body())
 
 
 def test_a_given_token_with_and_without_a_role(sts: Sts) -> None:

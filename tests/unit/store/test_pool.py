@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections.abc import Coroutine
 from typing import Any
 
@@ -14,6 +16,7 @@ from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.answer import Answer, AnswerReader
 from csi_slayer.store.s3.pool import ConnectionPool
 from csi_slayer.store.s3.resolver import Resolver
+from csi_slayer.store.s3.target import Target
 from tests.unit.store.scripted import answer, read_request, serving
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -258,5 +261,35 @@ def test_a_connection_that_ends_while_it_is_handed_over_is_not_used() -> None:
             assert (await first).body == b"1"
             assert (await second).body == b"2"
             assert (await _get(pool)).body == b"2"
+
+    run(body())
+
+
+def test_names_that_nobody_answers_for_keep_no_other_name_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Event loops have four threads for names: four volumes with such an endpoint were enough."""
+    answered = threading.Event()
+    asked: list[str] = []
+
+    def look_up(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
+        asked.append(host)
+        if host != "good":
+            answered.wait(20)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+    async def body() -> None:
+        lost = [Resolver(Target(f"lost-{n}", 80, 0.05, 1.0, None, None)) for n in range(8)]
+        for _ in range(2):
+            for result in await asyncio.gather(
+                *[resolver.addresses() for resolver in lost], return_exceptions=True
+            ):
+                assert isinstance(result, Transient)
+        assert len(asked) == len(lost)  # and not asked again as long as that lasts
+        assert await Resolver(Target("good", 80, 5.0, 1.0, None, None)).addresses()
+        answered.set()
+        assert await lost[0].addresses()
 
     run(body())
