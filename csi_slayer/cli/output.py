@@ -9,18 +9,31 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from csi_slayer.cli.interrupts import raised
 from csi_slayer.config import exposed_secrets
 from csi_slayer.errors import SlayerError
+from csi_slayer.observability.printable import printable
 
-# Paths and keys are printed: what is in brackets there is no markup.
-console = Console(highlight=False, soft_wrap=True, markup=False)
-errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+
+class _Plain(Console):
+    """Paths, keys and the words of servers are printed: what is in brackets or between colons there
+    is no markup, and no control character a command."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
+console = _Plain()
+errors = _Plain(stderr=True)
 
 
 class Terminated(KeyboardInterrupt):
@@ -48,7 +61,7 @@ def terminable() -> Iterator[None]:
 
 def fail(message: str, *, status: int = 1) -> NoReturn:
     """Say what is wrong and end."""
-    print(f"csi-slayer: {message}", file=sys.stderr)
+    print(f"csi-slayer: {printable(message)}", file=sys.stderr)
     raise typer.Exit(status)
 
 

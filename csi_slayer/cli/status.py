@@ -125,11 +125,11 @@ class _Lines:
     lines, as long as they are."""
 
     def __init__(self, title: str) -> None:
-        self._title = title
+        self._title = _one_line(title)
         self._rows: list[tuple[str, str]] = []
 
     def add_row(self, name: str, text: str) -> None:
-        self._rows.append((name, text))
+        self._rows.append((name, _one_line(text)))
 
     def show(self) -> None:
         if not console.is_terminal:
@@ -143,6 +143,11 @@ class _Lines:
         for row in self._rows:
             table.add_row(*row)
         console.print(table)
+
+
+def _one_line(text: str) -> str:
+    """Names in a volume may have ends of lines, and are not to look like another row."""
+    return text.replace("\n", "\\n")
 
 
 def _age(seconds: float) -> str:

@@ -21,6 +21,7 @@ from structlog.typing import FilteringBoundLogger, Processor
 from csi_slayer.config import LogConfig
 from csi_slayer.errors import ConfigError
 from csi_slayer.observability.log_writer import LogWriter
+from csi_slayer.observability.printable import printable
 from csi_slayer.observability.secrets import mask_event, mask_text
 
 _LEVELS = {
@@ -72,10 +73,11 @@ def _text_of(value: object) -> str:
 
 
 class _MaskingFormatter(structlog.stdlib.ProcessorFormatter):
-    """Masks the finished line once more: what a renderer added, names of keys."""
+    """Masks the finished line once more: what a renderer added, names of keys. What logs are read
+    with is a terminal: no name of a file gives it commands."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return mask_text(super().format(record))
+        return printable(mask_text(super().format(record)))
 
 
 def _formatter(style: Literal["json", "text"]) -> logging.Formatter:

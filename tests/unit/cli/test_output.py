@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from csi_slayer.cli.output import console, failing, terminable, warn_of_little_room
+from csi_slayer.errors import SlayerError
 
 
 @pytest.mark.parametrize("text", ["[data]", "/tmp/[/m]x", "[red]no[/red]", "[/b]"])
@@ -21,6 +22,29 @@ def test_brackets_are_printed(text: str) -> None:
         table.add_row("failing", text)
         console.print(table)
     assert lines.get().count(text) == 3
+
+
+NASTY = "\x1b]0;title\x07\x1b[2J\r\x9b31m\u202egpj.exe\ud800"
+SHOWN = r"\u001b]0;title\u0007\u001b[2J\u000d\u009b31m\u202egpj.exe\ud800"
+
+
+def test_no_name_gives_the_terminal_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who may write to a volume, or answer as its server, chose what root's terminal did."""
+    with console.capture() as lines:
+        console.print(f"at {NASTY}", style="yellow")
+        table = Table(title=NASTY)
+        table.add_row("failing", NASTY)
+        console.print(table, width=200)
+    assert lines.get().count(SHOWN) == 3
+    with pytest.raises(typer.Exit), failing():
+        raise SlayerError(f"{NASTY}\nnext line")
+    assert capsys.readouterr().err == f"csi-slayer: {SHOWN}\nnext line\n"
+
+
+def test_colons_are_printed() -> None:
+    with console.capture() as lines:
+        console.print("/mnt/:smile:")
+    assert lines.get() == "/mnt/:smile:\n"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])

@@ -49,6 +49,16 @@ def test_lines_for_programs_are_not_folded(
     ]
 
 
+def test_no_name_looks_like_another_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(status, "_wanted", lambda path: [None])
+    answer = {"url": "s3://b", "mountpoint": "/a\nb", "error": "a\n dirty       0 B staged"}
+    monkeypatch.setattr(status, "_one", lambda entry: answer)
+    status.status(None)
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
 @pytest.mark.parametrize("conflicts", [0, 2])
 def test_what_lost_a_race_is_shown_with_its_place(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], conflicts: int

@@ -144,6 +144,26 @@ def test_configuring_again_replaces(configured: Callable[..., Read]) -> None:
     assert [line["event"] for line in read()] == ["once"]
 
 
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_no_name_gives_a_readers_terminal_commands(
+    capfd: pytest.CaptureFixture[str], style: Literal["json", "text"]
+) -> None:
+    name = "\x1b[2J\x9b31m\u202egpj.exe\u2028x"
+    writer = configure_logging(LogConfig(format=style))
+    try:
+        get_logger("x").warning("hidden", key=name, keys=[name])
+    finally:
+        writer.close()
+        logging.getLogger().removeHandler(writer)
+        logging.captureWarnings(False)
+        structlog.reset_defaults()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert r"\u001b[2J\u009b31m\u202egpj.exe\u2028x" in line
+    assert line.isprintable()
+    if style == "json":
+        assert json.loads(line)["key"] == name
+
+
 def test_text_lines_are_masked_too(capfd: pytest.CaptureFixture[str]) -> None:
     register_secrets(["hush-hush"])
     writer = configure_logging(LogConfig(format="text"))
