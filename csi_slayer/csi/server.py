@@ -68,17 +68,20 @@ class Server:
             raise ConfigError(
                 f"{self.path} is in use: end the process that serves it, or remove the file"
             )
-        self._server = server = grpc.aio.server(maximum_concurrent_rpcs=MOST_CALLS)
+        server = grpc.aio.server(maximum_concurrent_rpcs=MOST_CALLS)
         server.add_generic_rpc_handlers(self._handlers)
-        mask = os.umask(0o177)
+        # That of all threads: what one of them makes meanwhile is open to its owner at least.
+        mask = os.umask(0o077)
         try:
             server.add_insecure_port(f"unix:{self.path}")
+            self.path.chmod(0o600)
             self._inode = self.path.lstat().st_ino
         except (OSError, RuntimeError) as error:  # gRPC tells its reasons to its own log alone
             await server.stop(None)
             raise ConfigError(f"cannot listen on {self.path}: gRPC could not bind it") from error
         finally:
             os.umask(mask)
+        self._server = server
         await server.start()
 
     def lost(self) -> bool:
@@ -98,14 +101,22 @@ class Server:
     async def _look_after(self, interval: float) -> None:
         while True:
             await asyncio.sleep(interval)
-            if self._server is not None:
-                if not self.lost():
-                    continue
-                log.warning("the socket was removed; serving it again", socket=str(self.path))
-                self._on_lost()
-                await self._server.stop(_GRACE_OF_LOST)
-                self._server = None
             try:
-                await self._listen()
+                await self._look()
             except ConfigError as error:  # the directory may be away for a moment
                 log.warning("cannot serve the socket", error=str(error))
+            except Exception:  # whatever it is: nobody else serves it again
+                log.exception("cannot serve the socket")
+
+    async def _look(self) -> None:
+        """Serve again if the socket is gone. Raises ConfigError."""
+        if self._server is not None:
+            if not self.lost():
+                return
+            log.warning("the socket was removed; serving it again", socket=str(self.path))
+            try:
+                self._on_lost()
+            finally:
+                await self._server.stop(_GRACE_OF_LOST)
+                self._server = None
+        await self._listen()

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -33,6 +34,57 @@ def test_only_the_owner_may_connect(tmp_path: Path) -> None:
         serve(tmp_path, {"Controller": Empty()}, check)
     finally:
         os.umask(mask)
+
+
+def test_what_others_make_while_the_socket_is_made_is_open_to_its_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made again while others work: a directory that one of them made meanwhile had no way
+    in for an owner other than root."""
+    seen: list[int] = []
+    make = grpc.aio.server
+
+    def watched(**options: Any) -> grpc.aio.Server:
+        server = make(**options)
+        bind = server.add_insecure_port
+
+        def look(address: str) -> int:
+            port = bind(address)
+            (tmp_path / "made").mkdir()
+            seen.append((tmp_path / "made").stat().st_mode & 0o700)
+            return port
+
+        server.add_insecure_port = look  # type: ignore[method-assign]
+        return server
+
+    monkeypatch.setattr(grpc.aio, "server", watched)
+
+    async def check(it: Serving) -> None:
+        assert (tmp_path / "csi.sock").stat().st_mode & 0o777 == 0o600
+
+    serve(tmp_path, {"Controller": Empty()}, check)
+    assert seen == [0o700]
+
+
+@pytest.mark.allow_log("Traceback")
+def test_whatever_goes_wrong_the_socket_is_looked_after(tmp_path: Path) -> None:
+    """One error of another kind, and nobody looked any more: the driver stayed away for good."""
+
+    async def run() -> None:
+        path = tmp_path / "csi.sock"
+
+        def fail() -> None:
+            raise LookupError("what nobody thought of")
+
+        server = Server(path, [], fail)
+        await server.start(look_after=0.01)
+        async with asyncio.timeout(20):
+            path.unlink()
+            while not path.exists():  # noqa: ASYNC110 - by another process, in general
+                await asyncio.sleep(0.005)
+        await server.close(0)
+
+    asyncio.run(run())
 
 
 def test_directory_is_made_and_a_dead_servers_socket_replaced(tmp_path: Path) -> None:
