@@ -27,7 +27,8 @@ class Transient(Exception):
 
     ``immediate``: the first repetition need not wait (a kept-alive connection had gone stale).
     ``progress``: the attempt got further than the one before, so the count starts anew.
-    ``retry_after``: seconds the server asked for. ``limit``: give up after this many attempts.
+    ``retry_after``: seconds the server asked for. ``limit``: give up when so many attempts have
+    failed in a way that has a limit; what an outage before them took does not count.
     ``outcome``: what is raised when retries are used up.
     """
 
@@ -74,18 +75,19 @@ class RetryPolicy:
         deadline or the number of attempts is reached.
         """
         started = self.clock()
-        failures = 0
+        failures = limited = 0
         while True:
             try:
                 return await attempt()
             except Transient as failure:
                 if failure.progress:
-                    started, failures = self.clock(), 0
+                    started, failures, limited = self.clock(), 0, 0
                 failures += 1
+                limited += failure.limit is not None
                 pause = self._pause(failures, failure)
                 elapsed = self.clock() - started
-                limit = self.attempts if failure.limit is None else failure.limit
-                if failures >= limit or elapsed + pause >= self.deadline:
+                spent = failure.limit is not None and limited >= failure.limit
+                if spent or failures >= self.attempts or elapsed + pause >= self.deadline:
                     tries = "1 attempt" if failures == 1 else f"{failures} attempts"
                     raise failure.outcome(
                         f"{what}: {failure} (gave up after {tries} in {elapsed:.1f} s)"

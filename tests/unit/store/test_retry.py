@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csi_slayer.errors import ObjectNotFound, StoreIntegrityError, StoreUnavailable
+from csi_slayer.errors import AccessDenied, ObjectNotFound, StoreIntegrityError, StoreUnavailable
 from csi_slayer.store.retry import LONGEST_RETRY_AFTER, RetryPolicy, Transient
 
 
@@ -90,6 +90,15 @@ def test_a_failure_may_have_its_own_limit_and_outcome() -> None:
     with pytest.raises(StoreIntegrityError, match="wrong"):
         _run(_policy(clock), iter([wrong] * 9))
     assert len(clock.pauses) == 1
+
+
+def test_an_outage_takes_none_of_the_attempts_that_a_failure_is_given() -> None:
+    """A session that ended while the store was away is renewed, not reported."""
+    clock = Clock()
+    ended = Transient("ended", immediate=True, limit=2, outcome=AccessDenied)
+    assert _run(_policy(clock), iter([*[Transient("away")] * 5, ended, None])) == "done"
+    with pytest.raises(AccessDenied, match="ended"):
+        _run(_policy(clock), iter([Transient("away"), ended, Transient("away"), ended, None]))
 
 
 def test_progress_begins_anew() -> None:
