@@ -97,8 +97,9 @@ class Channel:
         except OSError as error:
             raise self._cut("before the answer", error) from error
 
-    def send_file(self, fd: int, offset: int, length: int) -> bool:
-        """Send a file's range as body; False if the server answered before it was all sent.
+    def send_file(self, fd: int, offset: int, length: int, reader: AnswerReader) -> bool:
+        """Send a file's range as body; False if the server answered before it was all sent, with
+        more than that it goes on (a 100 that came after our patience had ended).
 
         Raises SourceUnreadable if the file cannot be read, or ends before the range does.
         """
@@ -108,7 +109,9 @@ class Channel:
             while sent < length:
                 self._halt.check()
                 if self._target.tls is None and readable(sock):
-                    return False
+                    self._read_one_head(reader)
+                    if reader.headers_done:
+                        return False
                 count = self._send_some(sock, fd, offset + sent, length - sent)
                 if count == 0:
                     raise SourceUnreadable("the file to send is shorter than announced")

@@ -102,7 +102,7 @@ class Upload:
         reader = AnswerReader(_MOST_ANSWER_BYTES)
         complete = not self._ask_first or channel.may_send(reader)
         if complete:
-            complete = channel.send_file(self._fd, self._offset, self._length)
+            complete = channel.send_file(self._fd, self._offset, self._length, reader)
         channel.read_head(reader)
         answer = read_answer(lane, reader)
         if not complete:

@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,13 @@ import pytest
 
 from csi_slayer.errors import SourceUnreadable
 from csi_slayer.store.retry import Transient
+from csi_slayer.store.s3 import channel as channels
+from csi_slayer.store.s3.answer import AnswerReader
 from csi_slayer.store.s3.bodies import FileBody
 from csi_slayer.store.s3.channel import Channel
+from csi_slayer.store.s3.jobs import Upload
 from csi_slayer.store.s3.target import Target
+from csi_slayer.store.s3.transfers import Lane
 
 FILE = b"x" * 100
 
@@ -60,7 +65,7 @@ def test_a_disk_that_cannot_be_read_is_told_as_such(
     monkeypatch.setattr(os, "sendfile", broken)
     monkeypatch.setattr(os, "pread", broken)
     with pytest.raises(SourceUnreadable, match="cannot be read: Input/output error"):
-        sender.send_file(fd, 0, len(FILE))
+        sender.send_file(fd, 0, len(FILE), AnswerReader(0))
 
 
 def test_it_is_also_if_it_can_be_read_again(
@@ -68,7 +73,7 @@ def test_it_is_also_if_it_can_be_read_again(
 ) -> None:
     monkeypatch.setattr(os, "sendfile", broken)
     with pytest.raises(SourceUnreadable):
-        channel(ends[0], tls=False).send_file(fd, 0, len(FILE))
+        channel(ends[0], tls=False).send_file(fd, 0, len(FILE), AnswerReader(0))
 
 
 @pytest.mark.parametrize("tls", [False, True])
@@ -79,7 +84,7 @@ def test_a_directory_instead_of_a_file(
     directory = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(SourceUnreadable):
-            channel(ends[0], tls=tls).send_file(directory, 0, 1)
+            channel(ends[0], tls=tls).send_file(directory, 0, 1, AnswerReader(0))
     finally:
         os.close(directory)
 
@@ -90,16 +95,16 @@ def test_a_cut_connection_is_one_still(
 ) -> None:
     ours, theirs = ends
     sender = channel(ours, tls=tls)
-    assert sender.send_file(fd, 0, len(FILE))
+    assert sender.send_file(fd, 0, len(FILE), AnswerReader(0))
     assert theirs.recv(1000) == FILE
     ours.shutdown(socket.SHUT_WR)
     with pytest.raises(Transient):
-        sender.send_file(fd, 0, len(FILE))
+        sender.send_file(fd, 0, len(FILE), AnswerReader(0))
 
 
 def test_a_file_that_became_shorter(ends: tuple[socket.socket, socket.socket], fd: int) -> None:
     with pytest.raises(SourceUnreadable, match="shorter"):
-        channel(ends[0], tls=False).send_file(fd, 0, len(FILE) + 1)
+        channel(ends[0], tls=False).send_file(fd, 0, len(FILE) + 1, AnswerReader(0))
 
 
 def test_a_small_body_that_cannot_be_read(tmp_path: Path) -> None:
@@ -110,3 +115,40 @@ def test_a_small_body_that_cannot_be_read(tmp_path: Path) -> None:
             asyncio.run(FileBody(directory, 0, 1).send(nothing, "PutObject", "key", (), ()))
     finally:
         os.close(directory)
+
+
+@pytest.mark.parametrize("answer", [200, 412])
+def test_a_server_that_asks_for_a_body_late_gets_it(
+    ends: tuple[socket.socket, socket.socket],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: int,
+) -> None:
+    """It says 100 when the body is on its way already, because it took long to say anything."""
+    monkeypatch.setattr(channels, "_LONGEST_EXPECT", 0.01)
+    ours, theirs = ends
+    size, head = 8 << 20, b"PUT / HTTP/1.1\r\n\r\n"
+    path = tmp_path / "large"
+    path.touch()
+    os.truncate(path, size)
+    received = 0
+
+    def serve() -> None:
+        nonlocal received
+        assert theirs.recv(len(head), socket.MSG_WAITALL) == head
+        received += len(theirs.recv(1000))
+        theirs.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while received < size if answer == 200 else received < size // 4:
+            received += len(theirs.recv(1 << 16))
+        theirs.sendall(b"HTTP/1.1 %d X\r\nContent-Length: 2\r\n\r\nok" % answer)
+
+    ours.settimeout(None)
+    lane = Lane(Target("host", 1, 5.0, 5.0))
+    lane.channel = channel(ours, tls=False)
+    server = threading.Thread(target=serve, daemon=True)
+    server.start()
+    with path.open("rb") as file:
+        got = Upload(file.fileno(), 0, size, ask_first=True).run(lane, head)
+    server.join(10)
+    assert (got.status, got.body) == (answer, b"ok")
+    assert answer == 412 or received == size
