@@ -22,6 +22,14 @@ LEAST_BETWEEN_REFUSALS = 2.0
 LEAST_BETWEEN_FAILURES = 10.0
 # For so long a refusal to give credentials is the answer to every request.
 REFUSAL_LASTS = 2.0
+# What was given just now is used for so long, whatever its end says: it may be our clock that is
+# wrong, and the server tells if it is not.
+LEAST_USE = 120.0
+
+
+def _since_boot() -> float:
+    """Seconds, those of a suspended machine too; nobody sets this clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class SignedBy:
@@ -37,7 +45,8 @@ class SignedBy:
 class Credentials:
     """Hands out signers; one renewal at a time, in a thread.
 
-    ``now`` is the wall clock in seconds since 1970.
+    ``now`` is the wall clock in seconds since 1970, asked once for each key pair: it may be set
+    meanwhile, so ``clock`` measures all that passes.
     """
 
     def __init__(
@@ -46,17 +55,19 @@ class Credentials:
         region: str,
         *,
         now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = _since_boot,
     ) -> None:
         self._source = source
         self._region = region
         self._now = now
+        self._clock = clock
         self._current: SignedBy | None = None
         self._renew_at = 0.0
         self._ends = 0.0
         self._loaded_at = 0.0
         self._renewal: asyncio.Task[None] | None = None
         self._refusal = ""
-        self._refused_at = 0.0
+        self._refused_at = float("-inf")
 
     @property
     def identity(self) -> str:
@@ -70,7 +81,7 @@ class Credentials:
 
     async def current(self) -> SignedBy:
         """A signer that is valid now. Raises AccessDenied or Transient if there is none."""
-        now = self._now()
+        now = self._clock()
         if self._current is not None and now < self._ends - LEAST_LEFT:
             if now >= self._renew_at:
                 self._start_renewal()
@@ -83,7 +94,7 @@ class Credentials:
 
     async def refused(self) -> None:
         """The server says that the credentials have ended: get new ones, once for all callers."""
-        if self._now() - self._loaded_at > LEAST_BETWEEN_REFUSALS:
+        if self._clock() - self._loaded_at > LEAST_BETWEEN_REFUSALS:
             await asyncio.shield(self._start_renewal())
 
     async def close(self) -> None:
@@ -101,19 +112,19 @@ class Credentials:
         self._renewal = None
         # The exception is retrieved here for the case that nobody waits, while the old keys last.
         if not task.cancelled() and task.exception() is not None:
-            self._renew_at = self._now() + LEAST_BETWEEN_FAILURES
+            self._renew_at = self._clock() + LEAST_BETWEEN_FAILURES
 
     async def _renew(self) -> None:
         try:
             keys = await aside(self._source.load)
         except AccessDenied as error:
-            self._refusal, self._refused_at = str(error), self._now()
+            self._refusal, self._refused_at = str(error), self._clock()
             raise
-        now = self._now()
-        self._loaded_at = now
+        self._loaded_at = self._clock()
         self._current = SignedBy(keys, self._region)
         if keys.expires is None:
             self._renew_at = self._ends = float("inf")
         else:
-            self._ends = keys.expires
-            self._renew_at = keys.expires - min(RENEW_AHEAD, max(keys.expires - now, 0.0) / 4)
+            left = max(keys.expires - self._now(), LEAST_USE)
+            self._ends = self._loaded_at + left
+            self._renew_at = self._ends - min(RENEW_AHEAD, left / 4)

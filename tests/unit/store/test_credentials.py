@@ -36,6 +36,7 @@ class Source:
     def __init__(self, life: float | None) -> None:
         self.life = life
         self.now = 1000.0
+        self.set_by = 0.0
         self.loads = 0
         self.failure: Exception | None = None
         self.go_on = threading.Event()
@@ -51,7 +52,13 @@ class Source:
 
 
 def _credentials(source: Source) -> Credentials:
-    return Credentials(source, "us-east-1", now=lambda: source.now)
+    """Both clocks go with the source's; only one of them is set by ``source.set_by``."""
+    return Credentials(
+        source,
+        "us-east-1",
+        now=lambda: source.now + source.set_by,
+        clock=lambda: source.now,
+    )
 
 
 def test_lasting_keys_are_loaded_once() -> None:
@@ -147,6 +154,62 @@ def test_a_refusal_renews_once_for_all() -> None:
         await credentials.refused()
         assert source.loads == 2
         assert (await credentials.current()).token == "token-2"
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_a_clock_that_is_set_changes_nothing(hours: int) -> None:
+    async def body() -> None:
+        source = Source(3600.0)
+        credentials = _credentials(source)
+        await credentials.current()
+        source.set_by = hours * 3600.0
+        for _ in range(3):
+            assert (await credentials.current()).token == "token-1"
+        assert source.loads == 1
+        source.now += 10
+        await credentials.refused()
+        assert (await credentials.current()).token == "token-2"
+        source.failure = AccessDenied("no")
+        source.now += 10
+        with pytest.raises(AccessDenied):
+            await credentials.refused()
+        source.set_by -= 3600.0
+        source.now += 3
+        source.failure = None
+        await credentials.refused()
+        assert (await credentials.current()).token == "token-4"
+
+    asyncio.run(body())
+
+
+def test_a_refusal_to_give_any_lasts_no_longer_if_the_clock_is_set_back() -> None:
+    async def body() -> None:
+        source = Source(3600.0)
+        credentials = _credentials(source)
+        source.failure = AccessDenied("no")
+        with pytest.raises(AccessDenied):
+            await credentials.current()
+        source.set_by = -7200.0
+        source.now += 3
+        source.failure = None
+        assert (await credentials.current()).token == "token-2"
+
+    asyncio.run(body())
+
+
+def test_keys_that_have_ended_by_a_clock_that_is_ahead_are_used() -> None:
+    """Each request would ask for new ones otherwise."""
+
+    async def body() -> None:
+        source = Source(3600.0)
+        source.set_by = 5 * 3600.0
+        credentials = _credentials(source)
+        for _ in range(5):
+            assert (await credentials.current()).token == "token-1"
+        await credentials.close()
+        assert source.loads == 1
 
     asyncio.run(body())
 
