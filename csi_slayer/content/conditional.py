@@ -49,6 +49,9 @@ class Conditional:
             if found is not None and is_ours(row, found) and not is_older(inode, mtime_ns, found):
                 await self._recognise(inode, row, found)
                 return await send(found.etag)
+            if found is not None and found.etag == row.expect and isinstance(error, ObjectNotFound):
+                # Nobody has changed it: somebody, as a lifecycle rule does, has ended our upload.
+                return await send(row.expect)
             if found is None and not isinstance(error, FsError):
                 # Deleted by somebody while we changed it: ours is the only version, write it anew.
                 await self._catalog.pending_expect(row.key, "")

@@ -241,6 +241,20 @@ def test_writes_that_fail_twice_are_repeated(faulty_each: Faulty) -> None:
     assert set(faulty_each.server.admin.uploads(faulty_each.bucket)) <= unknown
 
 
+@pytest.mark.parametrize("kind", ["UploadPart", "CompleteMultipartUpload"])
+def test_an_upload_that_a_lifecycle_rule_has_ended_is_no_lost_race(
+    faulty: Faulty, kind: str
+) -> None:
+    faulty.put("old", SMALL)
+    mount = faulty.mount()
+    for name in ("old", "new"):
+        rule = faulty.proxy.inject(Status(404, "NoSuchUpload"), kind=kind, path=name, times=1)
+        (mount.root / name).write_bytes(LARGE)
+        assert rule.hits == 1
+        assert faulty.get(name) == LARGE
+    assert mount.ask_status()["counters"]["conflicts"] == 0
+
+
 @pytest.mark.parametrize("durability", ["close", "writeback"])
 def test_a_bad_day(faulty_each: Faulty, durability: str) -> None:
     """A third of all requests fail in one way or another, under changes of all kinds."""
