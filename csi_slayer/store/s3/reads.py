@@ -88,12 +88,18 @@ class Reads:
 
         def glance(answer: Answer) -> None:
             following = next_token(answer.body)
-            if following is not None and continues is not None:
+            if following not in (None, token) and continues is not None:
                 continues(following)
+
+        def parse(answer: Answer) -> ListPage:
+            page = parse_listing(answer.body, root)
+            if token is not None and page.token == token:
+                raise StoreIntegrityError("the listing does not get on: its token is repeated")
+            return page
 
         return await self._engine.call(
             request,
-            lambda answer: parse_listing(answer.body, root),
+            parse,
             glance=None if continues is None else glance,
         )
 
