@@ -22,6 +22,7 @@ from csi_slayer.store.s3.headers import (
     metadata_headers,
     normal_etag,
     object_info,
+    read_write_token,
 )
 from csi_slayer.store.s3.jobs import wrong_answer
 from csi_slayer.store.s3.request import Pairs, S3Request
@@ -29,6 +30,8 @@ from csi_slayer.store.s3.xml import build_complete, parse_error, parse_result, p
 from csi_slayer.store.write_token import LostWrites, choose_token
 
 _MD5_ETAG = re.compile(r'"[0-9a-f]{32}"')
+# The status that an error would have had, had it not come after a 200.
+_LATE = {"InternalError": 500, "NoSuchKey": 404, "PreconditionFailed": 412}
 # Uploads under way whose tokens are remembered; the oldest are forgotten first.
 _MOST_TOKENS = 10_000
 # A listing of uploads ends after so many pages of 1,000: more are for a later run.
@@ -141,8 +144,7 @@ class Uploads:
         """Raise the error in an answer that began with 200 before the work was done."""
         code, _, _ = parse_error(answer.body)
         if code:
-            status = 500 if code == "InternalError" else 400
-            late = Answer(status, answer.headers, answer.body)
+            late = Answer(_LATE.get(code, 400), answer.headers, answer.body)
             raise translate(late, describe(request), self._engine.address.bucket)
 
     async def complete_multipart(
@@ -156,7 +158,8 @@ class Uploads:
         """Assemble the object. Completing a completed upload again is no error.
 
         The object is looked at afterwards: versitygw acknowledges an upload that it no longer has
-        if any object is there. PreconditionFailed also if somebody replaced it within that time.
+        if any object is there; and the etag that counts is that of later requests, which with some
+        servers (Riak CS) is another. PreconditionFailed also if somebody replaced it meanwhile.
         """
         body = build_complete(parts)
         token = self._tokens.get(upload_id)
@@ -201,7 +204,8 @@ class Uploads:
             S3Request("HeadObject", "HEAD", key), lambda answer: answer
         )
         info = object_info(key, answer.headers, content_length(answer.headers))
-        if info.etag != done.etag:
+        ours = token is not None and read_write_token(answer.headers) == token
+        if info.etag != done.etag and not ours:
             raise PreconditionFailed(f"{key!r}: the object is not the one that was assembled")
         if not assembled:
             # The object may be the work of another upload of the same write, begun by a process

@@ -9,9 +9,21 @@ from typing import Any
 
 import pytest
 
-from csi_slayer.errors import StoreIntegrityError
-from tests.unit.store.quirky import quirky
+from csi_slayer.errors import (
+    AccessDenied,
+    PreconditionFailed,
+    StoreError,
+    StoreIntegrityError,
+)
+from csi_slayer.store.base import Condition
+from csi_slayer.store.s3.credentials import Credentials
+from csi_slayer.store.s3.keys import AccessKeys
+from tests.unit.store.quirky import Asked, error, quirky
 from tests.unit.store.scripted import answer
+
+HEAD = answer(b"", "200 OK", 'ETag: "head"').replace(b"Length: 0", b"Length: 5")
+DONE = b'<CompleteMultipartUploadResult><ETag>"done"</ETag></CompleteMultipartUploadResult>'
+BEGUN = b"<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
 
 
 def runs(work: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -35,3 +47,98 @@ async def test_a_listing_whose_token_is_repeated_ends() -> None:
         with pytest.raises(StoreIntegrityError, match="token is repeated"):
             await store.list_page("", token="t", continues=named.append)
     assert named == ["t"]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("PreconditionFailed", PreconditionFailed),
+        ("AccessDenied", AccessDenied),
+        ("EntityTooSmall", StoreError),
+    ],
+)
+@runs
+async def test_an_error_after_a_200_is_what_it_says(code: str, expected: type[Exception]) -> None:
+    late = answer(f" \n \n<Error><Code>{code}</Code></Error>".encode())
+
+    def respond(asked: Asked) -> bytes:
+        if asked.kind == "HeadObject":
+            return HEAD
+        return answer(BEGUN) if asked.kind == "CreateMultipartUpload" else late
+
+    async with quirky(respond) as store:
+        with pytest.raises(StoreError) as caught:
+            await store.copy("a", "b")
+        assert type(caught.value) is expected
+        upload = await store.create_multipart("a")
+        with pytest.raises(StoreError) as caught:
+            await store.complete_multipart("a", upload, [(1, '"e"')], condition=Condition('"x"'))
+        assert type(caught.value) is expected
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@runs
+async def test_an_object_of_parts_whose_etag_is_another_than_was_acknowledged(ours: bool) -> None:
+    """So with Riak CS; the token of our write tells it from another's object."""
+    token = ""
+
+    def respond(asked: Asked) -> bytes:
+        nonlocal token
+        if asked.kind == "CreateMultipartUpload":
+            token = asked.headers["x-amz-meta-slayerfs-write"]
+            return answer(BEGUN)
+        if asked.kind == "HeadObject":
+            more = f"x-amz-meta-slayerfs-write: {token if ours else 'other'}\r\n\r\n"
+            return HEAD.replace(b"\r\n\r\n", b"\r\n" + more.encode())
+        return answer(DONE)
+
+    async with quirky(respond) as store:
+        upload = await store.create_multipart("a")
+        if ours:
+            assert (await store.complete_multipart("a", upload, [(1, '"e"')])).etag == '"head"'
+        else:
+            with pytest.raises(PreconditionFailed):
+                await store.complete_multipart("a", upload, [(1, '"e"')])
+
+
+class Session:
+    """Gives a new key each time, which is to last for hours by our clock, which is behind."""
+
+    identity = "session"
+    loads = 0
+
+    def load(self) -> AccessKeys:
+        self.loads += 1
+        return AccessKeys(f"KEY{self.loads}", "secret", "token", 4e9)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("ExpiredToken", "400 Bad Request"),
+        ("InvalidAccessKeyId", "403 Forbidden"),
+        ("InvalidTokenId", "403 Forbidden"),
+    ],
+)
+@runs
+async def test_a_session_that_the_server_does_not_know_any_more_is_renewed(
+    code: str, status: str
+) -> None:
+    good = b"KEY2"
+
+    def respond(asked: Asked) -> bytes:
+        if good.decode() in asked.headers["authorization"]:
+            return answer(b"<ListBucketResult></ListBucketResult>")
+        return error(code, status)
+
+    async with quirky(respond) as store:
+        now, source = 0.0, Session()
+        credentials = Credentials(source, "us-east-1", clock=lambda: now)
+        await credentials.current()
+        await store._engine.use(credentials)
+        now = 100.0
+        await store.list_page("")
+        assert source.loads == 2
+        good, now = b"none", 200.0
+        with pytest.raises(AccessDenied, match=code):
+            await store.list_page("")
