@@ -76,8 +76,10 @@ class Credentials:
 
     @property
     def temporary(self) -> bool:
-        """Whether these credentials end and can be renewed."""
-        return self._ends != float("inf")
+        """Whether these credentials end: they say so, or are those of a session. Then there may
+        be others where they came from."""
+        session = self._current is not None and self._current.token is not None
+        return session or self._ends != float("inf")
 
     async def current(self) -> SignedBy:
         """A signer that is valid now. Raises AccessDenied or Transient if there is none."""

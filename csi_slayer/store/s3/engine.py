@@ -206,7 +206,8 @@ class Engine:
         if isinstance(error, CredentialsEnded):
             if self._credentials is not None and self._credentials.temporary:
                 await self._credentials.refused()
-                return Transient(str(error), immediate=True, limit=2, outcome=AccessDenied)
+                text = str(error.otherwise if error.certain else error)
+                return Transient(text, immediate=True, limit=2, outcome=AccessDenied)
             if error.certain:
                 return error.otherwise
             return wrong_answer(str(error.otherwise), type(error.otherwise))

@@ -37,7 +37,14 @@ _TRANSIENT_CODES = frozenset(
         "TooManyRequests",
     }
 )
-_ENDED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+# Of temporary credentials; MinIO knows nothing of those that have ended.
+_ENDED_CODES = frozenset({
+    "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken",
+    "InvalidTokenId", "TokenRefreshRequired",
+})  # fmt: skip
+_ELSEWHERE_CODES = frozenset({
+    "AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect",
+})  # fmt: skip
 _UNKNOWN_KEY = "the access key is not known there: check the key id and the endpoint"
 # Codes of a 404 that are about the object; none other may be taken for an object that is gone.
 _ABSENT_CODES = frozenset({"", "NoSuchKey", "NoSuchVersion", "NotFound"})
@@ -116,7 +123,10 @@ def translate(answer: Answer, what: str, bucket: str, about_object: bool = True)
     bodiless = not answer.body
     if code == "RequestTimeTooSkewed" or (status == 403 and bodiless and abs(offset) > _SKEW):
         return ClockSkewed(offset)
-    error = _by_code(code, message, fields, what, bucket)
+    region = fields.get("Region") or answer.headers.get("x-amz-bucket-region", "")
+    if code in _ELSEWHERE_CODES or (300 <= status < 400 and region):
+        return _served_elsewhere(bucket, region, code or f"HTTP {status}")
+    error = _by_code(code, message, what, bucket)
     if error is None:
         error = _by_status(answer, code, message, what, about_object)
     if code in _ENDED_CODES or (status == 400 and bodiless):
@@ -130,9 +140,12 @@ def denied(what: str, code: str, message: str = "") -> AccessDenied:
     return AccessDenied(f"{what}: {code or 'HTTP 403'}: {advice}")
 
 
-def _by_code(
-    code: str, message: str, fields: dict[str, str], what: str, bucket: str
-) -> StoreError | None:
+def _served_elsewhere(bucket: str, region: str, code: str) -> StoreError:
+    advice = f"set region to {region}" if region else "check region and endpoint"
+    return StoreError(f"bucket {bucket!r} is not served here: {advice} ({code})")
+
+
+def _by_code(code: str, message: str, what: str, bucket: str) -> StoreError | None:
     if code == "NoSuchBucket":
         return BucketNotFound(f"bucket {bucket!r} does not exist: check its name and the endpoint")
     if code == "InvalidBucketName":
@@ -147,10 +160,6 @@ def _by_code(
         )
     if code == "NoSuchUpload":
         return UploadNotFound(f"{what}: there is no such multipart upload")
-    if code in ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"):
-        region = fields.get("Region", "")
-        advice = f"set region to {region}" if region else "check region and endpoint"
-        return StoreError(f"bucket {bucket!r} is not served here: {advice} ({code})")
     if code in _ADVICE:
         return denied(what, code, message)
     if code in _OBSTRUCTED_CODES:

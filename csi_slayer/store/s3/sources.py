@@ -95,11 +95,14 @@ class AssumedRole:
 
 
 class ChainCredentials:
-    """botocore's chain: environment, profile, shared files, container, instance."""
+    """botocore's chain: environment, profile, shared files, container, instance.
+
+    Gone through anew each time: by itself botocore keeps what has not ended by this machine's
+    clock, although the server may have refused it.
+    """
 
     def __init__(self, profile: str | None) -> None:
         self._profile = profile
-        self._credentials: Any = None
         self._identity = ""
 
     def load(self) -> AccessKeys:
@@ -107,24 +110,23 @@ class ChainCredentials:
         from botocore.session import Session
 
         try:
-            if self._credentials is None:
-                self._credentials = Session(profile=self._profile).get_credentials()
-            if self._credentials is None:
+            found: Any = Session(profile=self._profile).get_credentials()
+            if found is None:
                 raise AccessDenied(
                     "no credentials found: give a key pair, a profile or a role, set "
                     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ask for anonymous access"
                 )
-            frozen = self._credentials.get_frozen_credentials()
+            frozen = found.get_frozen_credentials()
         except BotoCoreError as error:
             raise AccessDenied(f"no credentials: {error}") from error
-        expiry = getattr(self._credentials, "_expiry_time", None)
+        expiry = getattr(found, "_expiry_time", None)
         keys = AccessKeys(
             access_key=frozen.access_key,
             secret_key=frozen.secret_key,
             session_token=frozen.token or None,
             expires=expiry.timestamp() if expiry is not None else None,
         )
-        self._identity = self._name(str(self._credentials.method), keys)
+        self._identity = self._name(str(found.method), keys)
         return keys
 
     def _name(self, method: str, keys: AccessKeys) -> str:

@@ -69,7 +69,6 @@ def test_lasting_keys_are_loaded_once() -> None:
         source.now += 1e9
         await credentials.current()
         assert source.loads == 1
-        assert not credentials.temporary
 
     asyncio.run(body())
 
@@ -254,6 +253,29 @@ def test_a_profile(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert source.load().access_key == "from-profile"
     with pytest.raises(AccessDenied, match="absent"):
         choose_source(CredentialOptions(profile="absent"), NOWHERE).load()
+
+
+def test_a_session_that_others_renew_in_a_file_is_found(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing in the file says when it ends: the server does."""
+
+    async def body() -> None:
+        lines = "[work]\naws_access_key_id = AKID\naws_secret_access_key = s\n"
+        (tmp_path / "credentials").write_text(lines)
+        source = choose_source(CredentialOptions(profile="work"), NOWHERE)
+        now = 0.0
+        credentials = Credentials(source, "us-east-1", clock=lambda: now)
+        await credentials.current()
+        assert not credentials.temporary
+        for token in ("first", "second"):
+            (tmp_path / "credentials").write_text(f"{lines}aws_session_token = {token}\n")
+            now += 10
+            await credentials.refused()
+            assert credentials.temporary
+            assert (await credentials.current()).token == token
+
+    asyncio.run(body())
 
 
 def test_nothing_found(environment: pytest.MonkeyPatch) -> None:

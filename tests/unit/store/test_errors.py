@@ -48,7 +48,8 @@ def _answer(status: int, code: str = "", more: str = "", **headers: str) -> Answ
         (403, "AccessDenied", AccessDenied),
         (403, "", AccessDenied),
         (401, "", AccessDenied),
-        (403, "InvalidAccessKeyId", AccessDenied),
+        (403, "InvalidAccessKeyId", CredentialsEnded),
+        (403, "InvalidTokenId", CredentialsEnded),
         (403, "SignatureDoesNotMatch", AccessDenied),
         (412, "PreconditionFailed", PreconditionFailed),
         (412, "", PreconditionFailed),
@@ -60,6 +61,8 @@ def _answer(status: int, code: str = "", more: str = "", **headers: str) -> Answ
         (409, "ObjectParentIsFile", KeyObstructed),
         (400, "InvalidPart", StoreError),
         (301, "PermanentRedirect", StoreError),
+        (307, "TemporaryRedirect", StoreError),
+        (301, "", StoreError),
         (500, "InternalError", Transient),
         (503, "SlowDown", Transient),
         (502, "", Transient),
@@ -101,7 +104,16 @@ def test_a_missing_bucket_is_told_by_the_request_too() -> None:
 )
 def test_advice(status: int, code: str, more: str, advice: str) -> None:
     error = translate(_answer(status, code, more), "Op", "bucket")
+    if isinstance(error, CredentialsEnded):
+        error = error.otherwise
     assert advice in str(error)
+
+
+@pytest.mark.parametrize("code", ["PermanentRedirect", "", "IllegalLocationConstraintException"])
+def test_a_redirection_says_where_the_bucket_is(code: str) -> None:
+    """AWS names the region in a header; the answer to HEAD has nothing else."""
+    error = translate(_answer(301, code, x_amz_bucket_region="eu-west-3"), "Op", "bucket")
+    assert "'bucket' is not served here: set region to eu-west-3" in str(error)
 
 
 def test_a_server_may_ask_for_a_pause() -> None:
