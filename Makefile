@@ -13,6 +13,9 @@ PYTHON ?= $(shell $(DISTRIBUTION) -c 'import sys; sys.exit(sys.version_info < (3
 	&& echo $(DISTRIBUTION) || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
+# pip loads libraries from where it builds, which hardened machines do not allow in /tmp.
+PIP = mkdir -p $(VENV)/tmp && TMPDIR="$(CURDIR)/$(VENV)/tmp" \
+	$(BIN)/python -m pip install -q --disable-pip-version-check
 
 # What the code itself needs; what its tests run on a mount; what the benchmarks compare with.
 PACKAGES_RUN := python3-venv ca-certificates fuse3
@@ -107,20 +110,20 @@ $(ENVIRONMENT) &:
 # A stamp each for what is installed into the environment; they go away with it.
 $(VENV)/.run: $(BUILT_FROM) | $(ENVIRONMENT)
 	@echo "==> dependencies"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@$(PIP) -e .
 	@touch $@
 
 $(VENV)/.test: $(BUILT_FROM) | $(ENVIRONMENT)
 	@echo "==> dependencies of the tests"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test,otel,pyfuse3]'
+	@$(PIP) -e '.[test,otel,pyfuse3]'
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.bench: $(BUILT_FROM) | $(ENVIRONMENT)
 	@echo "==> dependencies of the benchmarks"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'
+	@$(PIP) -e '.[bench]'
 	@touch $@
 
 $(VENV)/.e2e: $(BUILT_FROM) | $(VENV)/.test
 	@echo "==> dependencies of the end-to-end tests"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test,e2e]'
+	@$(PIP) -e '.[test,e2e]'
 	@touch $@
