@@ -35,7 +35,16 @@ class Catalog(Vanishing):
     def __init__(self, path: Path, defaults: Defaults) -> None:
         super().__init__(Database(path))
         self.defaults = defaults
+        try:
+            self._make_ready()
+        except BaseException:
+            with contextlib.suppress(SlayerError):  # the first one says what is wrong
+                self.close()
+            raise
+
+    def _make_ready(self) -> None:
         self._start()
+        defaults = self.defaults
         if self._db.one("SELECT 1 FROM inodes WHERE ino = ?", (ROOT,)) is None:
             now = time.time_ns()
             mode = stat.S_IFDIR | defaults.dir_mode

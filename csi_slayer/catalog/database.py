@@ -57,15 +57,11 @@ class Database:
             self._connection = sqlite3.connect(
                 path, isolation_level=None, cached_statements=256, check_same_thread=False
             )
-            for pragma in PRAGMAS:
-                self._connection.execute(pragma)
-            version = self._migrated()
-            if version != VERSION:
-                raise CatalogError(
-                    f"{path} has schema version {version}, this program needs {VERSION}: "
-                    "unmount with the program that wrote it, then remove the file"
-                )
-            self._reserve(fresh)
+            try:
+                self._prepare(fresh)
+            except BaseException:
+                self._connection.close()
+                raise
         except OSError as error:
             reason = f"cannot open the catalog {path}: {error.strerror}"
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -75,6 +71,17 @@ class Database:
             raise self._failed(error, f"cannot open the catalog {path}") from error
         self.execute = self._connection.execute
         self.executemany = self._connection.executemany
+
+    def _prepare(self, fresh: bool) -> None:
+        for pragma in PRAGMAS:
+            self._connection.execute(pragma)
+        version = self._migrated()
+        if version != VERSION:
+            raise CatalogError(
+                f"{self.path} has schema version {version}, this program needs {VERSION}: "
+                "unmount with the program that wrote it, then remove the file"
+            )
+        self._reserve(fresh)
 
     def _migrated(self) -> int:
         """Bring the schema up to date; the version that it has now."""

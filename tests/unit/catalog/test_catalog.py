@@ -407,6 +407,12 @@ def test_used_bytes_follow_every_change(catalog: Catalog) -> None:
     assert catalog.used_bytes == 5 == catalog.used_now()
 
 
+def is_open(path: Path) -> bool:
+    """Whether this process has it open."""
+    names = os.listdir("/proc/self/fd")
+    return str(path) in {os.path.realpath(f"/proc/self/fd/{name}") for name in names}
+
+
 def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:
     import sqlite3
 
@@ -414,8 +420,10 @@ def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version=99")
     connection.close()
-    with pytest.raises(CatalogError, match="schema version 99"):
+    with pytest.raises(CatalogError, match="schema version 99") as caught:
         Catalog(path, DEFAULTS)
+    assert not is_open(path)  # while the traceback still has what opened it
+    del caught
 
 
 def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
@@ -432,8 +440,10 @@ def test_damage_found_later_says_how_to_go_on_too(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xa5" * 4096)
-    with pytest.raises(CatalogError, match=r"query failed: .*c\.db is damaged; move it"):
+    with pytest.raises(CatalogError, match=r"query failed: .*c\.db is damaged; move it") as caught:
         Catalog(path, DEFAULTS)
+    assert not is_open(path)  # while the traceback still has what opened it
+    del caught
 
 
 def test_a_catalog_is_new_until_it_has_had_a_name(tmp_path: Path) -> None:
