@@ -89,7 +89,9 @@ def _formatter(style: Literal["json", "text"]) -> logging.Formatter:
             structlog.processors.JSONRenderer(default=_text_of, ensure_ascii=False),
         ]
     else:
-        steps = [_mask, structlog.dev.ConsoleRenderer(colors=False)]
+        # The default shows all local variables, in a frame that cuts secrets where no mask fits.
+        plain = structlog.dev.plain_traceback
+        steps = [_mask, structlog.dev.ConsoleRenderer(colors=False, exception_formatter=plain)]
     return _MaskingFormatter(
         foreign_pre_chain=_COMMON,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *steps],

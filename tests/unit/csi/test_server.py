@@ -72,16 +72,22 @@ def test_whatever_goes_wrong_the_socket_is_looked_after(tmp_path: Path) -> None:
 
     async def run() -> None:
         path = tmp_path / "csi.sock"
+        handler = Calls(Counted()).handler(
+            Empty(), csi_pb2.DESCRIPTOR.services_by_name["Controller"]
+        )
 
         def fail() -> None:
             raise LookupError("what nobody thought of")
 
-        server = Server(path, [], fail)
+        server = Server(path, [handler], fail)
         await server.start(look_after=0.01)
         async with asyncio.timeout(20):
             path.unlink()
             while not path.exists():  # noqa: ASYNC110 - by another process, in general
                 await asyncio.sleep(0.005)
+            async with connected(path) as client:
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await client("ListVolumes")
         await server.close(0)
 
     asyncio.run(run())

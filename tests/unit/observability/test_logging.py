@@ -182,6 +182,34 @@ def test_text_lines_are_masked_too(capfd: pytest.CaptureFixture[str]) -> None:
     assert "hush" not in error
 
 
+@pytest.mark.allow_log("Traceback")
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_tracebacks_show_no_variables(
+    capfd: pytest.CaptureFixture[str], style: Literal["json", "text"]
+) -> None:
+    """With text they showed all of them, cut where the lines of a frame ended: the first half of a
+    session token fitted no mask, and a key that nobody had registered had none."""
+    token = "".join(chr(ord("A") + number % 26) for number in range(200))
+    register_secrets([token])
+    writer = configure_logging(LogConfig(format=style))
+    try:
+        sent, key = f"token {token}", "not-registered"
+        try:
+            raise ValueError(len(sent) + len(key))
+        except ValueError:
+            get_logger("x").exception("failed")
+    finally:
+        writer.close()
+        logging.getLogger().removeHandler(writer)
+        logging.captureWarnings(False)
+        structlog.reset_defaults()
+        forget_secrets()
+    error = capfd.readouterr().err
+    assert "ValueError: 220" in error
+    assert token[:20] not in error
+    assert "key =" not in error
+
+
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"log\.file: .*absent.*No such file"):
         configure_logging(LogConfig(file=tmp_path / "absent" / "x.log"))
