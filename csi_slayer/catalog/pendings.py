@@ -118,11 +118,13 @@ class Pendings(Reads):
         return [str(row[0]) for row in rows]
 
     async def pending_in(self, prefix: str, after: str, limit: int) -> list[str]:
-        """Pending keys of what is directly below ``prefix``, in order, greater than ``after``: one
-        of them, or the prefix itself."""
+        """Pending keys of what is directly below ``prefix``, and of what is deeper those of
+        directories and those with an object that may have to go; in order, greater than ``after``:
+        one of them, or the prefix itself."""
         rows = self._db.all(
             "SELECT key FROM pending WHERE key > ? AND key < ? "
-            "AND instr(rtrim(substr(key, ?), '/'), '/') = 0 ORDER BY key LIMIT ?",
+            "AND (instr(rtrim(substr(key, ?), '/'), '/') = 0 OR expect IS NOT '' "
+            "OR substr(key, -1) = '/') ORDER BY key LIMIT ?",
             (after, prefix + "\U0010ffff", len(prefix) + 1, limit),
         )
         return [str(row[0]) for row in rows]

@@ -180,23 +180,44 @@ class DirOps(Base):
         return DirItem(name.encode(), inode.ino, inode.mode, cookie, entry)
 
     async def fsyncdir(self, req: Request, ino: int, fh: int, datasync: bool) -> None:
-        """Return when the store has what was made, renamed and removed directly in here; with
-        policy writeback, when the journal of it survives a power loss."""
+        """Return when the store has what was made, renamed and removed directly in here, of a
+        directory that was renamed or removed all that was in it; with policy writeback, when the
+        journal of it survives a power loss."""
         if self.live.durability == "writeback":
             await self.catalog.synced()
             return
         path = await self.catalog.path(ino)
         if path is None:
             return
-        prefix = after = path + "/" if path else ""
+        prefix = path + "/" if path else ""
+        await self._sync_moved(prefix)
+        after = prefix
         while keys := await self.catalog.pending_in(prefix, after, SETTLED_AT_ONCE):
             after = keys[-1]
             for key in keys:
                 inode = await self.catalog.resolve(key)
-                if inode is None or not self.opened.is_writing(inode.ino):
+                direct = "/" not in key[len(prefix) : -1]
+                if (
+                    inode is None
+                    or inode.is_dir
+                    or (direct and not self.opened.is_writing(inode.ino))
+                ):
                     await self.content.reconciler.settle(key)
+            await asyncio.sleep(0)
         if path:
             await self.content.reconciler.settle(path + "/")
+
+    async def _sync_moved(self, prefix: str) -> None:
+        """Return when the store has all files with such a path under the name that they have now,
+        but for those that are being written."""
+        after = "", 0
+        while moving := await self.catalog.moving(after, SETTLED_AT_ONCE):
+            after = moving[-1].origin or "", moving[-1].ino
+            for inode in moving:
+                key = await self.catalog.path(inode.ino)
+                if key and key.startswith(prefix) and not self.opened.is_writing(inode.ino):
+                    await self.content.reconciler.settle(key)
+            await asyncio.sleep(0)
 
     async def statfs(self, req: Request, ino: int) -> StatFs:
         size = self.live.quota or NOMINAL_BYTES

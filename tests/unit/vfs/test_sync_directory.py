@@ -5,7 +5,10 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import pytest
+
 from csi_slayer.catalog import ROOT
+from tests.unit.vfs.calls import create
 from tests.unit.vfs.harness import Volume
 
 MANY = 1100
@@ -43,6 +46,49 @@ def test_it_waits_for_all_that_is_in_it(tmp_path: Path) -> None:
             await fs.mknod(volume.request(), ROOT, b"%d" % number, stat.S_IFREG | 0o644, 0)
         await fs.fsyncdir(volume.request(), ROOT, 0, False)
         assert len(volume.bucket.objects) == MANY
+
+    volume.run(scenario())
+    volume.stop()
+
+
+@pytest.mark.parametrize("within", ["", "top"])
+@pytest.mark.parametrize("where", ["here", "from", "to", "removed"])
+def test_it_waits_for_all_that_was_in_a_directory_that_was_renamed_or_removed(
+    tmp_path: Path, within: str, where: str
+) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    fs = volume.fs
+
+    async def mkdir(parent: int, name: bytes) -> int:
+        entry = await fs.mkdir(volume.request(), parent, name, 0o755)
+        assert entry.attr is not None
+        return entry.attr.ino
+
+    async def scenario() -> None:
+        top = await mkdir(ROOT, b"top") if within else ROOT
+        other = await mkdir(top if where == "from" else ROOT, b"other")
+        old = other if where == "to" else top
+        old_dir = await mkdir(old, b"old")
+        deep = await mkdir(old_dir, b"deep")
+        await mkdir(deep, b"empty")
+        files = [await create(volume, b"%d" % number, b"x", parent=deep) for number in range(40)]
+        assert await fs.drain(2.0) == 0
+        if where == "removed":
+            for number in range(len(files)):
+                await fs.unlink(volume.request(), deep, b"%d" % number)
+            await fs.rmdir(volume.request(), deep, b"empty")
+            await fs.rmdir(volume.request(), old_dir, b"deep")
+            await fs.rmdir(volume.request(), old, b"old")
+        else:
+            target = other if where == "from" else top
+            await fs.rename(volume.request(), old, b"old", target, b"new", 0)
+        await fs.fsyncdir(volume.request(), top, 0, False)
+        keys = set(volume.bucket.objects)
+        if where != "to":
+            assert not [key for key in keys if "old/" in key]
+        if where != "removed":
+            new = {key.partition("new/")[2] for key in keys if "new/" in key}
+            assert new >= {"", "deep/empty/", *(f"deep/{number}" for number in range(40))}
 
     volume.run(scenario())
     volume.stop()
