@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -22,6 +22,8 @@ from csi_slayer.errors import ConfigError
 _MOST_CONNECTIONS: Final = 8
 _LARGEST_HEAD: Final = 8192
 _TIMEOUT: Final = 10.0
+
+T = TypeVar("T")
 
 Readiness = Callable[[], Awaitable[str | None]]
 """What keeps a process from doing its work, or None."""
@@ -34,6 +36,8 @@ class MetricsServer:
         self._registry = registry
         self._ready = ready
         self._connections: set[asyncio.Task[None]] = set()
+        self._waiting: dict[asyncio.StreamWriter, None] = {}  # for their clients, the longest first
+        self._scrape: asyncio.Task[bytes] | None = None
         self._server: asyncio.Server | None = None
         self._socket_path: str | None = None
 
@@ -64,9 +68,12 @@ class MetricsServer:
         if self._server is None:
             return
         self._server.close()
-        for task in self._connections:
+        under_way: list[asyncio.Task[Any]] = [*self._connections]
+        if self._scrape is not None:
+            under_way.append(self._scrape)
+        for task in under_way:
             task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await asyncio.gather(*under_way, return_exceptions=True)
         await self._server.wait_closed()
         if self._socket_path is not None:
             with contextlib.suppress(FileNotFoundError):
@@ -74,8 +81,14 @@ class MetricsServer:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._connections) >= _MOST_CONNECTIONS:
-            writer.transport.abort()
-            return
+            # Anybody in the cluster may connect and say nothing, and the kubelet ends a process
+            # that does not answer its probes.
+            slowest = next(iter(self._waiting), None)
+            if slowest is None:
+                writer.transport.abort()
+                return
+            del self._waiting[slowest]
+            slowest.transport.abort()
         task = asyncio.get_running_loop().create_task(self._answer(reader, writer))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
@@ -83,13 +96,21 @@ class MetricsServer:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(_TIMEOUT):
-                head = await reader.readuntil(b"\r\n\r\n")
+                head = await self._wait(writer, reader.readuntil(b"\r\n\r\n"))
                 writer.write(await self._response(head))
-                await writer.drain()
+                await self._wait(writer, writer.drain())
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             writer.transport.abort()
         finally:
             writer.close()
+
+    async def _wait(self, writer: asyncio.StreamWriter, client: Awaitable[T]) -> T:
+        """What the client does; meanwhile it may have to make way for another one."""
+        self._waiting[writer] = None
+        try:
+            return await client
+        finally:
+            self._waiting.pop(writer, None)
 
     async def _response(self, head: bytes) -> bytes:
         method, _, rest = head.partition(b" ")
@@ -103,12 +124,20 @@ class MetricsServer:
             status = "200 OK" if problem is None else "503 Service Unavailable"
             body, kind = f"{problem or 'ok'}\n".encode(), "text/plain"
         elif path == b"/metrics":
-            # A scrape takes milliseconds: in a thread, so that no kernel request waits for it.
-            body = await asyncio.to_thread(generate_latest, self._registry)
-            status, kind = "200 OK", CONTENT_TYPE_LATEST
+            status, body, kind = "200 OK", await self._samples(), CONTENT_TYPE_LATEST
         else:
             status, body, kind = "404 Not Found", b"try /metrics\n", "text/plain"
         return _message(status, body, kind, send_body=method == b"GET")
+
+    async def _samples(self) -> bytes:
+        """Those who ask meanwhile share the answer: each one more would hold a thread that a
+        collector may need for its own. Raises what a collector does."""
+        if self._scrape is None or self._scrape.done():
+            # It takes milliseconds: in a thread, so that no kernel request waits for it.
+            self._scrape = asyncio.create_task(asyncio.to_thread(generate_latest, self._registry))
+            # Retrieved here for the case that nobody waits any more.
+            self._scrape.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(self._scrape)
 
 
 def _message(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric
 
 from csi_slayer.errors import ConfigError
 from csi_slayer.observability.metrics import Metrics
@@ -90,22 +94,88 @@ def test_a_head_without_end_is_cut_off() -> None:
     _serving("127.0.0.1:0", check)
 
 
-def test_too_many_connections_are_refused_and_later_served_again() -> None:
+def test_who_says_nothing_makes_way() -> None:
+    """Eight connections of any pod, renewed each ten seconds, had the kubelet end the node service:
+    its probes were refused."""
+
     async def check(server: MetricsServer) -> None:
         idle = [await _connect(server) for _ in range(8)]
-        reader, writer = await _connect(server)
-        try:
-            assert await reader.read() == b""
-        except ConnectionError:
-            pass
-        writer.close()
-        for waiting_reader, waiting_writer in idle:
+        assert (await _ask(server, b"GET /healthz HTTP/1.1\r\n\r\n")).endswith(b"ok\n")
+        with contextlib.suppress(ConnectionError):
+            assert await idle[0][0].read() == b""
+        for waiting_reader, waiting_writer in idle[1:]:
             waiting_writer.write(b"GET /healthz HTTP/1.1\r\n\r\n")
             assert (await waiting_reader.read()).endswith(b"ok\n")
-            waiting_writer.close()
-        assert (await _ask(server, b"GET /healthz HTTP/1.1\r\n\r\n")).endswith(b"ok\n")
+        for _reader, writer in idle:
+            writer.close()
 
     _serving("127.0.0.1:0", check)
+
+
+def test_who_waits_for_us_stays_and_more_are_refused_meanwhile() -> None:
+    async def run() -> None:
+        go_on = asyncio.Event()
+        asked = 0
+
+        async def ready() -> str | None:
+            nonlocal asked
+            asked += 1
+            await go_on.wait()
+            return None
+
+        server = await serve_metrics(Metrics().registry, "127.0.0.1:0", ready)
+        async with asyncio.timeout(20):
+            request = b"GET /readyz HTTP/1.1\r\n\r\n"
+            waiting = [asyncio.create_task(_ask(server, request)) for _ in range(8)]
+            while asked < 8:  # noqa: ASYNC110 - by connections
+                await asyncio.sleep(0.005)
+            with contextlib.suppress(ConnectionError):
+                assert await _ask(server, b"GET /healthz HTTP/1.1\r\n\r\n") == b""
+            go_on.set()
+            assert all(answer.endswith(b"ok\n") for answer in await asyncio.gather(*waiting))
+            assert (await _ask(server, b"GET /healthz HTTP/1.1\r\n\r\n")).endswith(b"ok\n")
+        await server.close()
+
+    asyncio.run(run())
+
+
+class _NeedsAThread:
+    """A collector as the node service's, which has a thread of the loop do a part of it."""
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.collected = 0
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> list[Metric]:
+        assert self.loop is not None
+        self.collected += 1
+        work = asyncio.to_thread(list[Metric])
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
+
+
+def test_many_scrapes_at_once_need_no_more_threads_than_one() -> None:
+    """Eight waited for each other for ten seconds, and who published a volume with them."""
+
+    async def run() -> None:
+        collector = _NeedsAThread()
+        registry = CollectorRegistry()
+        registry.register(collector)
+        collector.loop = asyncio.get_running_loop()
+        collector.loop.set_default_executor(ThreadPoolExecutor(2))
+        server = await serve_metrics(registry, "127.0.0.1:0")
+        async with asyncio.timeout(5):
+            request = b"GET /metrics HTTP/1.1\r\n\r\n"
+            answers = await asyncio.gather(*[_ask(server, request) for _ in range(8)])
+        assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
+        before = collector.collected
+        assert (await _ask(server, request)).startswith(b"HTTP/1.1 200")
+        assert collector.collected == before + 1
+        await server.close()
+
+    asyncio.run(run())
 
 
 def test_a_unix_socket_is_private_and_goes_away(tmp_path: Path) -> None:
