@@ -20,6 +20,9 @@ T = TypeVar("T")
 
 # A server may ask for a pause; not for an arbitrarily long one.
 LONGEST_RETRY_AFTER = 20.0
+# A server that answers with something else than was asked for may be a gateway in trouble: asked
+# again, but not until the deadline.
+MOST_WRONG_ANSWERS = 4
 
 
 class Transient(Exception):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 
 from csi_slayer.errors import SourceUnreadable
 from csi_slayer.store.s3.answer import Answer
 from csi_slayer.store.s3.engine import Engine
 from csi_slayer.store.s3.jobs import Upload
 from csi_slayer.store.s3.request import Pairs, S3Request
-from csi_slayer.store.s3.sign import LARGEST_SIGNED_BODY
+from csi_slayer.store.s3.sign import LARGEST_SIGNED_BODY, content_md5
 from csi_slayer.store.source import reading
+
+_PIECE = 1 << 20
 
 
 class FileBody:
@@ -32,12 +35,22 @@ class FileBody:
             if self._data is None:
                 self._data = await self._read()
             return await engine.attempt(S3Request(op, "PUT", key, query, headers, self._data))
+        if engine.digests:
+            digest = await asyncio.to_thread(content_md5, self._pieces())
+            headers = [*headers, ("content-md5", digest)]
         ask_first = any(name in ("if-match", "if-none-match") for name, _ in headers)
         request = S3Request(
             op, "PUT", key, query, headers, body_length=self._length, ask_first=ask_first
         )
         job = Upload(self._fd, self._offset, self._length, ask_first)
         return await engine.transfer(request, job, lambda: 0)
+
+    def _pieces(self) -> Iterator[bytes]:
+        end = self._offset + self._length
+        for offset in range(self._offset, end, _PIECE):
+            with reading():
+                piece = os.pread(self._fd, min(_PIECE, end - offset), offset)
+            yield piece
 
     async def _read(self) -> bytes:
         data = bytearray(self._length)

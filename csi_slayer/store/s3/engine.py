@@ -21,7 +21,13 @@ from csi_slayer.store.observe import RequestObserver
 from csi_slayer.store.retry import RetryPolicy, Transient
 from csi_slayer.store.s3.answer import Answer, AnswerReader
 from csi_slayer.store.s3.credentials import Credentials
-from csi_slayer.store.s3.errors import ClockSkewed, CredentialsEnded, denied, translate
+from csi_slayer.store.s3.errors import (
+    ClockSkewed,
+    CredentialsEnded,
+    DigestWanted,
+    denied,
+    translate,
+)
 from csi_slayer.store.s3.jobs import wrong_answer
 from csi_slayer.store.s3.pool import ConnectionPool
 from csi_slayer.store.s3.request import RequestWriter, S3Request
@@ -117,7 +123,7 @@ class Engine:
         return await self._watched(self._small(request, limit))
 
     async def _small(self, request: S3Request, limit: int) -> Answer:
-        head = await self._head(request)
+        head, signed_at = await self._head(request), self._writer.clock.offset
         reader = AnswerReader(limit, request.method == "HEAD")
         started = time.monotonic()
         status, received = None, 0
@@ -130,7 +136,7 @@ class Engine:
             self._observer.on_request(request.op, status, seconds, sent, received)
         if answer.status in (200, 204, 206):
             return answer
-        raise await self._refusal(answer, request)
+        raise await self._refusal(answer, request, signed_at)
 
     async def transfer(
         self, request: S3Request, job: TransferJob, moved: Callable[[], int]
@@ -142,7 +148,7 @@ class Engine:
         return await self._watched(self._bulk(request, job, moved))
 
     async def _bulk(self, request: S3Request, job: TransferJob, moved: Callable[[], int]) -> Answer:
-        head = await self._head(request)
+        head, signed_at = await self._head(request), self._writer.clock.offset
         before = moved()
         started = time.monotonic()
         status, sent = None, 0
@@ -163,7 +169,7 @@ class Engine:
             self._observer.on_request(request.op, status, seconds, sent, moved() - before)
         if answer.status in (200, 204, 206):
             return answer
-        raise await self._refusal(answer, request)
+        raise await self._refusal(answer, request, signed_at)
 
     async def close(self) -> None:
         """End everything; operations under way fail."""
@@ -173,6 +179,12 @@ class Engine:
         await self._transfers.close()
         if self._credentials is not None:
             await self._credentials.close()
+
+    @property
+    def digests(self) -> bool:
+        """Whether the service wants a Content-MD5 of each body; that of a request which has its
+        body with it is added here."""
+        return self._writer.digests
 
     @property
     def progress(self) -> int:
@@ -196,13 +208,19 @@ class Engine:
         signed_by = None if self._credentials is None else await self._credentials.current()
         return self._writer.head(request, signed_by)
 
-    async def _refusal(self, answer: Answer, request: S3Request) -> Exception:
+    async def _refusal(self, answer: Answer, request: S3Request, signed_at: float) -> Exception:
         what = describe(request)
-        error = translate(answer, what, self.address.bucket, request.key is not None)
+        error = translate(
+            answer, what, self.address.bucket, request.key is not None, clock=signed_at
+        )
         if isinstance(error, ClockSkewed):
             self._writer.clock.offset = error.offset
             advice = str(denied(what, "RequestTimeTooSkewed"))
             return Transient(advice, immediate=True, limit=2, outcome=AccessDenied)
+        if isinstance(error, DigestWanted):
+            self._writer.digests = True
+            kind = type(error.otherwise)
+            return Transient(str(error), immediate=True, limit=2, outcome=kind)
         if isinstance(error, CredentialsEnded):
             if self._credentials is not None and self._credentials.temporary:
                 await self._credentials.refused()

@@ -16,9 +16,10 @@ from csi_slayer.errors import (
     ObjectNotFound,
     PreconditionFailed,
     StoreError,
+    StoreIntegrityError,
     StoreUnsupported,
 )
-from csi_slayer.store.retry import Transient
+from csi_slayer.store.retry import MOST_WRONG_ANSWERS, Transient
 from csi_slayer.store.s3.answer import Answer
 from csi_slayer.store.s3.headers import http_time
 from csi_slayer.store.s3.xml import parse_error
@@ -42,10 +43,13 @@ _ENDED_CODES = frozenset({
     "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken",
     "InvalidTokenId", "TokenRefreshRequired",
 })  # fmt: skip
+# The body was changed, or cut, on its way.
+_DAMAGED_CODES = frozenset({"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"})
 _ELSEWHERE_CODES = frozenset({
     "AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect",
 })  # fmt: skip
 _UNKNOWN_KEY = "the access key is not known there: check the key id and the endpoint"
+_ARCHIVED = "the object is archived: restore it first"
 # Codes of a 404 that are about the object; none other may be taken for an object that is gone.
 _ABSENT_CODES = frozenset({"", "NoSuchKey", "NoSuchVersion", "NotFound"})
 # versitygw, MinIO
@@ -65,7 +69,8 @@ _ADVICE = {
     "AccessDenied": "the identity may not do this: check its policy and the bucket's",
     "AccountProblem": "the account has a problem",
     "AllAccessDisabled": "access to the bucket is disabled",
-    "InvalidObjectState": "the object is archived: restore it first",
+    "InvalidObjectState": _ARCHIVED,
+    "ObjectNotInActiveTierError": _ARCHIVED,
     "ExpiredToken": "the session token has ended: give new credentials",
     "RequestTimeTooSkewed": "this machine's clock differs from the server's: set it",
 }
@@ -102,6 +107,14 @@ class CredentialsEnded(Exception):
         self.certain = certain
 
 
+class DigestWanted(Exception):
+    """Bodies need a Content-MD5 there, as in buckets with object lock; ``otherwise`` as above."""
+
+    def __init__(self, otherwise: StoreError) -> None:
+        super().__init__(str(otherwise))
+        self.otherwise = otherwise
+
+
 class ClockSkewed(Exception):
     """The server's clock is ``offset`` seconds ahead of ours."""
 
@@ -110,10 +123,14 @@ class ClockSkewed(Exception):
         self.offset = offset
 
 
-def translate(answer: Answer, what: str, bucket: str, about_object: bool = True) -> Exception:
-    """The exception for an answer that is no success; ``what`` names operation and object.
+def translate(
+    answer: Answer, what: str, bucket: str, about_object: bool = True, *, clock: float = 0.0
+) -> Exception:
+    """The exception for an answer that is no success; ``what`` names operation and object,
+    ``clock`` is the offset that the request was signed with.
 
-    Besides StoreErrors: Transient, CredentialsEnded and ClockSkewed, which the caller handles.
+    Besides StoreErrors: Transient, CredentialsEnded, DigestWanted and ClockSkewed, which the
+    caller handles.
     """
     code, message, fields = parse_error(answer.body)
     status = answer.status
@@ -121,7 +138,8 @@ def translate(answer: Answer, what: str, bucket: str, about_object: bool = True)
         return Transient(f"HTTP {status} {code}".rstrip(), retry_after=_seconds(answer.headers))
     offset = _clock_offset(answer)
     bodiless = not answer.body
-    if code == "RequestTimeTooSkewed" or (status == 403 and bodiless and abs(offset) > _SKEW):
+    skewed = status == 403 and bodiless and abs(offset - clock) > _SKEW
+    if code == "RequestTimeTooSkewed" or skewed:
         return ClockSkewed(offset)
     region = fields.get("Region") or answer.headers.get("x-amz-bucket-region", "")
     if code in _ELSEWHERE_CODES or (300 <= status < 400 and region):
@@ -131,6 +149,10 @@ def translate(answer: Answer, what: str, bucket: str, about_object: bool = True)
         error = _by_status(answer, code, message, what, about_object)
     if code in _ENDED_CODES or (status == 400 and bodiless):
         return CredentialsEnded(error, certain=code in _ENDED_CODES)
+    if code in _DAMAGED_CODES:
+        return Transient(str(error), limit=MOST_WRONG_ANSWERS, outcome=StoreIntegrityError)
+    if code == "InvalidRequest" and "Content-MD5" in message:
+        return DigestWanted(error)
     return error
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from csi_slayer.errors import PreconditionFailed, StoreError, StoreIntegrityError
 from csi_slayer.store.base import RangeSink
-from csi_slayer.store.retry import Transient
+from csi_slayer.store.retry import MOST_WRONG_ANSWERS, Transient
 from csi_slayer.store.s3.answer import Answer, AnswerReader
 from csi_slayer.store.s3.headers import content_length, content_range, normal_etag
 from csi_slayer.store.s3.transfers import Lane
 
 _MOST_ANSWER_BYTES = 1 << 20
-# A server that answers with something else than was asked for may be a gateway in trouble: asked
-# again, but not until the deadline.
-MOST_WRONG_ANSWERS = 4
 
 
 def wrong_answer(message: str, outcome: type[StoreError] = StoreIntegrityError) -> Transient:

@@ -9,7 +9,13 @@ from csi_slayer.store.options import ObjectOptions
 from csi_slayer.store.s3.address import BucketAddress
 from csi_slayer.store.s3.credentials import SignedBy
 from csi_slayer.store.s3.headers import USER_AGENT
-from csi_slayer.store.s3.sign import EMPTY_PAYLOAD, AmzClock, encode_query, hash_payload
+from csi_slayer.store.s3.sign import (
+    EMPTY_PAYLOAD,
+    AmzClock,
+    content_md5,
+    encode_query,
+    hash_payload,
+)
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -17,6 +23,7 @@ STORAGE_CLASS = "x-amz-storage-class"
 
 _NOTHING = ObjectOptions()
 _WRITES = frozenset({"PutObject", "CopyObject", "CreateMultipartUpload"})
+_SENDS = frozenset({"PutObject", "UploadPart"})
 
 
 @dataclass(slots=True)
@@ -64,6 +71,8 @@ class RequestWriter:
     def __init__(self, address: BucketAddress, objects: ObjectOptions = _NOTHING) -> None:
         self.address = address
         self.clock = AmzClock()
+        self.digests = False
+        """Whether bodies need a Content-MD5: objects that are to be kept for a time do."""
         self._always = _always(objects)
         self._writing = _writing(objects)
         self._asked = {name for name, _ in self._writing}
@@ -79,6 +88,8 @@ class RequestWriter:
         if self._writing and request.op in _WRITES:
             headers = [pair for pair in headers if pair[0] not in self._asked]
             headers += self._writing
+        if self.digests and request.op in _SENDS and request.body_length is None:
+            headers.append(("content-md5", content_md5([request.body])))
         if signed_by is not None:
             self._sign(headers, request, path, query, signed_by)
         headers.append(("user-agent", USER_AGENT))

@@ -7,10 +7,11 @@ nor encoded twice.
 
 from __future__ import annotations
 
+import base64
 import hmac
 import time
-from collections.abc import Sequence
-from hashlib import sha256
+from collections.abc import Iterable, Sequence
+from hashlib import md5, sha256
 from urllib.parse import quote
 
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
@@ -46,6 +47,14 @@ def hash_payload(body: bytes | memoryview) -> str:
     if len(body) > LARGEST_SIGNED_BODY:
         return UNSIGNED_PAYLOAD
     return sha256(body).hexdigest()
+
+
+def content_md5(pieces: Iterable[bytes | memoryview]) -> str:
+    """What ``content-md5`` says about a body of these pieces."""
+    digest = md5(usedforsecurity=False)
+    for piece in pieces:
+        digest.update(piece)
+    return base64.b64encode(digest.digest()).decode("ascii")
 
 
 class AmzClock:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from csi_slayer.errors import ObjectNotFound, StoreError
@@ -21,6 +19,7 @@ from csi_slayer.store.s3.headers import (
 )
 from csi_slayer.store.s3.jobs import wrong_answer
 from csi_slayer.store.s3.request import Pairs, S3Request
+from csi_slayer.store.s3.sign import content_md5
 from csi_slayer.store.s3.xml import build_delete, parse_deleted, writable
 from csi_slayer.store.write_token import WRITE_TOKEN, LostWrites, choose_token
 
@@ -132,9 +131,8 @@ class Writes:
     async def _delete_batch(self, keys: Sequence[str]) -> Mapping[str, str]:
         root = self._engine.address.prefix
         body = build_delete([root + key for key in keys])
-        digest = hashlib.md5(body, usedforsecurity=False).digest()
         headers = [
-            ("content-md5", base64.b64encode(digest).decode("ascii")),
+            ("content-md5", content_md5([body])),
             ("content-type", "application/xml"),
         ]
         request = S3Request("DeleteObjects", "POST", None, [("delete", "")], headers, body)

@@ -29,8 +29,9 @@ class Asked(NamedTuple):
 Respond = Callable[[Asked], bytes]
 
 
-def error(code: str, status: str = "200 OK", *headers: str) -> bytes:
-    return answer(f"<Error><Code>{code}</Code></Error>".encode(), status, *headers)
+def error(code: str, status: str, message: str = "") -> bytes:
+    text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    return answer(text.encode(), status)
 
 
 @contextlib.asynccontextmanager

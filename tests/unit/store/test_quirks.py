@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import random
+import time
 from collections.abc import Callable, Coroutine
+from email.utils import formatdate
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +29,7 @@ from tests.unit.store.scripted import answer
 
 HEAD = answer(b"", "200 OK", 'ETag: "head"').replace(b"Length: 0", b"Length: 5")
 DONE = b'<CompleteMultipartUploadResult><ETag>"done"</ETag></CompleteMultipartUploadResult>'
+BIG = random.Random(3).randbytes((2 << 20) + 99)
 BEGUN = b"<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
 
 
@@ -99,6 +106,74 @@ async def test_an_object_of_parts_whose_etag_is_another_than_was_acknowledged(ou
         else:
             with pytest.raises(PreconditionFailed):
                 await store.complete_multipart("a", upload, [(1, '"e"')])
+
+
+@runs
+async def test_a_bucket_with_object_lock_gets_checksums(tmp_path: Path) -> None:
+    """AWS and B2 want one of each body, and say so; nobody else has to wait for it."""
+    kept: list[bytes] = []
+    refused = 0
+
+    def respond(asked: Asked) -> bytes:
+        nonlocal refused
+        if asked.kind == "CreateMultipartUpload":
+            return answer(BEGUN)
+        given = asked.headers.get("content-md5")
+        if given is None:
+            refused += 1
+            words = "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object"
+            return error("InvalidRequest", "400 Bad Request", words)
+        assert "content-md5" in asked.headers["authorization"]
+        if (
+            given
+            != base64.b64encode(hashlib.md5(asked.body, usedforsecurity=False).digest()).decode()
+        ):
+            return error("BadDigest", "400 Bad Request")
+        kept.append(asked.body)
+        return answer(b"", "200 OK", 'ETag: "etag"')
+
+    (tmp_path / "file").write_bytes(BIG)
+    with (tmp_path / "file").open("rb") as file:
+        async with quirky(respond) as store:
+            await store.put("empty", b"")
+            await store.put("small", b"small")
+            assert refused == 1
+            await store.put_file("large", file.fileno(), len(BIG))
+            upload = await store.create_multipart("parts")
+            await store.upload_part("parts", upload, 1, file.fileno(), 7, len(BIG) - 7)
+        async with quirky(respond) as store:
+            await store.put_file("large", file.fileno(), len(BIG))
+    assert kept == [b"", b"small", BIG, BIG[7:], BIG]
+    assert refused == 2
+
+
+@pytest.mark.parametrize("code", ["BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"])
+@runs
+async def test_a_body_that_was_damaged_on_its_way_is_sent_again(code: str) -> None:
+    answers = [error(code, "400 Bad Request"), answer(b"", "200 OK", 'ETag: "etag"')]
+    async with quirky(lambda asked: answers.pop(0)) as store:
+        assert (await store.put("a", b"b")).etag == '"etag"'
+    async with quirky(lambda asked: error(code, "400 Bad Request")) as store:
+        with pytest.raises(StoreIntegrityError, match=code):
+            await store.put("a", b"b")
+
+
+@runs
+async def test_a_clock_that_differs_is_not_why_all_is_refused() -> None:
+    """HEAD gives no reason. Once the clock is followed, it was something else."""
+    ahead = formatdate(time.time() + 3600, usegmt=True)
+    stamps: list[str] = []
+
+    def respond(asked: Asked) -> bytes:
+        stamps.append(asked.headers["x-amz-date"])
+        return answer(b"", "403 Forbidden", f"Date: {ahead}")
+
+    async with quirky(respond) as store:
+        for _ in range(2):
+            with pytest.raises(AccessDenied, match="HTTP 403: the identity may not"):
+                await store.head("a")
+    assert len(stamps) == 3
+    assert stamps[0] < stamps[1]
 
 
 class Session:
