@@ -8,6 +8,7 @@ import platform
 import resource
 import shlex
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -141,19 +142,17 @@ def _check_file_system(directory: Path, mountinfo: Path = mounts.MOUNTINFO) -> F
 
 
 def _check_xattrs(directory: Path) -> Finding:
-    path = directory / f".slayerfs-doctor-{os.getpid()}"
     try:
-        path.touch(mode=0o600)
-        try:
-            os.setxattr(path, "user.slayerfs", b"1")
-        except OSError:
-            os.setxattr(path, "trusted.slayerfs", b"1")
+        # A new file, whoever else may write there: the directory may be /tmp.
+        with tempfile.NamedTemporaryFile(dir=directory, prefix=".slayerfs-doctor-") as file:
+            try:
+                os.setxattr(file.fileno(), "user.slayerfs", b"1")
+            except OSError:
+                os.setxattr(file.fileno(), "trusted.slayerfs", b"1")
         return Finding("ok", "the cache's file system keeps extended attributes")
     except OSError as error:
         return Finding("bad", f"no extended attributes in {directory}: {error.strerror}",
                        "put the cache on ext4, xfs, btrfs or tmpfs")  # fmt: skip
-    finally:
-        path.unlink(missing_ok=True)
 
 
 async def check_store(config: MountConfig) -> list[Finding]:

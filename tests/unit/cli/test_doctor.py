@@ -57,6 +57,14 @@ def test_a_cache_directory_that_cannot_be_looked_at(tmp_path: Path) -> None:
     assert finding.text.endswith("cache: File name too long")
 
 
+def test_a_link_of_somebody_else_is_not_followed(tmp_path: Path) -> None:
+    """Of a cache directory that is not there yet the one above is tried, which may be /tmp: root
+    made an empty file wherever a link of the name pointed that was tried."""
+    (tmp_path / f".slayerfs-doctor-{os.getpid()}").symlink_to(tmp_path / "made")
+    assert set(levels(list(doctor.check_cache(tmp_path / "later")))) <= {"ok", "note"}
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_cache_directory_without_attributes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
