@@ -178,7 +178,9 @@ class AttrOps(Base):
         return value
 
     async def listxattr(self, req: Request, ino: int) -> Sequence[bytes]:
-        return list(await self.catalog.xattrs(ino))
+        names = await self.catalog.xattrs(ino)
+        # Who may not read them is not told of them either: xattr(7).
+        return [name for name in names if req.uid == 0 or not name.startswith(b"trusted.")]
 
     async def setxattr(self, req: Request, ino: int, name: bytes, value: bytes, flags: int) -> None:
         if await self._xattr_set_before(req, ino):

@@ -159,6 +159,19 @@ def test_a_reader_is_told_if_somebody_else_changed_the_object(tmp_path: Path) ->
     assert volume.objects() == {"f": b"2" * (3 << 20)}
 
 
+def test_trusted_attributes_are_named_to_root_alone(tmp_path: Path) -> None:
+    """As local file systems do: who copies all attributes cannot read these."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    volume.run(volume.fs.mkdir(volume.request(), ROOT, b"d", 0o755))
+    ino = found(volume, ROOT, b"d").ino
+    for name in (b"trusted.a", b"user.a"):
+        volume.run(volume.fs.setxattr(volume.request(), ino, name, b"value", 0))
+    somebody = volume.request()._replace(uid=1000)
+    assert volume.run(volume.fs.listxattr(somebody, ino)) == [b"user.a"]
+    assert set(volume.run(volume.fs.listxattr(volume.request(), ino))) == {b"trusted.a", b"user.a"}
+    volume.stop()
+
+
 @pytest.mark.parametrize("removed", [False, True])
 def test_an_xattr_that_a_killed_worker_only_wrote_down_comes_to_the_object(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed: bool
