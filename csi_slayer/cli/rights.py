@@ -15,6 +15,7 @@ from csi_slayer.errors import (
     SlayerError,
     StoreError,
     StoreIntegrityError,
+    StoreUnsupported,
 )
 from csi_slayer.store.base import ABSENT, Condition, ObjectStore
 
@@ -67,6 +68,9 @@ class Rights:
         except AccessDenied as error:
             text = f"objects cannot be {what}: {error}"
             self.problems.append(Problem(text, f"allow the identity {action}"))
+        except StoreUnsupported as error:
+            text = f"objects cannot be {what}: {error}"
+            self.problems.append(Problem(text, "use a store that can do it, or mount it read-only"))
         except SlayerError as error:
             self.problems.append(Problem(f"objects cannot be {what}: {error}", ""))
         return False

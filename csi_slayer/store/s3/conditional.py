@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from csi_slayer.errors import ObjectNotFound, PreconditionFailed, StoreError
+from csi_slayer.errors import (
+    ObjectNotFound,
+    PreconditionFailed,
+    StoreError,
+    StoreUnsupported,
+)
 from csi_slayer.store.base import ANY, Condition, ObjectInfo
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.engine import Engine
-from csi_slayer.store.s3.errors import UploadNotFound
+from csi_slayer.store.s3.errors import NotImplementedThere, UploadNotFound
 from csi_slayer.store.s3.headers import content_length, object_info, read_write_token
 from csi_slayer.store.s3.request import S3Request
 from csi_slayer.store.write_token import LostWrites
 
 _REFUSED = "the object is not the expected version"
+_NEEDED = "what is written to needs a service with conditional writes (If-Match, If-None-Match)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,10 @@ class ConditionalWrite:
         except ObjectNotFound:
             # If-Match on nothing: some servers say 404, some 412.
             return await self._resolve(PreconditionFailed(f"{self._key!r}: {_REFUSED}"))
+        except NotImplementedThere as error:
+            if self._condition == ANY:
+                raise
+            raise StoreUnsupported(f"{error}: {_NEEDED}") from None
 
     async def _resolve(self, refusal: StoreError) -> ObjectInfo:
         """The object, if it is our work all the same; raises ``refusal`` otherwise."""

@@ -74,8 +74,8 @@ _ADVICE = {
     "ExpiredToken": "the session token has ended: give new credentials",
     "RequestTimeTooSkewed": "this machine's clock differs from the server's: set it",
 }
-# A difference of clocks that servers do not accept (seconds); they allow 15 minutes.
-_SKEW = 300.0
+# A difference of clocks that servers may not accept (seconds); they allow 15 minutes.
+SKEW = 300.0
 
 
 class UploadNotFound(ObjectNotFound):
@@ -107,6 +107,10 @@ class CredentialsEnded(Exception):
         self.certain = certain
 
 
+class NotImplementedThere(StoreUnsupported):
+    """The service does not know an operation, or a header that came with it."""
+
+
 class DigestWanted(Exception):
     """Bodies need a Content-MD5 there, as in buckets with object lock; ``otherwise`` as above."""
 
@@ -136,9 +140,9 @@ def translate(
     status = answer.status
     if status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES:
         return Transient(f"HTTP {status} {code}".rstrip(), retry_after=_seconds(answer.headers))
-    offset = _clock_offset(answer)
+    offset = clock_offset(answer.headers.get("date", ""))
     bodiless = not answer.body
-    skewed = status == 403 and bodiless and abs(offset - clock) > _SKEW
+    skewed = status == 403 and bodiless and abs(offset - clock) > SKEW
     if code == "RequestTimeTooSkewed" or skewed:
         return ClockSkewed(offset)
     region = fields.get("Region") or answer.headers.get("x-amz-bucket-region", "")
@@ -188,7 +192,9 @@ def _by_code(code: str, message: str, what: str, bucket: str) -> StoreError | No
         return KeyObstructed(
             f"{what}: the store cannot hold an object and others below its key ({code})"
         )
-    if code in ("KeyTooLongError", "XMinioInvalidObjectName", "NotImplemented"):
+    if code == "NotImplemented":
+        return NotImplementedThere(f"{what}: the store cannot do that ({code}: {message})")
+    if code in ("KeyTooLongError", "XMinioInvalidObjectName"):
         return StoreUnsupported(f"{what}: the store cannot do that ({code}: {message})")
     return None
 
@@ -202,7 +208,7 @@ def _by_status(
         return BucketNotFound(f"{what}: {detail}: check bucket and endpoint")
     if status == 404 and code in _ABSENT_CODES:
         return ObjectNotFound(f"{what}: there is no such object")
-    if status == 412:
+    if status in (304, 412):  # 304: MinIO until 2024, of a PUT that was to make an object
         return PreconditionFailed(f"{what}: the object is not the expected version")
     if status == 416:
         return InvalidRange(f"{what}: the range is not within the object")
@@ -220,6 +226,7 @@ def _seconds(headers: dict[str, str]) -> float | None:
     return float(text) if text.isascii() and text.isdigit() else None
 
 
-def _clock_offset(answer: Answer) -> float:
-    date = http_time(answer.headers.get("date", ""))
-    return date - time.time() if date else 0.0
+def clock_offset(date: str) -> float:
+    """Seconds that the server whose Date this is is ahead of us; 0 if it is none."""
+    seconds = http_time(date)
+    return seconds - time.time() if seconds else 0.0

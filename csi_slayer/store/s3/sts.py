@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from csi_slayer.errors import AccessDenied, StoreIntegrityError
 from csi_slayer.store.retry import Transient
+from csi_slayer.store.s3.errors import SKEW, clock_offset
 from csi_slayer.store.s3.headers import USER_AGENT
 from csi_slayer.store.s3.keys import AccessKeys
 from csi_slayer.store.s3.proxy import Proxy
@@ -48,20 +49,45 @@ class StsEndpoint:
 
     def call(
         self, parameters: Sequence[tuple[str, str]], signed_by: AccessKeys | None, check: str
-    ) -> bytes:
-        """POST a query; returns the answer's XML. ``check``: what to look at if it is refused.
+    ) -> tuple[bytes, float]:
+        """POST a query; returns the answer's XML, and the seconds that the service's clock is
+        ahead of ours, 0 for few. ``check``: what to look at if it is refused.
 
         Raises Transient (unreachable, 5xx, throttled) or AccessDenied (refused).
         """
+        body = encode_query([("Version", _API_VERSION), *parameters]).encode()
+        clock = AmzClock()
+        status, date, answer = self._post(body, signed_by, clock)
+        offset = clock_offset(date)
+        if abs(offset) <= SKEW:
+            offset = 0.0
+        elif status in (400, 403) and signed_by is not None:
+            clock.offset = offset
+            status, _, answer = self._post(body, signed_by, clock)
+        if status >= 500 or status == 429 or b"Throttling" in answer:
+            raise Transient(f"no credentials from {self.url}: HTTP {status}")
+        if status != 200:
+            reason = _text(answer, "Code") or f"HTTP {status}"
+            if message := _text(answer, "Message"):
+                for name, value in parameters:
+                    if name == _TOKEN:  # should a service repeat what it was sent
+                        message = message.replace(value, "***")
+                reason += f": {message[:_LONGEST_MESSAGE]}"
+            raise AccessDenied(f"{self.url} gave no credentials ({reason}): check {check}")
+        return answer, offset
+
+    def _post(
+        self, body: bytes, signed_by: AccessKeys | None, clock: AmzClock
+    ) -> tuple[int, str, bytes]:
+        """Status, date and body of the answer. Raises Transient."""
         parts = urlsplit(self.url)
         path = parts.path or "/"
-        body = encode_query([("Version", _API_VERSION), *parameters]).encode()
         headers = [
             ("content-type", "application/x-www-form-urlencoded; charset=utf-8"),
             ("host", parts.netloc),
         ]
         if signed_by is not None:
-            headers += _signature(signed_by, self.region, path, body, headers)
+            headers += _signature(signed_by, self.region, path, body, headers, clock.stamp())
         headers.append(("user-agent", USER_AGENT))
         connection: http.client.HTTPConnection
         # A port is always said: without one the end of an IPv6 address would be taken for it.
@@ -90,17 +116,7 @@ class StsEndpoint:
             raise Transient(f"no credentials from {self.url}: {error}") from error
         finally:
             connection.close()
-        if response.status >= 500 or response.status == 429 or b"Throttling" in answer:
-            raise Transient(f"no credentials from {self.url}: HTTP {response.status}")
-        if response.status != 200:
-            reason = _text(answer, "Code") or f"HTTP {response.status}"
-            if message := _text(answer, "Message"):
-                for name, value in parameters:
-                    if name == _TOKEN:  # should a service repeat what it was sent
-                        message = message.replace(value, "***")
-                reason += f": {message[:_LONGEST_MESSAGE]}"
-            raise AccessDenied(f"{self.url} gave no credentials ({reason}): check {check}")
-        return answer
+        return response.status, response.headers.get("date", ""), answer
 
 
 @contextlib.contextmanager
@@ -125,9 +141,9 @@ def _cut_off(sock: socket.socket, seconds: float) -> Iterator[None]:
 
 
 def _signature(
-    keys: AccessKeys, region: str, path: str, body: bytes, headers: Sequence[tuple[str, str]]
-) -> list[tuple[str, str]]:
-    stamp = AmzClock().stamp()
+    keys: AccessKeys, region: str, path: str, body: bytes, headers: Sequence[tuple[str, str]],
+    stamp: str,
+) -> list[tuple[str, str]]:  # fmt: skip
     extra = [("x-amz-date", stamp)]
     if keys.session_token:
         extra.append(("x-amz-security-token", keys.session_token))
@@ -145,7 +161,7 @@ def assume_with_token(
     if role is not None:
         parameters += [("RoleArn", role), ("RoleSessionName", session)]
     try:
-        return _parse(endpoint.call(parameters, None, _CHECK_TOKEN))
+        return _parse(*endpoint.call(parameters, None, _CHECK_TOKEN))
     except AccessDenied as error:
         ago = ended_ago(token)
         if ago is not None:
@@ -160,7 +176,7 @@ def assume_with_keys(
 ) -> AccessKeys:
     """AssumeRole, signed by the identity that may assume the role."""
     parameters = [("Action", "AssumeRole"), ("RoleArn", role), ("RoleSessionName", session)]
-    return _parse(endpoint.call(parameters, source, _CHECK_ROLE))
+    return _parse(*endpoint.call(parameters, source, _CHECK_ROLE))
 
 
 def _text(answer: bytes, name: str) -> str:
@@ -171,13 +187,13 @@ def _text(answer: bytes, name: str) -> str:
     return next((element.text or "" for element in root.iter(name)), "")
 
 
-def _parse(answer: bytes) -> AccessKeys:
+def _parse(answer: bytes, offset: float) -> AccessKeys:
     expiration = _text(answer, "Expiration")
     keys = AccessKeys(
         access_key=_text(answer, "AccessKeyId"),
         secret_key=_text(answer, "SecretAccessKey"),
         session_token=_text(answer, "SessionToken") or None,
-        expires=datetime.fromisoformat(expiration).timestamp() if expiration else None,
+        expires=datetime.fromisoformat(expiration).timestamp() - offset if expiration else None,
     )
     if not keys.access_key or not keys.secret_key:
         raise AccessDenied("STS answered without credentials")

@@ -13,6 +13,8 @@ from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.address import bracketed
 from csi_slayer.store.s3.proxy import Proxy, TunnelRefused
 
+# OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
+_DATED = (9, 10)
 _RESET = struct.pack("@ii", 1, 0)  # struct linger: on, zero seconds
 
 
@@ -76,9 +78,11 @@ def connect_failure(target: Target, error: BaseException) -> Exception:
     not fit stays so and is StoreUnavailable at once.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
+        advice = "check the endpoint's name, or give its authority as ca_bundle"
+        if error.verify_code in _DATED:
+            advice = "check this machine's clock, or have the certificate renewed"
         return StoreUnavailable(
-            f"{target}: the certificate is not trusted ({error.verify_message}): "
-            "check the endpoint's name, or give its authority as ca_bundle"
+            f"{target}: the certificate is not trusted ({error.verify_message}): {advice}"
         )
     if isinstance(error, ssl.SSLError):
         return StoreUnavailable(

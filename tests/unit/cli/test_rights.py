@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from csi_slayer.cli.rights import Problem, Rights
-from csi_slayer.errors import AccessDenied, StoreUnavailable
+from csi_slayer.errors import AccessDenied, StoreUnavailable, StoreUnsupported
 from csi_slayer.store.base import ANY
 from csi_slayer.store.local.store import LocalStore
 from csi_slayer.store.open import open_store
@@ -62,6 +62,15 @@ def test_what_is_refused(
     assert problem.mend == f"allow the identity {action}"
     assert "refused" in problem.text
     assert left(tmp_path) == []
+
+
+def test_what_a_service_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def put(*_args: object, **_more: object) -> None:
+        raise StoreUnsupported("the store cannot do that")
+
+    monkeypatch.setattr(LocalStore, "put", put)
+    (problem,) = problems(tmp_path)
+    assert problem.mend == "use a store that can do it, or mount it read-only"
 
 
 def test_what_cannot_be_deleted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -333,6 +335,7 @@ class Sts(ThreadingHTTPServer):
             "<SessionToken>t</SessionToken><Expiration>2026-11-24T11:40:00Z</Expiration>"
             "</Credentials></R>"
         )
+        self.ahead = 0.0
         self.requests: list[tuple[dict[str, str], str]] = []
         self.endpoint = StsEndpoint(f"http://127.0.0.1:{self.server_address[1]}", "us-east-1", 5.0)
 
@@ -340,10 +343,19 @@ class Sts(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: Sts
 
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string(int(time.time() + self.server.ahead))
+
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.requests.append((headers, body))
+        stamp = headers.get("x-amz-date")
+        if stamp is not None:
+            signed = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+            if abs(time.time() + self.server.ahead - signed) > 900:
+                self.send_error(403)
+                return
         self.send_response(self.server.status)
         self.send_header("Content-Length", str(len(self.server.body)))
         self.end_headers()
@@ -470,6 +482,19 @@ def test_a_role_assumed_with_keys_is_signed(sts: Sts) -> None:
     assert "/us-east-1/sts/aws4_request" in headers["authorization"]
     assert headers["user-agent"].startswith("slayerfs/")
     assert "Action=AssumeRole&" in body
+
+
+@pytest.mark.parametrize("ahead", [-7200, 7200])
+def test_a_role_is_assumed_on_a_machine_whose_clock_is_wrong(sts: Sts, ahead: int) -> None:
+    sts.ahead = ahead
+    with_keys = CredentialOptions("AKID", "secret", role_arn="arn:role")
+    with_token = CredentialOptions(role_arn="arn:role", token="the-token")
+    for options, requests in ((with_keys, 2), (with_token, 1)):
+        sts.requests.clear()
+        keys = choose_source(options, sts.endpoint).load()
+        assert len(sts.requests) == requests
+        assert keys.expires is not None
+        assert abs(keys.expires - (1795520400.0 - ahead)) < 5
 
 
 def test_what_sts_may_answer_instead(sts: Sts, tmp_path: Path) -> None:

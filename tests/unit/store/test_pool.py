@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 from collections.abc import Coroutine
 from typing import Any
@@ -11,12 +12,12 @@ from typing import Any
 import pytest
 import uvloop
 
-from csi_slayer.errors import StoreIntegrityError
+from csi_slayer.errors import StoreIntegrityError, StoreUnavailable
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.answer import Answer, AnswerReader
 from csi_slayer.store.s3.pool import ConnectionPool
 from csi_slayer.store.s3.resolver import Resolver
-from csi_slayer.store.s3.target import Target
+from csi_slayer.store.s3.target import Target, connect_failure
 from tests.unit.store.scripted import answer, read_request, serving
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -293,3 +294,15 @@ def test_names_that_nobody_answers_for_keep_no_other_name_waiting(
         assert await lost[0].addresses()
 
     run(body())
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [(9, "check this machine's clock"), (10, "check this machine's clock"), (18, "ca_bundle")],
+)
+def test_a_certificate_of_another_time_may_be_a_matter_of_the_clock(code: int, advice: str) -> None:
+    error = ssl.SSLCertVerificationError()
+    error.verify_code, error.verify_message = code, "words"
+    failure = connect_failure(Target("host", 1, 5.0, 5.0), error)
+    assert isinstance(failure, StoreUnavailable)
+    assert advice in str(failure)

@@ -20,8 +20,9 @@ from csi_slayer.errors import (
     PreconditionFailed,
     StoreError,
     StoreIntegrityError,
+    StoreUnsupported,
 )
-from csi_slayer.store.base import Condition
+from csi_slayer.store.base import ABSENT, Condition
 from csi_slayer.store.s3.credentials import Credentials
 from csi_slayer.store.s3.keys import AccessKeys
 from tests.unit.store.quirky import Asked, error, quirky
@@ -174,6 +175,27 @@ async def test_a_clock_that_differs_is_not_why_all_is_refused() -> None:
                 await store.head("a")
     assert len(stamps) == 3
     assert stamps[0] < stamps[1]
+
+
+@runs
+async def test_a_service_without_conditional_writes_is_named_as_that() -> None:
+    """B2 refuses the header, GCS the upload in parts that has one."""
+
+    def respond(asked: Asked) -> bytes:
+        if asked.kind == "CreateMultipartUpload":
+            return answer(BEGUN)
+        if "if-none-match" in asked.headers:
+            return error("NotImplemented", "501 Not Implemented")
+        return error("NotImplemented", "400 Bad Request")
+
+    async with quirky(respond) as store:
+        with pytest.raises(StoreUnsupported, match="needs a service with conditional writes"):
+            await store.put("a", b"b", condition=ABSENT)
+        upload = await store.create_multipart("a")
+        with pytest.raises(StoreUnsupported, match="needs a service with conditional writes"):
+            await store.complete_multipart("a", upload, [(1, '"e"')], condition=ABSENT)
+        with pytest.raises(StoreUnsupported, match=r"cannot do that \(NotImplemented: \)$"):
+            await store.put("a", b"b")
 
 
 class Session:
