@@ -29,7 +29,10 @@ _SAFE_VALUE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%
 
 
 def normal_etag(etag: str) -> str:
-    """With its quotes: some servers forget them in some answers."""
+    """With its quotes: some servers forget them in some answers. Raises StoreIntegrityError for
+    what could end a header: it is sent back in one."""
+    if not (etag.isascii() and etag.isprintable()):
+        raise StoreIntegrityError(f"{etag[:80]!r} is no etag")
     if etag and not etag.endswith('"'):
         return f'"{etag}"'
     return etag

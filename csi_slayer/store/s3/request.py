@@ -100,7 +100,8 @@ class RequestWriter:
                 headers.append(("expect", "100-continue"))
         target = f"{path}?{query}" if query else path
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
-        return f"{request.method} {target} HTTP/1.1\r\n{lines}\r\n".encode("ascii")
+        # An object's own headers are sent back in the bytes that they came in.
+        return f"{request.method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
 
     def _sign(
         self,

@@ -57,6 +57,13 @@ def content_md5(pieces: Iterable[bytes | memoryview]) -> str:
     return base64.b64encode(digest.digest()).decode("ascii")
 
 
+def _trimmed(value: str) -> str:
+    """With single spaces. A value that is not ASCII stands for bytes (latin-1), some of which would
+    be taken for other space: an "à" ends in one."""
+    words = value.split() if value.isascii() else [word for word in value.split(" ") if word]
+    return " ".join(words)
+
+
 class AmzClock:
     """The time in the form of ``x-amz-date``, shifted to the server's clock if ours is wrong."""
 
@@ -107,11 +114,11 @@ class Signer:
         if day != self._day:
             self._key = self._derive(day)
             self._day = day
-        lines = "".join([f"{name}:{' '.join(value.split())}\n" for name, value in headers])
+        lines = "".join([f"{name}:{_trimmed(value)}\n" for name, value in headers])
         names = ";".join([name for name, _ in headers])
         request = f"{method}\n{path}\n{query}\n{lines}\n{names}\n{payload_hash}"
         scope = f"{day}/{self._region}/{self._service}/aws4_request"
-        digest = sha256(request.encode()).hexdigest()
+        digest = sha256(request.encode("latin-1")).hexdigest()
         text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}"
         signature = hmac.digest(self._key, text.encode(), "sha256").hex()
         return (

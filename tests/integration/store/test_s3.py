@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import random
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
+import boto3
 import pytest
+from botocore.config import Config
 
 from csi_slayer.errors import PreconditionFailed, StoreUnavailable
 from csi_slayer.store.options import CredentialOptions
@@ -92,6 +96,46 @@ def test_replacing_metadata_keeps_the_content_type(
         await store.close()
 
     run(body())
+
+
+def test_headers_of_others_that_are_not_ascii_are_kept(
+    run: Run[Any], s3_server: S3Server, bucket: str
+) -> None:
+    """Browsers and tools send names of files so: nothing could be stored of such an object any
+    more, neither another mode nor another name."""
+    sent = 'attachment; filename="à la carte.pdf"'.encode().decode("latin-1")
+    signer = boto3.client(
+        "s3",
+        endpoint_url=s3_server.endpoint,
+        aws_access_key_id=s3_server.access_key,
+        aws_secret_access_key=s3_server.secret_key,
+        region_name=s3_server.region,
+        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+    )
+
+    def ask(operation: str, key: str, body: bytes = b"", **headers: str) -> dict[str, str]:
+        where = {"Bucket": bucket, "Key": key}
+        url = urlsplit(signer.generate_presigned_url(operation, Params=where))
+        connection = http.client.HTTPConnection(url.netloc, timeout=20)
+        method = "PUT" if body else "GET"
+        connection.request(method, f"{url.path}?{url.query}", body, headers)
+        response = connection.getresponse()
+        response.read()
+        connection.close()
+        assert response.status == 200
+        return {name.lower(): value for name, value in response.getheaders()}
+
+    ask("put_object", "f", b"menu", **{"Content-Disposition": sent})
+
+    async def body() -> None:
+        store = await open_s3(f"s3://{bucket}", options_for(s3_server))
+        await store.copy("f", "f", metadata={"mode": "33188"})
+        await store.copy("f", "g")
+        await store.close()
+
+    run(body())
+    for key in ("f", "g"):
+        assert ask("get_object", key)["content-disposition"] == sent
 
 
 def test_every_request_is_reported(

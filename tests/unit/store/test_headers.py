@@ -69,6 +69,13 @@ def test_etags_get_their_quotes() -> None:
     assert normal_etag("") == ""
 
 
+@pytest.mark.parametrize("etag", ['"a\r\nx-evil: 1"', '"a\0"', '"é"', '"\x7f"'])
+def test_what_could_end_a_header_is_no_etag(etag: str) -> None:
+    """It is sent back as If-Match: whoever writes a listing wrote headers of our requests."""
+    with pytest.raises(StoreIntegrityError, match="is no etag"):
+        normal_etag(etag)
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
