@@ -162,19 +162,32 @@ class Refresher:
             directory = now
 
     async def ensure_tree(self, directory: Inode, *, stale: bool = False) -> None:
-        """As :meth:`ensure_listed` for the directory and everything below it."""
-        await self.ensure_listed(directory, stale=stale)
+        """As :meth:`ensure_listed` for all that is below as well. Others come between."""
+        waiting, under_way = [directory], dict[asyncio.Task[None], int]()
+        try:
+            while waiting or under_way:
+                while waiting and len(under_way) < LISTINGS:
+                    inode = waiting.pop()
+                    listed = self.ensure_listed(inode, stale=stale)
+                    under_way[asyncio.create_task(listed)] = inode.ino
+                done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    ino = under_way.pop(task)
+                    task.result()
+                    waiting.extend([inode async for inode in self._directories(ino)])
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _directories(self, ino: int) -> AsyncIterator[Inode]:
         after = 0
-        while children := await self._catalog.children(directory.ino, after, PAGE):
-            after = children[-1][1].place
-            below = [inode for _name, inode in children if inode.is_dir]
-            for start in range(0, len(below), LISTINGS):
-                await asyncio.gather(
-                    *(
-                        self.ensure_tree(inode, stale=stale)
-                        for inode in below[start : start + LISTINGS]
-                    )
-                )
+        while names := await self._catalog.names(ino, after, PAGE):
+            after = names[-1].place
+            await asyncio.sleep(0)
+            for name in names:
+                if stat.S_ISDIR(name.mode) and (inode := await self._catalog.find(name.ino)):
+                    yield inode
 
     async def _list(self, directory: Inode, listing: Listing) -> None:
         async with self._slots:

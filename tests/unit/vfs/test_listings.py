@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from csi_slayer.catalog import ROOT, Catalog
+from csi_slayer.catalog import ROOT, Catalog, Name
 from csi_slayer.errors import CatalogError, StoreUnavailable
 from csi_slayer.store.base import ListPage
 from csi_slayer.vfs.pages import PAGE
@@ -273,3 +273,38 @@ def test_a_reader_gets_all_names_although_the_first_listing_came_to_no_end(
     volume.run(go_on())
     assert [item.name.decode() for item in items[2:]] == names
     volume.stop()
+
+
+@pytest.mark.parametrize("keys", ["{0}", "{1:02}/{0}", "{1:02}/{2:02}/{0}"])
+def test_others_come_between_while_a_tree_that_is_known_is_looked_through(
+    volume: Volume, keys: str
+) -> None:
+    """As before a directory is renamed, and for a quota: of a million files it took seconds."""
+    put(volume, *(keys.format(number, number % 40, number % 1600) for number in range(3200)))
+    looked: list[int] = []
+    turns = 0
+
+    async def run() -> None:
+        root = await volume.catalog.get(ROOT)
+        await volume.fs.refresh.ensure_tree(root)
+        loop, names = asyncio.get_running_loop(), volume.catalog.names
+
+        async def look(ino: int, after: int, limit: int) -> list[Name]:
+            found = await names(ino, after, limit)
+            if found:
+                looked.append(ino)
+            return found
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            loop.call_soon(turn)
+
+        volume.catalog.names = look  # type: ignore[method-assign]
+        loop.call_soon(turn)
+        await volume.fs.refresh.ensure_tree(await volume.catalog.get(ROOT))
+
+    volume.run(run())
+    volume.stop()
+    assert len(looked) >= 4
+    assert turns >= len(looked)
