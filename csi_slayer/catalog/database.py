@@ -11,10 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from csi_slayer.catalog.fresh import RESERVE, create, reserve_wal
-from csi_slayer.catalog.schema import MIGRATIONS, PRAGMAS, VERSION, WAL_LARGE, WAL_SMALL
+from csi_slayer.catalog.schema import (
+    BUSY_TIMEOUT,
+    FRAME_SIZE,
+    MIGRATIONS,
+    PRAGMAS,
+    VERSION,
+    WAL_LARGE,
+    WAL_SMALL,
+)
 from csi_slayer.errors import CacheFull, CatalogError, SlayerError
 
 Row = tuple[Any, ...]
+
+FOLDS, FOLD_REST = 4, 256
+"""Times that the WAL is folded back one after the other, and the pages of what was written
+meanwhile that may be left to :meth:`Database.reset_wal`."""
 
 
 class Transaction:
@@ -50,6 +62,7 @@ class Database:
         self.rolled_back: Callable[[], None] = lambda: None
         """Called after each rollback: what was remembered of the table may not be true."""
         self._transaction = Transaction(self)
+        self._wal_used = 0
         try:
             fresh = not path.exists() or path.stat().st_size == 0
             if fresh:
@@ -153,6 +166,18 @@ class Database:
         except sqlite3.Error as error:
             raise self._failed(error, "catalog query failed") from error
 
+    def aside(self, sql: str) -> Row | None:
+        """The first row of what takes long, as last committed. Blocks: for a thread."""
+        try:
+            connection = sqlite3.connect(self.path, isolation_level=None, timeout=5.0)
+            try:
+                row: Row | None = connection.execute(sql).fetchone()
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            raise self._failed(error, "catalog query failed") from error
+        return row
+
     def transaction(self) -> Transaction:
         """All or nothing. No await may happen inside."""
         return self._transaction
@@ -193,15 +218,22 @@ class Database:
         grows on, until :meth:`reset_wal` lets it start from its beginning.
         """
         if self.wal_size() < WAL_SMALL:
+            self._wal_used = 0
             return
+        frames = 0
         try:
             connection = sqlite3.connect(self.path, isolation_level=None, timeout=5.0)
             try:
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                for _ in range(FOLDS):
+                    before = frames
+                    _, frames, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                    if frames - before <= FOLD_REST:
+                        break
             finally:
                 connection.close()
         except sqlite3.Error as error:
             raise CatalogError(f"folding the catalog's WAL back failed: {error}") from error
+        self._wal_used = frames * FRAME_SIZE
 
     def wal_size(self) -> int:
         """Bytes of the journal's file."""
@@ -229,9 +261,19 @@ class Database:
 
     def reset_wal(self) -> None:
         """Just after :meth:`checkpoint`, on the writer's own thread: fold the little rest back, so
-        that the next write begins the file anew."""
-        if self.wal_size() >= WAL_LARGE:
-            self.one("PRAGMA wal_checkpoint(TRUNCATE)")
+        that the next write begins the file anew. The file is cut, which takes a millisecond for
+        two MiB, when the load is over. Whoever reads aside is not waited for."""
+        if self._wal_used >= WAL_LARGE:
+            mode = "RESTART"
+        elif self._wal_used < WAL_SMALL and self.wal_size() >= WAL_LARGE:
+            mode = "TRUNCATE"
+        else:
+            return
+        self.one("PRAGMA busy_timeout=0")
+        try:
+            self.one(f"PRAGMA wal_checkpoint({mode})")
+        finally:
+            self.one(f"PRAGMA busy_timeout={BUSY_TIMEOUT}")
 
     def close(self) -> None:
         """Fold the WAL back and close. On a full disk the WAL stays as it is, and nothing is lost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections import OrderedDict
@@ -138,13 +139,18 @@ class Pendings(Reads):
         found = map(self._find_pending, [*above, *below])
         return [row for row in found if row is not None]
 
+    async def any_pending(self) -> bool:
+        return self._db.one("SELECT 1 FROM pending LIMIT 1") is not None
+
     async def pending_count(self) -> int:
-        row = self._db.one("SELECT count(*) FROM pending")
+        """How many keys are pending, counted by a thread: there may be millions."""
+        row = await asyncio.to_thread(self._db.aside, "SELECT count(*) FROM pending")
         return 0 if row is None else int(row[0])
 
     async def pending_oldest(self) -> int | None:
-        """When the key that has waited longest was last noted; None if none waits."""
-        row = self._db.one("SELECT min(since_ns) FROM pending")
+        """When the key that has waited longest was last noted; None if none waits. In a thread as
+        :meth:`pending_count`."""
+        row = await asyncio.to_thread(self._db.aside, "SELECT min(since_ns) FROM pending")
         return None if row is None or row[0] is None else int(row[0])
 
     async def pending_failed(self, key: str, error: str, *, refused: bool = False) -> None:

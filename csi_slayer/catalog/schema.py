@@ -101,6 +101,11 @@ STATEMENTS = (
 )
 
 PAGE_SIZE = 2048
+FRAME_SIZE = PAGE_SIZE + 24
+"""Bytes of a page of the database, and in the WAL (https://sqlite.org/fileformat.html)."""
+
+BUSY_TIMEOUT = 5000
+"""Milliseconds that one connection waits for another."""
 
 PRAGMAS = (
     "PRAGMA journal_mode=WAL",
@@ -108,7 +113,7 @@ PRAGMAS = (
     "PRAGMA temp_store=MEMORY",
     "PRAGMA cache_size=-8192",
     "PRAGMA wal_autocheckpoint=0",
-    "PRAGMA busy_timeout=5000",
+    f"PRAGMA busy_timeout={BUSY_TIMEOUT}",
     "PRAGMA foreign_keys=OFF",
 )
 """8 MiB of page cache. A transaction writes each page that it touches to the WAL, and touches
@@ -116,4 +121,5 @@ little of each: pages smaller than the usual 4096 bytes. Folding the WAL back ne
 thread does it, not the event loop (:meth:`csi_slayer.catalog.database.Database.checkpoint`)."""
 
 WAL_SMALL, WAL_LARGE = 4 << 20, 64 << 20
-"""Bytes of WAL from which on it is folded back, and from which on its file is cut."""
+"""Bytes of WAL from which on it is folded back, and from which on its file is begun anew or, when
+less is written again, cut."""

@@ -163,12 +163,12 @@ class Reconciler:
         self.retry()
         self._rest.over = True
         try:
-            while (left := await self._catalog.pending_count()) and time.monotonic() < deadline:
+            while await self._catalog.any_pending() and time.monotonic() < deadline:
                 self._wake.set()
                 await asyncio.sleep(0.05)
         finally:
             self._rest.over = False
-        return left
+        return await self._catalog.pending_count()
 
     def _begin(self, key: str, *, forced: bool) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(self._attempt(key, forced))

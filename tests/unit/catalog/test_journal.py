@@ -1,0 +1,119 @@
+"""The WAL of a catalog that is written without a pause, and what reads it aside."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from csi_slayer.catalog import Catalog, Defaults, database
+from csi_slayer.catalog.database import Database
+from csi_slayer.catalog.schema import BUSY_TIMEOUT, FRAME_SIZE
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    monkeypatch.setattr(database, "WAL_SMALL", 16 * FRAME_SIZE)
+    monkeypatch.setattr(database, "WAL_LARGE", 64 * FRAME_SIZE)
+    made = Database(tmp_path / "catalog.db")
+    made.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    yield made
+    made.close()
+
+
+def write(table: Database, pages: int) -> None:
+    with table.transaction():
+        table.execute("INSERT INTO meta VALUES (hex(randomblob(8)), ?)", (bytes(pages * 2048),))
+
+
+def fold(table: Database) -> None:
+    table.checkpoint()
+    table.reset_wal()
+
+
+def test_a_busy_catalogs_journal_is_begun_anew_and_cut_when_the_load_is_over(
+    table: Database,
+) -> None:
+    """Cutting a file takes a millisecond for two MiB, and it was done for each 64 MiB written."""
+    write(table, 100)
+    size = table.wal_size()
+    for _ in range(3):
+        fold(table)
+        assert table.wal_size() == size
+        write(table, 90)
+        assert table.wal_size() == size, "written from its beginning"
+    fold(table)
+    write(table, 1)
+    fold(table)
+    assert table.wal_size() == 0
+
+
+def test_what_is_written_while_the_journal_is_folded_back_is_folded_by_the_thread(
+    table: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is left to the event loop, which waits for the disk as well."""
+    write(table, 100)
+    looks = iter([(0, 5000, 5000), (0, 7000, 7000), (0, 7200, 7200)])
+
+    class Busy(sqlite3.Connection):
+        def execute(self, sql: str, *_: object) -> sqlite3.Cursor:  # type: ignore[override]
+            return super().execute("SELECT ?, ?, ?", next(looks))
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *args, **options: connect(*args, **options, factory=Busy)
+    )
+    table.checkpoint()
+    assert next(looks, None) is None
+
+
+def test_a_reader_aside_is_not_waited_for(table: Database) -> None:
+    write(table, 100)
+    reader = sqlite3.connect(table.path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM meta").fetchone()
+    write(table, 1)
+    fold(table)
+    write(table, 1)
+    assert table.wal_size() > 101 * FRAME_SIZE, "not begun anew yet"
+    reader.close()
+    assert table.one("PRAGMA busy_timeout") == (BUSY_TIMEOUT,)
+
+
+def test_pending_keys_are_counted_by_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two million each count held the event loop for a fifth of a second, twice every two
+    seconds and, while an unmounted volume was uploaded, every twentieth of one."""
+    catalog = Catalog(tmp_path / "catalog.db", Defaults(0, 0, 0o644, 0o755))
+    threads = set()
+    aside = Database.aside
+
+    def noted(self: Database, sql: str) -> object:
+        threads.add(threading.get_ident())
+        return aside(self, sql)
+
+    monkeypatch.setattr(Database, "aside", noted)
+
+    async def look() -> tuple[bool, int, int | None]:
+        return (
+            await catalog.any_pending(),
+            await catalog.pending_count(),
+            await catalog.pending_oldest(),
+        )
+
+    async def count() -> None:
+        assert await look() == (False, 0, None)
+        await catalog.dirty(1, "a", "")
+        first = catalog.changed_ns
+        await catalog.dirty(1, "b", "")
+        assert await look() == (True, 2, first)
+
+    asyncio.run(count())
+    catalog.close()
+    assert threading.get_ident() not in threads
+    assert threads
