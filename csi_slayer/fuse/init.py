@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import mmap
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Self
@@ -12,13 +13,13 @@ from csi_slayer.errors import ConfigError, FsError
 from csi_slayer.fuse import protocol as p
 from csi_slayer.fuse.protocol import InitFlag
 
-MAX_PAGES: Final = 224
-"""Pages of the largest request, 896 KiB. The kernel allows 1 MiB by default, but a reply of that
-size could not be spliced: with its header it does not fit a pipe of 1 MiB, which is the largest
-without CAP_SYS_RESOURCE."""
+LARGEST: Final = 896 << 10
+"""Bytes of the largest request. The kernel allows 1 MiB by default, but a reply of that size could
+not be spliced: with its header it does not fit a pipe of 1 MiB, which is the largest without
+CAP_SYS_RESOURCE."""
 
-DEFAULT_PAGES: Final = 32
-"""Pages of the largest request where max_pages is not negotiated."""
+LARGEST_BEFORE: Final = 128 << 10
+"""Bytes of the largest request where max_pages is not negotiated."""
 
 MAX_BACKGROUND: Final = 128
 """Read-ahead and asynchronous direct I/O requests that may wait for us at once."""
@@ -123,7 +124,7 @@ class Capabilities:
 
 
 BASELINE: Final = frozenset({"async_read", "big_writes", "max_pages"})
-"""What every kernel since 4.20 has, the oldest that ``csi-slayer doctor`` accepts."""
+"""What every kernel since 4.20 has; the oldest that is supported is 5.4."""
 
 ALL: Final = frozenset(field.name for field in fields(Capabilities))
 
@@ -218,7 +219,7 @@ def negotiate(
     if "big_writes" not in used:
         max_write = p.PAGE
     else:
-        max_write = (MAX_PAGES if "max_pages" in used else DEFAULT_PAGES) * p.PAGE
+        max_write = LARGEST if "max_pages" in used else LARGEST_BEFORE
     state = SessionState(
         minor=min(minor, p.NEWEST_MINOR),
         flags=int(answer),
@@ -231,6 +232,6 @@ def negotiate(
     reply = p.INIT_OUT.pack(
         p.KERNEL_VERSION, state.minor, max_readahead, state.flags & 0xFFFFFFFF,
         MAX_BACKGROUND, CONGESTION, max_write, 1,
-        MAX_PAGES, 0, state.flags >> 32, int("passthrough" in used), 0, 0,
+        LARGEST // mmap.PAGESIZE, 0, state.flags >> 32, int("passthrough" in used), 0, 0,
     )  # fmt: skip
     return state, reply

@@ -16,7 +16,7 @@ from csi_slayer.fuse import mount as mounts
 from csi_slayer.fuse import protocol as p
 from csi_slayer.fuse.channel import Channel
 from csi_slayer.fuse.dispatch import Dispatcher
-from csi_slayer.fuse.init import MAX_PAGES, Capabilities, SessionState, negotiate
+from csi_slayer.fuse.init import LARGEST, Capabilities, SessionState, negotiate
 from csi_slayer.fuse.notify import Notifier, resend
 from csi_slayer.fuse.passthrough import Backing
 from csi_slayer.fuse.protocol import Opcode
@@ -38,7 +38,7 @@ class SessionOptions:
 
     capabilities: Capabilities = field(default_factory=Capabilities)
     allow_other: bool = True
-    readahead: int = MAX_PAGES * p.PAGE
+    readahead: int = LARGEST
     observer: Observer | None = None
     tracer: Tracer = field(default_factory=NullTracer)
 

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 from typing import Final
 
@@ -45,7 +46,7 @@ class PageCache:
         if _syscall(_CACHESTAT, fd, ctypes.byref(self._range), ctypes.byref(self._stat), 0):
             self._known = ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM)
             return False
-        pages = (offset + length - 1) // p.PAGE - offset // p.PAGE + 1
+        pages = (offset + length - 1) // mmap.PAGESIZE - offset // mmap.PAGESIZE + 1
         return int(self._stat[0]) >= pages
 
 
@@ -66,7 +67,8 @@ class Splicer:
             return
         # EPERM where fs.pipe-max-size is less, or the user has too many pipes already.
         with contextlib.suppress(OSError):
-            self.largest = fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, _PIPE_SIZE) - 2 * p.PAGE
+            self.largest = fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+            self.largest -= 2 * mmap.PAGESIZE
         if self.largest < SMALLEST:
             self.largest = 0
             for fd in pipe:

@@ -8,10 +8,10 @@ from importlib import import_module
 from csi_slayer.config import format_size
 from csi_slayer.config.units import format_duration
 
-_BYTES, _SECONDS, _COUNT, _PAGES = "bytes", "seconds", "count", "pages"
+_BYTES, _SECONDS, _COUNT = "bytes", "seconds", "count"
 
 _LIMITS = (
-    ("largest request of the kernel", "fuse.init", "MAX_PAGES", _PAGES),
+    ("largest request of the kernel", "fuse.init", "LARGEST", _BYTES),
     ("readahead and asynchronous requests waiting at once", "fuse.init", "MAX_BACKGROUND", _COUNT),
     ("large writes with the worker at once", "fuse.channel", "POOL", _COUNT),
     ("requests taken per turn of the event loop", "fuse.channel", "_BATCH", _COUNT),
@@ -217,8 +217,6 @@ def _values(listed: tuple[tuple[str, str, str, str], ...]) -> Iterator[tuple[str
         if unit == _BYTES:
             size = format_size(value)
             yield text, f"{size} bytes" if size.isdigit() else size
-        elif unit == _PAGES:
-            yield text, format_size(value * 4096)
         elif unit == _SECONDS:
             yield text, format_duration(value)
         else:

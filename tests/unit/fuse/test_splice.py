@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from csi_slayer.fuse import splice
+from csi_slayer.fuse.init import LARGEST
 from csi_slayer.fuse.splice import SMALLEST, PageCache, Splicer
 from csi_slayer.vfs.types import FileRange
 
@@ -59,6 +63,33 @@ def test_what_was_just_written_is_in_the_page_cache(file: int) -> None:
 def test_a_hole_beyond_the_cached_pages_is_not(file: int) -> None:
     os.ftruncate(file, 10 << 20)
     assert not PageCache().holds(FileRange(file, 0, 10 << 20))
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_the_kernel_counts_pages_of_its_own_size(
+    monkeypatch: pytest.MonkeyPatch, file: int, missing: int
+) -> None:
+    """As on arm64 with 64 KiB."""
+
+    def cachestat(_number: int, _fd: int, wanted: Any, found: Any, _flags: int) -> int:
+        offset, length = wanted._obj
+        found._obj[0] = (offset + length - 1 >> 16) - (offset >> 16) + 1 - missing
+        return 0
+
+    monkeypatch.setattr(mmap, "PAGESIZE", 64 << 10)
+    monkeypatch.setattr(splice, "_syscall", cachestat)
+    assert PageCache().holds(FileRange(file, 100, 200_000)) == (missing == 0)
+    assert PageCache().holds(FileRange(file, 0, 1)) == (missing == 0)
+
+
+def test_what_is_sent_fits_a_pipe_of_larger_pages(
+    monkeypatch: pytest.MonkeyPatch, splicer: Splicer
+) -> None:
+    """The header takes one, and what begins within a page one more."""
+    monkeypatch.setattr(mmap, "PAGESIZE", 64 << 10)
+    splicer.close()
+    splicer.open()
+    assert splicer.largest == (1 << 20) - (128 << 10) == LARGEST
 
 
 def test_a_reply_is_header_and_data(
