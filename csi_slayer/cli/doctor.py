@@ -63,12 +63,12 @@ def check_kernel(release: str | None = None) -> Iterator[Finding]:
     text = f"kernel {version[0]}.{version[1]}"
     if version >= (6, 9):
         yield Finding("ok", f"{text}: passthrough and taking over of connections")
-    elif version >= (4, 20):
+    elif version >= (5, 4):
         yield Finding("note", f"{text}: every read and write goes through the worker",
                       "Linux 6.9 or later has FUSE passthrough and resend: much faster, and mounts "
                       "that survive a killed worker")  # fmt: skip
     else:
-        yield Finding("bad", f"{text} is too old", "Linux 4.20 or later is needed")
+        yield Finding("bad", f"{text} is too old", "Linux 5.4 or later is needed")
 
 
 def check_fuse(device: str = "/dev/fuse") -> Iterator[Finding]:

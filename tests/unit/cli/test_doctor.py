@@ -28,6 +28,8 @@ def levels(findings: list[Finding]) -> list[str]:
         ("10.0-rc1", "ok"),
         ("6.8.12-generic", "note"),
         ("5.15.0-101-generic", "note"),
+        ("5.4.0-216-generic", "note"),
+        ("5.3.18", "bad"),
         ("4.19.0", "bad"),
     ],
 )
