@@ -25,6 +25,7 @@ from csi_slayer.cli.rights import Rights
 from csi_slayer.config import MountConfig, load_config
 from csi_slayer.config.node import default_cache_directory
 from csi_slayer.errors import SlayerError
+from csi_slayer.fuse import fusermount
 from csi_slayer.fuse import mount as mounts
 from csi_slayer.store.base import ObjectStore
 
@@ -88,8 +89,17 @@ def check_privileges() -> Iterator[Finding]:
         if line.startswith("CapEff:"):
             if int(line.split()[1], 16) >> CAP_SYS_ADMIN & 1:
                 yield Finding("ok", "CAP_SYS_ADMIN: may mount and use passthrough")
+            elif fusermount.is_needed():
+                yield Finding("note", f"no CAP_SYS_ADMIN: {fusermount.PROGRAM} mounts, and every "
+                              "read and write goes through the worker",
+                              "run as root (sudo) for passthrough")  # fmt: skip
             else:
-                yield Finding("bad", "no CAP_SYS_ADMIN: may not mount", "run as root (sudo)")
+                yield Finding(
+                    "bad",
+                    "no CAP_SYS_ADMIN: may not mount",
+                    "run as root (sudo), or "
+                    f"install fuse3, whose {fusermount.PROGRAM} mounts for users",
+                )
 
 
 def check_limits() -> Iterator[Finding]:

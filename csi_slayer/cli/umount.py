@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shlex
 import time
@@ -123,7 +124,8 @@ def _unmount(target: str, force: bool) -> None:
     if force:
         entry = mounts.find(target)
         if entry is not None:
-            mounts.abort(entry.connection)
+            with contextlib.suppress(OSError):  # it ends with its worker as well
+                mounts.abort(entry.connection)
     try:
         mounts.unmount(target, lazy=force)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Mounting and unmounting with mount(2), and what /proc/self/mountinfo and fusectl say.
+"""Mounting and unmounting, and what /proc/self/mountinfo and fusectl say.
 
 Nothing here touches a path inside a mount: that would wait for the process that serves it, which
 may be the caller.
@@ -17,6 +17,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from csi_slayer.fuse import fusermount
 
 DEVICE: Final = "/dev/fuse"
 TYPE: Final = "fuse.slayerfs"
@@ -56,27 +58,38 @@ class MountEntry:
     connection: int
 
 
-def open_device() -> int:
-    """A new, close-on-exec, non-blocking descriptor of /dev/fuse. Raises OSError."""
-    return os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-def mount(fd: int, mountpoint: str, fsname: str, *, read_only: bool, allow_other: bool) -> int:
-    """Mount the connection ``fd`` at a directory; returns its number. Raises OSError.
+def connect(mountpoint: str, fsname: str, *, read_only: bool, allow_other: bool) -> tuple[int, int]:
+    """Mount at a directory; returns a descriptor of /dev/fuse, close-on-exec and non-blocking, and
+    the number of its connection. Raises OSError.
 
     Set-id bits and device nodes have no effect in it. Blocks for as long as path lookup does.
+    Who is not root does it by fusermount3.
     """
+    real = resolve(mountpoint)
+    try:
+        fd = _connect(real, fsname, read_only, allow_other)
+    except PermissionError:
+        if not fusermount.is_needed():
+            raise
+        fd = fusermount.mount(real, fsname, read_only=read_only, allow_other=allow_other)
+    entry = find(real)
+    if entry is None:
+        os.close(fd)
+        raise OSError(errno.ENOENT, "the new mount is gone again", mountpoint)
+    return fd, entry.connection
+
+
+def _connect(mountpoint: str, fsname: str, read_only: bool, allow_other: bool) -> int:
+    fd = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     flags = _MS_NOSUID | _MS_NODEV | (_MS_RDONLY if read_only else 0)
     options = f"fd={fd},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
     options += ",default_permissions" + (",allow_other" if allow_other else "")
-    real = resolve(mountpoint)
-    if _libc.mount(os.fsencode(fsname), os.fsencode(real), TYPE.encode(), flags, options.encode()):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), mountpoint)
-    entry = find(real)
-    if entry is None:
-        raise OSError(errno.ENOENT, "the new mount is gone again", mountpoint)
-    return entry.connection
+    try:
+        _mount(fsname, mountpoint, TYPE, flags, options)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def bind(source: str, target: str) -> None:
@@ -116,6 +129,9 @@ def unmount(mountpoint: str, *, lazy: bool = False) -> None:
     flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
     if _libc.umount2(os.fsencode(mountpoint), flags):
         number = ctypes.get_errno()
+        if number == errno.EPERM and fusermount.is_needed():
+            fusermount.unmount(mountpoint, lazy=lazy)
+            return
         raise OSError(number, os.strerror(number), mountpoint)
 
 

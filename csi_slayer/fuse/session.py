@@ -211,17 +211,13 @@ class Session:
 def _mount(
     mountpoint: str, fsname: str, ops: Operations, options: SessionOptions
 ) -> tuple[int, SessionState]:
-    fd = mounts.open_device()
+    fd, connection = mounts.connect(
+        mountpoint, fsname, read_only=ops.read_only, allow_other=options.allow_other
+    )
     try:
-        connection = mounts.mount(
-            fd, mountpoint, fsname, read_only=ops.read_only, allow_other=options.allow_other
-        )
-        try:
-            state = _initialise(fd, connection, ops, options)
-        except BaseException:
-            mounts.unmount(mounts.resolve(mountpoint), lazy=True)
-            raise
+        state = _initialise(fd, connection, ops, options)
     except BaseException:
+        mounts.unmount(mounts.resolve(mountpoint), lazy=True)
         os.close(fd)
         raise
     if not mounts.set_readahead(connection, options.readahead):

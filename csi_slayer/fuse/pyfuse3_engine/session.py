@@ -186,13 +186,8 @@ def _mount(
     mountpoint: str, fsname: str, ops: Operations, options: SessionOptions
 ) -> tuple[int, int]:
     """A descriptor as libfuse wants it, and the number of its connection."""
-    fd = mounts.open_device()
-    try:
-        os.set_blocking(fd, True)
-        connection = mounts.mount(
-            fd, mountpoint, fsname, read_only=ops.read_only, allow_other=options.allow_other
-        )
-    except BaseException:
-        os.close(fd)
-        raise
+    fd, connection = mounts.connect(
+        mountpoint, fsname, read_only=ops.read_only, allow_other=options.allow_other
+    )
+    os.set_blocking(fd, True)
     return fd, connection

@@ -12,6 +12,7 @@ import pytest
 from csi_slayer.cli import doctor
 from csi_slayer.cli.doctor import Finding
 from csi_slayer.config import load_config
+from csi_slayer.fuse import fusermount
 
 
 def levels(findings: list[Finding]) -> list[str]:
@@ -45,6 +46,17 @@ def test_the_device_is_missing(tmp_path: Path) -> None:
 
 def test_privileges_are_found() -> None:
     assert len(levels(list(doctor.check_privileges()))) == 1
+
+
+@pytest.mark.parametrize(("helper", "level"), [(True, "note"), (False, "bad")])
+def test_who_has_no_privileges_needs_a_helper(
+    monkeypatch: pytest.MonkeyPatch, helper: bool, level: str
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda _path: "CapEff:\t0000000000000000\n")
+    monkeypatch.setattr(fusermount, "is_needed", lambda: helper)
+    (finding,) = doctor.check_privileges()
+    assert levels([finding]) == [level]
+    assert "fusermount3" in finding.text + finding.mend
 
 
 def test_a_cache_directory_that_is_not_there_yet(tmp_path: Path) -> None:
