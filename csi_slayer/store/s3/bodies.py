@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from csi_slayer.errors import SourceUnreadable
 from csi_slayer.store.s3.answer import Answer
 from csi_slayer.store.s3.engine import Engine
+from csi_slayer.store.s3.errors import ExpectationRefused
 from csi_slayer.store.s3.jobs import Upload
 from csi_slayer.store.s3.request import Pairs, S3Request
 from csi_slayer.store.s3.sign import LARGEST_SIGNED_BODY, content_md5
@@ -28,6 +29,7 @@ class FileBody:
         self._offset = offset
         self._length = length
         self._data: bytes | None = None
+        self._asks = True
 
     async def send(self, engine: Engine, op: str, key: str, query: Pairs, headers: Pairs) -> Answer:
         """One attempt of a PUT with this body. Raises like ``Engine.attempt``."""
@@ -38,12 +40,17 @@ class FileBody:
         if engine.digests:
             digest = await asyncio.to_thread(content_md5, self._pieces())
             headers = [*headers, ("content-md5", digest)]
-        ask_first = any(name in ("if-match", "if-none-match") for name, _ in headers)
+        conditional = any(name in ("if-match", "if-none-match") for name, _ in headers)
+        ask_first = self._asks and conditional
         request = S3Request(
             op, "PUT", key, query, headers, body_length=self._length, ask_first=ask_first
         )
         job = Upload(self._fd, self._offset, self._length, ask_first)
-        return await engine.transfer(request, job, lambda: 0)
+        try:
+            return await engine.transfer(request, job, lambda: 0)
+        except ExpectationRefused:
+            self._asks = False
+            raise
 
     def _pieces(self) -> Iterator[bytes]:
         end = self._offset + self._length

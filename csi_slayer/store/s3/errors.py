@@ -119,6 +119,10 @@ class DigestWanted(Exception):
         self.otherwise = otherwise
 
 
+class ExpectationRefused(Transient):
+    """Something on the way knows no ``Expect``: the request is to be sent without."""
+
+
 class ClockSkewed(Exception):
     """The server's clock is ``offset`` seconds ahead of ours."""
 
@@ -140,6 +144,8 @@ def translate(
     status = answer.status
     if status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES:
         return Transient(f"HTTP {status} {code}".rstrip(), retry_after=_seconds(answer.headers))
+    if status == 417:
+        return ExpectationRefused(f"{what}: HTTP 417", immediate=True, limit=2, outcome=StoreError)
     offset = clock_offset(answer.headers.get("date", ""))
     bodiless = not answer.body
     skewed = status == 403 and bodiless and abs(offset - clock) > SKEW

@@ -45,7 +45,10 @@ async def quirky(respond: Respond, **options: Any) -> AsyncIterator[S3Store]:
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while (head := await read_head(reader)) is not None:
-            received = b"".join([piece async for piece in body(reader, head, until_eof=False)])
+            received = b""
+            if head.get(b"expect") is None:  # a test may refuse that, and gets no body then
+                pieces = [piece async for piece in body(reader, head, until_eof=False)]
+                received = b"".join(pieces)
             headers = {name.decode().lower(): text.decode() for name, text in head.headers}
             method, target = head.start.decode().split(" ")[:2]
             kind = s3_kind(method, target, copies="x-amz-copy-source" in headers)

@@ -198,6 +198,28 @@ async def test_a_service_without_conditional_writes_is_named_as_that() -> None:
             await store.put("a", b"b")
 
 
+@runs
+async def test_a_gateway_that_knows_no_expect_gets_the_body_without(tmp_path: Path) -> None:
+    """Squid 3.1 and lighttpd answer 417."""
+    asked_for: list[str | None] = []
+
+    def respond(asked: Asked) -> bytes:
+        if asked.kind == "HeadObject":  # is it there already, before it is sent once more?
+            return answer(b"", "404 Not Found")
+        asked_for.append(asked.headers.get("expect"))
+        if asked_for[-1] is not None:
+            return answer(b"", "417 Expectation Failed", "Connection: close")
+        assert asked.body == BIG
+        return answer(b"", "200 OK", 'ETag: "etag"')
+
+    (tmp_path / "file").write_bytes(BIG)
+    with (tmp_path / "file").open("rb") as file:
+        async with quirky(respond) as store:
+            info = await store.put_file("a", file.fileno(), len(BIG), condition=ABSENT)
+    assert info.etag == '"etag"'
+    assert asked_for == ["100-continue", None]
+
+
 class Session:
     """Gives a new key each time, which is to last for hours by our clock, which is behind."""
 
