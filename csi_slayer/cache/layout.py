@@ -8,6 +8,7 @@
     segments/<hex>/.<32 hex>-<12 hex>      data being written, renamed when complete
     staging/<volume>/<stage id>    files that are, or lately were, open for writing
     conflicts/<volume>/...         staged files that lost a race, for an administrator
+    volumes/<volume>/              catalogs, of the layers above
     usage  marks                   shared memory of all processes: bytes used, recent use
     governor.lock  governor.wake   held by the process that evicts; rings its bell
     detach.lock                    held by the process that turns a segment into a stage
@@ -88,6 +89,7 @@ class Layout:
         for directory in (self.segments, self.root / "staging", self.root / "conflicts"):
             directory.mkdir(mode=0o700, exist_ok=True)
             _spread(directory)
+        (self.root / "volumes").mkdir(mode=0o700, exist_ok=True)
         for number in range(DIRECTORIES):
             with suppress(FileExistsError):
                 os.mkdir(f"{self._segments}/{number:x}", 0o700)

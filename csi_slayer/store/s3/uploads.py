@@ -34,8 +34,9 @@ _MD5_ETAG = re.compile(r'"[0-9a-f]{32}"')
 _LATE = {"InternalError": 500, "NoSuchKey": 404, "PreconditionFailed": 412}
 # Uploads under way whose tokens are remembered; the oldest are forgotten first.
 _MOST_TOKENS = 10_000
-# A listing of uploads ends after so many pages of 1,000: more are for a later run.
-_MOST_PAGES = 100
+# A listing of uploads ends after so many pages, of 1,000 where the server is an honest one: more
+# are for a later run.
+_MOST_PAGES, _MOST_UPLOADS = 100, 100_000
 
 
 class Uploads:
@@ -235,7 +236,7 @@ class Uploads:
             request = S3Request("ListMultipartUploads", "GET", None, query)
             page = await self._engine.call(request, lambda answer: parse_uploads(answer.body, root))
             found += page.uploads
-            if page.markers is None or page.markers == markers:
+            if page.markers is None or page.markers == markers or len(found) >= _MOST_UPLOADS:
                 break
             markers = page.markers
         return found

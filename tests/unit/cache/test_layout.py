@@ -82,6 +82,18 @@ def test_the_marker_survives_a_power_loss(root: Path, monkeypatch: pytest.Monkey
     assert directory == (str(root), True)
 
 
+def test_what_is_in_it_is_its_owners_alone_whatever_the_umask(root: Path) -> None:
+    """Catalogs were in a directory that was made in passing: anybody could put others there."""
+    root.mkdir()
+    mask = os.umask(0)
+    try:
+        Layout(root)
+    finally:
+        os.umask(mask)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in root.iterdir() if path.is_dir()}
+    assert modes == dict.fromkeys(("segments", "staging", "conflicts", "volumes"), 0o700)
+
+
 def test_refuses_a_directory_of_somebody_else(root: Path) -> None:
     root.mkdir()
     (root / "thesis.tex").write_text("x")
