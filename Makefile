@@ -29,14 +29,14 @@ CODE := csi_slayer tests bench scripts e2e hatch_build.py
 PYTEST_ARGS ?=
 
 .PHONY: help setup test test-fast lint format docs manifests e2e e2e-kind e2e-environment demo bench clean
-.PHONY: packages-run packages-test packages-bench packages-e2e go-programs cluster-programs
+.PHONY: as-root packages-run packages-test packages-bench packages-e2e go-programs cluster-programs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: packages-test $(VENV)/.test go-programs ## packages, virtual environment, Go programs of the tests
 
-test: setup lint ## lint, types, layers and all tests
+test: as-root setup lint ## lint, types, layers and all tests
 	@echo "==> all tests"
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
@@ -63,7 +63,7 @@ docs: $(VENV)/.test ## write the parts of docs/ that are made from the code
 
 e2e-environment: packages-e2e $(VENV)/.e2e # what the end-to-end tests need, but for the Go programs
 
-e2e: e2e-environment cluster-programs ## on a real Kubernetes without Docker: up, all end-to-end tests, down
+e2e: as-root e2e-environment cluster-programs ## on a real Kubernetes without Docker: up, all end-to-end tests, down
 	@echo "==> end-to-end tests"
 	$(BIN)/python -m e2e -- $(PYTEST_ARGS)
 
@@ -84,6 +84,10 @@ bench: packages-bench $(VENV)/.test $(VENV)/.bench go-programs ## measure agains
 clean: ## remove what the targets made here (not the machine-wide cache of built programs)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 	find . -path ./.git -prune -o -name __pycache__ -type d -print0 | xargs -0 -r rm -rf
+
+as-root:
+	@[ "$$(id -u)" = 0 ] || { echo "the tests mount file systems: run them as root" \
+		"(sudo make $(MAKECMDGOALS)); make test-fast needs no root" >&2; exit 1; }
 
 packages-run packages-test packages-bench packages-e2e: packages-%:
 	@scripts/install-packages $(PACKAGES_$(shell echo $* | tr a-z A-Z))

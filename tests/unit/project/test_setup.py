@@ -39,6 +39,21 @@ def test_an_environment_without_pip_is_made_again(tmp_path: Path) -> None:
     assert subprocess.run([*make[:-2], f"PYTHON={works}", make[-1]]).returncode == 0
 
 
+@pytest.mark.parametrize("target", ["test", "e2e"])
+def test_who_is_not_root_is_told_before_anything_is_built(tmp_path: Path, target: str) -> None:
+    script(tmp_path / "id", "echo 1000")
+    result = subprocess.run(
+        ["make", "-C", str(PROJECT), target],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 2
+    assert f"run them as root (sudo make {target})" in result.stderr
+    assert "==>" not in result.stdout
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="installs as root only")
 def test_packages_wait_for_who_updates_the_machine(tmp_path: Path) -> None:
     script(tmp_path / "dpkg-query", "exit 1")
