@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from csi_slayer.errors import ObjectNotFound, StoreError
+from csi_slayer.errors import ObjectNotFound, StoreError, StoreUnsupported
 from csi_slayer.store.base import ANY, Condition, ObjectInfo
 from csi_slayer.store.s3.answer import Answer
 from csi_slayer.store.s3.bodies import FileBody
@@ -36,6 +36,7 @@ class Writes:
     def __init__(self, engine: Engine, lost: LostWrites) -> None:
         self._engine = engine
         self._lost = lost
+        self._batches = True  # until the service says that it knows none
 
     async def put(
         self,
@@ -98,12 +99,11 @@ class Writes:
             pass
 
     async def delete_many(self, keys: Sequence[str]) -> Mapping[str, str]:
-        """Delete in batches; a batch that fails as a whole is reported for each of its keys."""
-        batches: list[list[str]] = []
-        single = [key for key in keys if not writable(key)]
-        plain = [key for key in keys if writable(key)]
-        for start in range(0, len(plain), _DELETE_BATCH):
-            batches.append(plain[start : start + _DELETE_BATCH])
+        """Delete in batches, or one by one where the service knows none; a batch that fails as a
+        whole is reported for each of its keys."""
+        plain = [key for key in keys if self._batches and writable(key)]
+        batches = [plain[n : n + _DELETE_BATCH] for n in range(0, len(plain), _DELETE_BATCH)]
+        single = [key for key in keys if not (self._batches and writable(key))]
         failed: dict[str, str] = {}
         turns = asyncio.Semaphore(_DELETES_AT_ONCE)
 
@@ -111,8 +111,12 @@ class Writes:
             async with turns:
                 try:
                     failed.update(await self._delete_batch(batch))
+                except StoreUnsupported:
+                    self._batches = False
                 except StoreError as error:
                     failed.update(dict.fromkeys(batch, str(error)))
+            if not self._batches:
+                await asyncio.gather(*(one_key(key) for key in batch))
 
         async def one_key(key: str) -> None:
             async with turns:
@@ -136,7 +140,13 @@ class Writes:
             ("content-type", "application/xml"),
         ]
         request = S3Request("DeleteObjects", "POST", None, [("delete", "")], headers, body)
-        failed = await self._engine.call(request, lambda answer: parse_deleted(answer.body))
+
+        def parse(answer: Answer) -> dict[str, str]:
+            if not answer.body:
+                raise StoreUnsupported("the service does not say what of a batch it could delete")
+            return parse_deleted(answer.body)
+
+        failed = await self._engine.call(request, parse)
         return {
             key.removeprefix(root): reason
             for key, reason in failed.items()

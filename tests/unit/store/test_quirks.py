@@ -220,6 +220,33 @@ async def test_a_gateway_that_knows_no_expect_gets_the_body_without(tmp_path: Pa
     assert asked_for == ["100-continue", None]
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        error("NotImplemented", "501 Not Implemented"),
+        error("MethodNotAllowed", "405 Method Not Allowed"),
+        answer(b""),
+    ],
+    ids=["gcs", "oss", "bos"],
+)
+@runs
+async def test_a_service_that_deletes_no_batches_is_asked_for_each_key(refusal: bytes) -> None:
+    asked_for: list[str] = []
+
+    def respond(asked: Asked) -> bytes:
+        asked_for.append(asked.kind)
+        if asked.kind == "DeleteObjects":
+            return refusal
+        refused = asked_for.count("DeleteObject") == 2
+        return error("AccessDenied", "403 Forbidden") if refused else answer(b"", "204 No Content")
+
+    async with quirky(respond) as store:
+        failed = await store.delete_many(["a", "b", "c"])
+        assert [reason.partition(" ")[0] for reason in failed.values()] == ["DeleteObject"]
+        assert await store.delete_many(["d"]) == {}
+    assert asked_for == ["DeleteObjects"] + 4 * ["DeleteObject"]
+
+
 class Session:
     """Gives a new key each time, which is to last for hours by our clock, which is behind."""
 
