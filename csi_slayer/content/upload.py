@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import structlog
 import xxhash
 
 from csi_slayer.catalog import Catalog
@@ -22,10 +23,18 @@ from csi_slayer.content.locks import Locks
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.content.tasks import together
-from csi_slayer.errors import PreconditionFailed, SlayerError, StoreError, StoreUnavailable
+from csi_slayer.errors import (
+    PreconditionFailed,
+    SlayerError,
+    StoreError,
+    StoreUnavailable,
+    StoreUnsupported,
+)
 from csi_slayer.store.base import ABSENT, ANY, Condition, ObjectInfo, ObjectStore
 from csi_slayer.store.source import reading
 from csi_slayer.store.write_token import WRITE_TOKEN
+
+log = structlog.get_logger(__name__)
 
 SINGLE = 1 << 20
 """Objects up to this size are sent from memory, bytes."""
@@ -141,6 +150,7 @@ class Uploader:
         self._sending: dict[int, Multipart] = {}
         self._left: dict[str, tuple[str, bool]] = {}
         """Uploads to be aborted: their keys, and whether once more after that."""
+        self._copies = True  # until the store says that it cannot
         self._locks = Locks[int]()
         """One upload of a file at a time: sending ahead and the real one never overlap."""
 
@@ -264,7 +274,7 @@ class Uploader:
     ) -> None:
         offset = (number - 1) * upload.part_size
         if isinstance(file, OverlayFile):
-            if file.clean_range(offset, length):
+            if self._copies and file.clean_range(offset, length):
                 source = file.base.source
                 try:
                     with upload.asking():
@@ -281,8 +291,12 @@ class Uploader:
                     raise PreconditionFailed(
                         f"{source.key!r} was changed by somebody else while it was edited here"
                     ) from error
-                upload.parts[number] = Part(number, etag, length, 0)
-                return
+                except StoreUnsupported as error:
+                    log.warning("parts are not copied by the store but sent", error=str(error))
+                    self._copies = False
+                else:
+                    upload.parts[number] = Part(number, etag, length, 0)
+                    return
             await file.bring_range(offset, length)
         value = await asyncio.to_thread(checksum, file.fd, offset, length)
         done = upload.parts.get(number)

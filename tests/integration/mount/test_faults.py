@@ -308,3 +308,17 @@ def test_a_bucket_that_is_gone_is_no_empty_one(faulty: Faulty) -> None:
         assert caught.value.errno == errno.EIO
     faulty.proxy.heal()
     assert (mount.root / "file").read_bytes() == b"x"
+
+
+def test_a_store_that_copies_no_parts_is_sent_them(faulty: Faulty) -> None:
+    """Storj copies no arbitrary ranges."""
+    faulty.put("large", LARGE)
+    mount = faulty.mount("volume.hydrate_max=1MiB")
+    rule = faulty.proxy.inject(Status(501, "NotImplemented"), kind="UploadPartCopy")
+    with (mount.root / "large").open("r+b") as file:
+        file.seek(6 << 20)
+        file.write(b"changed")
+    changed = LARGE[: 6 << 20] + b"changed" + LARGE[(6 << 20) + 7 :]
+    assert faulty.get("large") == changed
+    assert (mount.root / "large").read_bytes() == changed
+    assert rule.hits > 0
