@@ -74,7 +74,10 @@ def _keep_only(fd: int) -> None:
         log.warning("fuse_notifier_shares", error=os.strerror(ctypes.get_errno()))
         return
     os.closerange(0, fd)
-    os.closerange(fd + 1, os.sysconf("SC_OPEN_MAX"))
+    # Not up to the limit, which may be a billion: where there is no close_range(2) (before Linux
+    # 5.9, or Python does not know it) each of them takes a call.
+    highest = max(map(int, os.listdir("/proc/thread-self/fd")))
+    os.closerange(fd + 1, highest + 1)
 
 
 class Notifier:

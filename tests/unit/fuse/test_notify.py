@@ -179,6 +179,26 @@ def test_the_thread_holds_nothing_but_the_device(
         assert notifier.close(10)
 
 
+def test_a_limit_of_a_billion_descriptors_is_not_counted_up_to(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Python has no close_range(2): ten minutes in which nothing was invalidated."""
+    kernel, device = ends
+    closed, closerange = [], os.closerange
+
+    def one_by_one(low: int, high: int) -> None:
+        closed.append(high - low)
+        closerange(low, high)
+
+    monkeypatch.setattr(os, "closerange", one_by_one)
+    monkeypatch.setattr(os, "sysconf", lambda _name: 1 << 30)
+    notifier = Notifier(device.fileno(), expire_only=True)
+    notifier.invalidate_inode(1)
+    assert kernel.recv(100)
+    assert notifier.close(10)
+    assert sum(closed) < 1 << 20
+
+
 def test_attributes_alone_wait_for_nobody(ends: tuple[socket.socket, socket.socket]) -> None:
     kernel, device = ends
     notifier = Notifier(device.fileno(), expire_only=True)
