@@ -11,6 +11,7 @@
     │   ├── AccessDenied             EACCES        PERMISSION_DENIED
     │   ├── PreconditionFailed       ESTALE        ABORTED      If-Match / If-None-Match lost
     │   ├── InvalidRange             EIO           OUT_OF_RANGE
+    │   ├── StoreFull                ENOSPC        RESOURCE_EXHAUSTED
     │   ├── StoreUnavailable         EIO           UNAVAILABLE  transient, retries used up
     │   ├── StoreIntegrityError      EIO           DATA_LOSS    truncated body, wrong length or etag
     │   ├── SourceUnreadable         EIO           INTERNAL     the local file that was to be sent
@@ -96,6 +97,13 @@ class PreconditionFailed(StoreError):
 
 class InvalidRange(StoreError):
     grpc_code = "OUT_OF_RANGE"
+
+
+class StoreFull(StoreError):
+    """The store has no more room, or gives this bucket or identity none."""
+
+    errno = _errno.ENOSPC
+    grpc_code = "RESOURCE_EXHAUSTED"
 
 
 class StoreUnavailable(StoreError):

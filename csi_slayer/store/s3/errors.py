@@ -16,6 +16,7 @@ from csi_slayer.errors import (
     ObjectNotFound,
     PreconditionFailed,
     StoreError,
+    StoreFull,
     StoreIntegrityError,
     StoreUnsupported,
 )
@@ -42,6 +43,10 @@ _TRANSIENT_CODES = frozenset(
 _ENDED_CODES = frozenset({
     "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken",
     "InvalidTokenId", "TokenRefreshRequired",
+})  # fmt: skip
+# Ceph and versitygw, with status 403; MinIO; Storj.
+_FULL_CODES = frozenset({
+    "ExceedsUsageLimit", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull",
 })  # fmt: skip
 # The body was changed, or cut, on its way.
 _DAMAGED_CODES = frozenset({"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"})
@@ -189,6 +194,11 @@ def _by_code(code: str, message: str, what: str, bucket: str) -> StoreError | No
             f"bucket {bucket!r} is not empty: something writes there, or its versioning is on and"
             " old versions and delete markers are left, which the driver does not delete: remove"
             " them, or let a lifecycle rule do it; then ask again"
+        )
+    if code in _FULL_CODES:
+        return StoreFull(
+            f"{what}: the store has no room, or a quota there is used up: remove something, or have"
+            f" the quota raised ({code})"
         )
     if code == "NoSuchUpload":
         return UploadNotFound(f"{what}: there is no such multipart upload")

@@ -322,3 +322,15 @@ def test_a_store_that_copies_no_parts_is_sent_them(faulty: Faulty) -> None:
     assert faulty.get("large") == changed
     assert (mount.root / "large").read_bytes() == changed
     assert rule.hits > 0
+
+
+def test_a_store_that_is_full_says_so(faulty: Faulty) -> None:
+    """As Ceph and versitygw do; what could not be stored is, as soon as there is room."""
+    mount = faulty.mount()
+    rule = faulty.proxy.inject(Status(403, "QuotaExceeded"), kind="PutObject")
+    with pytest.raises(OSError) as caught:
+        (mount.root / "new").write_bytes(SMALL)
+    assert caught.value.errno == errno.ENOSPC
+    faulty.proxy.remove(rule)
+    mount.wait_idle()
+    assert faulty.get("new") == SMALL

@@ -15,6 +15,7 @@ from csi_slayer.errors import (
     ObjectNotFound,
     PreconditionFailed,
     StoreError,
+    StoreFull,
     StoreUnsupported,
 )
 from csi_slayer.store.retry import Transient
@@ -56,6 +57,9 @@ def _answer(status: int, code: str = "", more: str = "", **headers: str) -> Answ
         (412, "", PreconditionFailed),
         (304, "", PreconditionFailed),
         (416, "InvalidRange", InvalidRange),
+        (403, "QuotaExceeded", StoreFull),
+        (507, "XMinioStorageFull", StoreFull),
+        (400, "XMinioAdminBucketQuotaExceeded", StoreFull),
         (501, "NotImplemented", NotImplementedThere),
         (400, "NotImplemented", NotImplementedThere),
         (501, "", StoreUnsupported),
@@ -96,6 +100,7 @@ def test_a_missing_bucket_is_told_by_the_request_too() -> None:
         (403, "InvalidAccessKeyId", "", "check the key id"),
         (403, "SignatureDoesNotMatch", "", "check the secret"),
         (403, "AccessDenied", "", "check its policy"),
+        (403, "QuotaExceeded", "", "have the quota raised"),
         (404, "NoSuchBucket", "", "'bucket' does not exist"),
         (301, "PermanentRedirect", "", "check region and endpoint"),
         (
