@@ -89,7 +89,7 @@ class Listings(Outcomes):
                         self._replace(merged, old, item, since_ns, defaults)
                 else:  # of what is changed here its upload's If-Match decides
                     seen.append((since_ns, row.ino))
-                    if row.stage is None and row.stamp is None and _is_empty(item):
+                    if row.stage is None and (row.stamp or -1) < 0 and _is_empty(item):
                         dated.append((item.mtime_ns, row.ino))
             self._rows.add_many(parent, inserts)
             self.used_bytes += sum(inode.size for inode, _name in inserts)
@@ -178,6 +178,8 @@ class Listings(Outcomes):
             return True  # a server had told the one version's size with the other's etag
         if row.stamp is None or not _is_empty(item):
             return False
+        if row.stamp < 0:  # written here at that time, of which a second's fraction is not known
+            return item.mtime_ns >= _SECOND - row.stamp
         return not _same_time(row.stamp, item.mtime_ns)
 
     def _known_there(self, ino: int) -> Inode | None:

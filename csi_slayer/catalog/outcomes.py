@@ -17,7 +17,7 @@ class Outcomes(Partings):
 
     async def stored(
         self, ino: int, row: Pending, etag: str, *, copied: bool = False, add: int = 0,
-        clear: int = 0, onto: str | None = None, **values: Any
+        clear: int = 0, onto: str | None = None, stored_ns: int = 0, **values: Any
     ) -> bool:  # fmt: skip
         """The object ``row.key`` now has this inode's content and attributes as version ``etag``,
         but for what was changed since the key was noted as ``row``.
@@ -25,7 +25,8 @@ class Outcomes(Partings):
         Returns whether that is the inode's place; not so if it was renamed or unlinked meanwhile.
         What was uploaded is then there and nowhere else, unless the inode's own place has been
         written since; what was ``copied`` still is where it was. ``onto``: the version of which it
-        is a copy, if that was at the same key.
+        is a copy, if that was at the same key. ``stored_ns``: when the store answered, or the
+        object's time, by the clock of the store; 0: not known.
         """
         with self._db.transaction():
             in_place = self.path_now(ino) == row.key
@@ -33,7 +34,7 @@ class Outcomes(Partings):
             if noted is None or noted.since_ns == row.since_ns:
                 clear |= Mark.ATTRS_DIRTY
             if now is not None and now.stage is None:
-                values["stamp"] = None  # of an empty object: a listing tells it
+                values["stamp"] = -stored_ns or None  # of an empty object: a listing tells it
             elsewhere = now is not None and now.etag is not None and now.origin is None
             if in_place or not copied:
                 self._leave(ino, row.key)
@@ -77,10 +78,18 @@ class Outcomes(Partings):
         values = {"etag": _LOST, "stage": None, "stamp": None, "checked_ns": 0}
         with self._db.transaction():
             self._update(inode.ino, values, 0, clear)
-            self._update(inode.parent, {"listed_ns": _OLD})
+            self._outdated(inode.parent)
             key = self.path_now(inode.ino)
             if key is not None and inode.origin is None:  # else it is still to be moved there
                 self._unpend(key)
+
+    async def outdated(self, directory: int) -> None:
+        """The store has names in a directory that are not known."""
+        with self._db.transaction():
+            self._outdated(directory)
+
+    def _outdated(self, directory: int) -> None:
+        self._update(directory, {"listed_ns": _OLD})
 
     async def disown(self, ino: int, origin: str) -> None:
         """The object ``origin``, which the inode's content was, is somebody else's now and stays,

@@ -8,7 +8,8 @@ Times are nanoseconds since 1970, sizes bytes. An inode's content is found by fo
 * ``stage``: id of the staged local copy of a file that is, or was lately, open for writing.
 * ``stamp``: the staged file's mtime when its bytes were the object's; NULL: they never were.
   Of an empty object without a staged file its time in the store, by which it is seen to have been
-  written anew: its version is that of all empty objects; NULL: not known yet.
+  written anew: its version is that of all empty objects; NULL: not known yet; negative: not known
+  yet either, but it was written here, and not after that time.
 
 Names are listed in the order of ``place``, the number of the first inode that had the name: it is
 the same when another version of an object is another inode, or another file is moved to the name,

@@ -124,7 +124,7 @@ class Objects:
             return await self._store.put(row.key, b"", condition=condition, metadata=values)
 
         info = await self._conditional.write(inode, row, send)
-        await self._catalog.stored(inode.ino, row, info.etag)
+        await self._catalog.stored(inode.ino, row, info.etag, stored_ns=info.mtime_ns)
 
     async def _put_staged(self, inode: Inode, row: Pending) -> bool:
         async with self._opened.held(inode.ino) as record:
@@ -240,7 +240,7 @@ class Objects:
             await self._catalog.copy_refused(row)
             await self._races.source_changed(inode, inode.origin, error)
             return False
-        await self._copied(inode, row, info.etag)
+        await self._copied(inode, row, info)
         return True
 
     async def _copy_onto_itself(self, inode: Inode, row: Pending) -> bool:
@@ -259,13 +259,16 @@ class Objects:
             await self._catalog.pending_expect(row.key, found.etag)
             self._tell_reader(inode, row.key, found.etag)
             return False
-        await self._copied(inode, row, info.etag)
+        await self._copied(inode, row, info)
         return True
 
-    async def _copied(self, inode: Inode, row: Pending, etag: str) -> None:
+    async def _copied(self, inode: Inode, row: Pending, info: ObjectInfo) -> None:
         onto = inode.etag if inode.origin is None else None
-        if await self._catalog.stored(inode.ino, row, etag, copied=True, onto=onto) or onto:
-            self._tell_reader(inode, row.key, etag)
+        in_place = await self._catalog.stored(
+            inode.ino, row, info.etag, copied=True, onto=onto, stored_ns=info.mtime_ns
+        )
+        if in_place or onto:
+            self._tell_reader(inode, row.key, info.etag)
 
     def _tell_reader(self, inode: Inode, key: str, etag: str) -> None:
         """The version that ``inode`` names is at that key, under that version, now. Who reads one

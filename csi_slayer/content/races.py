@@ -95,10 +95,12 @@ class Races:
         """Suspends nowhere."""
         kept = self._keep(inode, row.key, row.expect, found)
         try:
-            if found is None:
-                await self._superseded(inode, row.key, None)
-            else:
+            if found is not None and inode.is_file:
                 await self._take(inode, row, found)
+            else:
+                await self._superseded(inode, row.key, None)
+                if found is not None:  # of what kind it is, the next look at the name will tell
+                    await self._catalog.outdated(inode.parent)
         except SlayerError:
             if kept is not None and inode.stage is not None:  # the row still says that it is there
                 self._conflicts.give_back(kept, self._staging, inode.stage)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from csi_slayer.catalog import ROOT
+from csi_slayer.store.write_token import WRITE_TOKEN
 from tests.unit.vfs import calls
 from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.memory_store import Blob
 
 
 def _nodes(tmp_path: Path, *, posix: bool) -> tuple[Volume, Volume]:
@@ -81,3 +84,75 @@ def test_a_late_answer_about_an_old_version_is_not_taken_for_the_new_one(tmp_pat
     assert one.run(one.fs.listxattr(one.request(), ino)) == []
     one.stop()
     other.stop()
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+@pytest.mark.parametrize("later_ns", [0, 999_999_999, 1_000_000_000])
+def test_a_link_made_here_that_the_other_node_makes_anew_is_seen(
+    tmp_path: Path, renamed: bool, later_ns: int
+) -> None:
+    """All links have the version of an empty object; that ours was stored is told without a
+    fraction of the second, so that what is less than one later may be ours."""
+    volume = Volume(tmp_path, passthrough=False, ttl=0)
+    fs = volume.fs
+
+    async def scenario() -> None:
+        await fs.symlink(volume.request(), ROOT, b"new", b"ours")
+        if renamed:
+            assert await fs.drain(2.0) == 0
+            await fs.rename(volume.request(), ROOT, b"new", ROOT, b"link", 0)
+        assert await fs.drain(2.0) == 0
+        name = "link" if renamed else "new"
+        made = await volume.catalog.child(ROOT, name)
+        assert made is not None
+        blob, theirs = volume.bucket.objects[name], later_ns >= 1_000_000_000
+        if theirs:
+            blob.metadata.update({"slayerfs-target": "theirs", WRITE_TOKEN: "another"})
+        blob.mtime_ns += later_ns
+        await fs.readdir(volume.request(), ROOT, 0, 0, 10, False)
+        now = await _look(volume, name.encode())
+        assert (now != made.ino) is theirs
+        assert await fs.readlink(volume.request(), now) == (b"theirs" if theirs else b"ours")
+
+    volume.run(scenario())
+    volume.stop()
+
+
+def _theirs(kind: str) -> Blob:
+    """What another node has made: of 3 bytes, or empty and what its metadata says."""
+    if kind == "file":
+        return Blob(b"abc", '"theirs"', 10**18, {})
+    mode = {"link": stat.S_IFLNK | 0o777, "fifo": stat.S_IFIFO | 0o644}[kind]
+    target = {"slayerfs-target": "theirs"} if kind == "link" else {}
+    return Blob(b"", '"theirs"', 10**18, {"mode": str(mode), **target})
+
+
+@pytest.mark.parametrize("theirs", ["file", "link", "fifo"])
+@pytest.mark.parametrize("ours", ["link", "fifo"])
+def test_a_link_or_fifo_that_lost_a_race_is_what_the_other_node_made(
+    tmp_path: Path, ours: str, theirs: str
+) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    fs = volume.fs
+
+    async def scenario() -> None:
+        await fs.readdir(volume.request(), ROOT, 0, 0, 10, False)
+        volume.bucket.objects["f"] = _theirs(theirs)
+        if ours == "link":
+            await fs.symlink(volume.request(), ROOT, b"f", b"ours")
+        else:
+            await fs.mknod(volume.request(), ROOT, b"f", stat.S_IFIFO | 0o644, 0)
+        assert await fs.drain(2.0) == 0
+        entry = await fs.lookup(volume.request(), ROOT, b"f")
+        assert entry.attr is not None
+        kinds = {"file": stat.S_IFREG, "link": stat.S_IFLNK, "fifo": stat.S_IFIFO}
+        assert stat.S_IFMT(entry.attr.mode) == kinds[theirs]
+        if theirs == "file":
+            assert await calls.read(volume, entry.attr.ino) == b"abc"
+        if theirs == "link":
+            assert await fs.readlink(volume.request(), entry.attr.ino) == b"theirs"
+
+    volume.run(scenario())
+    volume.stop()
+    assert volume.bucket.objects["f"].etag == '"theirs"'
+    assert volume.events.conflicts == 1
