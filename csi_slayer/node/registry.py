@@ -38,12 +38,18 @@ def run_directory() -> Path:
         else:
             path = Path(base) / "slayerfs" if base else Path.home() / ".cache/slayerfs-run"
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owners = {path.lstat().st_uid, path.stat().st_uid}
     except RuntimeError:
         raise ConfigError("this user has no home directory: set XDG_RUNTIME_DIR, or HOME") from None
     except OSError as error:
         raise ConfigError(
             f"{path}: {error.strerror}: name a directory of yours by XDG_RUNTIME_DIR"
         ) from error
+    if not owners <= {0, os.geteuid()}:
+        # It says which process to ask, or to end.
+        raise ConfigError(
+            f"{path} belongs to another user: name a directory of yours by XDG_RUNTIME_DIR"
+        )
     return path
 
 

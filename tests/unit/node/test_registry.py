@@ -13,6 +13,9 @@ from csi_slayer.errors import ConfigError
 from csi_slayer.node import registry
 from csi_slayer.node.registry import Mounted
 
+USER = os.geteuid() or 1000
+"""Somebody who is not root."""
+
 
 @pytest.fixture(autouse=True)
 def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -66,7 +69,7 @@ def test_users_have_a_directory_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: USER)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     assert registry.run_directory() == tmp_path / "slayerfs"
     assert (tmp_path / "slayerfs").stat().st_mode & 0o777 == 0o700
@@ -75,11 +78,30 @@ def test_users_have_a_directory_of_their_own(
     assert registry.run_directory() == tmp_path / ".cache/slayerfs-run"
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_a_directory_of_somebody_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool
+) -> None:
+    """Where that is /tmp anybody may have made it: what is in it says which process to end."""
+    monkeypatch.undo()
+    place = tmp_path / "slayerfs"
+    if link:
+        place.symlink_to(tmp_path)
+    else:
+        place.mkdir()
+    if os.geteuid() == 0:
+        os.chown(place, USER + 1, -1, follow_symlinks=False)
+    monkeypatch.setattr(os, "geteuid", lambda: USER if place.lstat().st_uid != USER else USER + 1)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with pytest.raises(ConfigError, match="belongs to another user"):
+        registry.run_directory()
+
+
 def test_a_user_without_a_directory_is_told_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: USER)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "file"))
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="Not a directory: name a directory of yours"):
@@ -98,7 +120,7 @@ def test_the_default_cache_can_begin_after_the_run_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: USER)
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     registry.run_directory()
