@@ -14,6 +14,8 @@ from csi_slayer.cache import BLOCK, Cache, Governor
 from csi_slayer.errors import CacheFull
 from tests.unit.cache.helpers import content, key_of, reboot
 
+pytestmark = pytest.mark.integration  # mounts what is full: as root
+
 SIZE = 40 * BLOCK
 
 

@@ -108,6 +108,7 @@ def test_a_root_that_cannot_be_made_is_a_cache_error(root: Path) -> None:
         Cache(root, 1 << 20)
 
 
+@pytest.mark.integration  # as root
 def test_uses_trusted_attributes_where_user_ones_are_refused(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def without_json_names(message: DescriptorProto) -> None:
         without_json_names(nested)
 
 
+@pytest.mark.integration  # with what make setup fetches
 @pytest.mark.parametrize(("ours", "official", "name", "module"), PAIRS, ids=["csi", "kubelet"])
 def test_same_descriptors(
     ours: Path, official: ModuleFiles, name: str, module: object, tmp_path: Path
@@ -61,6 +62,7 @@ def test_generated_modules_are_of_these_protos(
     assert generated == expected, "run `pip install -e .` again"
 
 
+@pytest.mark.integration  # with what make setup fetches
 @pytest.mark.parametrize(("ours", "official", "name", "module"), PAIRS, ids=["csi", "kubelet"])
 def test_comments_are_our_own(
     ours: Path, official: ModuleFiles, name: str, module: object, tmp_path: Path

@@ -66,5 +66,6 @@ def test_unmounting_what_is_not_mounted(tmp_path: Path) -> None:
     assert caught.value.filename == str(tmp_path)
 
 
+@pytest.mark.integration  # mounts fusectl, as root
 def test_aborting_a_connection_that_is_gone() -> None:
     assert not mount.abort(2**31)
