@@ -26,6 +26,9 @@ from csi_slayer.store.local.tree import Tree
 # Listings under way whose cursors are kept; the oldest begin anew if they go on.
 _MOST_CURSORS = 8
 
+# Of them of the same listing, which nobody may go on with: each has all names of its directory.
+_MOST_OF_ONE = 2
+
 
 @dataclass(frozen=True, slots=True)
 class _Item:
@@ -51,21 +54,24 @@ class Listings:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._lock = threading.Lock()
-        self._cursors: OrderedDict[str, tuple[_Request, Iterator[_Item]]] = OrderedDict()
+        self._cursors: OrderedDict[str, tuple[_Request, _Item, Iterator[_Item]]] = OrderedDict()
 
     def page(
         self, prefix: str, delimiter: bool, token: str | None, start_after: str | None, limit: int
     ) -> ListPage:
         """One page of at most ``limit`` keys and prefixes."""
         request = _Request(prefix, delimiter, start_after or "")
-        cursor = self._resume(token, request) if token is not None else self._walk(request)
+        if token is None:
+            following, cursor = None, self._walk(request)
+        else:
+            following, cursor = self._resume(token, request)
         objects: list[ObjectInfo] = []
         prefixes: list[str] = []
         last = ""
         stats = _Status(self._tree)
         try:
             while len(objects) + len(prefixes) < limit:
-                item = next(cursor, None)
+                item, following = following or next(cursor, None), None
                 if item is None:
                     return ListPage(objects, prefixes, None)
                 last = item.key
@@ -83,22 +89,26 @@ class Listings:
     def _keep(self, request: _Request, last: str, following: _Item, cursor: Iterator[_Item]) -> str:
         token = f"{secrets.token_hex(8)}:{quote(last, safe='')}"
         with self._lock:
-            self._cursors[token] = (request, _chain(following, cursor))
+            same = [kept for kept, (before, *_) in self._cursors.items() if before == request]
+            if len(same) >= _MOST_OF_ONE:
+                del self._cursors[same[0]]
+            self._cursors[token] = (request, following, cursor)
             if len(self._cursors) > _MOST_CURSORS:
                 self._cursors.popitem(last=False)
         return token
 
-    def _resume(self, token: str, request: _Request) -> Iterator[_Item]:
+    def _resume(self, token: str, request: _Request) -> tuple[_Item | None, Iterator[_Item]]:
         with self._lock:
             kept = self._cursors.pop(token, None)
         if kept is not None:
-            before, cursor = kept
+            before, following, cursor = kept
             if (before.prefix, before.delimiter) == (request.prefix, request.delimiter):
-                return cursor
+                return following, cursor
         _, colon, last = token.partition(":")
         if not colon:
             raise StoreError("the token is not one of this store's listings")
-        return self._walk(_Request(request.prefix, request.delimiter, unquote(last), strict=True))
+        again = _Request(request.prefix, request.delimiter, unquote(last), strict=True)
+        return None, self._walk(again)
 
     def _walk(self, request: _Request) -> Iterator[_Item]:
         base, _, partial = request.prefix.rpartition("/")
@@ -189,8 +199,3 @@ class _Status:
                 self._fd = os.dup(fd)
             self._folder = folder
         return self._fd
-
-
-def _chain(first: _Item, rest: Iterator[_Item]) -> Iterator[_Item]:
-    yield first
-    yield from rest

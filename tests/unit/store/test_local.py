@@ -349,6 +349,37 @@ def test_the_root_is_listed_by_many_at_once(run: Run, store: ObjectStore, root: 
     assert run(lists()) == [800] * 60
 
 
+def test_a_listing_may_have_any_number_of_pages(tmp_path: Path) -> None:
+    """After 994, which is a million names, it ended with a RecursionError."""
+    names = [f"n{number:04}" for number in range(1100)]
+    for name in names:
+        (tmp_path / name).touch()
+    tree = Tree(str(tmp_path))
+    listings = Listings(tree)
+    found: list[str] = []
+    token = None
+    for _ in names:
+        page = listings.page("", True, token, None, 1)
+        found += [item.key for item in page.objects]
+        token = page.token
+    tree.close()
+    assert token is None
+    assert found == names
+
+
+def test_few_listings_of_one_directory_that_nobody_goes_on_with_are_kept(tmp_path: Path) -> None:
+    """Eight of a directory of 300,000 names took 200 MB."""
+    for name in "abc":
+        (tmp_path / name).touch()
+    tree = Tree(str(tmp_path))
+    listings = Listings(tree)
+    tokens = [listings.page("", True, None, None, 1).token for _ in range(4)]
+    assert len(listings._cursors) == 2
+    for token in tokens:
+        assert [item.key for item in listings.page("", True, token, None, 9).objects] == ["b", "c"]
+    tree.close()
+
+
 def test_cursors_are_bounded(run: Run, store: ObjectStore) -> None:
     for number in range(4):
         run(store.put(f"k{number}", b""))
