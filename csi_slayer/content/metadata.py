@@ -2,7 +2,8 @@
 
 The names ``mode``, ``uid``, ``gid`` and ``mtime`` are those that s3fs uses (decimal mode with
 type bits; seconds). ``slayerfs-target`` holds a symlink's target, ``slayerfs-rdev`` a device
-number, ``slayerfs-xattrs`` extended attributes (JSON of base64). S3 allows 2 KiB in all.
+number, ``slayerfs-xattrs`` extended attributes (JSON of base64). S3 allows 2 KiB in all. Names
+that other programs have given stay where an object gets other attributes with the same bytes.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any
 from csi_slayer.catalog import Defaults, Inode
 from csi_slayer.store.base import storable_time
 
-LIMIT = 2048
-"""Bytes of names and values of user metadata that S3 accepts for one object."""
+NAMES = ("mode", "uid", "gid", "mtime", "slayerfs-target", "slayerfs-rdev", "slayerfs-xattrs")
+"""Those that are ours."""
 
 XATTR_LIMIT = 1200
 """What of it extended attributes may take, encoded."""
@@ -64,6 +65,11 @@ def encode(
     if xattrs:
         values["slayerfs-xattrs"] = encode_xattrs(xattrs)
     return values
+
+
+def instead(values: Mapping[str, str]) -> dict[str, str | None]:
+    """What :func:`encode` gave, as a change of the metadata of an object that is there."""
+    return {**dict.fromkeys(NAMES), **values}
 
 
 def encode_xattrs(xattrs: Mapping[bytes, bytes]) -> str:

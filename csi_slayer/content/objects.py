@@ -199,7 +199,7 @@ class Objects:
         await self._require(row, source.key)
         try:
             return await self._store.copy(
-                source.key, row.key, source_etag=source.etag, metadata=values
+                source.key, row.key, source_etag=source.etag, metadata=metadata.instead(values)
             )
         except (PreconditionFailed, ObjectNotFound):
             return None  # the source has changed: send the bytes that were copied here
@@ -229,12 +229,14 @@ class Objects:
     async def _copy_here(self, inode: Inode, row: Pending) -> bool:
         """Carry out a rename: copy the object server-side to the inode's path."""
         assert inode.origin is not None
-        replace = await self.metadata_of(inode) if inode.flags & Mark.ATTRS_DIRTY else None
+        changes = None
+        if inode.flags & Mark.ATTRS_DIRTY:
+            changes = metadata.instead(await self.metadata_of(inode))
         try:
             await self._require(row, inode.origin)
             await self._catalog.copy_begins(row.key)
             info = await self._store.copy(
-                inode.origin, row.key, source_etag=inode.etag, metadata=replace
+                inode.origin, row.key, source_etag=inode.etag, metadata=changes
             )
         except (PreconditionFailed, ObjectNotFound) as error:
             await self._catalog.copy_refused(row)
@@ -246,9 +248,11 @@ class Objects:
     async def _copy_onto_itself(self, inode: Inode, row: Pending) -> bool:
         """Replace an object's metadata: chmod, chown, utimes, xattrs of an existing file."""
         token = f"{row.token}-attrs"
-        values = {**await self.metadata_of(inode), WRITE_TOKEN: token}
+        changes = metadata.instead(await self.metadata_of(inode)) | {WRITE_TOKEN: token}
         try:
-            info = await self._store.copy(row.key, row.key, source_etag=inode.etag, metadata=values)
+            info = await self._store.copy(
+                row.key, row.key, source_etag=inode.etag, metadata=changes
+            )
         except (PreconditionFailed, ObjectNotFound) as error:
             found = await self._races.found(row.key)
             if found is None or found.write_token != token or found.size != inode.size:

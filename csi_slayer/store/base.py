@@ -72,6 +72,12 @@ class PendingUpload:
     started_ns: int
 
 
+def changed(found: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    """User metadata after ``changes``: names with None are taken away, and those that are not in
+    it, which other programs have given, stay."""
+    return {name: value for name, value in {**found, **changes}.items() if value is not None}
+
+
 class RangeSink(Protocol):
     """Where a bulk download puts its bytes.
 
@@ -210,9 +216,10 @@ class ObjectStore(Protocol):
         target: str,
         *,
         source_etag: str | None = None,
-        metadata: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str | None] | None = None,
     ) -> ObjectInfo:
-        """Server-side copy of any size; ``metadata`` None keeps the source's, else replaces it."""
+        """Server-side copy of any size. ``metadata`` changes the source's, None keeps it: see
+        :func:`changed`."""
 
     async def copy_from(
         self, origin: ObjectStore, source: str, target: str, *, source_etag: str | None = None

@@ -247,7 +247,7 @@ class LocalStore:
         target: str,
         *,
         source_etag: str | None = None,
-        metadata: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str | None] | None = None,
     ) -> ObjectInfo:
         """Copy one version of ``source``, sharing its blocks where the file system can."""
         return await self._copy(self, source, target, source_etag, metadata)
@@ -266,7 +266,7 @@ class LocalStore:
         source: str,
         target: str,
         source_etag: str | None,
-        metadata: Mapping[str, str] | None,
+        metadata: Mapping[str, str | None] | None,
     ) -> ObjectInfo:
         found, place = _readable(source), place_of(target)
         return await self._threads.run(

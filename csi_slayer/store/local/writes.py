@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 
 from csi_slayer.errors import PreconditionFailed, StoreUnsupported
-from csi_slayer.store.base import Condition, ObjectInfo
+from csi_slayer.store.base import Condition, ObjectInfo, changed
 from csi_slayer.store.local.attributes import Extra, etag_of, make_extra, mtime_of
 from csi_slayer.store.local.drafts import Draft, holds
 from csi_slayer.store.local.names import Place
@@ -72,14 +72,14 @@ def copy(
     tree: Tree,
     target: Place,
     source_etag: str | None,
-    metadata: Mapping[str, str] | None,
+    metadata: Mapping[str, str | None] | None,
     proceed: Callable[[], None],
 ) -> ObjectInfo:
     """Copy one version of the source, which may be in another directory."""
     if source.marker or target.marker:
         info = head(origin, source)
         _check_source(info, source_etag)
-        extra = make_extra(info.metadata if metadata is None else metadata)
+        extra = _changed(info, metadata)
         if target.marker:
             return _mark(tree, target, info.size, Condition(), extra)
         with Draft(tree, proceed) as draft:
@@ -88,7 +88,7 @@ def copy(
     try:
         info = file_info(origin, source.key, fd)
         _check_source(info, source_etag)
-        extra = make_extra(info.metadata if metadata is None else metadata)
+        extra = _changed(info, metadata)
         with Draft(tree, proceed) as draft:
             draft.append_file(fd, 0, info.size)
             if etag_of(os.fstat(fd)) != info.etag:
@@ -96,6 +96,11 @@ def copy(
             return draft.publish(target, Condition(), extra)
     finally:
         os.close(fd)
+
+
+def _changed(source: ObjectInfo, changes: Mapping[str, str | None] | None) -> Extra:
+    found = source.metadata or {}
+    return make_extra(found if changes is None else changed(found, changes))
 
 
 def _check_source(info: ObjectInfo, source_etag: str | None) -> None:

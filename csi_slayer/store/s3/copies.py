@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from datetime import datetime
+from typing import NamedTuple
 
 from csi_slayer.errors import PreconditionFailed, StoreError, StoreIntegrityError, StoreUnsupported
 from csi_slayer.observability import get_logger
-from csi_slayer.store.base import ObjectInfo, ObjectStore, storable_time
+from csi_slayer.store.base import ObjectInfo, ObjectStore, changed, storable_time
 from csi_slayer.store.s3.answer import Answer
 from csi_slayer.store.s3.engine import Engine
 from csi_slayer.store.s3.headers import (
@@ -16,10 +17,12 @@ from csi_slayer.store.s3.headers import (
     metadata_headers,
     normal_etag,
     object_info,
+    others_metadata,
 )
 from csi_slayer.store.s3.request import STORAGE_CLASS, S3Request
 from csi_slayer.store.s3.uploads import Uploads
 from csi_slayer.store.s3.writes import written
+from csi_slayer.store.write_token import WRITE_TOKEN
 
 log = get_logger(__name__)
 
@@ -28,6 +31,9 @@ LARGEST_SINGLE_COPY = 5 << 30
 _PART = 512 << 20
 _MOST_PARTS = 10_000
 _PARTS_AT_ONCE = 4
+
+# Bytes of names and values that S3 accepts, counted with the names' common beginning to be safe.
+_MOST_METADATA = 2048
 
 # Belong to the object but not to its user metadata: kept when that is replaced.
 _KEPT_HEADERS = (
@@ -42,6 +48,37 @@ _KEPT_HEADERS = (
 _KEPT_CLASSES = frozenset({
     "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "REDUCED_REDUNDANCY",
 })  # fmt: skip
+
+
+class _Wanted(NamedTuple):
+    """What a copy has beside its bytes: headers that are kept as they came, metadata that is given
+    (None: nothing is changed), and all its metadata then."""
+
+    kept: list[tuple[str, str]]
+    given: Mapping[str, str] | None
+    metadata: Mapping[str, str]
+
+
+def _wanted(
+    source: str,
+    headers: Mapping[str, str],
+    found: Mapping[str, str],
+    changes: Mapping[str, str | None] | None,
+) -> _Wanted:
+    kept = [(name, headers[name]) for name in _KEPT_HEADERS if name in headers]
+    if (of_class := headers.get(STORAGE_CLASS)) in _KEPT_CLASSES:
+        kept.append((STORAGE_CLASS, of_class))
+    if changes is None:
+        return _Wanted(kept + others_metadata(headers, found), None, found)
+    after = changed(found, changes)
+    given = {name: value for name, value in changes.items() if value is not None}
+    others = others_metadata(headers, after.keys() - given.keys())
+    length = sum(len(name) + len(value) for name, value in others + metadata_headers(given, None))
+    if others and length > _MOST_METADATA:
+        log.warning("metadata of other programs is dropped: there is no room", key=source)
+        others, after = [], given
+    metadata = {name: value for name, value in after.items() if name != WRITE_TOKEN}
+    return _Wanted(kept + others, given, metadata)
 
 
 class Copies:
@@ -66,11 +103,11 @@ class Copies:
         target: str,
         *,
         source_etag: str | None = None,
-        metadata: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str | None] | None = None,
     ) -> ObjectInfo:
         """Copy one version of ``source``: that of ``source_etag``, or the one that is there.
 
-        Content type and the like are kept even where the metadata is replaced. Raises
+        Content type and the like are kept even where the metadata is changed. Raises
         PreconditionFailed if the source is another version, or becomes one meanwhile.
         """
         return await self._copy(self._engine, source, target, source_etag, metadata)
@@ -89,58 +126,50 @@ class Copies:
         source: str,
         target: str,
         source_etag: str | None,
-        metadata: Mapping[str, str] | None,
+        changes: Mapping[str, str | None] | None,
     ) -> ObjectInfo:
         answer = await origin.call(S3Request("HeadObject", "HEAD", source), _same)
         info = object_info(source, answer.headers, content_length(answer.headers))
         if source_etag is not None and info.etag != normal_etag(source_etag):
             raise PreconditionFailed(f"copy of {source!r}: the object is another version")
-        kept = [(name, answer.headers[name]) for name in _KEPT_HEADERS if name in answer.headers]
-        if (of_class := answer.headers.get(STORAGE_CLASS)) in _KEPT_CLASSES:
-            kept.append((STORAGE_CLASS, of_class))
+        wanted = _wanted(source, answer.headers, info.metadata or {}, changes)
         if info.size == 0 and target.endswith("/"):
-            return await self._make_again(info, target, kept, metadata)
+            return await self._make_again(target, wanted)
         if info.size > self._largest:
-            return await self._copy_parts(origin, info, target, kept, metadata)
-        return await self._copy_whole(origin, info, target, kept, metadata)
+            return await self._copy_parts(origin, info, target, wanted)
+        return await self._copy_whole(origin, info, target, wanted)
 
-    async def _make_again(
-        self,
-        source: ObjectInfo,
-        target: str,
-        kept: list[tuple[str, str]],
-        metadata: Mapping[str, str] | None,
-    ) -> ObjectInfo:
+    async def _make_again(self, target: str, wanted: _Wanted) -> ObjectInfo:
         """A "directory" without bytes: versitygw refuses to copy what its file system has as one
         (DirectoryObjectContainsData)."""
-        chosen = source.metadata if metadata is None else metadata
-        headers = [*kept, *metadata_headers(chosen, None)]
+        headers = [*wanted.kept, *metadata_headers(wanted.given, None)]
         request = S3Request("PutObject", "PUT", target, (), headers)
-        return await self._engine.call(request, lambda answer: written(target, 0, answer, chosen))
+        return await self._engine.call(
+            request, lambda answer: written(target, 0, answer, wanted.metadata)
+        )
 
     async def _copy_whole(
         self,
         origin: Engine,
         source: ObjectInfo,
         target: str,
-        kept: list[tuple[str, str]],
-        metadata: Mapping[str, str] | None,
+        wanted: _Wanted,
     ) -> ObjectInfo:
         headers = [
             ("x-amz-copy-source", origin.address.copy_source(source.key)),
             ("x-amz-copy-source-if-match", source.etag),
         ]
-        if metadata is None:
+        if wanted.given is None:
             headers.append(("x-amz-metadata-directive", "COPY"))
-            headers += [pair for pair in kept if pair[0] == STORAGE_CLASS]
+            headers += [pair for pair in wanted.kept if pair[0] == STORAGE_CLASS]
         else:
             headers.append(("x-amz-metadata-directive", "REPLACE"))
-            headers += [*kept, *metadata_headers(metadata, None)]
+            headers += [*wanted.kept, *metadata_headers(wanted.given, None)]
         request = S3Request("CopyObject", "PUT", target, (), headers)
 
         def parse(answer: Answer) -> ObjectInfo:
             etag, modified = self._uploads.copied(request, answer, "CopyObjectResult")
-            return _copied(source, target, etag, _nanoseconds(modified), metadata)
+            return _copied(source, target, etag, _nanoseconds(modified), wanted.metadata)
 
         return await self._engine.call(request, parse)
 
@@ -149,11 +178,9 @@ class Copies:
         origin: Engine,
         source: ObjectInfo,
         target: str,
-        kept: list[tuple[str, str]],
-        metadata: Mapping[str, str] | None,
+        wanted: _Wanted,
     ) -> ObjectInfo:
-        chosen = source.metadata if metadata is None else metadata
-        upload_id = await self._uploads.begin(target, chosen, kept)
+        upload_id = await self._uploads.begin(target, wanted.given, wanted.kept)
         size = max(self._part, -(-source.size // _MOST_PARTS))
         turns = asyncio.Semaphore(_PARTS_AT_ONCE)
 
@@ -183,7 +210,7 @@ class Copies:
         except BaseException:
             await self._give_up(target, upload_id)
             raise
-        return _copied(source, target, done.etag, done.mtime_ns, metadata)
+        return _copied(source, target, done.etag, done.mtime_ns, wanted.metadata)
 
     async def _give_up(self, target: str, upload_id: str) -> None:
         """After an error, which is what the caller has to know of, not that this fails too."""
@@ -198,11 +225,9 @@ def _same(answer: Answer) -> Answer:
 
 
 def _copied(
-    source: ObjectInfo, target: str, etag: str, mtime_ns: int, metadata: Mapping[str, str] | None
+    source: ObjectInfo, target: str, etag: str, mtime_ns: int, metadata: Mapping[str, str]
 ) -> ObjectInfo:
-    return ObjectInfo(
-        target, source.size, etag, mtime_ns, source.metadata if metadata is None else metadata
-    )
+    return ObjectInfo(target, source.size, etag, mtime_ns, metadata)
 
 
 def _nanoseconds(text: str) -> int:

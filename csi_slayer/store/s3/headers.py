@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import calendar
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from urllib.parse import quote, unquote
 
 from csi_slayer import __version__
@@ -67,6 +67,11 @@ def metadata_headers(
     if token is not None and (not metadata or WRITE_TOKEN not in metadata):
         headers.append((_META + WRITE_TOKEN, token))
     return headers
+
+
+def others_metadata(headers: Mapping[str, str], names: Iterable[str]) -> list[tuple[str, str]]:
+    """These names of an answer's metadata as they came: not to be written in our way."""
+    return [(_META + name, headers[_META + name]) for name in names]
 
 
 def read_metadata(headers: Mapping[str, str]) -> dict[str, str]:

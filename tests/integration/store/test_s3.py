@@ -80,19 +80,23 @@ def test_objects_too_large_for_one_copy(
     run(body())
 
 
-def test_replacing_metadata_keeps_the_content_type(
+def test_changing_metadata_keeps_that_of_others_and_the_content_type(
     run: Run[Any], s3_server: S3Server, bucket: str
 ) -> None:
     async def body() -> None:
         store = await open_s3(f"s3://{bucket}", options_for(s3_server))
         s3_server.admin.client.put_object(
-            Bucket=bucket, Key="page", Body=b"<p>", ContentType="text/html", CacheControl="no-cache"
-        )
+            Bucket=bucket, Key="page", Body=b"<p>", ContentType="text/html",
+            CacheControl="no-cache", Metadata={"title": "50%25 off", "mode": "600"},
+        )  # fmt: skip
         await store.copy("page", "page", metadata={"mode": "644"})
         head = s3_server.admin.client.head_object(Bucket=bucket, Key="page")
         assert head["ContentType"] == "text/html"
         assert head["CacheControl"] == "no-cache"
-        assert head["Metadata"] == {"mode": "644"}
+        assert head["Metadata"] == {"title": "50%25 off", "mode": "644"}
+        await store.copy("page", "page", metadata={"mode": "640", "text": "x" * 2000})
+        head = s3_server.admin.client.head_object(Bucket=bucket, Key="page")
+        assert head["Metadata"] == {"mode": "640", "text": "x" * 2000}, "there is no room for more"
         await store.close()
 
     run(body())

@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from csi_slayer.errors import InvalidRange, KeyObstructed, ObjectNotFound, PreconditionFailed
-from csi_slayer.store.base import ANY, Condition, ListPage, ObjectInfo, PendingUpload, RangeSink
+from csi_slayer.store.base import (
+    ANY,
+    Condition,
+    ListPage,
+    ObjectInfo,
+    PendingUpload,
+    RangeSink,
+    changed,
+)
 from csi_slayer.store.write_token import WRITE_TOKEN
 
 
@@ -267,11 +275,13 @@ class MemoryStore:
         target: str,
         *,
         source_etag: str | None = None,
-        metadata: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str | None] | None = None,
     ) -> ObjectInfo:
         await self._begin()
         blob = self._blob(source, source_etag)
-        info = self._put(target, blob.body, blob.metadata if metadata is None else metadata)
+        found = self._info(source, blob).metadata or {}
+        values = blob.metadata if metadata is None else changed(found, metadata)
+        info = self._put(target, blob.body, values)
         await self._end()
         return info
 

@@ -45,6 +45,22 @@ def test_any_time_is_taken_the_nearest_that_can_be_kept(tmp_path: Path, wanted: 
     volume.stop()
 
 
+def test_what_other_programs_say_of_an_object_stays(tmp_path: Path) -> None:
+    """As of pictures, or the checksum that a copying program leaves: a chmod took it away."""
+    volume = posix(tmp_path)
+    store = volume.store
+    volume.run(store.put("f", b"bytes", metadata={"title": "holiday", "mode": str(0o100600)}))
+    attr = found(volume, ROOT, b"f")
+    assert attr.mode == 0o100600
+    for mode in (0o640, 0o644):
+        volume.run(volume.fs.setattr(volume.request(), attr.ino, SetAttr(mode=mode)))
+        volume.turn(50)
+        stored = volume.run(store.head("f")).metadata
+        assert stored["title"] == "holiday"
+        assert stored["mode"] == str(0o100000 | mode)
+    volume.stop()
+
+
 def test_of_directories_and_symlinks(tmp_path: Path) -> None:
     volume = posix(tmp_path / "one")
     fs, request = volume.fs, volume.request
