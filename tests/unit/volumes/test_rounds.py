@@ -411,8 +411,8 @@ actions = st.tuples(
     failures=st.sets(st.integers(1, 60), max_size=3),
 )
 def test_nothing_that_was_there_in_the_beginning_is_missing(content, script, failures):
-    """Actions happen so many operations of the rounds after each other; at ``failures`` the
-    process ends and another one goes on."""
+    """Actions happen one after the other, so many operations of the rounds apart; at
+    ``failures`` the process ends and another one goes on."""
 
     async def scenario():
         start = {key: key.encode() for key in content}
@@ -420,14 +420,16 @@ def test_nothing_that_was_there_in_the_beginning_is_missing(content, script, fai
             model = Model(start)
             todo = list(script)
             count = since = 0
+            turn = asyncio.Lock()  # two of the rounds' operations may be under way
 
             async def before(operation: str, key: str) -> None:
                 nonlocal count, since
-                count, since = count + 1, since + 1
-                while todo and todo[0][0] <= since:
-                    _, what, old, new = todo.pop(0)
-                    since = 0
-                    await model.act(it.origin, what, old, new)
+                async with turn:
+                    count, since = count + 1, since + 1
+                    while todo and todo[0][0] <= since:
+                        _, what, old, new = todo.pop(0)
+                        since = 0
+                        await model.act(it.origin, what, old, new)
                 if count in failures:
                     raise StoreUnavailable("killed")
 
