@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -31,7 +32,8 @@ class Transient(Exception):
     ``immediate``: the first repetition need not wait (a kept-alive connection had gone stale).
     ``progress``: the attempt got further than the one before, so the count starts anew.
     ``retry_after``: seconds the server asked for. ``limit``: give up when so many attempts have
-    failed in a way that has a limit; what an outage before them took does not count.
+    failed in a way that has a limit and is of the same ``kind``: neither an outage before them
+    takes some of these, nor does what another kind's next attempt has mended.
     ``outcome``: what is raised when retries are used up.
     """
 
@@ -43,6 +45,7 @@ class Transient(Exception):
         progress: bool = False,
         retry_after: float | None = None,
         limit: int | None = None,
+        kind: str = "",
         outcome: type[StoreError] = StoreUnavailable,
     ) -> None:
         super().__init__(message)
@@ -50,6 +53,7 @@ class Transient(Exception):
         self.progress = progress
         self.retry_after = retry_after
         self.limit = limit
+        self.kind = kind
         self.outcome = outcome
 
 
@@ -78,18 +82,18 @@ class RetryPolicy:
         deadline or the number of attempts is reached.
         """
         started = self.clock()
-        failures = limited = 0
+        failures, limited = 0, Counter[str]()
         while True:
             try:
                 return await attempt()
             except Transient as failure:
                 if failure.progress:
-                    started, failures, limited = self.clock(), 0, 0
+                    started, failures, limited = self.clock(), 0, Counter()
                 failures += 1
-                limited += failure.limit is not None
+                limited[failure.kind] += failure.limit is not None
                 pause = self._pause(failures, failure)
                 elapsed = self.clock() - started
-                spent = failure.limit is not None and limited >= failure.limit
+                spent = failure.limit is not None and limited[failure.kind] >= failure.limit
                 if spent or failures >= self.attempts or elapsed + pause >= self.deadline:
                     tries = "1 attempt" if failures == 1 else f"{failures} attempts"
                     raise failure.outcome(

@@ -216,20 +216,24 @@ class Engine:
         if isinstance(error, ClockSkewed):
             self._writer.clock.offset = error.offset
             advice = str(denied(what, "RequestTimeTooSkewed"))
-            return Transient(advice, immediate=True, limit=2, outcome=AccessDenied)
+            return _otherwise("clock", advice, AccessDenied)
         if isinstance(error, DigestWanted):
             self._writer.digests = True
-            kind = type(error.otherwise)
-            return Transient(str(error), immediate=True, limit=2, outcome=kind)
+            return _otherwise("digest", str(error), type(error.otherwise))
         if isinstance(error, CredentialsEnded):
             if self._credentials is not None and self._credentials.temporary:
                 await self._credentials.refused()
                 text = str(error.otherwise if error.certain else error)
-                return Transient(text, immediate=True, limit=2, outcome=AccessDenied)
+                return _otherwise("session", text, AccessDenied)
             if error.certain:
                 return error.otherwise
             return wrong_answer(str(error.otherwise), type(error.otherwise))
         return error
+
+
+def _otherwise(kind: str, message: str, outcome: type[StoreError]) -> Transient:
+    """The next attempt does it in another way, once: that is all that can be done."""
+    return Transient(message, immediate=True, limit=2, kind=kind, outcome=outcome)
 
 
 def describe(request: S3Request) -> str:

@@ -150,7 +150,9 @@ def translate(
     if status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES:
         return Transient(f"HTTP {status} {code}".rstrip(), retry_after=_seconds(answer.headers))
     if status == 417:
-        return ExpectationRefused(f"{what}: HTTP 417", immediate=True, limit=2, outcome=StoreError)
+        return ExpectationRefused(
+            f"{what}: HTTP 417", immediate=True, limit=2, kind="expect", outcome=StoreError
+        )
     offset = clock_offset(answer.headers.get("date", ""))
     bodiless = not answer.body
     skewed = status == 403 and bodiless and abs(offset - clock) > SKEW

@@ -8,6 +8,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Coroutine
+from datetime import datetime
 from email.utils import formatdate
 from functools import wraps
 from pathlib import Path
@@ -245,6 +246,34 @@ async def test_a_service_that_deletes_no_batches_is_asked_for_each_key(refusal: 
         assert [reason.partition(" ")[0] for reason in failed.values()] == ["DeleteObject"]
         assert await store.delete_many(["d"]) == {}
     assert asked_for == ["DeleteObjects"] + 4 * ["DeleteObject"]
+
+
+@runs
+async def test_after_a_suspension_the_clock_is_set_and_the_session_renewed() -> None:
+    """Both at once, and after answers of a gateway that was in trouble."""
+    ahead = 3600
+    answers = [answer(b"<html></html>"), answer(b"<html></html>")]
+
+    def respond(asked: Asked) -> bytes:
+        if answers:
+            return answers.pop()
+        signed = datetime.fromisoformat(asked.headers["x-amz-date"])
+        if signed.timestamp() < time.time() + ahead - 900:
+            date = formatdate(time.time() + ahead, usegmt=True)
+            body = b"<Error><Code>RequestTimeTooSkewed</Code></Error>"
+            return answer(body, "403 Forbidden", f"Date: {date}")
+        if "KEY1" in asked.headers["authorization"]:
+            return error("ExpiredToken", "400 Bad Request")
+        return answer(b"<ListBucketResult></ListBucketResult>")
+
+    async with quirky(respond) as store:
+        now, source = 0.0, Session()
+        credentials = Credentials(source, "us-east-1", clock=lambda: now)
+        await credentials.current()
+        await store._engine.use(credentials)
+        now = 100.0
+        await store.list_page("")
+        assert source.loads == 2
 
 
 class Session:

@@ -101,6 +101,18 @@ def test_an_outage_takes_none_of_the_attempts_that_a_failure_is_given() -> None:
         _run(_policy(clock), iter([Transient("away"), ended, Transient("away"), ended, None]))
 
 
+def test_what_one_failure_has_had_mended_takes_no_attempt_of_another() -> None:
+    """A machine that was suspended has a wrong clock and a session that has ended: with the one
+    set right the other was reported."""
+    clock = Clock()
+    skewed = Transient("skewed", immediate=True, limit=2, kind="clock", outcome=AccessDenied)
+    ended = Transient("ended", immediate=True, limit=2, kind="session", outcome=AccessDenied)
+    wrong = Transient("wrong", limit=4, outcome=StoreIntegrityError)
+    assert _run(_policy(clock), iter([wrong, wrong, skewed, ended, None])) == "done"
+    with pytest.raises(AccessDenied, match="skewed"):
+        _run(_policy(clock), iter([skewed, ended, skewed, None]))
+
+
 def test_progress_begins_anew() -> None:
     clock = Clock()
     steps: list[Exception | None] = [Transient("x", progress=True)] * 50
