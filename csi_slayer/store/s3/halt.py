@@ -23,7 +23,7 @@ class Halt:
         with self._lock:
             self._requested = True
             if self._socket is not None:
-                _shut_down(self._socket)
+                shut_down(self._socket)
 
     def watch(self, sock: socket.socket | None) -> None:
         """This is the socket from now on. Raises Halted."""
@@ -38,7 +38,8 @@ class Halt:
             raise Halted
 
 
-def _shut_down(sock: socket.socket) -> None:
+def shut_down(sock: socket.socket) -> None:
+    """Wake who waits for it, in another thread."""
     try:
         # The base class's: SSLSocket.shutdown would pull the TLS object from under the reader.
         socket.socket.shutdown(sock, socket.SHUT_RDWR)

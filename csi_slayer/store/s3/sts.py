@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from csi_slayer.errors import AccessDenied, StoreIntegrityError
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.errors import SKEW, clock_offset
+from csi_slayer.store.s3.halt import shut_down
 from csi_slayer.store.s3.headers import USER_AGENT
 from csi_slayer.store.s3.keys import AccessKeys
 from csi_slayer.store.s3.proxy import Proxy
@@ -121,13 +122,13 @@ class StsEndpoint:
 
 @contextlib.contextmanager
 def _cut_off(sock: socket.socket, seconds: float) -> Iterator[None]:
-    """Whoever sends a byte now and then is never silent. Raises TimeoutError."""
+    """Whoever sends a byte now and then is never silent. Raises TimeoutError, whatever what is cut
+    off makes of it."""
     over = threading.Event()
 
     def cut() -> None:
         over.set()
-        with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
+        shut_down(sock)
 
     timer = threading.Timer(seconds, cut)
     timer.daemon = True
@@ -136,8 +137,8 @@ def _cut_off(sock: socket.socket, seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-    if over.is_set():
-        raise TimeoutError(f"no whole answer within {seconds:g} s")
+        if over.is_set():
+            raise TimeoutError(f"no whole answer within {seconds:g} s")
 
 
 def _signature(

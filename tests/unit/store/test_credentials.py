@@ -22,6 +22,7 @@ import pytest
 from csi_slayer.errors import AccessDenied, ConfigError
 from csi_slayer.store.options import CredentialOptions, StoreOptions
 from csi_slayer.store.retry import Transient
+from csi_slayer.store.s3 import sts as sts_module
 from csi_slayer.store.s3.credentials import Credentials
 from csi_slayer.store.s3.keys import AccessKeys
 from csi_slayer.store.s3.sources import choose_source
@@ -376,24 +377,29 @@ def sts() -> Iterator[Sts]:
     server.server_close()
 
 
-def _drip(listener: socket.socket, end: threading.Event) -> None:
-    """Answer one client with a byte now and then, the first of them in time."""
+def _drip(listener: socket.socket, begin: bytes, end: threading.Event) -> None:
+    """Answer one client with a byte now and then."""
     client, _ = listener.accept()
     with client, contextlib.suppress(OSError):
         client.recv(1 << 16)
-        client.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 9999\r\n\r\n")
+        client.sendall(begin)
         while not end.wait(0.02):
             client.sendall(b" ")
 
 
-def test_a_service_that_never_ends_its_answer_is_cut_off() -> None:
+@pytest.mark.parametrize("head", ["", "Content-Length: 9999\r\n\r\n", "X: "])
+def test_a_service_that_never_ends_its_answer_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    monkeypatch.setattr(sts_module, "_LONGEST_CALL", 0.005)
+    begin = f"HTTP/1.1 200 OK\r\nConnection: close\r\n{head}".encode() if head else b""
     end = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=_drip, args=(listener, end))
+        thread = threading.Thread(target=_drip, args=(listener, begin, end))
         thread.start()
-        endpoint = StsEndpoint(f"http://127.0.0.1:{listener.getsockname()[1]}", "us-east-1", 0.1)
+        endpoint = StsEndpoint(f"http://127.0.0.1:{listener.getsockname()[1]}", "us-east-1", 60.0)
         source = choose_source(CredentialOptions(role_arn="r", token="the-token"), endpoint)
-        with pytest.raises(Transient, match=r"no whole answer within 0\.6 s"):
+        with pytest.raises(Transient, match=r"no whole answer within 0\.3 s"):
             source.load()
         end.set()
         thread.join()
