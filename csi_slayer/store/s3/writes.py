@@ -111,12 +111,13 @@ class Writes:
             async with turns:
                 try:
                     failed.update(await self._delete_batch(batch))
+                    return
                 except StoreUnsupported:
                     self._batches = False
                 except StoreError as error:
                     failed.update(dict.fromkeys(batch, str(error)))
-            if not self._batches:
-                await asyncio.gather(*(one_key(key) for key in batch))
+                    return
+            await asyncio.gather(*(one_key(key) for key in batch))
 
         async def one_key(key: str) -> None:
             async with turns:

@@ -249,6 +249,25 @@ async def test_a_service_that_deletes_no_batches_is_asked_for_each_key(refusal: 
 
 
 @runs
+async def test_what_a_batch_has_deleted_is_not_deleted_again() -> None:
+    """Each deletion of a key leaves a marker where versions are kept, and what somebody has put
+    there meanwhile is gone."""
+    alone: list[str] = []
+
+    def respond(asked: Asked) -> bytes:
+        if asked.kind == "DeleteObjects":
+            whole = b"first" not in asked.body
+            return answer(b"<DeleteResult></DeleteResult>" if whole else b"")
+        alone.append(asked.kind)
+        return answer(b"", "204 No Content")
+
+    async with quirky(respond) as store:
+        keys = ["first", *[f"key-{number}" for number in range(2500)]]
+        assert await store.delete_many(keys) == {}
+    assert len(alone) == 1000
+
+
+@runs
 async def test_after_a_suspension_the_clock_is_set_and_the_session_renewed() -> None:
     """Both at once, and after answers of a gateway that was in trouble."""
     ahead = 3600
