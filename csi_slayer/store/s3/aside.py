@@ -15,12 +15,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from csi_slayer.store.retry import Transient
+
 T = TypeVar("T")
 
 
 def aside(work: Callable[[], T]) -> asyncio.Future[T]:
     """What ``work`` answers or raises. Nobody has to wait for it, nor does the process at its end.
-    Raises RuntimeError where no thread can be started."""
+    Raises Transient where no thread can be started."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
     # Retrieved here for the case that nobody waits any more.
@@ -39,5 +41,8 @@ def aside(work: Callable[[], T]) -> asyncio.Future[T]:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(lambda: None if future.done() else settle())
 
-    threading.Thread(target=run, name="s3-aside", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="s3-aside", daemon=True).start()
+    except RuntimeError as error:  # the system's limit, or the container's
+        raise Transient(str(error)) from error
     return future

@@ -45,15 +45,15 @@ class Resolver:
 
     async def _ask(self) -> None:
         target = self._target
-        # One that lasts for longer than it is waited for is not asked a second time meanwhile.
-        question = self._question
-        if question is None or question.done():
-            ask = partial(socket.getaddrinfo, *target.hop, type=socket.SOCK_STREAM)
-            self._question = question = aside(ask)
         try:
+            # One that lasts for longer than it is waited for is not asked a second time meanwhile.
+            question = self._question
+            if question is None or question.done():
+                ask = partial(socket.getaddrinfo, *target.hop, type=socket.SOCK_STREAM)
+                self._question = question = aside(ask)
             async with asyncio.timeout(target.connect_timeout):
                 found = await asyncio.shield(question)
-        except OSError as error:
+        except (OSError, Transient) as error:
             if not self._addresses:
                 raise connect_failure(target, error) from error
         else:

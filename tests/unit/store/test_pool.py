@@ -296,6 +296,26 @@ def test_names_that_nobody_answers_for_keep_no_other_name_waiting(
     run(body())
 
 
+def test_without_a_thread_the_old_addresses_serve_and_otherwise_it_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where a container may have no more threads, requests ended with a traceback."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def body() -> None:
+        known = Resolver(Target("127.0.0.1", 80, 5.0, 1.0, None, None))
+        before = await known.addresses()
+        known.forget()
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        assert await known.addresses() == before
+        with pytest.raises(Transient, match="can't start new thread"):
+            await Resolver(Target("127.0.0.1", 80, 5.0, 1.0, None, None)).addresses()
+
+    run(body())
+
+
 @pytest.mark.parametrize(
     ("code", "advice"),
     [(9, "check this machine's clock"), (10, "check this machine's clock"), (18, "ca_bundle")],
