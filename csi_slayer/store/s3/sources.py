@@ -119,6 +119,8 @@ class ChainCredentials:
             frozen = found.get_frozen_credentials()
         except BotoCoreError as error:
             raise AccessDenied(f"no credentials: {error}") from error
+        except RuntimeError as error:  # what was just given has ended, by this machine's clock
+            raise AccessDenied(f"no credentials: {error} Check this machine's clock") from error
         expiry = getattr(found, "_expiry_time", None)
         keys = AccessKeys(
             access_key=frozen.access_key,

@@ -281,6 +281,19 @@ def test_a_session_that_others_renew_in_a_file_is_found(
     asyncio.run(body())
 
 
+def test_what_the_chain_gives_may_have_ended_by_our_clock(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = {
+        "Version": 1, "AccessKeyId": "A", "SecretAccessKey": "s", "SessionToken": "t",
+        "Expiration": "2001-01-01T00:00:00Z",
+    }  # fmt: skip
+    (tmp_path / "given").write_text(json.dumps(given))
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = cat {tmp_path}/given\n")
+    with pytest.raises(AccessDenied, match=r"still expired\. Check this machine's clock"):
+        choose_source(CredentialOptions(), NOWHERE).load()
+
+
 def test_nothing_found(environment: pytest.MonkeyPatch) -> None:
     with pytest.raises(AccessDenied, match="no credentials found: give"):
         choose_source(CredentialOptions(), NOWHERE).load()
