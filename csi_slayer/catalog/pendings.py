@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from csi_slayer.catalog.database import Database
 from csi_slayer.catalog.inode import VACATED, Pending
@@ -163,6 +164,16 @@ class Pendings(Reads):
                 (error, 0 if refused else 1, key),
             )
             self._pending.pop(key, None)
+
+    async def pendings_failed(self, keys: Sequence[str], error: str) -> None:
+        """As :meth:`pending_failed`, of keys whose objects were to be deleted together."""
+        with self._db.transaction():
+            self._db.executemany(
+                "UPDATE pending SET attempts = attempts + 1, error = ? WHERE key = ?",
+                [(error, key) for key in keys],
+            )
+            for key in keys:
+                self._pending.pop(key, None)
 
     async def pending_expect(self, key: str, expect: str | None) -> None:
         """Correct what we believe to be at ``key``."""

@@ -9,6 +9,7 @@ still is the content of another inode (a rename not yet carried out) is vacated 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -19,15 +20,10 @@ from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.options import ContentOptions
 from csi_slayer.content.rest import Rest
-from csi_slayer.content.retries import RETRY_MEMORY, Retries
+from csi_slayer.content.retries import RETRY_MEMORY, Retries, reason_of
 from csi_slayer.content.tasks import Progress
 from csi_slayer.content.waits import Waits
-from csi_slayer.errors import (
-    KeyObstructed,
-    SlayerError,
-    StoreError,
-    StoreUnavailable,
-)
+from csi_slayer.errors import KeyObstructed, SlayerError, StoreError, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -196,8 +192,6 @@ class Reconciler:
             return
         self._wake.set()
         self._retries.failed(key, error, closed=closed)
-        if not isinstance(error, SlayerError):
-            log.error("reconcile failed", key=key, exc_info=error)
 
     def _finished(self, key: str) -> None:
         del self._active[key]
@@ -214,10 +208,10 @@ class Reconciler:
             self._noted[key] = row.since_ns
             try:
                 await self._process(row, forced)
-            except StoreError as error:
-                await self._catalog.pending_failed(key, str(error), refused=error.refused)
-                log.warning("store not updated yet", key=key, attempts=row.attempts + 1,
-                            error=str(error))  # fmt: skip
+            except Exception as error:
+                self._retries.tell(key, row.attempts + 1, error)
+                refused = isinstance(error, StoreError) and error.refused
+                await self._catalog.pending_failed(key, reason_of(error), refused=refused)
                 raise
 
     async def _process(self, row: Pending, forced: bool) -> None:
@@ -383,11 +377,17 @@ class Reconciler:
         failed: list[str] = []
         try:
             await asyncio.shield(task)
-        except SlayerError as error:  # of the store, or of the catalog
-            log.warning("objects not deleted yet", keys=len(keys), error=str(error))
-            failed = [key for key in keys if await self._catalog.pending(key) is not None]
+        except Exception as error:
+            self._retries.tell_deletions(len(keys), error)
+            left = [now for key in keys if (now := await self._catalog.pending(key)) is not None]
+            failed = [now.key for now in left]
             self._retries.put_off(failed, DELETE_PAUSE)
             asyncio.get_running_loop().call_later(DELETE_PAUSE, self._wake.set)
+            # Of the others the store has said it one by one.
+            unsaid = {row.key: row.attempts for row in rows}
+            alike = [now.key for now in left if now.attempts == unsaid[now.key]]
+            with contextlib.suppress(SlayerError):  # of a full disk
+                await self._catalog.pendings_failed(alike, reason_of(error))
         finally:
             for key in keys:
                 if self._active.get(key) is task:  # else a new attempt has begun meanwhile

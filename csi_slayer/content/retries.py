@@ -1,17 +1,31 @@
-"""When keys whose last attempt failed are tried again."""
+"""When keys whose last attempt failed are tried again, and what is said of it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
 
-from csi_slayer.errors import PreconditionFailed
+import structlog
+
+from csi_slayer.errors import PreconditionFailed, SlayerError
+from csi_slayer.observability.complaints import Complaints
+from csi_slayer.observability.secrets import mask_text
+
+log = structlog.get_logger(__name__)
 
 BACKOFF_FIRST, BACKOFF_MAX = 0.25, 30.0
 """Shortest and longest pause before a failed key is tried again, seconds; a key is never given
 up."""
 
 RETRY_MEMORY = 4096
+
+
+def reason_of(error: Exception) -> str:
+    """What is shown of a failed attempt: of an error that nobody thought of its kind as well, and
+    no secret that it may have in its text."""
+    if isinstance(error, SlayerError):
+        return str(error)
+    return mask_text(f"{type(error).__name__}: {error}")
 
 
 class Retries:
@@ -21,6 +35,19 @@ class Retries:
         self.others = 0.0
         self._noted: dict[str, tuple[float, int]] = {}
         self._lost: set[str] = set()  # those of which somebody else was faster
+        self._complaints = Complaints(log)
+
+    def tell(self, key: str, attempts: int, error: Exception) -> None:
+        """Log a failed attempt; where an error came from that nobody thought of not each time."""
+        log.warning("store not updated yet", key=key, attempts=attempts, error=reason_of(error))
+        if not isinstance(error, SlayerError):
+            self._complaints.failed(key, "reconcile failed", error, key=key)
+
+    def tell_deletions(self, keys: int, error: Exception) -> None:
+        """As :meth:`tell`, of deletions that were asked for together."""
+        log.warning("objects not deleted yet", keys=keys, error=reason_of(error))
+        if not isinstance(error, SlayerError):
+            self._complaints.failed("", "reconcile failed", error)
 
     def __len__(self) -> int:
         """Failures that are noted."""
