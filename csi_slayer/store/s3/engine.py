@@ -216,7 +216,8 @@ class Engine:
         if isinstance(error, ClockSkewed):
             self._writer.clock.offset = error.offset
             advice = str(denied(what, "RequestTimeTooSkewed"))
-            return _otherwise("clock", advice, AccessDenied)
+            # Ours may be set meanwhile, so that following the server's has made it wrong.
+            return _otherwise("clock", advice, AccessDenied, limit=3)
         if isinstance(error, DigestWanted):
             self._writer.digests = True
             return _otherwise("digest", str(error), type(error.otherwise))
@@ -231,9 +232,9 @@ class Engine:
         return error
 
 
-def _otherwise(kind: str, message: str, outcome: type[StoreError]) -> Transient:
-    """The next attempt does it in another way, once: that is all that can be done."""
-    return Transient(message, immediate=True, limit=2, kind=kind, outcome=outcome)
+def _otherwise(kind: str, message: str, outcome: type[StoreError], *, limit: int = 2) -> Transient:
+    """The next attempt does it in another way; after ``limit`` of them nothing else helps."""
+    return Transient(message, immediate=True, limit=limit, kind=kind, outcome=outcome)
 
 
 def describe(request: S3Request) -> str:

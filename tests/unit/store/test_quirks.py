@@ -268,6 +268,30 @@ async def test_what_a_batch_has_deleted_is_not_deleted_again() -> None:
 
 
 @runs
+async def test_a_clock_that_is_set_while_the_servers_is_followed() -> None:
+    """As when a machine wakes: ours is behind, then the network comes and goes, then it is set."""
+    ahead, failures = 3600.0, [error("InternalError", "500 Internal Server Error")]
+    skews = 0
+
+    def respond(asked: Asked) -> bytes:
+        nonlocal ahead, skews
+        signed = datetime.fromisoformat(asked.headers["x-amz-date"]).timestamp()
+        if abs(signed - time.time() - ahead) > 900:
+            skews += 1
+            date = formatdate(time.time() + ahead, usegmt=True)
+            body = b"<Error><Code>RequestTimeTooSkewed</Code></Error>"
+            return answer(body, "403 Forbidden", f"Date: {date}")
+        if failures:
+            ahead = 0.0
+            return failures.pop()
+        return answer(b"<ListBucketResult></ListBucketResult>")
+
+    async with quirky(respond) as store:
+        await store.list_page("")
+    assert skews == 2
+
+
+@runs
 async def test_after_a_suspension_the_clock_is_set_and_the_session_renewed() -> None:
     """Both at once, and after answers of a gateway that was in trouble."""
     ahead = 3600
