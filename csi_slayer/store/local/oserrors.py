@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from csi_slayer.errors import (
     AccessDenied,
     ObjectNotFound,
-    StoreError,
+    StoreFull,
     StoreUnavailable,
     StoreUnsupported,
 )
@@ -34,7 +34,7 @@ def translated(what: str) -> Iterator[None]:
         if number in _DENIED:
             raise AccessDenied(f"{text}: check the directory's owner and mode") from error
         if number in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(f"{text}: the store's disk is full") from error
+            raise StoreFull(f"{text}: the store's disk is full") from error
         if number in (errno.ENAMETOOLONG, errno.EINVAL):
             raise StoreUnsupported(text) from error
         raise StoreUnavailable(text) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from csi_slayer.errors import (
     ObjectNotFound,
     PreconditionFailed,
     StoreError,
+    StoreFull,
     StoreUnsupported,
 )
 from csi_slayer.store.base import ABSENT, ObjectStore
@@ -387,3 +389,16 @@ def test_cursors_are_bounded(run: Run, store: ObjectStore) -> None:
     for token in tokens:
         page = run(store.list_page("", token=token, limit=2))
         assert [item.key for item in page.objects] == ["k2", "k3"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_a_full_store(
+    run: Run, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "write", fail)
+    with pytest.raises(StoreFull, match="the store's disk is full") as caught:
+        run(store.put("a", b"bytes"))
+    assert caught.value.errno == errno.ENOSPC
