@@ -78,18 +78,10 @@ class Outcomes(Partings):
         values = {"etag": _LOST, "stage": None, "stamp": None, "checked_ns": 0}
         with self._db.transaction():
             self._update(inode.ino, values, 0, clear)
-            self._outdated(inode.parent)
+            self._update(inode.parent, {"listed_ns": _OLD})
             key = self.path_now(inode.ino)
             if key is not None and inode.origin is None:  # else it is still to be moved there
                 self._unpend(key)
-
-    async def outdated(self, directory: int) -> None:
-        """The store has names in a directory that are not known."""
-        with self._db.transaction():
-            self._outdated(directory)
-
-    def _outdated(self, directory: int) -> None:
-        self._update(directory, {"listed_ns": _OLD})
 
     async def disown(self, ino: int, origin: str) -> None:
         """The object ``origin``, which the inode's content was, is somebody else's now and stays,

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from csi_slayer.catalog.inode import SELECT, Inode, Mark
+from csi_slayer.catalog.inode import SELECT, Defaults, Inode, Listed, Mark
 from csi_slayer.catalog.listings import Listings
 from csi_slayer.catalog.uses import Gone
 
@@ -98,6 +98,23 @@ class Vanishing(Listings):
             with self._db.transaction():
                 gone = self._vanish(inode)
             yield gone
+
+    async def gave_way(
+        self, inode: Inode, key: str, theirs: Listed, defaults: Defaults
+    ) -> list[Gone] | None:
+        """Somebody else's object has the key where an inode without bytes, as a link, was to be
+        stored: it has the name, too, from now on. Returns what lost its name by that; None if the
+        inode has another one by now, where it will be stored."""
+        with self._db.transaction():
+            if self.path_now(inode.ino) != key:
+                return None
+            gone = self._vanish(inode)
+            self._unpend(key)
+            # Not by a listing, which may have begun before: as newer knowledge than its.
+            found = self._fresh(inode.parent, theirs, time.time_ns(), defaults)
+            self._rows.add_many(inode.parent, [(found._replace(place=inode.place), theirs.name)])
+            self.used_bytes += theirs.size
+        return gone
 
     def _is_gone(self, key: str, inode: Inode, since_ns: int) -> bool:
         """Whether nothing newer is known of an inode than that it was not there."""

@@ -6,6 +6,7 @@ Nothing is dropped: what the store has stays, and bytes that are only here are k
 from __future__ import annotations
 
 import os
+import stat
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from csi_slayer.cache import Conflicts, Staging
-from csi_slayer.catalog import Catalog, Gone, Inode, Mark, Pending
+from csi_slayer.catalog import Catalog, Gone, Inode, Listed, Mark, Pending
 from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.options import SCRATCH, ContentEvents
 from csi_slayer.content.overlay import OverlayFile
@@ -70,6 +71,9 @@ class Races:
         now = await self._catalog.find(inode.ino)
         if now is None or now.nlink == 0:
             return  # removed meanwhile; a new file of this name has not met theirs yet
+        if found is not None and not inode.is_file:
+            await self._give_way(inode, row, found, error)
+            return
         record = self._opened.get(inode.ino)
         if record is not None and record.users > 1:
             return  # the handles keep their bytes; decided when the last one is closed
@@ -89,18 +93,30 @@ class Races:
             if file is not None:  # not before: who opens the inode meanwhile gets what it has now
                 await file.close()
 
+    async def _give_way(
+        self, inode: Inode, row: Pending, found: ObjectInfo, error: Exception
+    ) -> None:
+        """A link or special file; what theirs is, the next look at the name will tell."""
+        name = row.key.rpartition("/")[2]
+        theirs = Listed(name, stat.S_IFREG, found.size, found.mtime_ns, found.etag)
+        gone = await self._catalog.gave_way(inode, row.key, theirs, self._catalog.defaults)
+        if gone is None:
+            return
+        self._changed(inode.ino)
+        for one in gone:
+            self.gone(one)
+        self._tell(row.key, row.expect, found, error, None)
+
     async def _set_aside(
         self, inode: Inode, row: Pending, found: ObjectInfo | None, error: Exception
     ) -> None:
         """Suspends nowhere."""
         kept = self._keep(inode, row.key, row.expect, found)
         try:
-            if found is not None and inode.is_file:
-                await self._take(inode, row, found)
-            else:
+            if found is None:
                 await self._superseded(inode, row.key, None)
-                if found is not None:  # of what kind it is, the next look at the name will tell
-                    await self._catalog.outdated(inode.parent)
+            else:
+                await self._take(inode, row, found)
         except SlayerError:
             if kept is not None and inode.stage is not None:  # the row still says that it is there
                 self._conflicts.give_back(kept, self._staging, inode.stage)

@@ -6,10 +6,12 @@ import asyncio
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from csi_slayer.catalog import ROOT
+from csi_slayer.store.base import ObjectInfo
 from csi_slayer.store.write_token import WRITE_TOKEN
 from tests.unit.vfs import calls
 from tests.unit.vfs.harness import Volume
@@ -156,3 +158,55 @@ def test_a_link_or_fifo_that_lost_a_race_is_what_the_other_node_made(
     volume.stop()
     assert volume.bucket.objects["f"].etag == '"theirs"'
     assert volume.events.conflicts == 1
+
+
+@pytest.mark.parametrize("how", ["lookup", "readdir"])
+def test_what_a_link_lost_its_race_to_is_seen_at_once(tmp_path: Path, how: str) -> None:
+    """Also by a listing before the next look at the key, or one that had begun before."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    fs = volume.fs
+
+    async def make() -> None:
+        await fs.readdir(volume.request(), ROOT, 0, 0, 10, False)
+        volume.bucket.objects["f"] = _theirs("file")
+        await fs.symlink(volume.request(), ROOT, b"f", b"ours")
+
+    async def look() -> None:
+        if how == "readdir":
+            names = await fs.readdir(volume.request(), ROOT, 0, 0, 10, False)
+            assert b"f" in [item.name for item in names]
+            assert await fs.drain(2.0) == 0
+        assert await calls.read(volume, await _look(volume, b"f")) == b"abc"
+
+    volume.run(make())
+    while not volume.events.conflicts:
+        volume.turn(1)
+    volume.run(look())
+    volume.stop()
+    assert volume.bucket.objects["f"].etag == '"theirs"'
+
+
+def test_a_link_that_is_renamed_while_it_loses_its_race_is_stored_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    fs, put = volume.fs, volume.store.put
+
+    async def rename_meanwhile(key: str, *args: Any, **options: Any) -> ObjectInfo:
+        if key == "f":
+            await fs.rename(volume.request(), ROOT, b"f", ROOT, b"g", 0)
+        return await put(key, *args, **options)
+
+    async def scenario() -> None:
+        await fs.readdir(volume.request(), ROOT, 0, 0, 10, False)
+        volume.bucket.objects["f"] = _theirs("file")
+        await fs.symlink(volume.request(), ROOT, b"f", b"ours")
+        assert await fs.drain(2.0) == 0
+        assert await fs.readlink(volume.request(), await _look(volume, b"g")) == b"ours"
+
+    monkeypatch.setattr(volume.store, "put", rename_meanwhile)
+    volume.run(scenario())
+    volume.stop()
+    assert volume.bucket.objects["f"].etag == '"theirs"'
+    assert volume.bucket.objects["g"].metadata["slayerfs-target"] == "ours"
+    assert volume.events.conflicts == 0
