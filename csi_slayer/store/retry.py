@@ -29,12 +29,12 @@ MOST_WRONG_ANSWERS = 4
 class Transient(Exception):
     """An attempt failed in a way that may pass. Never leaves the store package.
 
-    ``immediate``: the first repetition need not wait (a kept-alive connection had gone stale).
+    ``immediate``: the first repetition need not wait (a kept-alive connection had gone stale), nor
+    that after the first failure of a ``kind``.
     ``progress``: the attempt got further than the one before, so the count starts anew.
     ``retry_after``: seconds the server asked for. ``limit``: give up when so many attempts have
-    failed in a way that has a limit and is of the same ``kind``: neither an outage before them
-    takes some of these, nor does what another kind's next attempt has mended.
-    ``outcome``: what is raised when retries are used up.
+    failed in a way that has a limit, those of each ``kind`` counted by themselves; what an outage
+    before them took does not count. ``outcome``: what is raised when retries are used up.
     """
 
     def __init__(
@@ -91,7 +91,8 @@ class RetryPolicy:
                     started, failures, limited = self.clock(), 0, Counter()
                 failures += 1
                 limited[failure.kind] += failure.limit is not None
-                pause = self._pause(failures, failure)
+                first = failures == 1 or (failure.kind != "" and limited[failure.kind] == 1)
+                pause = self._pause(failures, failure, first)
                 elapsed = self.clock() - started
                 spent = failure.limit is not None and limited[failure.kind] >= failure.limit
                 if spent or failures >= self.attempts or elapsed + pause >= self.deadline:
@@ -103,8 +104,8 @@ class RetryPolicy:
                 self.retried()
             await self.sleep(pause)
 
-    def _pause(self, failures: int, failure: Transient) -> float:
-        if failure.immediate and failures == 1:
+    def _pause(self, failures: int, failure: Transient, first: bool) -> float:
+        if failure.immediate and first:
             return 0.0
         ceiling = min(self.cap, self.base * 2.0 ** min(failures, 30))
         pause = self.jitter() * ceiling

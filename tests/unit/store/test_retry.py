@@ -101,6 +101,17 @@ def test_an_outage_takes_none_of_the_attempts_that_a_failure_is_given() -> None:
         _run(_policy(clock), iter([Transient("away"), ended, Transient("away"), ended, None]))
 
 
+def test_what_is_done_in_another_way_after_an_outage_is_done_at_once() -> None:
+    """A store that came back just before the deadline: the new session was not tried."""
+    clock = Clock()
+    ended = Transient("ended", immediate=True, limit=2, kind="session", outcome=AccessDenied)
+    away = [Transient("away")] * 6
+    assert _run(_policy(clock, deadline=12.0), iter([*away, ended, None])) == "done"
+    assert clock.pauses[-2:] == [5.0, 0.0]
+    with pytest.raises(AccessDenied, match="ended"):
+        _run(_policy(clock, deadline=12.0), iter([*away, ended, ended, None]))
+
+
 def test_what_one_failure_has_had_mended_takes_no_attempt_of_another() -> None:
     """A machine that was suspended has a wrong clock and a session that has ended: with the one
     set right the other was reported."""
