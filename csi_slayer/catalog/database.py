@@ -63,6 +63,7 @@ class Database:
         """Called after each rollback: what was remembered of the table may not be true."""
         self._transaction = Transaction(self)
         self._wal_used = 0
+        self._wal = -1
         try:
             fresh = not path.exists() or path.stat().st_size == 0
             if fresh:
@@ -95,6 +96,9 @@ class Database:
                 "unmount with the program that wrote it, then remove the file"
             )
         self._reserve(fresh)
+        # Kept: when it has to be synced, there may be no descriptor left. SQLite's locks, which end
+        # with any descriptor of their file, are on others.
+        self._wal = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
 
     def _migrated(self) -> int:
         """Bring the schema up to date; the version that it has now."""
@@ -249,13 +253,7 @@ class Database:
         the database first, so that what is not in a synced WAL is in a synced database.
         """
         try:
-            fd = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fdatasync(fd)
-            finally:
-                os.close(fd)
-        except FileNotFoundError:
-            return  # nothing was committed since the database was synced
+            os.fdatasync(self._wal)
         except OSError as error:
             raise CatalogError(f"syncing the catalog's WAL failed: {error.strerror}") from error
 
@@ -278,6 +276,9 @@ class Database:
     def close(self) -> None:
         """Fold the WAL back and close. On a full disk the WAL stays as it is, and nothing is lost:
         the next one to open the database has it."""
+        if self._wal >= 0:
+            os.close(self._wal)
+            self._wal = -1
         try:
             try:
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

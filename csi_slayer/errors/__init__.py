@@ -13,6 +13,7 @@
     │   ├── InvalidRange             EIO           OUT_OF_RANGE
     │   ├── StoreFull                ENOSPC        RESOURCE_EXHAUSTED
     │   ├── StoreUnavailable         EIO           UNAVAILABLE  transient, retries used up
+    │   │   └── DescriptorsUsedUp    ENFILE        UNAVAILABLE  this process has none to ask with
     │   ├── StoreIntegrityError      EIO           DATA_LOSS    truncated body, wrong length or etag
     │   ├── SourceUnreadable         EIO           INTERNAL     the local file that was to be sent
     │   └── StoreUnsupported         EOPNOTSUPP    UNIMPLEMENTED
@@ -108,6 +109,17 @@ class StoreFull(StoreError):
 
 class StoreUnavailable(StoreError):
     """A transient failure that outlasted the retries."""
+
+
+class DescriptorsUsedUp(StoreUnavailable):
+    """This process, or the machine, has as many files open as it may: the store was not asked."""
+
+    errno = _errno.ENFILE
+
+    @classmethod
+    def is_meant_by(cls, error: BaseException) -> bool:
+        """Whether the operating system says so by this."""
+        return isinstance(error, OSError) and error.errno in (_errno.EMFILE, _errno.ENFILE)
 
 
 class StoreIntegrityError(StoreError):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from csi_slayer.errors import (
     AccessDenied,
+    DescriptorsUsedUp,
     ObjectNotFound,
     StoreFull,
     StoreUnavailable,
@@ -37,4 +38,6 @@ def translated(what: str) -> Iterator[None]:
             raise StoreFull(f"{text}: the store's disk is full") from error
         if number in (errno.ENAMETOOLONG, errno.EINVAL):
             raise StoreUnsupported(text) from error
+        if DescriptorsUsedUp.is_meant_by(error):
+            raise DescriptorsUsedUp(text) from error
         raise StoreUnavailable(text) from error

@@ -8,7 +8,7 @@ import ssl
 import struct
 from dataclasses import dataclass, field
 
-from csi_slayer.errors import ConfigError, StoreUnavailable
+from csi_slayer.errors import ConfigError, DescriptorsUsedUp, StoreUnavailable
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.address import bracketed
 from csi_slayer.store.s3.proxy import Proxy, TunnelRefused
@@ -105,7 +105,9 @@ def connect_failure(target: Target, error: BaseException) -> Exception:
     if isinstance(error, ConnectionRefusedError):
         return Transient(f"{hop}: connection refused: check {check} and port")
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return Transient(f"{hop}: no connection: {reason}")
+    own = DescriptorsUsedUp.is_meant_by(error)
+    outcome = DescriptorsUsedUp if own else StoreUnavailable
+    return Transient(f"{hop}: no connection: {reason}", outcome=outcome)
 
 
 def _tunnel_refused(target: Target, error: TunnelRefused) -> Exception:

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csi_slayer.errors import (
+    DescriptorsUsedUp,
     ObjectNotFound,
     PreconditionFailed,
     StoreError,
@@ -30,6 +31,7 @@ from csi_slayer.store.local.listing import Listings
 from csi_slayer.store.local.tree import Tree
 from csi_slayer.store.open import open_store
 from csi_slayer.store.options import StoreOptions
+from tests.support.descriptors import none_left
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -248,6 +250,7 @@ from csi_slayer.errors import PreconditionFailed
 from csi_slayer.store.base import ABSENT
 from csi_slayer.store.open import open_store
 from csi_slayer.store.options import StoreOptions
+from tests.support.descriptors import none_left
 
 async def main():
     store = await open_store(sys.argv[1], StoreOptions())
@@ -402,3 +405,11 @@ def test_a_full_disk_is_a_full_store(
     with pytest.raises(StoreFull, match="the store's disk is full") as caught:
         run(store.put("a", b"bytes"))
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_without_descriptors_that_is_what_is_said(run: Run, store: ObjectStore) -> None:
+    run(store.put("a/b", b"content"))
+    with none_left(), pytest.raises(DescriptorsUsedUp) as failed:
+        run(store.get("a/b"))
+    assert failed.value.errno == errno.ENFILE
+    assert run(store.get("a/b"))[1] == b"content"

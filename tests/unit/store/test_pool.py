@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import ssl
 import threading
@@ -332,3 +334,10 @@ def test_a_certificate_of_another_time_may_be_a_matter_of_the_clock(code: int, a
     failure = connect_failure(Target("host", 1, 5.0, 5.0), error)
     assert isinstance(failure, StoreUnavailable)
     assert advice in str(failure)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_without_descriptors_that_is_what_is_said_in_the_end(number: int) -> None:
+    failure = connect_failure(Target("host", 1, 5.0, 5.0), OSError(number, os.strerror(number)))
+    assert isinstance(failure, Transient)
+    assert failure.outcome.errno == errno.ENFILE

@@ -103,3 +103,14 @@ def test_copies_are_left_to_the_kernel_or_refused(volume: Volume) -> None:
             await fs.release(volume.request(), ino, opened.fh)
 
     volume.run(run())
+
+
+def test_fsync_needs_none(volume: Volume) -> None:
+    async def run() -> None:
+        ino, opened = await begin(volume, b"new", b"bytes")
+        with none_left():
+            await volume.fs.fsync(volume.request(), ino, opened.fh, False)
+            await volume.fs.fsyncdir(volume.request(), ROOT, 0, False)
+        await volume.fs.release(volume.request(), ino, opened.fh)
+
+    volume.run(run())
