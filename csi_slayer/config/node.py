@@ -15,6 +15,7 @@ from csi_slayer.errors import ConfigError
 
 _GIB = 2**30
 _LARGEST_DEFAULT_CAPACITY = 10 * _GIB
+_LEAST_CAPACITY = 2**20
 
 
 def default_cache_directory() -> Path:
@@ -30,7 +31,8 @@ def default_cache_directory() -> Path:
 
 
 def default_cache_capacity(directory: Path) -> int:
-    """10 GiB, or 80 % of what is free where ``directory`` is (or will be) if that is less."""
+    """10 GiB, or 80 % of what is free where ``directory`` is (or will be) if that is less. Also
+    where nothing is free it is one that can be given: ``min_free`` keeps the cache away then."""
     existing = directory
     while not os.path.exists(existing) and existing != existing.parent:
         existing = existing.parent
@@ -38,7 +40,8 @@ def default_cache_capacity(directory: Path) -> int:
         state = os.statvfs(existing)
     except OSError:
         return _LARGEST_DEFAULT_CAPACITY
-    return min(_LARGEST_DEFAULT_CAPACITY, state.f_bavail * state.f_frsize * 8 // 10)
+    room = state.f_bavail * state.f_frsize * 8 // 10
+    return max(_LEAST_CAPACITY, min(_LARGEST_DEFAULT_CAPACITY, room))
 
 
 def _capacity(data: dict[str, Any]) -> int:
@@ -56,7 +59,7 @@ class CacheConfig(Section):
     )
     capacity: Size = Field(
         default_factory=_capacity,
-        ge=2**20,
+        ge=_LEAST_CAPACITY,
         description="most bytes of cached data",
         json_schema_extra={"default_text": "10GiB, or 80% of the free space if less"},
     )

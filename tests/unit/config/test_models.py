@@ -192,6 +192,17 @@ def test_a_cache_without_room_is_refused(tmp_path: Path) -> None:
             CacheConfig(directory=tmp_path, capacity=capacity)
 
 
+def test_a_worker_is_told_the_default_of_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refused what nobody had asked for, and the volumes of a node with a full disk with it."""
+    real = os.statvfs(tmp_path)
+    full = os.statvfs_result((*real[:3], 0, 0, *real[5:]))
+    monkeypatch.setattr(os, "statvfs", lambda _path: full)
+    config = MountConfig(store={"url": "s3://b"}, cache={"directory": tmp_path})  # type: ignore[arg-type]
+    assert MountConfig.from_spec(config.to_spec()).cache.capacity == config.cache.capacity
+
+
 def test_the_default_capacity_where_the_directory_cannot_be_looked_at(tmp_path: Path) -> None:
     assert 0 < default_cache_capacity(tmp_path / ("n" * 300)) <= 10 * 2**30
 
