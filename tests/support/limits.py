@@ -29,7 +29,7 @@ _LIMITS = (
      "catalog.schema", "WAL_LARGE", _BYTES),
     ("name of a file", "vfs.names", "NAME_MAX", _BYTES),
     ("target of a symbolic link", "vfs.nameops", "SYMLINK_MAX", _BYTES),
-    ("user metadata of an object, names and values", "content.metadata", "LIMIT", _BYTES),
+    ("user metadata of an object, names and values", "store.s3.copies", "_MOST_METADATA", _BYTES),
     ("extended attributes of a file, encoded", "content.metadata", "XATTR_LIMIT", _BYTES),
     ("both of a symbolic link, where what is not plain ASCII takes three bytes",
      "content.metadata", "TEXT_LIMIT", _BYTES),
