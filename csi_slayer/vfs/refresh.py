@@ -163,18 +163,19 @@ class Refresher:
 
     async def ensure_tree(self, directory: Inode, *, stale: bool = False) -> None:
         """As :meth:`ensure_listed` for all that is below as well. Others come between."""
-        waiting, under_way = [directory], dict[asyncio.Task[None], int]()
+        await self.ensure_listed(directory, stale=stale)
+        under_way: dict[asyncio.Task[None], AsyncIterator[Inode]] = {}
+        below = [self._directories(directory.ino)]  # not a list of them, which may be millions
         try:
-            while waiting or under_way:
-                while waiting and len(under_way) < LISTINGS:
-                    inode = waiting.pop()
-                    listed = self.ensure_listed(inode, stale=stale)
-                    under_way[asyncio.create_task(listed)] = inode.ino
-                done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    ino = under_way.pop(task)
-                    task.result()
-                    waiting.extend([inode async for inode in self._directories(ino)])
+            while below or under_way:
+                if not below or len(under_way) == LISTINGS:
+                    done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                    below += [under_way.pop(task) for task in done if task.result() is None]
+                elif (inode := await anext(below[-1], None)) is None:
+                    below.pop()
+                else:
+                    task = asyncio.create_task(self.ensure_listed(inode, stale=stale))
+                    under_way[task] = self._directories(inode.ino)
         finally:
             for task in under_way:
                 task.cancel()
@@ -292,9 +293,8 @@ class Refresher:
 
     async def _dirs_among(self, parent: int, found: list[Listed]) -> set[str]:
         """Names of files in the page that the table has as directories."""
-        return await self._catalog.directories_among(
-            parent, [item.name for item in found if stat.S_ISREG(item.mode)]
-        )
+        files = [item.name for item in found if stat.S_ISREG(item.mode)]
+        return await self._catalog.directories_among(parent, files)
 
     async def _show_shadowed(self, parent: int, shadowed: list[Listed], since_ns: int) -> None:
         """Objects whose name was a directory's: show those whose directory is gone."""

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from csi_slayer.catalog import ROOT, Catalog, Name
+from csi_slayer.catalog import ROOT, Catalog, Inode, Name
 from csi_slayer.errors import CatalogError, StoreUnavailable
 from csi_slayer.store.base import ListPage
 from csi_slayer.vfs.pages import PAGE
+from csi_slayer.vfs.refresh import LISTINGS
 from csi_slayer.vfs.types import DirItem, OpenFlags
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob
@@ -308,3 +309,36 @@ def test_others_come_between_while_a_tree_that_is_known_is_looked_through(
     volume.stop()
     assert len(looked) >= 4
     assert turns >= len(looked)
+
+
+def test_the_directories_of_a_tree_that_is_looked_through_are_not_all_in_memory(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be a million in one, of half a kilobyte each."""
+    put(volume, *(f"{number}/f" for number in range(1000)))
+    refresh, find = volume.fs.refresh, volume.catalog.find
+    listed: list[int] = []
+    ahead = most = 0
+
+    async def count_found(ino: int) -> Inode | None:
+        nonlocal ahead, most
+        ahead += 1
+        most = max(most, ahead)
+        return await find(ino)
+
+    async def count_listed(directory: Inode, *, stale: bool = False) -> None:
+        nonlocal ahead
+        ahead -= 1
+        listed.append(directory.ino)
+
+    async def run() -> None:
+        root = await volume.catalog.get(ROOT)
+        await refresh.ensure_tree(root)
+        monkeypatch.setattr(volume.catalog, "find", count_found)
+        monkeypatch.setattr(refresh, "ensure_listed", count_listed)
+        await refresh.ensure_tree(root)
+
+    volume.run(run())
+    volume.stop()
+    assert len(listed) == len(set(listed)) == 1001
+    assert most <= LISTINGS
