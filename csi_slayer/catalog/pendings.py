@@ -131,6 +131,15 @@ class Pendings(Reads):
         )
         return [str(row[0]) for row in rows]
 
+    async def any_pending_below(self, prefix: str) -> bool:
+        """Whether keys of files are pending that are not directly below ``prefix``, but deeper."""
+        row = self._db.one(
+            "SELECT 1 FROM pending WHERE key > ? AND key < ? AND substr(key, -1) <> '/' "
+            "AND instr(substr(key, ?), '/') > 0 LIMIT 1",
+            (prefix, prefix + "\U0010ffff", len(prefix) + 1),
+        )
+        return row is not None
+
     async def pendings_around(self, key: str, limit: int) -> list[Pending]:
         """Pending keys that a store on a file system cannot hold together with ``key``: those of
         files that have the name of a directory on its way, and those below it."""

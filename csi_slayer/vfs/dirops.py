@@ -190,7 +190,8 @@ class DirOps(Base):
         if path is None:
             return
         prefix = path + "/" if path else ""
-        await self._sync_moved(prefix)
+        if await self.catalog.any_pending_below(prefix):  # else nobody waits for a tree's rename
+            await self._sync_moved(prefix)
         after = prefix
         while keys := await self.catalog.pending_in(prefix, after, SETTLED_AT_ONCE):
             after = keys[-1]
@@ -209,7 +210,7 @@ class DirOps(Base):
 
     async def _sync_moved(self, prefix: str) -> None:
         """Return when the store has all files with such a path under the name that they have now,
-        but for those that are being written."""
+        but for those that are being written. All that are to be moved anywhere are looked at."""
         after = "", 0
         while moving := await self.catalog.moving(after, SETTLED_AT_ONCE):
             after = moving[-1].origin or "", moving[-1].ino
