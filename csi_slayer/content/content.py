@@ -32,7 +32,7 @@ from csi_slayer.content.recovery import Recovery
 from csi_slayer.content.segment_reader import Transfers
 from csi_slayer.content.small import SmallFetcher, Source
 from csi_slayer.content.spares import Spares
-from csi_slayer.content.staged import StagedFile, discarding, os_errors
+from csi_slayer.content.staged import StagedFile, discarding, os_errors, remove_staged
 from csi_slayer.content.upload import Uploader
 from csi_slayer.errors import ObjectNotFound, SlayerError, StoreUnavailable
 from csi_slayer.store.base import ObjectStore
@@ -310,7 +310,7 @@ class Content:
         self.opened.mappable.discard(inode.ino)
         self.durable.forget(inode.ino)
         if inode.stage is not None:
-            self.staging.remove(inode.stage)
+            await remove_staged(self.staging, inode.stage)
 
     # -- after the last close --------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from csi_slayer.cache import Cache, Segment, SegmentKey
+from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import StoreIntegrityError
 from csi_slayer.store.base import ObjectStore
 
@@ -104,7 +105,7 @@ class SmallFetcher:
         if info.metadata:
             self._seen(source, info.metadata)
         if len(data) > READY_SIZE:
-            return self._cache.store_small(key, data)
+            return await to_its_end(lambda _unwanted: self._cache.store_small(key, data))
         segment = self._cache.put_small(key, data)
         if segment is None:
             return False

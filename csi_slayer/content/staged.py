@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from csi_slayer.cache import Staging
 from csi_slayer.content.ranges import FileRange, ReadResult
+from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import CacheFull, FsError
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 TICK = 20_000_000
 """Nanoseconds: more than any kernel's clock tick."""
+
+LARGE = 4 << 20
+"""Bytes of a staged file from which on it takes a millisecond to free its pages and blocks."""
 
 COPIED_AT_ONCE = 64 << 20
 """Bytes of a copy after which it is looked whether somebody still wants it."""
@@ -104,8 +108,12 @@ class StagedFile:
         return write_fully(self.fd, offset, data)
 
     async def truncate(self, size: int) -> None:
+        fd = self.fd
         with os_errors():
-            os.ftruncate(self.fd, size)
+            if self.size:  # it has pages, which may be on their way to the disk: waits for them
+                await to_its_end(lambda _unwanted: os.ftruncate(fd, size))
+            else:
+                os.ftruncate(fd, size)
 
     def sync(self) -> None:
         """Make the staged bytes durable on the local disk. Blocks: call in a thread. Raises
@@ -114,6 +122,18 @@ class StagedFile:
 
     async def close(self) -> None:
         os.close(self.fd)
+
+
+async def remove_staged(staging: Staging, stage: str) -> None:
+    """Remove a staged file, if there is one. Raises CacheError."""
+    try:
+        is_large = os.stat(staging.file(stage)).st_blocks * 512 >= LARGE
+    except OSError:
+        is_large = False
+    if is_large:
+        await to_its_end(lambda _unwanted: staging.remove(stage))
+    else:
+        staging.remove(stage)
 
 
 def write_fully(fd: int, offset: int, data: memoryview) -> int:

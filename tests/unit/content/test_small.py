@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -165,3 +167,34 @@ def test_an_end_while_files_are_being_fetched(cache: Cache) -> None:
         assert len(gate.asked) == PREFETCHES
 
     asyncio.run(scenario())
+
+
+def test_what_is_not_kept_open_is_written_in_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is busy lets a write wait, and others with it on the event loop."""
+    key, data = SegmentKey.of("t", "k", '"e"'), bytes(READY_SIZE + 1)
+    threads: list[bool] = []
+    pwrite = os.pwrite
+
+    def watched(fd: int, data: Any, offset: int) -> int:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return pwrite(fd, data, offset)
+
+    class Store:
+        async def get(self, key: str, **_options: object) -> tuple[ObjectInfo, bytes]:
+            return ObjectInfo(key, len(data), '"e"', 0), data
+
+    async def scenario() -> None:
+        fetcher = SmallFetcher(Store(), cache, nobody)  # type: ignore[arg-type]
+        segment = await fetcher.fetch(Source("k", '"e"', len(data)), key)
+        assert segment is not None
+        assert segment.complete
+        segment.close()
+        await fetcher.close()
+
+    cache = Cache(tmp_path / "cache", 1 << 30)
+    monkeypatch.setattr(os, "pwrite", watched)
+    asyncio.run(scenario())
+    assert set(threads) == {False}
+    cache.close()

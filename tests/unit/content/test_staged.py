@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from csi_slayer.content.staged import KEEP_SIZE, ZERO_RANGE, fallocate, write_fully
+from csi_slayer.cache import Cache
+from csi_slayer.content.staged import (
+    KEEP_SIZE,
+    LARGE,
+    ZERO_RANGE,
+    StagedFile,
+    fallocate,
+    remove_staged,
+    write_fully,
+)
 from csi_slayer.errors import CacheFull
 
 PAGE = 4096
@@ -57,3 +68,44 @@ def test_what_finds_room_is_written(fd: int, monkeypatch: pytest.MonkeyPatch) ->
     assert os.pread(fd, 9 * PAGE, 0) == b"x" * 5 + b"y" * (PAGE + 10) + b"x" * (2 * PAGE - 15)
     with pytest.raises(CacheFull):
         write_fully(fd, 0, data)
+
+
+def test_a_file_that_has_pages_is_cut_in_a_thread(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be on their way to a busy disk, which the call waits for."""
+    threads: list[bool] = []
+    ftruncate = os.ftruncate
+
+    def watched(fd: int, size: int) -> None:
+        threads.append(threading.current_thread() is threading.main_thread())
+        ftruncate(fd, size)
+
+    monkeypatch.setattr(os, "ftruncate", watched)
+    file = StagedFile("s", "/nowhere", fd)
+    sizes = []
+    for size in (5, 0, 7):
+        asyncio.run(file.truncate(size))
+        sizes.append(file.size)
+    assert sizes == [5, 0, 7]
+    assert threads == [False, False, True]
+
+
+@pytest.mark.parametrize(("size", "on_the_loop"), [(5, True), (LARGE, False)])
+def test_a_large_file_is_removed_in_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, on_the_loop: bool
+) -> None:
+    staging = Cache(tmp_path / "cache", 1 << 30).staging("v")
+    stage = staging.create()
+    os.write(stage.fd, bytes(size))
+    os.close(stage.fd)
+    threads: list[bool] = []
+    unlink = os.unlink
+
+    def watched(path: str) -> None:
+        threads.append(threading.current_thread() is threading.main_thread())
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", watched)
+    asyncio.run(remove_staged(staging, stage.id))
+    assert set(threads) == {on_the_loop}
+    assert not stage.path.exists()
+    asyncio.run(remove_staged(staging, stage.id))
