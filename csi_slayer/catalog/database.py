@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ from csi_slayer.catalog.schema import (
 from csi_slayer.errors import CacheFull, CatalogError, SlayerError
 
 Row = tuple[Any, ...]
+
+_FRAMES_AT = (
+    16  # mxFrame of the WAL-index header, in the machine's order (sqlite.org/walformat.html)
+)
 
 FOLDS, FOLD_REST = 4, 256
 """Times that the WAL is folded back one after the other, and the pages of what was written
@@ -63,7 +68,7 @@ class Database:
         """Called after each rollback: what was remembered of the table may not be true."""
         self._transaction = Transaction(self)
         self._wal_used = 0
-        self._wal = -1
+        self._wal = self._index = -1
         try:
             fresh = not path.exists() or path.stat().st_size == 0
             if fresh:
@@ -75,6 +80,7 @@ class Database:
                 self._prepare(fresh)
             except BaseException:
                 self._connection.close()
+                self._close_files()
                 raise
         except OSError as error:
             reason = f"cannot open the catalog {path}: {error.strerror}"
@@ -96,9 +102,10 @@ class Database:
                 "unmount with the program that wrote it, then remove the file"
             )
         self._reserve(fresh)
-        # Kept: when it has to be synced, there may be no descriptor left. SQLite's locks, which end
-        # with any descriptor of their file, are on others.
+        # Kept: when the journal has to be synced, there may be no descriptor left; and SQLite's
+        # locks, which are on its index, end when any descriptor of that is closed.
         self._wal = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        self._index = os.open(f"{self.path}-shm", os.O_RDONLY | os.O_CLOEXEC)
 
     def _migrated(self) -> int:
         """Bring the schema up to date; the version that it has now."""
@@ -216,13 +223,15 @@ class Database:
             raise self._translated(error, "catalog change failed") from error
 
     def checkpoint(self) -> None:
-        """Fold the WAL back if it has grown. Blocks on fsync: call it from a thread, often.
+        """Fold the WAL back if much has been written to it. Blocks on fsync: call it from a thread,
+        often.
 
         Never waits for the writer, nor makes it wait; so under a constant load the file itself
-        grows on, until :meth:`reset_wal` lets it start from its beginning.
+        grows on, until :meth:`reset_wal` lets it start from its beginning. But whoever writes first
+        after all was folded back begins the file anew, and waits for the disk.
         """
-        if self.wal_size() < WAL_SMALL:
-            self._wal_used = 0
+        self._wal_used = self.wal_written()
+        if self._wal_used < WAL_SMALL and self.wal_size() < WAL_LARGE:
             return
         frames = 0
         try:
@@ -245,6 +254,14 @@ class Database:
             return self.path.with_name(self.path.name + "-wal").stat().st_size
         except FileNotFoundError:
             return 0
+
+    def wal_written(self) -> int:
+        """Bytes that were written to the journal since it was begun anew. Raises CatalogError."""
+        try:
+            frames = os.pread(self._index, 4, _FRAMES_AT)
+        except OSError as error:
+            raise CatalogError(f"reading the index of the WAL failed: {error.strerror}") from error
+        return int.from_bytes(frames, sys.byteorder) * FRAME_SIZE
 
     def sync_wal(self) -> None:
         """All that was committed survives a power loss after this. Blocks on fsync, for a thread.
@@ -276,17 +293,21 @@ class Database:
     def close(self) -> None:
         """Fold the WAL back and close. On a full disk the WAL stays as it is, and nothing is lost:
         the next one to open the database has it."""
-        if self._wal >= 0:
-            os.close(self._wal)
-            self._wal = -1
         try:
             try:
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             finally:
                 self._connection.close()
+                self._close_files()
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:
                 raise CatalogError(f"closing the catalog failed: {error}") from error
+
+    def _close_files(self) -> None:
+        for fd in (self._wal, self._index):
+            if fd >= 0:
+                os.close(fd)
+        self._wal = self._index = -1
 
 
 def _advice(error: sqlite3.Error) -> str:

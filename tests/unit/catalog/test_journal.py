@@ -52,6 +52,24 @@ def test_a_busy_catalogs_journal_is_begun_anew_and_cut_when_the_load_is_over(
     assert table.wal_size() == 0
 
 
+def test_a_journal_that_was_long_is_not_begun_anew_for_little(
+    table: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who writes first after all was folded back waits for the disk, on the event loop."""
+    write(table, 40)
+    fold(table)
+    write(table, 1)
+    written = table.wal_written()
+    assert 0 < written < 16 * FRAME_SIZE < table.wal_size() < 64 * FRAME_SIZE
+    monkeypatch.setattr(sqlite3, "connect", None)
+    for _ in range(3):
+        fold(table)
+        write(table, 1)
+        assert table.wal_written() > written, "written on, not from its beginning"
+        written = table.wal_written()
+    monkeypatch.undo()
+
+
 def test_what_is_written_while_the_journal_is_folded_back_is_folded_by_the_thread(
     table: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
