@@ -233,20 +233,22 @@ class Database:
         self._wal_used = self.wal_written()
         if self._wal_used < WAL_SMALL and self.wal_size() < WAL_LARGE:
             return
-        frames = 0
+        frames = folded = 0
         try:
             connection = sqlite3.connect(self.path, isolation_level=None, timeout=5.0)
             try:
                 for _ in range(FOLDS):
                     before = frames
-                    _, frames, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                    done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                    _, frames, folded = done
                     if frames - before <= FOLD_REST:
                         break
             finally:
                 connection.close()
         except sqlite3.Error as error:
             raise CatalogError(f"folding the catalog's WAL back failed: {error}") from error
-        self._wal_used = frames * FRAME_SIZE
+        # Whoever reads aside may have kept much of it: left to the next time, not to reset_wal.
+        self._wal_used = frames * FRAME_SIZE if frames - folded <= FOLD_REST else WAL_SMALL
 
     def wal_size(self) -> int:
         """Bytes of the journal's file."""
