@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from csi_slayer.errors import PreconditionFailed, StoreError, StoreIntegrityError
 from csi_slayer.store.base import ANY, Condition, ObjectInfo, PendingUpload
+from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.answer import Answer
 from csi_slayer.store.s3.bodies import FileBody
 from csi_slayer.store.s3.conditional import ConditionalWrite
@@ -146,7 +147,12 @@ class Uploads:
         code, _, _ = parse_error(answer.body)
         if code:
             late = Answer(_LATE.get(code, 400), answer.headers, answer.body)
-            raise translate(late, describe(request), self._engine.address.bucket)
+            what = describe(request)
+            error = translate(late, what, self._engine.address.bucket)
+            if isinstance(error, StoreError | Transient):
+                raise error
+            # A session that has ended, a wrong clock: the next request is told at its beginning.
+            raise wrong_answer(f"{what}: {code}")
 
     async def complete_multipart(
         self,

@@ -85,6 +85,23 @@ async def test_an_error_after_a_200_is_what_it_says(code: str, expected: type[Ex
         assert type(caught.value) is expected
 
 
+@pytest.mark.parametrize("code", ["ExpiredToken", "RequestTimeTooSkewed"])
+@runs
+async def test_what_a_new_session_or_a_clock_may_mend_after_a_200_is_tried_again(code: str) -> None:
+    refusal = answer(f"<Error><Code>{code}</Code></Error>".encode())
+    copied = b'<CopyObjectResult><ETag>"e"</ETag><LastModified>2026-11-24T10:40:00Z</LastModified>'
+    answers = [refusal, answer(copied + b"</CopyObjectResult>")]
+
+    def respond(asked: Asked) -> bytes:
+        return HEAD if asked.kind == "HeadObject" else answers.pop(0)
+
+    async with quirky(respond) as store:
+        assert (await store.copy("a", "b")).etag == '"e"'
+    async with quirky(lambda asked: HEAD if asked.kind == "HeadObject" else refusal) as store:
+        with pytest.raises(StoreIntegrityError, match=code):
+            await store.copy("a", "b")
+
+
 @pytest.mark.parametrize("ours", [True, False])
 @runs
 async def test_an_object_of_parts_whose_etag_is_another_than_was_acknowledged(ours: bool) -> None:
