@@ -20,7 +20,7 @@ from csi_slayer.cache import Staging
 from csi_slayer.catalog import VACATED, Catalog, Inode, Mark, Pending
 from csi_slayer.content import mapped, metadata
 from csi_slayer.content.clean import CleanFile
-from csi_slayer.content.conditional import Conditional, OpenClean, is_ours
+from csi_slayer.content.conditional import Conditional, OpenClean, is_copy, is_ours
 from csi_slayer.content.opened import OpenInode, OpenInodes
 from csi_slayer.content.options import SCRATCH, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
@@ -33,7 +33,7 @@ from csi_slayer.errors import (
     PreconditionFailed,
     StoreUnavailable,
 )
-from csi_slayer.store.base import ObjectInfo, ObjectStore
+from csi_slayer.store.base import ABSENT, ANY, Condition, ObjectInfo, ObjectStore
 from csi_slayer.store.write_token import WRITE_TOKEN
 
 log = structlog.get_logger(__name__)
@@ -196,13 +196,14 @@ class Objects:
             return None
         if inode.ino in self._opened.mappable:
             return None
-        await self._require(row, source.key)
+        condition = await self._require(row, source.key)
+        changes = metadata.instead(values)
         try:
             return await self._store.copy(
-                source.key, row.key, source_etag=source.etag, metadata=metadata.instead(values)
+                source.key, row.key, source_etag=source.etag, metadata=changes, condition=condition
             )
         except (PreconditionFailed, ObjectNotFound):
-            return None  # the source has changed: send the bytes that were copied here
+            return None  # one of both has changed: send the bytes that were copied here
 
     async def open_stage(self, inode: Inode) -> StagedFile | OverlayFile:
         """The staged copy of an inode that has one."""
@@ -229,18 +230,22 @@ class Objects:
     async def _copy_here(self, inode: Inode, row: Pending) -> bool:
         """Carry out a rename: copy the object server-side to the inode's path."""
         assert inode.origin is not None
-        changes = None
+        changes, condition = None, ANY
         if inode.flags & Mark.ATTRS_DIRTY:
             changes = metadata.instead(await self.metadata_of(inode))
         try:
-            await self._require(row, inode.origin)
+            condition = await self._require(row, inode.origin)
             await self._catalog.copy_begins(row.key)
             info = await self._store.copy(
-                inode.origin, row.key, source_etag=inode.etag, metadata=changes
+                inode.origin, row.key, source_etag=inode.etag, metadata=changes, condition=condition
             )
         except (PreconditionFailed, ObjectNotFound) as error:
             await self._catalog.copy_refused(row)
-            await self._races.source_changed(inode, inode.origin, error)
+            try:
+                await self._races.source_changed(inode, inode.origin, error)
+            except (PreconditionFailed, ObjectNotFound):  # then it was the target
+                if condition == ANY or condition.holds(await self._races.found(row.key)):
+                    raise
             return False
         await self._copied(inode, row, info)
         return True
@@ -249,9 +254,10 @@ class Objects:
         """Replace an object's metadata: chmod, chown, utimes, xattrs of an existing file."""
         token = f"{row.token}-attrs"
         changes = metadata.instead(await self.metadata_of(inode)) | {WRITE_TOKEN: token}
+        there = Condition(if_match=inode.etag)
         try:
             info = await self._store.copy(
-                row.key, row.key, source_etag=inode.etag, metadata=changes
+                row.key, row.key, source_etag=inode.etag, metadata=changes, condition=there
             )
         except (PreconditionFailed, ObjectNotFound) as error:
             found = await self._races.found(row.key)
@@ -288,18 +294,21 @@ class Objects:
             self.moved(inode.ino, clean.source.etag, etag)
             clean.moved(key, etag)
 
-    async def _require(self, row: Pending, source_key: str) -> None:
-        """For copies, which S3 cannot make conditional on their target: look before."""
+    async def _require(self, row: Pending, source_key: str) -> Condition:
+        """What a copy to the key may replace. Not every S3 service makes a copy conditional on its
+        target: look before."""
         if row.expect is None:
-            return
-        found = await self._races.found(row.key)
-        if found is None or found.etag == row.expect or is_ours(row, found):
-            return
-        # A worker that died may have made the copy already.
-        source = await self._store.head(source_key)
-        same_write = found.write_token is not None and found.write_token == source.write_token
-        if found.size != source.size or not (found.etag == source.etag or same_write):
-            await self._races.keep_other(row, found.etag)
+            return ANY
+        while (found := await self._races.found(row.key)) is not None:
+            if (
+                found.etag == row.expect
+                or is_ours(row, found)
+                # A worker that died may have made the copy already.
+                or is_copy(found, await self._store.head(source_key))
+                or await self._races.keep_other(row, found.etag)
+            ):
+                return Condition(if_match=found.etag)
+        return ABSENT
 
     async def move_aside(self, inode: Inode) -> None:
         """Copy an inode's object to a temporary key, so that its present key can be used."""

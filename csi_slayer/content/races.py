@@ -19,7 +19,7 @@ from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.options import SCRATCH, ContentEvents
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile
-from csi_slayer.errors import ObjectNotFound, SlayerError, StoreError
+from csi_slayer.errors import ObjectNotFound, PreconditionFailed, SlayerError, StoreError
 from csi_slayer.store.base import ObjectInfo, ObjectStore
 
 log = structlog.get_logger(__name__)
@@ -160,14 +160,18 @@ class Races:
             clear=Mark.OVERLAY | Mark.ATTRS_DIRTY | Mark.ATTRS_KNOWN | Mark.XATTRS,
         )
 
-    async def keep_other(self, row: Pending, etag: str) -> None:
+    async def keep_other(self, row: Pending, etag: str) -> bool:
         """Somebody put another object where a rename is going: move it aside, under a name that
-        can be found, and go on. Both contents exist."""
+        can be found, and go on. Both contents exist. False: it has been replaced or deleted."""
         aside = f"{SCRATCH}/conflicts/{uuid.uuid4().hex}/{row.key}"
-        await self._store.copy(row.key, aside, source_etag=etag)
+        try:
+            await self._store.copy(row.key, aside, source_etag=etag)
+        except (PreconditionFailed, ObjectNotFound):
+            return False
         self._events.conflict(row.key)
         log.error("conflict", key=row.key, kept_as=aside,
                   reason="another object appeared at the target of a rename")  # fmt: skip
+        return True
 
     async def source_changed(self, inode: Inode, key: str, error: StoreError) -> None:
         """Somebody else has changed or deleted the object that was to be copied. What is there now

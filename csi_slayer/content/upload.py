@@ -214,7 +214,10 @@ class Uploader:
                 del self._sending[ino]
         await self._catalog.upload_ended(upload.upload_id)
         if _was_set_since(upload.metadata.get("mtime"), metadata.get("mtime")):
-            return await self._store.copy(key, key, source_etag=info.etag, metadata=metadata)
+            there = Condition(if_match=info.etag)
+            return await self._store.copy(
+                key, key, source_etag=info.etag, metadata=metadata, condition=there
+            )
         return info
 
     async def _complete(self, upload: Multipart, condition: Condition) -> ObjectInfo:

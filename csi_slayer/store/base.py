@@ -58,6 +58,14 @@ class Condition:
     if_match: str | None = None
     absent: bool = False
 
+    def holds(self, current: ObjectInfo | None) -> bool:
+        """Whether a write may happen where this object is, or none."""
+        if self.absent:
+            return current is None
+        if self.if_match is not None:
+            return current is not None and current.etag == self.if_match
+        return True
+
 
 ANY = Condition()
 ABSENT = Condition(absent=True)
@@ -217,9 +225,11 @@ class ObjectStore(Protocol):
         *,
         source_etag: str | None = None,
         metadata: Mapping[str, str | None] | None = None,
+        condition: Condition = ANY,
     ) -> ObjectInfo:
         """Server-side copy of any size. ``metadata`` changes the source's, None keeps it: see
-        :func:`changed`."""
+        :func:`changed`. Not every S3 service looks at the ``condition`` of a copy: whoever can
+        looks first."""
 
     async def copy_from(
         self, origin: ObjectStore, source: str, target: str, *, source_etag: str | None = None

@@ -108,7 +108,7 @@ class Draft:
         etag = self.finish(place.key, extra)
         with tree.locked():
             current = current_object(tree, place)
-            if not holds(condition, current):
+            if not condition.holds(current):
                 if current is None or not same_write(tree, place, current.etag, extra):
                     raise PreconditionFailed(
                         f"{place.key!r}: the object is not the expected version"
@@ -160,15 +160,6 @@ def current_object(tree: Tree, place: Place) -> ObjectInfo | None:
     if status is None:
         return None
     return ObjectInfo(place.key, status.st_size, etag_of(status), mtime_of(status), {})
-
-
-def holds(condition: Condition, current: ObjectInfo | None) -> bool:
-    """Whether a write may happen."""
-    if condition.absent:
-        return current is None
-    if condition.if_match is not None:
-        return current is not None and current.etag == condition.if_match
-    return True
 
 
 def same_write(tree: Tree, place: Place, etag: str, extra: Extra) -> bool:

@@ -248,9 +248,10 @@ class LocalStore:
         *,
         source_etag: str | None = None,
         metadata: Mapping[str, str | None] | None = None,
+        condition: Condition = ANY,
     ) -> ObjectInfo:
         """Copy one version of ``source``, sharing its blocks where the file system can."""
-        return await self._copy(self, source, target, source_etag, metadata)
+        return await self._copy(self, source, target, source_etag, metadata, condition)
 
     async def copy_from(
         self, origin: ObjectStore, source: str, target: str, *, source_etag: str | None = None
@@ -258,7 +259,7 @@ class LocalStore:
         """Copy from another directory."""
         if not isinstance(origin, LocalStore):
             raise StoreUnsupported("a copy is possible only within one machine's directories")
-        return await self._copy(origin, source, target, source_etag, None)
+        return await self._copy(origin, source, target, source_etag, None, ANY)
 
     async def _copy(
         self,
@@ -267,13 +268,21 @@ class LocalStore:
         target: str,
         source_etag: str | None,
         metadata: Mapping[str, str | None] | None,
+        condition: Condition,
     ) -> ObjectInfo:
         found, place = _readable(source), place_of(target)
         return await self._threads.run(
             "CopyObject",
             target,
             lambda stop: writes.copy(
-                origin._tree, found, self._tree, place, source_etag, metadata, stop.check
+                origin._tree,
+                found,
+                self._tree,
+                place,
+                source_etag,
+                metadata,
+                condition,
+                stop.check,
             ),
         )
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from csi_slayer.errors import PreconditionFailed, StoreUnsupported
 from csi_slayer.store.base import Condition, ObjectInfo, changed
 from csi_slayer.store.local.attributes import Extra, etag_of, make_extra, mtime_of
-from csi_slayer.store.local.drafts import Draft, holds
+from csi_slayer.store.local.drafts import Draft
 from csi_slayer.store.local.names import Place
 from csi_slayer.store.local.reads import file_info, head, marker_etag, marker_info
 from csi_slayer.store.local.tree import Tree, open_file
@@ -43,7 +43,7 @@ def _mark(tree: Tree, place: Place, size: int, condition: Condition, extra: Extr
             current: ObjectInfo | None = head(tree, place)
         except (FileNotFoundError, NotADirectoryError):
             current = None
-        if not holds(condition, current):
+        if not condition.holds(current):
             if current is not None and _same_marker(tree, place, extra):
                 return current
             raise PreconditionFailed(f"{place.key!r}: the object is not the expected version")
@@ -73,6 +73,7 @@ def copy(
     target: Place,
     source_etag: str | None,
     metadata: Mapping[str, str | None] | None,
+    condition: Condition,
     proceed: Callable[[], None],
 ) -> ObjectInfo:
     """Copy one version of the source, which may be in another directory."""
@@ -81,9 +82,9 @@ def copy(
         _check_source(info, source_etag)
         extra = _changed(info, metadata)
         if target.marker:
-            return _mark(tree, target, info.size, Condition(), extra)
+            return _mark(tree, target, info.size, condition, extra)
         with Draft(tree, proceed) as draft:
-            return draft.publish(target, Condition(), extra)
+            return draft.publish(target, condition, extra)
     fd = open_file(origin, source)
     try:
         info = file_info(origin, source.key, fd)
@@ -93,7 +94,7 @@ def copy(
             draft.append_file(fd, 0, info.size)
             if etag_of(os.fstat(fd)) != info.etag:
                 raise PreconditionFailed(f"{source.key!r} changed while it was copied")
-            return draft.publish(target, Condition(), extra)
+            return draft.publish(target, condition, extra)
     finally:
         os.close(fd)
 

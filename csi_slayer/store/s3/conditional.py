@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 
 from csi_slayer.errors import (
     ObjectNotFound,
@@ -21,14 +20,6 @@ from csi_slayer.store.write_token import LostWrites
 
 _REFUSED = "the object is not the expected version"
 _NEEDED = "what is written to needs a service with conditional writes (If-Match, If-None-Match)"
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """The object that is there, and the write that made it."""
-
-    info: ObjectInfo
-    token: str | None
 
 
 Send = Callable[[Condition], Awaitable[ObjectInfo]]
@@ -82,7 +73,7 @@ class ConditionalWrite:
             # The body may be gigabytes, and a proxy may hide the refusal that cut it off: look
             # before it is sent again.
             found = await self._look()
-            if found is not None and not self._matches(found.info):
+            if found is not None and not self._condition.holds(found):
                 return self._judge(found, PreconditionFailed(f"{self._key!r}: {_REFUSED}"))
         try:
             return await self._send(self._condition)
@@ -109,19 +100,16 @@ class ConditionalWrite:
             raise refusal
         return self._judge(found, refusal)
 
-    def _judge(self, found: _Found, refusal: StoreError) -> ObjectInfo:
-        if (found.token is not None and found.token == self._token) or self._recognise(found.info):
-            return found.info
-        if self._lost.holds(self._key, found.token):
-            self._condition = Condition(if_match=found.info.etag)
+    def _judge(self, found: ObjectInfo, refusal: StoreError) -> ObjectInfo:
+        token = found.write_token
+        if (token is not None and token == self._token) or self._recognise(found):
+            return found
+        if self._lost.holds(self._key, token):
+            self._condition = Condition(if_match=found.etag)
             raise Transient("an earlier write of ours is in the way", immediate=True)
         raise refusal
 
-    def _matches(self, info: ObjectInfo) -> bool:
-        """Whether the condition holds for an object that is there."""
-        return self._condition.if_match is not None and info.etag == self._condition.if_match
-
-    async def _look(self) -> _Found | None:
+    async def _look(self) -> ObjectInfo | None:
         request = S3Request("HeadObject", "HEAD", self._key)
         try:
             answer = await self._engine.attempt(request)
@@ -129,4 +117,4 @@ class ConditionalWrite:
             return None
         headers: Mapping[str, str] = answer.headers
         info = object_info(self._key, headers, content_length(headers))
-        return _Found(info, read_write_token(headers))
+        return info._replace(write_token=read_write_token(headers))

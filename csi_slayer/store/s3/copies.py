@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
 from csi_slayer.errors import PreconditionFailed, StoreError, StoreIntegrityError, StoreUnsupported
 from csi_slayer.observability import get_logger
-from csi_slayer.store.base import ObjectInfo, ObjectStore, changed, storable_time
+from csi_slayer.store.base import (
+    ANY,
+    Condition,
+    ObjectInfo,
+    ObjectStore,
+    changed,
+    storable_time,
+)
 from csi_slayer.store.s3.answer import Answer
-from csi_slayer.store.s3.engine import Engine
+from csi_slayer.store.s3.conditional import ConditionalWrite
+from csi_slayer.store.s3.engine import Engine, describe
+from csi_slayer.store.s3.errors import NotImplementedThere
 from csi_slayer.store.s3.headers import (
+    condition_headers,
     content_length,
     metadata_headers,
     normal_etag,
     object_info,
     others_metadata,
+    read_write_token,
 )
+from csi_slayer.store.s3.jobs import wrong_answer
 from csi_slayer.store.s3.request import STORAGE_CLASS, S3Request
 from csi_slayer.store.s3.uploads import Uploads
 from csi_slayer.store.s3.writes import written
-from csi_slayer.store.write_token import WRITE_TOKEN
+from csi_slayer.store.write_token import WRITE_TOKEN, LostWrites, choose_token
 
 log = get_logger(__name__)
 
@@ -52,11 +65,12 @@ _KEPT_CLASSES = frozenset({
 
 class _Wanted(NamedTuple):
     """What a copy has beside its bytes: headers that are kept as they came, metadata that is given
-    (None: nothing is changed), and all its metadata then."""
+    (None: nothing is changed), all its metadata then, and what the target must be."""
 
     kept: list[tuple[str, str]]
     given: Mapping[str, str] | None
     metadata: Mapping[str, str]
+    condition: Condition
 
 
 def _wanted(
@@ -64,21 +78,24 @@ def _wanted(
     headers: Mapping[str, str],
     found: Mapping[str, str],
     changes: Mapping[str, str | None] | None,
+    condition: Condition,
 ) -> _Wanted:
     kept = [(name, headers[name]) for name in _KEPT_HEADERS if name in headers]
     if (of_class := headers.get(STORAGE_CLASS)) in _KEPT_CLASSES:
         kept.append((STORAGE_CLASS, of_class))
     if changes is None:
-        return _Wanted(kept + others_metadata(headers, found), None, found)
+        return _Wanted(kept + others_metadata(headers, found), None, found, condition)
     after = changed(found, changes)
     given = {name: value for name, value in changes.items() if value is not None}
+    if condition != ANY:
+        given[WRITE_TOKEN] = choose_token(given)
     others = others_metadata(headers, after.keys() - given.keys())
     length = sum(len(name) + len(value) for name, value in others + metadata_headers(given, None))
     if others and length > _MOST_METADATA:
         log.warning("metadata of other programs is dropped: there is no room", key=source)
         others, after = [], given
     metadata = {name: value for name, value in after.items() if name != WRITE_TOKEN}
-    return _Wanted(kept + others, given, metadata)
+    return _Wanted(kept + others, given, metadata, condition)
 
 
 class Copies:
@@ -88,12 +105,15 @@ class Copies:
         self,
         engine: Engine,
         uploads: Uploads,
+        lost: LostWrites,
         *,
         largest: int = LARGEST_SINGLE_COPY,
         part: int = _PART,
     ) -> None:
         self._engine = engine
         self._uploads = uploads
+        self._lost = lost
+        self._unconditional: set[str] = set()
         self._largest = largest
         self._part = part
 
@@ -104,13 +124,16 @@ class Copies:
         *,
         source_etag: str | None = None,
         metadata: Mapping[str, str | None] | None = None,
+        condition: Condition = ANY,
     ) -> ObjectInfo:
         """Copy one version of ``source``: that of ``source_etag``, or the one that is there.
 
         Content type and the like are kept even where the metadata is changed. Raises
-        PreconditionFailed if the source is another version, or becomes one meanwhile.
+        PreconditionFailed if the source is another version, or becomes one meanwhile, and if the
+        target is not what ``condition`` says. AWS looks at that since October 2025; versitygw and
+        MinIO do not, and where it is said to be unknown it is left out.
         """
-        return await self._copy(self._engine, source, target, source_etag, metadata)
+        return await self._copy(self._engine, source, target, source_etag, metadata, condition)
 
     async def copy_from(
         self, origin: ObjectStore, source: str, target: str, *, source_etag: str | None = None
@@ -118,7 +141,7 @@ class Copies:
         """Copy from another bucket or prefix of the same service, with this store's identity."""
         if not isinstance(origin, Copies) or origin._engine.endpoint != self._engine.endpoint:
             raise StoreUnsupported("a copy is possible only within one S3 service")
-        return await self._copy(origin._engine, source, target, source_etag, None)
+        return await self._copy(origin._engine, source, target, source_etag, None, ANY)
 
     async def _copy(
         self,
@@ -127,25 +150,27 @@ class Copies:
         target: str,
         source_etag: str | None,
         changes: Mapping[str, str | None] | None,
+        condition: Condition,
     ) -> ObjectInfo:
         answer = await origin.call(S3Request("HeadObject", "HEAD", source), _same)
         info = object_info(source, answer.headers, content_length(answer.headers))
         if source_etag is not None and info.etag != normal_etag(source_etag):
             raise PreconditionFailed(f"copy of {source!r}: the object is another version")
-        wanted = _wanted(source, answer.headers, info.metadata or {}, changes)
+        info = info._replace(write_token=read_write_token(answer.headers))
+        wanted = _wanted(source, answer.headers, info.metadata or {}, changes, condition)
         if info.size == 0 and target.endswith("/"):
-            return await self._make_again(target, wanted)
+            return await self._make_again(info, target, wanted)
         if info.size > self._largest:
             return await self._copy_parts(origin, info, target, wanted)
         return await self._copy_whole(origin, info, target, wanted)
 
-    async def _make_again(self, target: str, wanted: _Wanted) -> ObjectInfo:
+    async def _make_again(self, source: ObjectInfo, target: str, wanted: _Wanted) -> ObjectInfo:
         """A "directory" without bytes: versitygw refuses to copy what its file system has as one
         (DirectoryObjectContainsData)."""
         headers = [*wanted.kept, *metadata_headers(wanted.given, None)]
         request = S3Request("PutObject", "PUT", target, (), headers)
-        return await self._engine.call(
-            request, lambda answer: written(target, 0, answer, wanted.metadata)
+        return await self._write(
+            request, lambda answer: written(target, 0, answer, wanted.metadata), source, wanted
         )
 
     async def _copy_whole(
@@ -171,7 +196,60 @@ class Copies:
             etag, modified = self._uploads.copied(request, answer, "CopyObjectResult")
             return _copied(source, target, etag, _nanoseconds(modified), wanted.metadata)
 
-        return await self._engine.call(request, parse)
+        return await self._write(request, parse, source, wanted)
+
+    async def _write(
+        self,
+        request: S3Request,
+        parse: Callable[[Answer], ObjectInfo],
+        source: ObjectInfo,
+        wanted: _Wanted,
+    ) -> ObjectInfo:
+        """Where metadata is given a token goes with it. A copy that keeps it can have none: after a
+        lost answer the source's bytes with the source's metadata are taken for it, of whomever
+        they are, for nothing is lost then."""
+        if wanted.condition == ANY:
+            return await self._engine.call(request, parse)
+        target, token = request.key or "", (wanted.given or {}).get(WRITE_TOKEN)
+
+        async def send(condition: Condition) -> ObjectInfo:
+            answer = await self._attempt(request, condition)
+            try:
+                return parse(answer)
+            except StoreIntegrityError as error:
+                raise wrong_answer(str(error)) from error
+
+        def recognise(found: ObjectInfo) -> bool:
+            same = found.etag == source.etag or found.write_token == source.write_token is not None
+            alike = (found.size, found.metadata) == (source.size, wanted.metadata)
+            return token is None and same and alike
+
+        write = ConditionalWrite(
+            self._engine, self._lost, target, wanted.condition, send, token,
+            journalled=token is not None, recognise=recognise,
+        )  # fmt: skip
+        return await write.run(describe(request))
+
+    async def _attempt(self, request: S3Request, condition: Condition) -> Answer:
+        if request.op not in self._unconditional:
+            headers = [*request.headers, *condition_headers(condition)]
+            try:
+                return await self._engine.attempt(replace(request, headers=headers))
+            except NotImplementedThere:
+                pass
+        try:
+            answer = await self._engine.attempt(request)
+        except NotImplementedThere as error:
+            raise StoreUnsupported(str(error)) from None
+        self._leave_out(request.op)
+        return answer
+
+    def _leave_out(self, op: str) -> None:
+        """The service says that it knows no conditions there."""
+        if op not in self._unconditional:
+            self._unconditional.add(op)
+            log.warning("the service copies without conditions: of two renames over one name at the"
+                        " same moment one may be lost", operation=op)  # fmt: skip
 
     async def _copy_parts(
         self,
@@ -203,7 +281,7 @@ class Copies:
                 for index, offset in enumerate(range(0, source.size, size)):
                     tasks.append(group.create_task(one(index + 1, offset)))
             parts = [task.result() for task in tasks]
-            done = await self._uploads.complete_multipart(target, upload_id, parts)
+            done = await self._complete(target, upload_id, parts, wanted.condition)
         except BaseExceptionGroup as group_error:
             await self._give_up(target, upload_id)
             raise group_error.exceptions[0] from None
@@ -211,6 +289,21 @@ class Copies:
             await self._give_up(target, upload_id)
             raise
         return _copied(source, target, done.etag, done.mtime_ns, wanted.metadata)
+
+    async def _complete(
+        self, target: str, upload_id: str, parts: list[tuple[int, str]], condition: Condition
+    ) -> ObjectInfo:
+        op = "CompleteMultipartUpload"
+        if condition != ANY and op not in self._unconditional:
+            try:
+                return await self._uploads.complete_multipart(
+                    target, upload_id, parts, condition=condition
+                )
+            except StoreUnsupported:
+                done = await self._uploads.complete_multipart(target, upload_id, parts)
+                self._leave_out(op)
+                return done
+        return await self._uploads.complete_multipart(target, upload_id, parts)
 
     async def _give_up(self, target: str, upload_id: str) -> None:
         """After an error, which is what the caller has to know of, not that this fails too."""

@@ -23,7 +23,7 @@ class S3Store(Reads, Writes, Uploads, Copies, BucketAdmin):
         Reads.__init__(self, engine, check_deadline)
         Writes.__init__(self, engine, lost)
         Uploads.__init__(self, engine, lost)
-        Copies.__init__(self, engine, self)
+        Copies.__init__(self, engine, self, lost)
         BucketAdmin.__init__(self, engine)
         self._identity = identity
         self.region = region

@@ -12,6 +12,7 @@ import pytest
 
 from csi_slayer.errors import InvalidRange, ObjectNotFound, PreconditionFailed, StoreError
 from csi_slayer.store.base import ABSENT, Condition, ObjectStore
+from csi_slayer.store.local.store import LocalStore
 from csi_slayer.store.write_token import WRITE_TOKEN
 from tests.integration.store.conftest import Run
 from tests.integration.store.sinks import MemorySink
@@ -353,6 +354,36 @@ def test_copy(store: ObjectStore, run: Run[Any], file_of: FileOf) -> None:
         await store.fetch("b/other", offset=0, length=len(BIG), if_match=changed.etag, sink=sink)
         assert sink.content == BIG
         assert (await store.head("a/source")).etag == source.etag
+
+    run(body())
+
+
+def test_conditions_of_copies(store: ObjectStore, run: Run[Any]) -> None:
+    """S3 services may look at none, but do not stumble over them."""
+
+    async def body() -> None:
+        await store.put("source", b"1", metadata={"mode": "1"})
+        other = await store.put("other", b"22")
+        first = await store.copy("source", "target", condition=ABSENT)
+        there = Condition(if_match=first.etag)
+        second = await store.copy("other", "target", metadata={"mode": "2"}, condition=there)
+        there = Condition(if_match=second.etag)
+        third = await store.copy("target", "target", metadata={"mode": "3"}, condition=there)
+        info = await store.head("target")
+        assert (info.size, info.etag, info.metadata) == (2, third.etag, {"mode": "3"})
+        await store.put("marker/", b"")
+        await store.copy("marker/", "copied/", condition=ABSENT)
+        assert (await store.head("copied/")).size == 0
+        if isinstance(store, LocalStore):
+            for condition in (ABSENT, Condition(if_match=first.etag), Condition(other.etag)):
+                for target, metadata in (("target", None), ("target", {"mode": "4"})):
+                    with pytest.raises(PreconditionFailed):
+                        await store.copy("source", target, metadata=metadata, condition=condition)
+            with pytest.raises(PreconditionFailed):
+                await store.copy("source", "absent", condition=there)
+            with pytest.raises(PreconditionFailed):
+                await store.copy("marker/", "copied/", condition=ABSENT)
+            assert await store.head("target") == info
 
     run(body())
 

@@ -18,12 +18,13 @@ KEYS = CredentialOptions("AKID", "secret")
 
 
 class Asked(NamedTuple):
-    """A request: its S3 operation, query, headers by lower-case name, and body."""
+    """A request: its S3 operation, query, headers by lower-case name, body, and path."""
 
     kind: str
     query: dict[str, str]
     headers: dict[str, str]
     body: bytes
+    path: str
 
 
 Respond = Callable[[Asked], bytes]
@@ -52,8 +53,10 @@ async def quirky(respond: Respond, **options: Any) -> AsyncIterator[S3Store]:
             headers = {name.decode().lower(): text.decode() for name, text in head.headers}
             method, target = head.start.decode().split(" ")[:2]
             kind = s3_kind(method, target, copies="x-amz-copy-source" in headers)
-            query = parse_qs(urlsplit(target).query, keep_blank_values=True)
-            asked = Asked(kind, {name: of[0] for name, of in query.items()}, headers, received)
+            parts = urlsplit(target)
+            query = parse_qs(parts.query, keep_blank_values=True)
+            given = {name: of[0] for name, of in query.items()}
+            asked = Asked(kind, given, headers, received, parts.path)
             writer.write(respond(asked))
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)

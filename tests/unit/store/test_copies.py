@@ -12,6 +12,7 @@ import pytest
 from csi_slayer.errors import PreconditionFailed, StoreUnavailable
 from csi_slayer.store.s3.answer import Answer
 from csi_slayer.store.s3.copies import Copies
+from csi_slayer.store.write_token import LostWrites
 
 
 class Engine:
@@ -59,7 +60,7 @@ _OTHER = PreconditionFailed("another version")
 def test_a_failed_abort_hides_no_error(step: str, error: BaseException) -> None:
     uploads: Any = Uploads(step, error)
     engine: Any = Engine()
-    copies = Copies(engine, uploads, largest=1, part=1)
+    copies = Copies(engine, uploads, LostWrites(), largest=1, part=1)
     with pytest.raises(type(error)):
         asyncio.run(copies.copy("a", "b"))
     assert uploads.aborted == 1

@@ -94,7 +94,7 @@ class Volume:
             self.kernel.close()
         self.loop = InstantLoop()
         self.cache = Cache(self.root / "cache", 1 << 30)
-        self.store = MemoryStore(self.bucket)
+        self.store = self.open_store()
         catalog = Catalog(self.root / "catalog.db", Defaults(0, 0, 0o644, 0o755))
 
         def make(changed: Any) -> Content:
@@ -108,6 +108,9 @@ class Volume:
 
         self.catalog = catalog
         self.fs = self.loop.run_until_complete(begin())
+
+    def open_store(self) -> MemoryStore:
+        return MemoryStore(self.bucket)
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
         """One call of the file system to its end; background work goes on meanwhile."""

@@ -276,9 +276,11 @@ class MemoryStore:
         *,
         source_etag: str | None = None,
         metadata: Mapping[str, str | None] | None = None,
+        condition: Condition = ANY,
     ) -> ObjectInfo:
         await self._begin()
         blob = self._blob(source, source_etag)
+        self._check(target, condition)
         found = self._info(source, blob).metadata or {}
         values = blob.metadata if metadata is None else changed(found, metadata)
         info = self._put(target, blob.body, values)

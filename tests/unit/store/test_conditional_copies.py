@@ -1,0 +1,191 @@
+"""Copies under a condition on their target, as AWS has them, and services that have none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from csi_slayer.errors import PreconditionFailed
+from csi_slayer.store.base import ABSENT, ANY, Condition
+from csi_slayer.store.write_token import WRITE_TOKEN
+from tests.unit.store.quirky import Asked, error, quirky
+from tests.unit.store.scripted import answer
+from tests.unit.store.test_quirks import BEGUN, runs
+
+SOURCE, TARGET = "/bucket/a", "/bucket/b"
+TOKEN = f"x-amz-meta-{WRITE_TOKEN}"
+COPIED = (
+    b'<CopyObjectResult><ETag>"source"</ETag>'
+    b"<LastModified>2026-11-30T12:00:00.000Z</LastModified></CopyObjectResult>"
+)
+PART = COPIED.replace(b"CopyObject", b"CopyPart")
+DONE = b'<CompleteMultipartUploadResult><ETag>"parts"</ETag></CompleteMultipartUploadResult>'
+REFUSED = error("PreconditionFailed", "412 Precondition Failed")
+
+
+def _object(etag: str = "source", size: int = 5, **metadata: str) -> bytes:
+    """The answer to HEAD."""
+    lines = [f"x-amz-meta-{name}: {value}" for name, value in metadata.items()]
+    given = answer(b"", "200 OK", f'ETag: "{etag}"', *lines)
+    return given.replace(b"Length: 0", b"Length: %d" % size)
+
+
+class Service:
+    """What is at the source, and what at the target; the first ``lost`` copies are answered by an
+    error of the server. ``knows``: whether it knows conditions, and looks at them."""
+
+    def __init__(self, source: bytes = _object(mode="1"), *, knows: bool = True) -> None:
+        self.objects = {SOURCE: source}
+        self.knows, self.lost = knows, 0
+        self.after: bytes | None = None
+        """What is at the target after a copy of which nobody was told."""
+        self.asked: list[Asked] = []
+
+    def __call__(self, asked: Asked) -> bytes:
+        self.asked.append(asked)
+        if asked.kind == "HeadObject":
+            return self.objects.get(asked.path) or answer(b"", "404 Not Found")
+        if asked.kind == "CreateMultipartUpload":
+            return answer(BEGUN)
+        if asked.kind == "UploadPartCopy":
+            return answer(PART)
+        conditions = {"if-match", "if-none-match"} & asked.headers.keys()
+        if conditions and not self.knows:
+            return error("NotImplemented", "501 Not Implemented")
+        if self.lost:
+            self.lost -= 1
+            token = asked.headers.get(TOKEN, "")
+            self.objects[TARGET] = (self.after or b"").replace(b"OURS", token.encode())
+            return error("InternalError", "500 Internal Server Error")
+        if conditions and TARGET in self.objects:
+            return REFUSED
+        if asked.kind == "CopyObject":
+            return answer(COPIED)
+        self.objects[TARGET] = _object("parts")
+        return answer(DONE)
+
+    def sent(self, kind: str) -> list[dict[str, str]]:
+        """The conditions, and the token, of these requests."""
+        names = ("if-match", "if-none-match", TOKEN)
+        return [
+            {name: asked.headers[name] for name in names if name in asked.headers}
+            for asked in self.asked
+            if asked.kind == kind
+        ]
+
+
+@pytest.mark.parametrize(
+    ("condition", "headers"),
+    [
+        (ANY, {}),
+        (ABSENT, {"if-none-match": "*"}),
+        (Condition(if_match='"e"'), {"if-match": '"e"'}),
+    ],
+)
+@runs
+async def test_the_condition_is_sent_with_no_further_request(
+    condition: Condition, headers: dict[str, str]
+) -> None:
+    service = Service()
+    async with quirky(service) as store:
+        await store.copy("a", "b", condition=condition)
+        await store.copy("a", "b", condition=condition, metadata={"mode": "2"})
+        assert [asked.kind for asked in service.asked] == ["HeadObject", "CopyObject"] * 2
+        kept, given = service.sent("CopyObject")
+        assert kept == headers
+        assert given.pop(TOKEN, None) is not None or condition == ANY
+        assert given == headers
+        store._largest = 1
+        await store.copy("a", "b", condition=condition)
+        assert service.sent("CompleteMultipartUpload") == [headers]
+
+
+@runs
+async def test_a_lost_race_is_told() -> None:
+    service = Service()
+    service.objects[TARGET] = _object("theirs")
+    async with quirky(service) as store:
+        for more in ({}, {"metadata": {"mode": "2"}}):
+            options: dict[str, Any] = {"condition": ABSENT, **more}
+            with pytest.raises(PreconditionFailed):
+                await store.copy("a", "b", **options)
+            store._largest = 1
+            with pytest.raises(PreconditionFailed):
+                await store.copy("a", "b", **options)
+            store._largest = 5 << 30
+
+
+@pytest.mark.parametrize(
+    ("after", "ours"),
+    [
+        (_object(mode="1"), True),
+        (_object("another", mode="1", **{WRITE_TOKEN: "token"}), True),
+        (_object("another", mode="1"), False),
+        (_object("another", mode="1", **{WRITE_TOKEN: "other"}), False),
+        (_object(size=6, mode="1"), False),
+        (_object(mode="2"), False),
+    ],
+)
+@runs
+async def test_a_copy_whose_answer_was_lost_is_known_by_what_it_made(
+    after: bytes, ours: bool
+) -> None:
+    """It keeps the metadata, so that it can have no token of its own."""
+    service = Service(_object(mode="1", **{WRITE_TOKEN: "token"}))
+    service.lost, service.after = 1, after
+    async with quirky(service) as store:
+        if ours:
+            info = await store.copy("a", "b", condition=ABSENT)
+            assert (info.key, info.size, info.metadata) == ("b", 5, {"mode": "1"})
+        else:
+            with pytest.raises(PreconditionFailed):
+                await store.copy("a", "b", condition=ABSENT)
+    assert len(service.sent("CopyObject")) == 1
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@runs
+async def test_a_copy_with_other_metadata_is_known_by_its_token(ours: bool) -> None:
+    service = Service()
+    service.lost = 1
+    service.after = _object(mode="2", **{WRITE_TOKEN: "OURS" if ours else "theirs"})
+    async with quirky(service) as store:
+        if ours:
+            info = await store.copy("a", "b", condition=ABSENT, metadata={"mode": "2"})
+            assert (info.key, info.metadata) == ("b", {"mode": "2"})
+        else:
+            with pytest.raises(PreconditionFailed):
+                await store.copy("a", "b", condition=ABSENT, metadata={"mode": "2"})
+    assert len(service.sent("CopyObject")) == 1
+
+
+@runs
+async def test_a_copy_that_was_not_made_is_repeated() -> None:
+    service = Service()
+    service.lost = 2
+
+    def respond(asked: Asked) -> bytes:
+        given = service(asked)
+        service.objects.pop(TARGET, None)
+        return given
+
+    async with quirky(respond) as store:
+        assert (await store.copy("a", "b", condition=ABSENT)).etag == '"source"'
+    assert service.sent("CopyObject") == [{"if-none-match": "*"}] * 3
+
+
+@runs
+async def test_a_service_that_knows_no_conditions_is_not_asked_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    service = Service(knows=False)
+    async with quirky(service) as store:
+        await store.copy("a", "b", condition=ABSENT)
+        await store.copy("a", "b", condition=Condition(if_match='"e"'))
+        assert service.sent("CopyObject") == [{"if-none-match": "*"}, {}, {}]
+        store._largest = 1
+        await store.copy("a", "b", condition=ABSENT)
+        await store.copy("a", "b", condition=ABSENT)
+        assert service.sent("CompleteMultipartUpload") == [{"if-none-match": "*"}, {}, {}]
+    assert capsys.readouterr().out.count("copies without conditions") == 2
