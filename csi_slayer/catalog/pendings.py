@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
 from collections import OrderedDict
@@ -162,6 +163,16 @@ class Pendings(Reads):
         :meth:`pending_count`."""
         row = await asyncio.to_thread(self._db.aside, "SELECT min(since_ns) FROM pending")
         return None if row is None or row[0] is None else int(row[0])
+
+    async def failing(self, limit: int) -> list[tuple[str, int, str]]:
+        """Of keys whose last attempt failed the first: key, attempts and reason of each. In a
+        thread as :meth:`pending_count`."""
+        row = await asyncio.to_thread(
+            self._db.aside,
+            "SELECT json_group_array(json_array(key, attempts, error)) FROM (SELECT * FROM pending "
+            f"WHERE error IS NOT NULL ORDER BY key LIMIT {limit:d})",
+        )
+        return [] if row is None else [tuple(item) for item in json.loads(row[0])]
 
     async def pending_failed(self, key: str, error: str, *, refused: bool = False) -> None:
         """Note an attempt that failed and why (no secret may be in the text); ``refused``: the

@@ -28,9 +28,7 @@ async def status(mount: Mount) -> dict[str, Any]:
     """
     config, fs = mount.config, mount.fs
     usage = mount.cache.usage()
-    pending = await fs.catalog.pendings("", 1000)
     store = mount.events.store
-    failing = [row for row in pending if row.error is not None]
     return {
         "volume": mount.spec.volume,
         "labels": mount.spec.labels,
@@ -57,8 +55,8 @@ async def status(mount: Mount) -> dict[str, Any]:
             "last_error": store.last_error,
         },
         "failing": [
-            {"key": row.key, "attempts": row.attempts, "error": row.error}
-            for row in failing[:ERRORS_SHOWN]
+            {"key": key, "attempts": attempts, "error": error}
+            for key, attempts, error in await fs.catalog.failing(ERRORS_SHOWN)
         ],
         "cache": {
             "directory": str(config.cache.directory),

@@ -155,3 +155,21 @@ def test_pending_keys_are_counted_by_a_thread(
     catalog.close()
     assert threading.get_ident() not in threads
     assert threads
+
+
+def test_a_key_that_fails_is_found_among_all_that_wait(tmp_path: Path) -> None:
+    """It was looked for among the first thousand."""
+    catalog = Catalog(tmp_path / "catalog.db", Defaults(0, 0, 0o644, 0o755))
+
+    async def look() -> list[tuple[str, int, str]]:
+        for number in range(1100):
+            await catalog.dirty(1, f"a{number}", "")
+        assert await catalog.failing(9) == []
+        for key in ("z\u00fc", "y'\"", "x"):
+            await catalog.dirty(1, key, "")
+            await catalog.pending_failed(key, "the store says: no")
+        return await catalog.failing(2)
+
+    found = asyncio.run(look())
+    catalog.close()
+    assert found == [("x", 1, "the store says: no"), ("y'\"", 1, "the store says: no")]
