@@ -121,25 +121,13 @@ class Pendings(Reads):
         return [str(row[0]) for row in rows]
 
     async def pending_in(self, prefix: str, after: str, limit: int) -> list[str]:
-        """Pending keys of what is directly below ``prefix``, and of what is deeper those of
-        directories and those with an object that may have to go; in order, greater than ``after``:
-        one of them, or the prefix itself."""
+        """Pending keys that begin with ``prefix``, in order, greater than ``after``: one of them,
+        or the prefix itself."""
         rows = self._db.all(
-            "SELECT key FROM pending WHERE key > ? AND key < ? "
-            "AND (instr(rtrim(substr(key, ?), '/'), '/') = 0 OR expect IS NOT '' "
-            "OR substr(key, -1) = '/') ORDER BY key LIMIT ?",
-            (after, prefix + "\U0010ffff", len(prefix) + 1, limit),
+            "SELECT key FROM pending WHERE key > ? AND key < ? ORDER BY key LIMIT ?",
+            (after, prefix + "\U0010ffff", limit),
         )
         return [str(row[0]) for row in rows]
-
-    async def any_pending_below(self, prefix: str) -> bool:
-        """Whether keys of files are pending that are not directly below ``prefix``, but deeper."""
-        row = self._db.one(
-            "SELECT 1 FROM pending WHERE key > ? AND key < ? AND substr(key, -1) <> '/' "
-            "AND instr(substr(key, ?), '/') > 0 LIMIT 1",
-            (prefix, prefix + "\U0010ffff", len(prefix) + 1),
-        )
-        return row is not None
 
     async def pendings_around(self, key: str, limit: int) -> list[Pending]:
         """Pending keys that a store on a file system cannot hold together with ``key``: those of

@@ -178,17 +178,6 @@ class Reads:
             self._rows.origins = self._db.one(_ANY_ORIGIN) is not None
         return [Inode._make(row) for row in found]
 
-    async def moving(self, after: tuple[str, int], limit: int) -> list[Inode]:
-        """Inodes as of :meth:`by_origin`, by that object and their number, after those."""
-        if not self._rows.origins:
-            return []
-        rows = self._db.all(
-            SELECT + "WHERE i.origin >= ? AND (i.origin, i.ino) > (?, ?) "
-            "ORDER BY i.origin, i.ino LIMIT ?",
-            (after[0], *after, limit),
-        )
-        return [Inode._make(row) for row in rows]
-
     def each_staged(self) -> Iterator[Inode]:
         """Inodes with a staged copy, for recovery and status."""
         for row in self._db.all(SELECT + "WHERE i.stage IS NOT NULL"):

@@ -190,35 +190,24 @@ class DirOps(Base):
         if path is None:
             return
         prefix = path + "/" if path else ""
-        if await self.catalog.any_pending_below(prefix):  # else nobody waits for a tree's rename
-            await self._sync_moved(prefix)
         after = prefix
         while keys := await self.catalog.pending_in(prefix, after, SETTLED_AT_ONCE):
             after = keys[-1]
             for key in keys:
-                inode = await self.catalog.resolve(key)
-                direct = "/" not in key[len(prefix) : -1]
-                if (
-                    inode is None
-                    or inode.is_dir
-                    or (direct and not self.opened.is_writing(inode.ino))
-                ):
+                if self._is_synced(key[len(prefix) :], await self.catalog.resolve(key)):
                     await self.content.reconciler.settle(key)
             await asyncio.sleep(0)
         if path:
             await self.content.reconciler.settle(path + "/")
 
-    async def _sync_moved(self, prefix: str) -> None:
-        """Return when the store has all files with such a path under the name that they have now,
-        but for those that are being written. All that are to be moved anywhere are looked at."""
-        after = "", 0
-        while moving := await self.catalog.moving(after, SETTLED_AT_ONCE):
-            after = moving[-1].origin or "", moving[-1].ino
-            for inode in moving:
-                key = await self.catalog.path(inode.ino)
-                if key and key.startswith(prefix) and not self.opened.is_writing(inode.ino):
-                    await self.content.reconciler.settle(key)
-            await asyncio.sleep(0)
+    def _is_synced(self, below: str, inode: Inode | None) -> bool:
+        """Whether a sync of a directory waits for what is pending for this path below it. Of files
+        that are deeper, for those that are to be moved, and for links and the like: nobody knows
+        which of these were in a directory that was renamed before they were stored."""
+        if inode is None or inode.is_dir:
+            return True
+        other = "/" in below and inode.stage is not None and inode.origin is None
+        return not other and not self.opened.is_writing(inode.ino)
 
     async def statfs(self, req: Request, ino: int) -> StatFs:
         size = self.live.quota or NOMINAL_BYTES
