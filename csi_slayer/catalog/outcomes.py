@@ -5,8 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from csi_slayer.catalog.database import Database
 from csi_slayer.catalog.inode import Inode, Mark, Pending
 from csi_slayer.catalog.partings import Partings
+
+EMPTIES_KEPT = 4096
+"""Empty files with a staged copy of which is remembered when the store took them; when there are
+more, all are forgotten."""
 
 _OLD = 1  # nanoseconds since 1970: known at some time, not now
 _LOST = "lost"  # an etag that no object has: nobody knows which one there was
@@ -14,6 +19,10 @@ _LOST = "lost"  # an etag that no object has: nobody knows which one there was
 
 class Outcomes(Partings):
     """The table may have changed while the request was under way: what did stays."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._empties: dict[int, int] = {}
 
     async def stored(
         self, ino: int, row: Pending, etag: str, *, copied: bool = False, add: int = 0,
@@ -35,6 +44,8 @@ class Outcomes(Partings):
                 clear |= Mark.ATTRS_DIRTY
             if now is not None and now.stage is None:
                 values["stamp"] = -stored_ns or None  # of an empty object: a listing tells it
+            elif now is not None:
+                self._remember_empty(ino, stored_ns if values.get("size", now.size) == 0 else 0)
             elsewhere = now is not None and now.etag is not None and now.origin is None
             if in_place or not copied:
                 self._leave(ino, row.key)
@@ -50,6 +61,18 @@ class Outcomes(Partings):
             self._pend(row.key, etag)
             self._found_out(row.key, etag)
         return False
+
+    def _remember_empty(self, ino: int, stored_ns: int) -> None:
+        if len(self._empties) >= EMPTIES_KEPT:
+            self._empties.clear()
+        self._empties.pop(ino, None)
+        if stored_ns:
+            self._empties[ino] = stored_ns
+
+    async def unstaged(self, ino: int) -> None:
+        """The staged copy of an inode is no more than what the store has, and may go."""
+        stored_ns = self._empties.pop(ino, 0)
+        await self.update(ino, clear=Mark.OVERLAY, stage=None, stamp=-stored_ns or None)
 
     def _leave(self, ino: int, key: str) -> None:
         """The inode's content is at ``key`` now: a copy of it that was made aside may go."""

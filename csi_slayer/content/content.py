@@ -391,7 +391,7 @@ class Content:
                 await self.note_dirty(inode)
                 self.reconciler.kick()
                 return
-        await self.catalog.update(inode.ino, clear=Mark.OVERLAY, stage=None, stamp=None)
+        await self.catalog.unstaged(inode.ino)
         self.durable.forget(inode.ino)
         if not inode.flags & (Mark.OVERLAY | Mark.UNKEPT) and 0 < inode.size <= self.segment_span:
             key = self.segment_key(source)

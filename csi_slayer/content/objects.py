@@ -177,6 +177,7 @@ class Objects:
             stamp=mtime_ns if record.retimed == retimed else None,
             size=staged.size,  # it may have grown since, which counts
             mtime_ns=mtime_ns,
+            stored_ns=info.mtime_ns,
         )
         if not later:
             self.undurable(inode.ino)

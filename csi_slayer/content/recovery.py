@@ -119,7 +119,7 @@ class Recovery:
             if inode.mtime_ns != inode.stamp:  # changed, and that never came to the disk
                 await self._catalog.torn(inode)
             else:
-                await self._catalog.update(inode.ino, clear=Mark.OVERLAY, stage=None, stamp=None)
+                await self._catalog.unstaged(inode.ino)
             return False
         if await self._is_whole(inode):
             # Until the store has it: more may have been uploaded than the catalog can know.

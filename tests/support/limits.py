@@ -24,6 +24,8 @@ _LIMITS = (
     ("inodes remembered, and names", "catalog.rows", "ROWS_KEPT", _COUNT),
     ("names remembered that do not exist", "catalog.rows", "ABSENT_KEPT", _COUNT),
     ("keys whose upload is due remembered", "catalog.pendings", "ROWS_KEPT", _COUNT),
+    ("empty files of which is remembered, until they are closed, when the store took them",
+     "catalog.outcomes", "EMPTIES_KEPT", _COUNT),
     ("catalog's log from which on it is folded back", "catalog.schema", "WAL_SMALL", _BYTES),
     ("catalog's log from which on its file is begun anew, or cut if less is written then",
      "catalog.schema", "WAL_LARGE", _BYTES),

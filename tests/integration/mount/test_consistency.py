@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -246,3 +247,29 @@ def test_attributes_are_written_while_the_file_is_read(
         over.set()
         thread.join()
     assert failures == []
+
+
+@pytest.mark.parametrize("kind", ["versitygw", "minio"])
+def test_a_link_in_the_place_of_an_empty_file_of_this_node_is_seen(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    """Both are empty objects of one version; made before this node has listed the directory."""
+    server: S3Server = request.getfixturevalue(kind)
+    bucket = server.create_bucket()
+    options = ["volume.metadata_ttl=2s"]
+    volumes = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        volume = s3_volume(server, bucket, tmp_path / name, options=options)
+        request.addfinalizer(volume.close)
+        volumes.append(volume.mount())
+    one, other = (volume.root for volume in volumes)
+    assert os.listdir(one) == []
+    (one / "e").touch()
+    time.sleep(1.1)
+    (other / "e").unlink()
+    (other / "e").symlink_to("theirs")
+    wait_for(lambda: (one / "e").is_symlink())
+    assert os.readlink(one / "e") == "theirs"
+    for volume in volumes:
+        volume.umount()

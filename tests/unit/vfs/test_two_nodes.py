@@ -120,6 +120,44 @@ def test_a_link_made_here_that_the_other_node_makes_anew_is_seen(
     volume.stop()
 
 
+@pytest.mark.parametrize("durability", ["close", "fsync"])
+@pytest.mark.parametrize("renamed", [False, True])
+@pytest.mark.parametrize("later_ns", [999_999_999, 1_000_000_000])
+def test_a_link_in_the_place_of_an_empty_file_that_was_written_here_is_seen(
+    tmp_path: Path, durability: str, renamed: bool, later_ns: int
+) -> None:
+    """Also before another listing has told the file's time in the store."""
+    volume = Volume(tmp_path, passthrough=False, ttl=0, durability=durability)
+    fs = volume.fs
+
+    async def scenario() -> None:
+        await fs.readdir(volume.request(), ROOT, 0, 0, 10, False)
+        await calls.create(volume, b"new", b"")
+        if renamed:
+            await fs.rename(volume.request(), ROOT, b"new", ROOT, b"e", 0)
+        assert await fs.drain(2.0) == 0
+        await asyncio.sleep(1)
+        name = "e" if renamed else "new"
+        made = await volume.catalog.child(ROOT, name)
+        assert made is not None and made.stage is None
+        blob, theirs = volume.bucket.objects[name], later_ns >= 1_000_000_000
+        if theirs:
+            link = {"mode": str(stat.S_IFLNK | 0o777), "slayerfs-target": "theirs"}
+            blob.metadata.update({**link, WRITE_TOKEN: "another"})
+        blob.mtime_ns += later_ns
+        await fs.readdir(volume.request(), ROOT, 0, 0, 10, False)
+        entry = await fs.lookup(volume.request(), ROOT, name.encode())
+        assert entry.attr is not None and stat.S_ISLNK(entry.attr.mode) is theirs
+        if theirs:
+            assert await fs.readlink(volume.request(), entry.attr.ino) == b"theirs"
+        else:
+            assert entry.attr.ino == made.ino
+            assert await calls.read(volume, made.ino) == b""
+
+    volume.run(scenario())
+    volume.stop()
+
+
 def _theirs(kind: str) -> Blob:
     """What another node has made: of 3 bytes, or empty and what its metadata says."""
     if kind == "file":
