@@ -83,19 +83,31 @@ def _wanted(
     kept = [(name, headers[name]) for name in _KEPT_HEADERS if name in headers]
     if (of_class := headers.get(STORAGE_CLASS)) in _KEPT_CLASSES:
         kept.append((STORAGE_CLASS, of_class))
-    if changes is None:
-        return _Wanted(kept + others_metadata(headers, found), None, found, condition)
-    after = changed(found, changes)
-    given = {name: value for name, value in changes.items() if value is not None}
+    keeping = _Wanted(kept + others_metadata(headers, found), None, found, condition)
+    if changes is None and (condition == ANY or _is_known_again(headers)):
+        return keeping
+    after = changed(found, changes or {})
+    given = {name: value for name, value in (changes or {}).items() if value is not None}
     if condition != ANY:
         given[WRITE_TOKEN] = choose_token(given)
     others = others_metadata(headers, after.keys() - given.keys())
     length = sum(len(name) + len(value) for name, value in others + metadata_headers(given, None))
     if others and length > _MOST_METADATA:
+        if changes is None:
+            return keeping
         log.warning("metadata of other programs is dropped: there is no room", key=source)
         others, after = [], given
     metadata = {name: value for name, value in after.items() if name != WRITE_TOKEN}
     return _Wanted(kept + others, given, metadata, condition)
+
+
+def _is_known_again(headers: Mapping[str, str]) -> bool:
+    """Whether a copy that keeps the metadata shows whose it is, by its token or its etag: that of
+    parts, and where keys of KMS encrypt, is another with each copy."""
+    if read_write_token(headers) is not None:
+        return True
+    encryption = headers.get("x-amz-server-side-encryption", "")
+    return "-" not in headers.get("etag", "") and not encryption.startswith("aws:kms")
 
 
 class Copies:

@@ -160,6 +160,39 @@ async def test_a_copy_with_other_metadata_is_known_by_its_token(ours: bool) -> N
     assert len(service.sent("CopyObject")) == 1
 
 
+@pytest.mark.parametrize("source", ["parts-2", "encrypted"])
+@pytest.mark.parametrize("ours", [True, False])
+@runs
+async def test_a_copy_of_what_others_sent_is_known_though_its_etag_is_another(
+    source: str, ours: bool
+) -> None:
+    """The etag of parts, or of what a key of KMS encrypts, is no sum of the bytes."""
+    there = _object(source, mode="1")
+    if source == "encrypted":
+        there = there.replace(b"\r\n\r\n", b"\r\nx-amz-server-side-encryption: aws:kms\r\n\r\n")
+    service = Service(there)
+    service.lost = 1
+    service.after = _object("another", mode="1", **({WRITE_TOKEN: "OURS"} if ours else {}))
+    async with quirky(service) as store:
+        if ours:
+            info = await store.copy("a", "b", condition=ABSENT)
+            assert (info.key, info.metadata) == ("b", {"mode": "1"})
+        else:
+            with pytest.raises(PreconditionFailed):
+                await store.copy("a", "b", condition=ABSENT)
+    (copy,) = [asked for asked in service.asked if asked.kind == "CopyObject"]
+    assert copy.headers["x-amz-meta-mode"] == "1"
+
+
+@runs
+async def test_a_token_takes_no_room_of_what_others_have_given() -> None:
+    full = {"mode": "1" * 2020}
+    service = Service(_object("parts-2", **full))
+    async with quirky(service) as store:
+        assert (await store.copy("a", "b", condition=ABSENT)).metadata == full
+    assert service.asked[-1].headers["x-amz-metadata-directive"] == "COPY"
+
+
 @runs
 async def test_a_copy_that_was_not_made_is_repeated() -> None:
     service = Service()
