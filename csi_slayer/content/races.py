@@ -162,11 +162,16 @@ class Races:
 
     async def keep_other(self, row: Pending, etag: str) -> bool:
         """Somebody put another object where a rename is going: move it aside, under a name that
-        can be found, and go on. Both contents exist. False: it has been replaced or deleted."""
+        can be found, and go on. Both contents exist. False: it has been replaced or deleted.
+
+        Raises what the copy raised if it still is as it was."""
         aside = f"{SCRATCH}/conflicts/{uuid.uuid4().hex}/{row.key}"
         try:
             await self._store.copy(row.key, aside, source_etag=etag)
         except (PreconditionFailed, ObjectNotFound):
+            found = await self.found(row.key)
+            if found is not None and found.etag == etag:
+                raise
             return False
         self._events.conflict(row.key)
         log.error("conflict", key=row.key, kept_as=aside,

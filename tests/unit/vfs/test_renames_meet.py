@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from csi_slayer.catalog import ROOT
+from csi_slayer.errors import PreconditionFailed
 from csi_slayer.store.local.open import open_local
 from csi_slayer.store.options import StoreOptions
 from tests.unit.vfs import calls
@@ -102,3 +103,31 @@ def test_two_nodes_rename_over_one_name(tmp_path: Path, kind: str, over: bool) -
     for node in nodes:
         node.stop()
     assert one.events.conflicts + other.events.conflicts == len(targets)
+
+
+def test_what_is_in_the_way_and_cannot_be_copied_is_not_asked_for_all_the_time(
+    tmp_path: Path,
+) -> None:
+    """Its copy is refused though it stays as it is: the rename fails, and is tried again later."""
+    (tmp_path / "one").mkdir()
+    volume = Volume(tmp_path / "one", passthrough=False, ttl=3600)
+    _put(volume, b"a", ONE)
+    entry = volume.run(volume.fs.lookup(volume.request(), ROOT, b"t"))
+    assert entry.attr is None
+    volume.run(volume.store.put("t", OTHER))
+    copy, refused = volume.store.copy, True
+
+    async def copied(source: str, *args: Any, **values: Any) -> Any:
+        if refused and source == "t":
+            raise PreconditionFailed("another etag than that of HEAD")
+        return await copy(source, *args, **values)
+
+    volume.store.copy = copied  # type: ignore[method-assign]
+    volume.run(_rename(volume, b"a", b"t"))
+    volume.store.heads = 0
+    volume.turn(200)
+    assert volume.events.conflicts == 0
+    assert 0 < volume.store.heads < 100
+    refused = False
+    volume.stop()
+    assert set(volume.objects().values()) == {ONE, OTHER}
