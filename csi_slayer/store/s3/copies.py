@@ -33,7 +33,7 @@ from csi_slayer.store.s3.headers import (
 )
 from csi_slayer.store.s3.jobs import wrong_answer
 from csi_slayer.store.s3.request import STORAGE_CLASS, S3Request
-from csi_slayer.store.s3.uploads import Uploads
+from csi_slayer.store.s3.uploads import MD5_ETAG, Uploads
 from csi_slayer.store.s3.writes import written
 from csi_slayer.store.write_token import WRITE_TOKEN, LostWrites, choose_token
 
@@ -102,12 +102,13 @@ def _wanted(
 
 
 def _is_known_again(headers: Mapping[str, str]) -> bool:
-    """Whether a copy that keeps the metadata shows whose it is, by its token or its etag: that of
-    parts, and where keys of KMS encrypt, is another with each copy."""
+    """Whether a copy that keeps the metadata shows whose it is, by its token or by the etag, if
+    that is a sum of the bytes: of parts, and where keys of KMS encrypt, it is none."""
     if read_write_token(headers) is not None:
         return True
     encryption = headers.get("x-amz-server-side-encryption", "")
-    return "-" not in headers.get("etag", "") and not encryption.startswith("aws:kms")
+    is_sum = MD5_ETAG.fullmatch(normal_etag(headers["etag"])) is not None
+    return is_sum and not encryption.startswith("aws:kms")
 
 
 class Copies:

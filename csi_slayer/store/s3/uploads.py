@@ -30,7 +30,9 @@ from csi_slayer.store.s3.request import Pairs, S3Request
 from csi_slayer.store.s3.xml import build_complete, parse_error, parse_result, parse_uploads
 from csi_slayer.store.write_token import LostWrites, choose_token
 
-_MD5_ETAG = re.compile(r'"[0-9a-f]{32}"')
+MD5_ETAG = re.compile(r'"[0-9a-f]{32}"')
+"""Of an object, or a part, that was sent in one piece, with services whose etags are sums."""
+
 # The status that an error would have had, had it not come after a 200.
 _LATE = {"InternalError": 500, "NoSuchKey": 404, "PreconditionFailed": 412}
 # Uploads under way whose tokens are remembered; the oldest are forgotten first.
@@ -250,7 +252,7 @@ class Uploads:
 
 def multipart_etag(parts: Sequence[tuple[int, str]]) -> str | None:
     """The etag that S3 gives an object of these parts, or None if theirs are no MD5 sums."""
-    if not parts or not all(_MD5_ETAG.fullmatch(etag) for _, etag in parts):
+    if not parts or not all(MD5_ETAG.fullmatch(etag) for _, etag in parts):
         return None
     digests = b"".join([bytes.fromhex(etag[1:-1]) for _, etag in parts])
     return f'"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"'
