@@ -184,8 +184,7 @@ class Content:
         inode = await self.catalog.find(ino)
         if inode is None or inode.flags & Mark.ATTRS_KNOWN or etag not in (None, inode.etag):
             return
-        columns = metadata.decode(values, inode)
-        await self.catalog.update(ino, add=Mark.ATTRS_KNOWN, **columns)
+        await self.catalog.update(ino, add=Mark.ATTRS_KNOWN, **metadata.decode(values, inode))
         if xattrs := metadata.decode_xattrs(values):
             await self.catalog.load_xattrs(ino, xattrs)
 
@@ -218,11 +217,12 @@ class Content:
         """Cut the file of ``record``, or make it longer; raises CacheFull."""
         if size == 0:
             await self.durable.emptied(record.ino)
-        if record.backing_id and isinstance(file, StagedFile):
-            with os_errors():
-                await self.opened.patient.run(lambda fd: os.ftruncate(fd, size), file.fd)
-        else:
-            await file.truncate(size)
+        try:
+            await self.opened.cut(record, file, size)
+        except asyncio.CancelledError:  # it is another size all the same, which nobody else notes
+            self.stored_into(record.ino)
+            await self.note_dirty(await self.catalog.get(record.ino))
+            raise
         if size == 0:  # a sync may have begun in between
             await self.durable.emptied(record.ino)
 

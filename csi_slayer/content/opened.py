@@ -13,7 +13,7 @@ from csi_slayer.catalog import Inode, Mark
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.patient import Patient
-from csi_slayer.content.staged import StagedFile
+from csi_slayer.content.staged import StagedFile, os_errors
 
 File = CleanFile | StagedFile | OverlayFile
 
@@ -127,6 +127,14 @@ class OpenInodes:
         block. Whoever waits with a file of it in hand needs this, or its descriptor may become
         another file's."""
         return _Held(self, ino)
+
+    async def cut(self, record: OpenInode, file: StagedFile | OverlayFile, size: int) -> None:
+        """Give the file of ``record`` another size; raises CacheFull."""
+        if record.backing_id and isinstance(file, StagedFile):
+            with os_errors():
+                await self.patient.run(lambda fd: os.ftruncate(fd, size), file.fd)
+        else:
+            await file.truncate(size)
 
     def get(self, ino: int) -> OpenInode | None:
         return self._inodes.get(ino)

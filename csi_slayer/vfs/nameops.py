@@ -150,8 +150,8 @@ class NameOps(Base):
     async def _remove(self, req: Request, parent: int, name: str, inode: Inode) -> None:
         keep = self._is_kept(inode)
         await self.catalog.remove(parent, name, inode, keep=keep, request=req.unique)
+        self.changed_names()  # before the wait, in which the request may be cancelled
         await self._nameless(inode, keep)
-        self.changed_names()
 
     def _is_kept(self, inode: Inode) -> bool:
         """Whether an inode that is to lose its name stays in the table."""
@@ -225,9 +225,9 @@ class NameOps(Base):
             await self.catalog.exchange(
                 inode, parent, source, other, new_parent, target, request=req.unique
             )
+            self.changed_names()
         else:
             await self._move(req, inode, parent, source, other, new_parent, target)
-        self.changed_names()
 
     async def _both(
         self, parent: int, name: str, new_parent: int, new_name: str
@@ -278,5 +278,6 @@ class NameOps(Base):
             inode, parent, name, new_parent, new_name,
             displaced=other, keep_displaced=keep, request=req.unique,
         )  # fmt: skip
+        self.changed_names()  # before the wait, in which the request may be cancelled
         if other is not None:
             await self._nameless(other, keep)

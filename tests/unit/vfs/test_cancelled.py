@@ -6,17 +6,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from csi_slayer.cache import Staging
 from csi_slayer.catalog import ROOT
+from csi_slayer.content import staged as staged_files
 from csi_slayer.content.ranges import as_bytes
 from csi_slayer.vfs.types import SetAttr
-from tests.unit.vfs.calls import read
-from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.calls import begin, create, read
+from tests.unit.vfs.harness import DRAIN, Volume
 from tests.unit.vfs.memory_store import Blob
 
 LARGE = os.urandom(3 << 20)
@@ -138,3 +141,78 @@ async def once(volume: Volume, call: str, body: bytes, turns: int, read_by_other
 def states(body: bytes) -> tuple[bytes, ...]:
     """What the file may be: as it was, or as the call makes it."""
     return body, b"", body[:5], body[:5] + b"new" + body[8:]
+
+
+async def cancelled_in_its_thread(
+    volume: Volume, call: str, ino: int, monkeypatch: pytest.MonkeyPatch, where: object, name: str
+) -> None:
+    """Cancel a call while its thread does something, which is not undone by that."""
+    begun, go_on, do = asyncio.Event(), threading.Event(), getattr(where, name)
+
+    def held(*args: Any) -> None:
+        volume.loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(5)
+        do(*args)
+
+    monkeypatch.setattr(where, name, held)
+    volume.loop.threaded = True
+    task = asyncio.ensure_future(CALLS[call](volume, ino, 0))
+    await begun.wait()
+    task.cancel()
+    await asyncio.sleep(0.01)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    monkeypatch.setattr(where, name, do)
+    volume.loop.threaded = False
+
+
+@pytest.mark.parametrize("call", ["cut", "open and empty"])
+def test_a_file_that_was_cut_all_the_same_is_uploaded(
+    tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while somebody reads it, who may do that for days."""
+    volume = Volume(tmp_path, passthrough=False, ttl=3600, durability="writeback")
+    fs = volume.fs
+
+    async def scenario() -> None:
+        ino, writer = await begin(volume, b"f", b"0123456789")
+        reader = await fs.open(volume.request(), ino, os.O_RDONLY)
+        await fs.release(volume.request(), ino, writer.fh)
+        assert await fs.drain(DRAIN) == 0
+        await cancelled_in_its_thread(volume, call, ino, monkeypatch, os, "ftruncate")
+        size = 5 if call == "cut" else 0
+        assert volume.catalog.used_bytes == size
+        assert await fs.drain(DRAIN) == 0
+        assert volume.objects() == {"f": b"0123456789"[:size]}
+        await fs.release(volume.request(), ino, reader.fh)
+
+    volume.run(scenario())
+    volume.stop()
+
+
+@pytest.mark.parametrize("call", ["move", "unlink"])
+def test_names_that_were_changed_all_the_same_are_in_the_store(
+    tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    fs, removed = volume.fs, "g" if call == "move" else "f"
+
+    async def scenario() -> None:
+        for name in {"f", removed}:
+            await create(volume, name.encode(), b"bytes of " + name.encode())
+        assert await fs.drain(DRAIN) == 0
+        # As that of a file which somebody has mapped is.
+        inode = await volume.catalog.child(ROOT, removed)
+        assert inode is not None
+        stage = fs.content.new_stage()
+        await stage.close()
+        await volume.catalog.update(inode.ino, stage=stage.stage, stamp=None)
+        await asyncio.sleep(60)  # nothing wakes the reconciler any more but the call
+        await cancelled_in_its_thread(volume, call, 0, monkeypatch, Staging, "remove")
+
+    monkeypatch.setattr(staged_files, "LARGE", 0)
+    volume.run(scenario())
+    volume.turn(5000)
+    assert volume.objects() == ({"g": b"bytes of f"} if call == "move" else {})
+    volume.stop()
