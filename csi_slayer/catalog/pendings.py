@@ -120,12 +120,19 @@ class Pendings(Reads):
         )
         return [str(row[0]) for row in rows]
 
-    async def pending_in(self, prefix: str, after: str, limit: int) -> list[str]:
-        """Pending keys that begin with ``prefix``, in order, greater than ``after``: one of them,
-        or the prefix itself."""
+    async def last_pending_in(self, prefix: str) -> str:
+        """The greatest pending key that begins with ``prefix``, or that itself."""
+        last = self._db.one(
+            "SELECT max(key) FROM pending WHERE key > ? AND key < ?",
+            (prefix, prefix + "\U0010ffff"),
+        )
+        return prefix if last is None or last[0] is None else str(last[0])
+
+    async def pending_until(self, last: str, after: str, limit: int) -> list[str]:
+        """Pending keys in order, greater than ``after`` and no greater than ``last``."""
         rows = self._db.all(
-            "SELECT key FROM pending WHERE key > ? AND key < ? ORDER BY key LIMIT ?",
-            (after, prefix + "\U0010ffff", limit),
+            "SELECT key FROM pending WHERE key > ? AND key <= ? ORDER BY key LIMIT ?",
+            (after, last, limit),
         )
         return [str(row[0]) for row in rows]
 

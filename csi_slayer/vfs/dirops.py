@@ -190,8 +190,9 @@ class DirOps(Base):
         if path is None:
             return
         prefix = path + "/" if path else ""
-        after = prefix
-        while keys := await self.catalog.pending_in(prefix, after, SETTLED_AT_ONCE):
+        # No further, or it would never end while somebody makes one after the other below.
+        after, last = prefix, await self.catalog.last_pending_in(prefix)
+        while keys := await self.catalog.pending_until(last, after, SETTLED_AT_ONCE):
             after = keys[-1]
             for key in keys:
                 if self._is_synced(key[len(prefix) :], await self.catalog.resolve(key)):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from csi_slayer.catalog import ROOT
+from csi_slayer.store.base import ObjectInfo
 from tests.unit.vfs.calls import create
 from tests.unit.vfs.harness import Volume
 
@@ -110,6 +112,33 @@ def test_it_waits_for_the_links_of_a_tree_that_was_renamed_before_they_were_stor
         await fs.rename(volume.request(), ROOT, b"made", ROOT, b"shown", 0)
         await fs.fsyncdir(volume.request(), ROOT, 0, False)
         assert {f"shown/deep/{number}" for number in range(100)} <= set(volume.bucket.objects)
+
+    volume.run(scenario())
+    volume.stop()
+
+
+def test_it_ends_while_one_after_the_other_is_made_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    fs, put, made = volume.fs, volume.store.put, 0
+
+    async def scenario() -> None:
+        entry = await fs.mkdir(volume.request(), ROOT, b"deep", 0o755)
+        assert entry.attr is not None
+        deep = entry.attr.ino
+
+        async def another_meanwhile(*args: Any, **options: Any) -> ObjectInfo:
+            nonlocal made
+            made += made < 1000
+            if made < 1000:
+                await fs.mkdir(volume.request(), deep, b"%06d" % made, 0o755)
+            return await put(*args, **options)
+
+        monkeypatch.setattr(volume.store, "put", another_meanwhile)
+        await fs.fsyncdir(volume.request(), ROOT, 0, False)
+        assert "deep/" in volume.bucket.objects
+        assert made < 100
 
     volume.run(scenario())
     volume.stop()
