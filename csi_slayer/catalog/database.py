@@ -69,6 +69,7 @@ class Database:
         self._transaction = Transaction(self)
         self._wal_used = 0
         self._wal = self._index = -1
+        self._asides: set[object] = set()  # one for each thread that has a connection
         try:
             fresh = not path.exists() or path.stat().st_size == 0
             if fresh:
@@ -180,14 +181,25 @@ class Database:
     def aside(self, sql: str) -> Row | None:
         """The first row of what takes long, as last committed. Blocks: for a thread."""
         try:
-            connection = sqlite3.connect(self.path, isolation_level=None, timeout=5.0)
-            try:
+            with self._connected_aside() as connection:
                 row: Row | None = connection.execute(sql).fetchone()
-            finally:
-                connection.close()
         except sqlite3.Error as error:
             raise self._failed(error, "catalog query failed") from error
         return row
+
+    @contextlib.contextmanager
+    def _connected_aside(self) -> Iterator[sqlite3.Connection]:
+        """A connection for a thread."""
+        token = object()
+        self._asides.add(token)
+        try:
+            connection = sqlite3.connect(self.path, isolation_level=None, timeout=5.0)
+            try:
+                yield connection
+            finally:
+                connection.close()
+        finally:
+            self._asides.discard(token)
 
     def transaction(self) -> Transaction:
         """All or nothing. No await may happen inside."""
@@ -235,16 +247,13 @@ class Database:
             return
         frames = folded = 0
         try:
-            connection = sqlite3.connect(self.path, isolation_level=None, timeout=5.0)
-            try:
+            with self._connected_aside() as connection:
                 for _ in range(FOLDS):
                     before = frames
                     done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                     _, frames, folded = done
                     if frames - before <= FOLD_REST:
                         break
-            finally:
-                connection.close()
         except sqlite3.Error as error:
             raise CatalogError(f"folding the catalog's WAL back failed: {error}") from error
         # Whoever reads aside may have kept much of it: left to the next time, not to reset_wal.
@@ -306,6 +315,8 @@ class Database:
                 raise CatalogError(f"closing the catalog failed: {error}") from error
 
     def _close_files(self) -> None:
+        if self._asides:
+            return  # their locks would end with it: the files are closed with the process
         for fd in (self._wal, self._index):
             if fd >= 0:
                 os.close(fd)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,6 +122,25 @@ def test_what_a_reader_aside_kept_from_being_folded_back_is_left_to_the_next_tim
     size = table.wal_size()
     write(table, 1)
     assert table.wal_size() == size
+
+
+def test_a_reader_aside_keeps_its_locks_when_the_catalog_is_closed(tmp_path: Path) -> None:
+    """POSIX has them end with any descriptor of their file that the process closes."""
+    table = Database(tmp_path / "catalog.db")
+    table.one("PRAGMA busy_timeout=0")
+    with table._connected_aside() as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM meta").fetchone()
+        table.close()
+        others = (
+            "import sqlite3, sys; others = sqlite3.connect(sys.argv[1], timeout=0)\n"
+            "with others: others.execute('CREATE TABLE theirs(x)')\n"
+            "print(*others.execute('PRAGMA wal_checkpoint(RESTART)').fetchone())"
+        )
+        call = [sys.executable, "-c", others, str(table.path)]
+        done = subprocess.run(call, capture_output=True, text=True, timeout=20, check=True)
+        assert done.stdout.startswith("1 "), "busy: the reader is in the way"
+    table._close_files()
 
 
 def test_pending_keys_are_counted_by_a_thread(
