@@ -25,9 +25,8 @@ from csi_slayer.errors import CacheFull, CatalogError, SlayerError
 
 Row = tuple[Any, ...]
 
-_FRAMES_AT = (
-    16  # mxFrame of the WAL-index header, in the machine's order (sqlite.org/walformat.html)
-)
+# mxFrame of the WAL-index header, in the machine's order (https://sqlite.org/walformat.html).
+_FRAMES_AT = 16
 
 FOLDS, FOLD_REST = 4, 256
 """Times that the WAL is folded back one after the other, and the pages of what was written
@@ -178,14 +177,13 @@ class Database:
         except sqlite3.Error as error:
             raise self._failed(error, "catalog query failed") from error
 
-    def aside(self, sql: str) -> Row | None:
-        """The first row of what takes long, as last committed. Blocks: for a thread."""
+    def aside(self, sql: str, args: Sequence[object] = ()) -> list[Row]:
+        """The rows of what takes long, as last committed. Blocks: for a thread."""
         try:
             with self._connected_aside() as connection:
-                row: Row | None = connection.execute(sql).fetchone()
+                return connection.execute(sql, args).fetchall()
         except sqlite3.Error as error:
             raise self._failed(error, "catalog query failed") from error
-        return row
 
     @contextlib.contextmanager
     def _connected_aside(self) -> Iterator[sqlite3.Connection]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
 from collections import OrderedDict
@@ -150,24 +149,24 @@ class Pendings(Reads):
 
     async def pending_count(self) -> int:
         """How many keys are pending, counted by a thread: there may be millions."""
-        row = await asyncio.to_thread(self._db.aside, "SELECT count(*) FROM pending")
-        return 0 if row is None else int(row[0])
+        ((count,),) = await asyncio.to_thread(self._db.aside, "SELECT count(*) FROM pending")
+        return int(count)
 
     async def pending_oldest(self) -> int | None:
         """When the key that has waited longest was last noted; None if none waits. In a thread as
         :meth:`pending_count`."""
-        row = await asyncio.to_thread(self._db.aside, "SELECT min(since_ns) FROM pending")
-        return None if row is None or row[0] is None else int(row[0])
+        ((oldest,),) = await asyncio.to_thread(self._db.aside, "SELECT min(since_ns) FROM pending")
+        return None if oldest is None else int(oldest)
 
     async def failing(self, limit: int) -> list[tuple[str, int, str]]:
         """Of keys whose last attempt failed the first: key, attempts and reason of each. In a
         thread as :meth:`pending_count`."""
-        row = await asyncio.to_thread(
+        rows = await asyncio.to_thread(
             self._db.aside,
-            "SELECT json_group_array(json_array(key, attempts, error)) FROM (SELECT * FROM pending "
-            f"WHERE error IS NOT NULL ORDER BY key LIMIT {limit:d})",
+            "SELECT key, attempts, error FROM pending WHERE error IS NOT NULL ORDER BY key LIMIT ?",
+            (limit,),
         )
-        return [] if row is None else [tuple(item) for item in json.loads(row[0])]
+        return [(str(key), int(attempts), str(error)) for key, attempts, error in rows]
 
     async def pending_failed(self, key: str, error: str, *, refused: bool = False) -> None:
         """Note an attempt that failed and why (no secret may be in the text); ``refused``: the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 from csi_slayer.errors import (
     ObjectNotFound,
@@ -14,7 +14,7 @@ from csi_slayer.store.base import ANY, Condition, ObjectInfo
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.engine import Engine
 from csi_slayer.store.s3.errors import NotImplementedThere, UploadNotFound
-from csi_slayer.store.s3.headers import content_length, object_info, read_write_token
+from csi_slayer.store.s3.headers import head_info
 from csi_slayer.store.s3.request import S3Request
 from csi_slayer.store.write_token import LostWrites
 
@@ -115,6 +115,4 @@ class ConditionalWrite:
             answer = await self._engine.attempt(request)
         except ObjectNotFound:
             return None
-        headers: Mapping[str, str] = answer.headers
-        info = object_info(self._key, headers, content_length(headers))
-        return info._replace(write_token=read_write_token(headers))
+        return head_info(self._key, answer.headers)

@@ -24,12 +24,10 @@ from csi_slayer.store.s3.engine import Engine, describe
 from csi_slayer.store.s3.errors import NotImplementedThere
 from csi_slayer.store.s3.headers import (
     condition_headers,
-    content_length,
+    head_info,
     metadata_headers,
     normal_etag,
-    object_info,
     others_metadata,
-    read_write_token,
 )
 from csi_slayer.store.s3.jobs import wrong_answer
 from csi_slayer.store.s3.request import STORAGE_CLASS, S3Request
@@ -74,17 +72,17 @@ class _Wanted(NamedTuple):
 
 
 def _wanted(
-    source: str,
+    source: ObjectInfo,
     headers: Mapping[str, str],
-    found: Mapping[str, str],
     changes: Mapping[str, str | None] | None,
     condition: Condition,
 ) -> _Wanted:
     kept = [(name, headers[name]) for name in _KEPT_HEADERS if name in headers]
     if (of_class := headers.get(STORAGE_CLASS)) in _KEPT_CLASSES:
         kept.append((STORAGE_CLASS, of_class))
+    found = source.metadata or {}
     keeping = _Wanted(kept + others_metadata(headers, found), None, found, condition)
-    if changes is None and (condition == ANY or _is_known_again(headers)):
+    if changes is None and (condition == ANY or _is_known_again(source, headers)):
         return keeping
     after = changed(found, changes or {})
     given = {name: value for name, value in (changes or {}).items() if value is not None}
@@ -95,19 +93,19 @@ def _wanted(
     if others and length > _MOST_METADATA:
         if changes is None:
             return keeping
-        log.warning("metadata of other programs is dropped: there is no room", key=source)
+        log.warning("metadata of other programs is dropped: there is no room", key=source.key)
         others, after = [], given
     metadata = {name: value for name, value in after.items() if name != WRITE_TOKEN}
     return _Wanted(kept + others, given, metadata, condition)
 
 
-def _is_known_again(headers: Mapping[str, str]) -> bool:
+def _is_known_again(source: ObjectInfo, headers: Mapping[str, str]) -> bool:
     """Whether a copy that keeps the metadata shows whose it is, by its token or by the etag, if
     that is a sum of the bytes: of parts, and where keys of KMS encrypt, it is none."""
-    if read_write_token(headers) is not None:
+    if source.write_token is not None:
         return True
     encryption = headers.get("x-amz-server-side-encryption", "")
-    is_sum = MD5_ETAG.fullmatch(normal_etag(headers["etag"])) is not None
+    is_sum = MD5_ETAG.fullmatch(source.etag) is not None
     return is_sum and not encryption.startswith("aws:kms")
 
 
@@ -166,11 +164,10 @@ class Copies:
         condition: Condition,
     ) -> ObjectInfo:
         answer = await origin.call(S3Request("HeadObject", "HEAD", source), _same)
-        info = object_info(source, answer.headers, content_length(answer.headers))
+        info = head_info(source, answer.headers)
         if source_etag is not None and info.etag != normal_etag(source_etag):
             raise PreconditionFailed(f"copy of {source!r}: the object is another version")
-        info = info._replace(write_token=read_write_token(answer.headers))
-        wanted = _wanted(source, answer.headers, info.metadata or {}, changes, condition)
+        wanted = _wanted(info, answer.headers, changes, condition)
         if info.size == 0 and target.endswith("/"):
             return await self._make_again(info, target, wanted)
         if info.size > self._largest:

@@ -136,3 +136,9 @@ def object_info(key: str, headers: Mapping[str, str], size: int) -> ObjectInfo:
         raise StoreIntegrityError("an answer without ETag")
     mtime_ns = http_time(headers.get("last-modified", "")) * 10**9
     return ObjectInfo(key, size, normal_etag(etag), mtime_ns, read_metadata(headers))
+
+
+def head_info(key: str, headers: Mapping[str, str]) -> ObjectInfo:
+    """What those of HEAD say, with the write's token. Raises StoreIntegrityError."""
+    info = object_info(key, headers, content_length(headers))
+    return info._replace(write_token=read_write_token(headers))

@@ -12,11 +12,10 @@ from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.answer import Answer
 from csi_slayer.store.s3.engine import Engine, describe
 from csi_slayer.store.s3.headers import (
-    content_length,
     content_range,
+    head_info,
     normal_etag,
     object_info,
-    read_write_token,
 )
 from csi_slayer.store.s3.jobs import Download, wrong_answer
 from csi_slayer.store.s3.request import S3Request
@@ -57,8 +56,7 @@ class Reads:
     async def head(self, key: str) -> ObjectInfo:
         """Size, etag, time and user metadata of an object."""
         answer = await self._engine.call(S3Request("HeadObject", "HEAD", key), _same)
-        info = object_info(key, answer.headers, content_length(answer.headers))
-        return info._replace(write_token=read_write_token(answer.headers))
+        return head_info(key, answer.headers)
 
     async def list_page(
         self,

@@ -18,12 +18,10 @@ from csi_slayer.store.s3.engine import Engine, describe
 from csi_slayer.store.s3.errors import UploadNotFound, translate
 from csi_slayer.store.s3.headers import (
     condition_headers,
-    content_length,
+    head_info,
     http_time,
     metadata_headers,
     normal_etag,
-    object_info,
-    read_write_token,
 )
 from csi_slayer.store.s3.jobs import wrong_answer
 from csi_slayer.store.s3.request import Pairs, S3Request
@@ -212,8 +210,8 @@ class Uploads:
         answer = await self._engine.call(
             S3Request("HeadObject", "HEAD", key), lambda answer: answer
         )
-        info = object_info(key, answer.headers, content_length(answer.headers))
-        ours = token is not None and read_write_token(answer.headers) == token
+        info = head_info(key, answer.headers)
+        ours = token is not None and info.write_token == token
         if info.etag != done.etag and not ours:
             raise PreconditionFailed(f"{key!r}: the object is not the one that was assembled")
         if not assembled:
