@@ -8,6 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,10 +46,24 @@ def configured(tmp_path: Path) -> Iterator[Callable[..., Read]]:
         return read
 
     yield configure
+    _undo(*writers)
+    root.setLevel(level)
+
+
+@contextmanager
+def logging_to_stderr(style: Literal["json", "text"]) -> Iterator[None]:
+    """All that was logged within is written at the end."""
+    writer = configure_logging(LogConfig(format=style))
+    try:
+        yield
+    finally:
+        _undo(writer)
+
+
+def _undo(*writers: LogWriter) -> None:
     for writer in writers:
         writer.close()
-        root.removeHandler(writer)
-    root.setLevel(level)
+        logging.getLogger().removeHandler(writer)
     logging.captureWarnings(False)
     structlog.reset_defaults()
     forget_secrets()
@@ -149,14 +164,8 @@ def test_no_name_gives_a_readers_terminal_commands(
     capfd: pytest.CaptureFixture[str], style: Literal["json", "text"]
 ) -> None:
     name = "\x1b[2J\x9b31m\u202egpj.exe\u2028x"
-    writer = configure_logging(LogConfig(format=style))
-    try:
+    with logging_to_stderr(style):
         get_logger("x").warning("hidden", key=name, keys=[name])
-    finally:
-        writer.close()
-        logging.getLogger().removeHandler(writer)
-        logging.captureWarnings(False)
-        structlog.reset_defaults()
     (line,) = capfd.readouterr().err.splitlines()
     assert r"\u001b[2J\u009b31m\u202egpj.exe\u2028x" in line
     assert line.isprintable()
@@ -166,15 +175,8 @@ def test_no_name_gives_a_readers_terminal_commands(
 
 def test_text_lines_are_masked_too(capfd: pytest.CaptureFixture[str]) -> None:
     register_secrets(["hush-hush"])
-    writer = configure_logging(LogConfig(format="text"))
-    try:
+    with logging_to_stderr("text"):
         get_logger("x").warning("something", where="hush-hush", password="pw")
-    finally:
-        writer.close()
-        logging.getLogger().removeHandler(writer)
-        logging.captureWarnings(False)
-        structlog.reset_defaults()
-        forget_secrets()
     error = capfd.readouterr().err
     assert "something" in error
     assert "where=***" in error
@@ -191,19 +193,12 @@ def test_tracebacks_show_no_variables(
     session token fitted no mask, and a key that nobody had registered had none."""
     token = "".join(chr(ord("A") + number % 26) for number in range(200))
     register_secrets([token])
-    writer = configure_logging(LogConfig(format=style))
-    try:
+    with logging_to_stderr(style):
         sent, key = f"token {token}", "not-registered"
         try:
             raise ValueError(len(sent) + len(key))
         except ValueError:
             get_logger("x").exception("failed")
-    finally:
-        writer.close()
-        logging.getLogger().removeHandler(writer)
-        logging.captureWarnings(False)
-        structlog.reset_defaults()
-        forget_secrets()
     error = capfd.readouterr().err
     assert "ValueError: 220" in error
     assert token[:20] not in error

@@ -16,18 +16,19 @@ from tests.unit.vfs.harness import Volume
 MANY = 1100
 
 
+async def make_directory(volume: Volume, parent: int, name: bytes) -> int:
+    entry = await volume.fs.mkdir(volume.request(), parent, name, 0o755)
+    assert entry.attr is not None
+    return entry.attr.ino
+
+
 def test_it_waits_for_what_is_in_it_however_much_is_pending_below(tmp_path: Path) -> None:
     volume = Volume(tmp_path, passthrough=False, ttl=3600)
     fs = volume.fs
 
-    async def mkdir(parent: int, name: bytes) -> int:
-        entry = await fs.mkdir(volume.request(), parent, name, 0o755)
-        assert entry.attr is not None
-        return entry.attr.ino
-
     async def scenario() -> None:
-        top = await mkdir(ROOT, b"top")
-        below = await mkdir(top, b"below")
+        top = await make_directory(volume, ROOT, b"top")
+        below = await make_directory(volume, top, b"below")
         for number in range(MANY):
             name = b"f%d" % number
             await fs.mknod(volume.request(), below, name, stat.S_IFREG | 0o644, 0)
@@ -61,18 +62,13 @@ def test_it_waits_for_all_that_was_in_a_directory_that_was_renamed_or_removed(
     volume = Volume(tmp_path, passthrough=False, ttl=3600)
     fs = volume.fs
 
-    async def mkdir(parent: int, name: bytes) -> int:
-        entry = await fs.mkdir(volume.request(), parent, name, 0o755)
-        assert entry.attr is not None
-        return entry.attr.ino
-
     async def scenario() -> None:
-        top = await mkdir(ROOT, b"top") if within else ROOT
-        other = await mkdir(top if where == "from" else ROOT, b"other")
+        top = await make_directory(volume, ROOT, b"top") if within else ROOT
+        other = await make_directory(volume, top if where == "from" else ROOT, b"other")
         old = other if where == "to" else top
-        old_dir = await mkdir(old, b"old")
-        deep = await mkdir(old_dir, b"deep")
-        await mkdir(deep, b"empty")
+        old_dir = await make_directory(volume, old, b"old")
+        deep = await make_directory(volume, old_dir, b"deep")
+        await make_directory(volume, deep, b"empty")
         files = [await create(volume, b"%d" % number, b"x", parent=deep) for number in range(40)]
         assert await fs.drain(2.0) == 0
         if where == "removed":
@@ -103,12 +99,10 @@ def test_it_waits_for_the_links_of_a_tree_that_was_renamed_before_they_were_stor
     fs = volume.fs
 
     async def scenario() -> None:
-        entry = await fs.mkdir(volume.request(), ROOT, b"made", 0o755)
-        assert entry.attr is not None
-        made = await fs.mkdir(volume.request(), entry.attr.ino, b"deep", 0o755)
-        assert made.attr is not None
+        made = await make_directory(volume, ROOT, b"made")
+        deep = await make_directory(volume, made, b"deep")
         for number in range(100):
-            await fs.symlink(volume.request(), made.attr.ino, b"%d" % number, b"target")
+            await fs.symlink(volume.request(), deep, b"%d" % number, b"target")
         await fs.rename(volume.request(), ROOT, b"made", ROOT, b"shown", 0)
         await fs.fsyncdir(volume.request(), ROOT, 0, False)
         assert {f"shown/deep/{number}" for number in range(100)} <= set(volume.bucket.objects)
@@ -124,9 +118,7 @@ def test_it_ends_while_one_after_the_other_is_made_below(
     fs, put, made = volume.fs, volume.store.put, 0
 
     async def scenario() -> None:
-        entry = await fs.mkdir(volume.request(), ROOT, b"deep", 0o755)
-        assert entry.attr is not None
-        deep = entry.attr.ino
+        deep = await make_directory(volume, ROOT, b"deep")
 
         async def another_meanwhile(*args: Any, **options: Any) -> ObjectInfo:
             nonlocal made
