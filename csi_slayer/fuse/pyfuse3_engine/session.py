@@ -21,6 +21,7 @@ from csi_slayer.fuse import mount as mounts
 from csi_slayer.fuse.init import SessionState
 from csi_slayer.fuse.notify import Invalidation, Notifier
 from csi_slayer.fuse.pyfuse3_engine.adapter import LARGEST_READ, Adapter
+from csi_slayer.fuse.pyfuse3_engine.nursery import Nursery
 from csi_slayer.fuse.session import SessionOptions
 from csi_slayer.fuse.stats import Stats
 from csi_slayer.vfs.operations import Operations
@@ -98,6 +99,7 @@ class Pyfuse3Session:
         stats = Stats(options.observer)
         adapter = Adapter(ops, stats, loop, ready, notifier.invalidate_attributes)
         pyfuse3.asyncio.enable()
+        pyfuse3.asyncio.open_nursery = Nursery  # type: ignore[assignment]
         # A mount point of this form has libfuse serve a descriptor that is mounted already.
         try:
             pyfuse3.init(adapter, f"/dev/fd/{fd}", set())
@@ -144,7 +146,7 @@ class Pyfuse3Session:
 
     async def run(self) -> bool:
         """Serve requests. True if the connection has ended (unmounted or aborted), False if
-        :meth:`stop` was called."""
+        :meth:`stop` was called. Raises OSError if requests cannot be read."""
         if self._main is None and not self._stopping:
             self._main = asyncio.create_task(pyfuse3.main())
         if self._main is not None:

@@ -72,6 +72,34 @@ def test_every_failure_is_an_answer(error: BaseException, answer: int, logged: l
     assert not requests.running
 
 
+def ended_with(*results: BaseException | None) -> list[object]:
+    """What a nursery logs whose readers end so, the first of which has started the others."""
+    from csi_slayer.fuse.pyfuse3_engine.nursery import Nursery
+
+    async def reader(nursery: Nursery, index: int) -> None:
+        if index + 1 < len(results):
+            nursery.start_soon(reader, nursery, index + 1, name="next")
+        result = results[index]
+        if result is not None:
+            raise result
+
+    async def main() -> None:
+        async with Nursery() as nursery:
+            nursery.start_soon(reader, nursery, 0, name="first")
+
+    with capture_logs() as lines:
+        asyncio.run(main())
+    return [line["event"] for line in lines]
+
+
+@pytest.mark.parametrize("gone", [errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN])
+def test_a_reader_that_meets_the_connections_end_has_not_failed(gone: int) -> None:
+    pytest.importorskip("pyfuse3")
+    assert ended_with(OSError(gone, "gone"), None, OSError(gone, "gone")) == []
+    with pytest.raises(OSError, match="no memory"):
+        ended_with(None, OSError(errno.ENOMEM, "no memory"), OSError(gone, "gone"), None)
+
+
 def test_values() -> None:
     pytest.importorskip("pyfuse3")
     from csi_slayer.fuse.pyfuse3_engine import values
