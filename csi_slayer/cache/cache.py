@@ -12,6 +12,7 @@ from csi_slayer.cache.conflicts import Conflicts
 from csi_slayer.cache.direct import Direct, DirectMode
 from csi_slayer.cache.events import CacheEvents
 from csi_slayer.cache.files import make_segment, open_segment, write_whole
+from csi_slayer.cache.filesystem import EXT4, file_system
 from csi_slayer.cache.header import Header, read_header
 from csi_slayer.cache.key import SegmentKey
 from csi_slayer.cache.layout import SMALL, Layout
@@ -20,10 +21,13 @@ from csi_slayer.cache.marks import Marks
 from csi_slayer.cache.opened import OpenSegment
 from csi_slayer.cache.oserrors import translated
 from csi_slayer.cache.rekey import rekey
-from csi_slayer.cache.segment import Segment
+from csi_slayer.cache.segment import ALLOCATED, Segment
 from csi_slayer.cache.shared import Shared
 from csi_slayer.cache.staging import Staging
 from csi_slayer.errors import CacheError, CacheFull
+
+_ALLOCATES = 64 * ALLOCATED
+"""Capacity (bytes) below which no room is allocated for what may not come."""
 
 
 class Usage(NamedTuple):
@@ -56,9 +60,12 @@ class Cache:
         try:
             ledger = Ledger(layout, capacity, min_free)
             marks = Marks(layout)
+            allocates = capacity >= _ALLOCATES and file_system(str(root)) == EXT4
         except OSError as error:
             raise translated(error, f"cache directory {root}") from error
-        self.shared = Shared(layout, ledger, marks, CacheEvents(), Direct(direct))
+        self.shared = Shared(
+            layout, ledger, marks, CacheEvents(), Direct(direct), allocates=allocates
+        )
         self.capacity = capacity
         self._bypass = Bypass(self.shared.events)
 

@@ -12,6 +12,11 @@ from csi_slayer.cache.verify import verify
 WAIT = 1.0
 """Seconds that a transfer waits for the governor to make room before it gives up."""
 
+ALLOCATED = 8 * PIECE
+"""Bytes of a download that room is allocated for at once. Each transfer whose reader goes away has
+allocated up to so many in vain; a fourth of it was as fast, but left a thousand extents in each
+gigabyte, that the disk reads as many pieces of."""
+
 
 class Segment:
     """A local, possibly partial copy of one file version.
@@ -65,16 +70,17 @@ class Segment:
         """
         self._opened.write_block(offset, data, 0.0)
 
-    def sink(self, on_piece: Callable[[int, int], None], *, base: int = 0) -> SegmentSink:
+    def sink(self, on_piece: Callable[[int, int], None], *, end: int, base: int = 0) -> SegmentSink:
         """For :meth:`csi_slayer.store.base.ObjectStore.fetch`: writes a download into the segment.
 
-        ``base`` is the object offset of the segment's first byte. ``on_piece(offset, length)`` is
-        called in the transfer's thread with the place in the segment of each piece that has become
-        available, and again of one that has become present.
+        ``end`` is where in the segment the download ends, ``base`` the object offset of the
+        segment's first byte. ``on_piece(offset, length)`` is called in the transfer's thread with
+        the place in the segment of each piece that has become available, and again of one that has
+        become present.
         """
         if self._owner == 0:
             self._owner = self._opened.shared.fresh.new_owner()
-        return SegmentSink(self._opened, self._owner, on_piece, base)
+        return SegmentSink(self._opened, self._owner, on_piece, end, base)
 
     def claim(self, offset: int, end: int) -> Claimed | None:
         """The bytes [offset, end) from memory, if that has all of them. Once only."""
@@ -118,13 +124,20 @@ class SegmentSink:
     piece = PIECE
 
     def __init__(
-        self, opened: OpenSegment, owner: int, on_piece: Callable[[int, int], None], base: int
+        self,
+        opened: OpenSegment,
+        owner: int,
+        on_piece: Callable[[int, int], None],
+        end: int,
+        base: int,
     ) -> None:
         self._opened = opened
         self._owner = owner
         self._piece: Piece | None = None
         self._on_piece = on_piece
+        self._end = end
         self._base = base
+        self._allocated = range(0)
 
     def room(self, size: int) -> memoryview | None:
         """Memory that goes to the disk as it is."""
@@ -139,5 +152,13 @@ class SegmentSink:
             self._piece = None
             opened.shared.fresh.keep(self._owner, offset, piece, len(data))
             self._on_piece(offset, len(data))
-        opened.write_block(offset, data, WAIT, direct=piece is not None)
+        allocated = piece is None and self._allocate(offset, offset + len(data))
+        opened.write_block(offset, data, WAIT, direct=piece is not None, allocated=allocated)
         self._on_piece(offset, len(data))
+
+    def _allocate(self, offset: int, end: int) -> bool:
+        """Whether the disk has room for these bytes that is counted already."""
+        if end > self._allocated.stop and self._end - offset >= ALLOCATED:
+            if self._opened.allocate(offset, offset + ALLOCATED):
+                self._allocated = range(offset, offset + ALLOCATED)
+        return self._allocated.start <= offset and end <= self._allocated.stop

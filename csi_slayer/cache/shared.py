@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Shared:
     """``opened``: the segments that are open, by name. ``lock`` guards it and the reference counts
     of what is in it; it is held for microseconds. ``parts``: state of map and data file of partial
-    segments when they were last closed here, good until then."""
+    segments when they were last closed here, good until then. ``allocates``: whether room is
+    allocated for what is fetched before it is written."""
 
     layout: Layout
     ledger: Ledger
@@ -32,3 +33,4 @@ class Shared:
     lock: threading.Lock = field(default_factory=threading.Lock)
     opened: dict[str, OpenSegment] = field(default_factory=dict)
     parts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    allocates: bool = False

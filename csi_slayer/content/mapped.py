@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import structlog
 
+from csi_slayer.cache import filesystem
 from csi_slayer.observability.complaints import Complaints
 
 log = structlog.get_logger(__name__)
@@ -34,21 +35,16 @@ AT_ONCE: Final = 512
 _WAIT_WRITE_WAIT: Final = 7  # linux/fs.h, SYNC_FILE_RANGE_WRITE_AND_WAIT
 _SET_SIGNAL: Final = 10  # fcntl.h, F_SETSIG
 
-_IN_MEMORY: Final = (0x01021994, 0x858458F6)  # linux/magic.h, TMPFS_MAGIC, RAMFS_MAGIC
+_IN_MEMORY: Final = (filesystem.TMPFS, filesystem.RAMFS)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-_libc.statfs.argtypes = (ctypes.c_char_p, ctypes.c_void_p)
 
 
 def tells_of_stores(directory: str) -> bool:
     """Whether a store into a mapped file there changes its mtime sooner or later: in a file system
     in memory, which never writes back, none does. Raises OSError."""
-    state = (ctypes.c_long * 32)()
-    if _libc.statfs(os.fsencode(directory), state):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), directory)
-    return (state[0] & 0xFFFFFFFF) not in _IN_MEMORY
+    return filesystem.file_system(directory) not in _IN_MEMORY
 
 
 def write_back(fd: int) -> None:

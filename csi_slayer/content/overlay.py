@@ -14,6 +14,7 @@ import os
 import struct
 import threading
 
+from csi_slayer.cache.filesystem import KEEP_SIZE, PUNCH_HOLE
 from csi_slayer.cache.oserrors import read_through
 from csi_slayer.cache.staging import SIDECAR
 from csi_slayer.content import overlay_map
@@ -22,8 +23,6 @@ from csi_slayer.content.locks import Locks
 from csi_slayer.content.overlay_map import BLOCK, HEADER, HEADER_SIZE, LIMIT_AT, MAGIC
 from csi_slayer.content.ranges import FileRange, ReadResult, as_bytes
 from csi_slayer.content.staged import (
-    KEEP_SIZE,
-    PUNCH_HOLE,
     fallocate,
     os_errors,
     sync,

@@ -242,7 +242,7 @@ class SegmentReader:
                     offset=self.base + start,
                     length=end - start,
                     if_match=source.etag,
-                    sink=self.segment.sink(self._piece, base=self.base),
+                    sink=self.segment.sink(self._piece, end=end, base=self.base),
                 )
                 return
             except (ObjectNotFound, PreconditionFailed):

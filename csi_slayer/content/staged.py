@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
@@ -10,7 +9,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from csi_slayer.cache import Staging
+from csi_slayer.cache import Staging, filesystem
+from csi_slayer.cache.filesystem import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, file_system
 from csi_slayer.content.ranges import FileRange, ReadResult
 from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import CacheFull, FsError
@@ -29,23 +29,18 @@ COPIED_AT_ONCE = 64 << 20
 
 _RELEASE = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
 _FINE_SINCE = (6, 13)
-_FINE = (0xEF53, 0x58465342, 0x9123683E, 0x01021994)  # linux/magic.h: ext4, XFS, Btrfs, tmpfs
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fstatfs.argtypes = (ctypes.c_int, ctypes.c_void_p)
-_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-
-KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 0x01, 0x02, 0x10
-"""FALLOC_FL_* (linux/falloc.h)."""
+_FINE = (filesystem.EXT4, filesystem.XFS, filesystem.BTRFS, filesystem.TMPFS)
 
 
 def has_coarse_times(fd: int) -> bool:
     """Whether two writes within one tick leave the same mtime, even with a stat between: so before
     Linux 6.13, and since on file systems without multigrain timestamps (FS_MGTIME)."""
-    state = (ctypes.c_long * 32)()
-    if _RELEASE < _FINE_SINCE or _libc.fstatfs(fd, state):
+    if _RELEASE < _FINE_SINCE:
         return True
-    return (state[0] & 0xFFFFFFFF) not in _FINE
+    try:
+        return file_system(fd) not in _FINE
+    except OSError:
+        return True
 
 
 def settled_mtime(fd: int) -> int:
@@ -209,18 +204,12 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     Blocks: use a thread."""
     with os_errors():
         try:
-            _fallocate(fd, mode, offset, length)
+            filesystem.fallocate(fd, mode, offset, length)
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP or not mode & ZERO_RANGE:
                 raise
-            _fallocate(fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
-            _fallocate(fd, mode & KEEP_SIZE, offset, length)
-
-
-def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    if _libc.fallocate(fd, mode, offset, length) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+            filesystem.fallocate(fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
+            filesystem.fallocate(fd, mode & KEEP_SIZE, offset, length)
 
 
 def copy_range(

@@ -7,15 +7,13 @@ import errno
 import os
 from functools import partial
 
+from csi_slayer.cache.filesystem import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
 from csi_slayer.catalog import Inode
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.opened import File, IoMode, OpenInode
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.ranges import as_bytes
 from csi_slayer.content.staged import (
-    KEEP_SIZE,
-    PUNCH_HOLE,
-    ZERO_RANGE,
     StagedFile,
     copy_range,
     fallocate,

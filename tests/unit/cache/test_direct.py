@@ -154,7 +154,7 @@ def test_what_is_fetched_is_on_the_disk_and_in_memory(
     data = content("object", 3 * PIECE + tail)
     segment = cache.create(key_of("object"), len(data))
     told: list[tuple[int, int]] = []
-    own = send(segment.sink(lambda offset, length: told.append((offset, length))), data)
+    own = send(segment.sink(lambda *piece: told.append(piece), end=len(data)), data)
     assert own == (len(range(0, len(data), PIECE)) if mode == "always" else 0)
     assert {offset for offset, _ in told} == set(range(0, len(data), PIECE))
     assert segment.complete
@@ -181,7 +181,7 @@ def test_it_is_available_before_it_is_present(tmp_path: Path) -> None:
     def look(offset: int, length: int) -> None:
         seen.append((segment.available(offset, offset + length), segment.present(offset, length)))
 
-    send(segment.sink(look), content("object", PIECE))
+    send(segment.sink(look, end=segment.size), content("object", PIECE))
     assert seen == [(True, False), (True, True)]
     assert not segment.available(0, PIECE + 1)
     segment.close()
@@ -202,7 +202,7 @@ def test_a_file_system_without_direct_writes(
     data = content("object", 2 * PIECE)
     segment = cache.create(key_of("object"), len(data))
     monkeypatch.setattr("csi_slayer.cache.opened.os.open", refuse)
-    assert send(segment.sink(lambda _offset, _length: None), data) == 1
+    assert send(segment.sink(lambda _offset, _length: None, end=segment.size), data) == 1
     monkeypatch.undo()
     assert os.pread(segment.fd, len(data), 0) == data
     assert not cache.shared.direct.now
@@ -214,7 +214,7 @@ def test_a_closed_segment_leaves_no_descriptor(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache", 1 << 30, direct="always")
     before = len(os.listdir("/proc/self/fd"))
     segment = cache.create(key_of("object"), PIECE)
-    send(segment.sink(lambda _offset, _length: None), content("object", PIECE))
+    send(segment.sink(lambda _offset, _length: None, end=segment.size), content("object", PIECE))
     segment.close()
     assert len(os.listdir("/proc/self/fd")) == before
     cache.close()

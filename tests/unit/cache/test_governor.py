@@ -309,7 +309,7 @@ def test_a_transfer_waits_for_the_governors_thread_to_make_room(root: Path) -> N
     governor.start()
     size = 8 * BLOCK
     segment = cache.create(key_of("object"), size)
-    sink = segment.sink(lambda _offset, _length: None)
+    sink = segment.sink(lambda _offset, _length: None, end=size)
     data = content("object", size)
     for offset in range(0, size, BLOCK):
         sink.write(offset, memoryview(data)[offset : offset + BLOCK])

@@ -127,7 +127,7 @@ def test_a_sink_takes_object_offsets_and_tells_segment_offsets(cache: Cache) -> 
     data = content("object", size)
     told: list[tuple[int, int]] = []
     segment = cache.create(KEY, size)
-    sink = segment.sink(lambda offset, length: told.append((offset, length)), base=base)
+    sink = segment.sink(lambda *piece: told.append(piece), end=size, base=base)
     assert sink.piece % BLOCK == 0
     for offset in range(0, size, BLOCK):
         sink.write(base + offset, memoryview(data)[offset : offset + BLOCK])
@@ -138,7 +138,7 @@ def test_a_sink_takes_object_offsets_and_tells_segment_offsets(cache: Cache) -> 
 
 def test_a_transfer_that_outlives_the_segment_is_told_so(cache: Cache) -> None:
     segment = cache.create(KEY, 2 * BLOCK)
-    sink = segment.sink(lambda _offset, _length: None)
+    sink = segment.sink(lambda _offset, _length: None, end=2 * BLOCK)
     segment.close()
     with pytest.raises(CacheError, match="closed"):
         sink.write(0, memoryview(bytes(BLOCK)))

@@ -18,7 +18,7 @@ def test_transfers_of_the_same_blocks_complete_the_segment(cache: Cache, other: 
     segments = [made.create(key_of("object"), SIZE) for made in (cache, other)]
 
     def transfer(number: int) -> None:
-        sink = segments[number % 2].sink(lambda _offset, _length: None)
+        sink = segments[number % 2].sink(lambda _offset, _length: None, end=SIZE)
         offsets = list(range(0, SIZE, BLOCK))
         random.Random(number).shuffle(offsets)
         for offset in offsets:
@@ -40,7 +40,7 @@ def test_closing_under_a_transfer_never_lets_it_write_elsewhere(cache: Cache) ->
 
     def transfer(sink_number: int) -> int:
         segment = cache.create(key_of(f"object {sink_number}"), SIZE)
-        sink = segment.sink(lambda _offset, _length: None)
+        sink = segment.sink(lambda _offset, _length: None, end=SIZE)
         written = 0
         with ThreadPoolExecutor(1) as closer:
             closing = None
