@@ -95,7 +95,10 @@ class Content:
         self._orphans = Again(self._drop_orphan, "orphans are left", self.opened, self.spawn)
         self.closed = Again(self.retire, "staged copies are left", self.opened, self.spawn).do
         """:meth:`retire` after the last close, now or as soon as that can be done."""
-        self._growth = Growth(catalog, self.opened, self.objects, self.uploader, self.note_dirty)
+        self._growth = Growth(
+            catalog, self.opened, self.objects, self.uploader, self.note_dirty,
+            lambda ino: self.stored_into(ino), self.spawn,
+        )  # fmt: skip
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run something in the background; owned by this object, its failure is logged."""
@@ -217,12 +220,7 @@ class Content:
         """Cut the file of ``record``, or make it longer; raises CacheFull."""
         if size == 0:
             await self.durable.emptied(record.ino)
-        try:
-            await self.opened.cut(record, file, size)
-        except asyncio.CancelledError:  # it is another size all the same, which nobody else notes
-            self.stored_into(record.ino)
-            await self.note_dirty(await self.catalog.get(record.ino))
-            raise
+        await self._growth.cut(record, file, size)
         if size == 0:  # a sync may have begun in between
             await self.durable.emptied(record.ino)
 

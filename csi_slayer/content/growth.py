@@ -1,18 +1,23 @@
-"""Sending parts of growing files while they are written.
+"""What becomes of files' sizes while nobody tells.
 
-The kernel writes passthrough files without us, so their growth is looked at, not told.
+The kernel writes passthrough files without us, so their growth is looked at, and parts of it are
+sent ahead; and who had a file cut may be killed before that is done.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any
 
 import structlog
 
 from csi_slayer.catalog import Catalog, Inode
 from csi_slayer.content.objects import Objects
-from csi_slayer.content.opened import OpenInodes
+from csi_slayer.content.opened import OpenInode, OpenInodes
+from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.content.upload import Uploader
 from csi_slayer.errors import StoreError
@@ -39,12 +44,16 @@ class Growth:
         objects: Objects,
         uploader: Uploader,
         note_dirty: Callable[[Inode], Awaitable[None]],
+        stored_into: Callable[[int], object],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._catalog = catalog
         self._opened = opened
         self._objects = objects
         self._uploader = uploader
         self._note_dirty = note_dirty
+        self._stored_into = stored_into
+        self._spawn = spawn
         self._sizes: dict[int, tuple[int, int]] = {}
         self._rests: dict[int, float] = {}
         self._complaints = Complaints(log)
@@ -82,6 +91,32 @@ class Growth:
         self._rests[ino] = asyncio.get_running_loop().time() + REST
         if not isinstance(error, StoreError):  # which the real upload will meet and report
             self._complaints.failed(ino, "a growing file is not sent ahead", error, ino=ino)
+
+    async def cut(self, record: OpenInode, file: StagedFile | OverlayFile, size: int) -> None:
+        """Cut the file of ``record``, or make it longer; raises CacheFull. If the caller is
+        cancelled it is another size all the same, or will be, which nobody else notes."""
+        try:
+            await self._opened.cut(record, file, size, partial(self._cut_later, record.ino))
+        except asyncio.CancelledError:
+            await self._note_cut(record.ino)
+            raise
+
+    def _cut_later(self, ino: int, cut: asyncio.Future[None]) -> None:
+        self._spawn(self._note_later(ino, self._opened.held(ino), cut))
+
+    async def _note_later(
+        self, ino: int, held: AbstractAsyncContextManager[OpenInode], cut: asyncio.Future[None]
+    ) -> None:
+        async with held:
+            await asyncio.wait([cut])
+            if cut.exception() is None:
+                await self._note_cut(ino)
+
+    async def _note_cut(self, ino: int) -> None:
+        inode = await self._catalog.find(ino)
+        if inode is not None:
+            self._stored_into(ino)
+            await self._note_dirty(inode)
 
     async def _forget_unwanted(self) -> None:
         """A part may have been sent ahead just after the whole file was: nothing will use it."""

@@ -128,11 +128,18 @@ class OpenInodes:
         another file's."""
         return _Held(self, ino)
 
-    async def cut(self, record: OpenInode, file: StagedFile | OverlayFile, size: int) -> None:
-        """Give the file of ``record`` another size; raises CacheFull."""
+    async def cut(
+        self,
+        record: OpenInode,
+        file: StagedFile | OverlayFile,
+        size: int,
+        left: Callable[[asyncio.Future[None]], object],
+    ) -> None:
+        """Give the file of ``record`` another size; raises CacheFull. ``left``: see
+        :meth:`Patient.run`."""
         if record.backing_id and isinstance(file, StagedFile):
             with os_errors():
-                await self.patient.run(lambda fd: os.ftruncate(fd, size), file.fd)
+                await self.patient.run(lambda fd: os.ftruncate(fd, size), file.fd, left)
         else:
             await file.truncate(size)
 

@@ -9,7 +9,6 @@ which what others wait for is read, nobody could bring the page.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +26,15 @@ class Patient:
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="patient")
 
-    async def run(self, call: Callable[[int], T], fd: int) -> T:
+    async def run(
+        self,
+        call: Callable[[int], T],
+        fd: int,
+        left: Callable[[asyncio.Future[T]], object] = lambda call: None,
+    ) -> T:
         """``call`` of a duplicate of the descriptor, so that the file is the same whatever becomes
-        of who waits here. Raises what it raises."""
+        of who waits here. Raises what it raises. If the waiter is cancelled, ``left`` is told of a
+        call that has begun and goes on."""
         held = [os.dup(fd)]  # whoever takes it out closes it
 
         def work() -> T:
@@ -39,9 +44,15 @@ class Patient:
             finally:
                 os.close(own)
 
+        running = asyncio.get_running_loop().run_in_executor(self._executor, work)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+            return await asyncio.shield(running)
         except asyncio.CancelledError:
-            with contextlib.suppress(IndexError):  # it has begun
-                os.close(held.pop())
+            try:
+                own = held.pop()
+            except IndexError:  # it has begun
+                left(running)
+            else:
+                os.close(own)
+                running.cancel()
             raise

@@ -191,6 +191,48 @@ def test_a_file_that_was_cut_all_the_same_is_uploaded(
     volume.stop()
 
 
+def test_a_file_that_is_cut_when_its_program_is_gone_is_uploaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cut of a file that the kernel writes by itself waits for what others write there; and
+    who has it open may have it open for days."""
+    volume = Volume(tmp_path, passthrough=True, ttl=3600, durability="writeback")
+    fs, begun, go_on, do = volume.fs, asyncio.Event(), threading.Event(), os.ftruncate
+
+    def held(fd: int, size: int) -> None:
+        volume.loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(30)
+        do(fd, size)
+
+    async def scenario() -> None:
+        ino, writer = await begin(volume, b"f", b"0123456789")
+        reader = await fs.open(volume.request(), ino, os.O_RDONLY)
+        assert volume.is_past_us(reader)
+        await fs.release(volume.request(), ino, writer.fh)
+        assert await fs.drain(DRAIN) == 0
+        monkeypatch.setattr(os, "ftruncate", held)
+        volume.loop.threaded = True
+        task = asyncio.ensure_future(cut(volume, ino, 0))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await fs.drain(0.2)
+        assert volume.objects() == {"f": b"0123456789"}
+        go_on.set()
+        for _ in range(5000):
+            if volume.catalog.used_bytes == 5:
+                break
+            await asyncio.sleep(0.001)
+        volume.loop.threaded = False
+        assert await fs.drain(DRAIN) == 0
+        assert volume.objects() == {"f": b"01234"}
+        await fs.release(volume.request(), ino, reader.fh)
+
+    volume.run(scenario())
+    volume.stop()
+
+
 @pytest.mark.parametrize("call", ["move", "unlink"])
 def test_names_that_were_changed_all_the_same_are_in_the_store(
     tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
