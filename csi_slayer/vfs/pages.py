@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from csi_slayer.store.base import ListPage, ObjectStore
+from csi_slayer.store.paging import Advance
 
 PAGE = 1000
 """Names of one page, at most."""
@@ -32,15 +33,17 @@ class Pages:
         self._prefix = prefix
         self._more = more
         self._token: str | None = None
+        self._advance = Advance()
         self._ahead: _Ahead | None = None
 
     async def next(self) -> ListPage:
-        """The next page."""
+        """The next page. Raises StoreIntegrityError if that came before."""
         asked, self._ahead = self._ahead or self._ask(self._token), None
         page = await asked.page
         self._token = page.token
         await self._give_up(but=page.token)
         if page.token is not None:
+            self._advance.note(page.token)
             self._continues(page.token)
         return page
 

@@ -7,10 +7,12 @@ comparing two listings.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from csi_slayer.errors import ObjectNotFound, PreconditionFailed, StoreIntegrityError, VolumeBusy
 from csi_slayer.store.base import ObjectInfo, ObjectStore
+from csi_slayer.store.paging import each_page
 from csi_slayer.volumes.bounded import for_each
 from csi_slayer.volumes.jobs import Progress
 from csi_slayer.volumes.session import is_empty
@@ -88,24 +90,17 @@ async def copy_frozen(
 async def _pages(
     store: ObjectStore, below: str, check: Callable[[], None]
 ) -> AsyncGenerator[list[ObjectInfo], None]:
-    token: str | None = None
-    while True:
-        check()
-        page = await store.list_page(below, delimiter=False, token=token)
+    async for page in each_page(store, below, delimiter=False, check=check):
         if page.objects:
             yield list(page.objects)
-        token = page.token
-        if token is None:
-            return
 
 
 async def _sizes(store: ObjectStore, after: str, last: str) -> dict[str, int]:
     """Sizes of the objects behind ``after``, up to and with ``last``."""
     found: dict[str, int] = {}
-    token: str | None = None
-    while True:
-        page = await store.list_page("", delimiter=False, token=token, start_after=after or None)
-        found |= {info.key: info.size for info in page.objects}
-        token = page.token
-        if token is None or (page.objects and page.objects[-1].key >= last):
-            return found
+    async with aclosing(each_page(store, "", delimiter=False, start_after=after or None)) as pages:
+        async for page in pages:
+            found |= {info.key: info.size for info in page.objects}
+            if page.objects and page.objects[-1].key >= last:
+                break
+    return found

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from csi_slayer.errors import StoreError, VolumeBusy
 from csi_slayer.store.base import ObjectStore
+from csi_slayer.store.paging import each_page
 from csi_slayer.volumes.bounded import for_each
 from csi_slayer.volumes.jobs import Progress
 
@@ -54,16 +55,10 @@ async def _delete_objects(
 
     async def pages() -> AsyncGenerator[list[str], None]:
         nonlocal any_found
-        token: str | None = None
-        while True:
-            check()
-            page = await store.list_page("", delimiter=False, token=token)
+        async for page in each_page(store, "", delimiter=False, check=check):
             if page.objects:
                 any_found = True
                 yield [info.key for info in page.objects]
-            token = page.token
-            if token is None:
-                return
 
     async def delete(keys: list[str]) -> None:
         check()

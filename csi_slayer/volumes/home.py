@@ -6,6 +6,7 @@ Every change is a conditional write, so that two controllers at once never undo 
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from csi_slayer.errors import InvalidRange, ObjectNotFound, VolumeError, VolumeNotFound
 from csi_slayer.store.base import ABSENT, Condition, ObjectStore
+from csi_slayer.store.paging import each_page
 from csi_slayer.volumes.ids import RECORD_SUFFIX, Kind, ObjectId, record_prefix, valid_name
 from csi_slayer.volumes.records import Record
 
@@ -96,15 +98,13 @@ class Home(Generic[R]):
         limit = min(limit, _LARGEST_PAGE) if limit > 0 else _LARGEST_PAGE
         start = f"{prefix}{after}{RECORD_SUFFIX}" if after else None
         names: list[str] = []
-        token: str | None = None
-        while True:
-            listed = await self._store.list_page(prefix, token=token, start_after=start)
-            keys = [info.key.removeprefix(prefix) for info in listed.objects]
-            stems = [key.removesuffix(RECORD_SUFFIX) for key in keys if key.endswith(RECORD_SUFFIX)]
-            names += [stem for stem in stems if valid_name(stem)]
-            token = listed.token
-            if token is None or len(names) > limit:
-                break
+        async with aclosing(each_page(self._store, prefix, start_after=start)) as pages:
+            async for page in pages:
+                keys = [info.key.removeprefix(prefix) for info in page.objects]
+                stems = [k.removesuffix(RECORD_SUFFIX) for k in keys if k.endswith(RECORD_SUFFIX)]
+                names += [stem for stem in stems if valid_name(stem)]
+                if len(names) > limit:
+                    break
         chosen = names[:limit]
         turns = asyncio.Semaphore(_READS)
         ids = [replace(where, kind=self._kind, name=name, base=None) for name in chosen]

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from csi_slayer.errors import StoreIntegrityError
 from csi_slayer.store.base import ObjectInfo, ObjectStore
+from csi_slayer.store.paging import each_page
 
 MANIFEST = "manifest/"
 DATA = "data/"
@@ -84,25 +85,16 @@ async def read_page(store: ObjectStore, number: int, at: int) -> Page:
 
 async def count_rounds(store: ObjectStore) -> int:
     """How many rounds have been begun."""
-    count, token = 0, None
-    while True:
-        listed = await store.list_page(MANIFEST, token=token)
-        count += len(listed.prefixes)
-        token = listed.token
-        if token is None:
-            return count
+    return sum([len(page.prefixes) async for page in each_page(store, MANIFEST)])
 
 
 async def count_pages(store: ObjectStore, number: int) -> int:
     """How many pages of a round have been written."""
-    count, token = 0, None
-    while True:
-        listed = await store.list_page(_round_prefix(number), delimiter=False, token=token)
-        keys = [info.key for info in listed.objects]
+    count = 0
+    async for page in each_page(store, _round_prefix(number), delimiter=False):
+        keys = [info.key for info in page.objects]
         count += sum(key == page_key(number, count + i) for i, key in enumerate(keys))
-        token = listed.token
-        if token is None:
-            return count
+    return count
 
 
 async def entries(store: ObjectStore, rounds: int, after: str = "") -> AsyncGenerator[Entry, None]:

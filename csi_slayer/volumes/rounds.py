@@ -16,6 +16,7 @@ from contextlib import aclosing
 
 from csi_slayer.errors import KeyObstructed, VolumeBusy
 from csi_slayer.store.base import ObjectStore
+from csi_slayer.store.paging import each_page
 from csi_slayer.volumes.bounded import for_each
 from csi_slayer.volumes.copying import copy_object
 from csi_slayer.volumes.jobs import Progress
@@ -149,17 +150,12 @@ class Rounds:
                     there, before = await anext(listed, None), await anext(known, None)
 
     async def _listed(self, after: str) -> AsyncGenerator[Entry, None]:
-        token: str | None = None
-        while True:
-            self._check()
-            page = await self._origin.list_page(
-                "", delimiter=False, token=token, start_after=after or None
-            )
+        pages = each_page(
+            self._origin, "", delimiter=False, start_after=after or None, check=self._check
+        )
+        async for page in pages:
             for entry in entries_of(page.objects):
                 yield entry
-            token = page.token
-            if token is None:
-                return
 
     async def _copy(self, number: int, pages: int) -> tuple[bool, bool]:
         """Copy what is in the pages that are not done. Whether something was lost, that is, gone

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from csi_slayer.errors import StoreIntegrityError
 from csi_slayer.store.base import ListPage, ObjectStore
 from csi_slayer.vfs.pages import Pages
 
@@ -21,6 +22,7 @@ class Book:
         self.asked: list[int] = []
         self.cancelled: list[int] = []
         self.fails_at = -1
+        self.follows: dict[int, str] = {}
         self._said = said
         self._may = [asyncio.Event() for _ in range(LAST + 1)]
 
@@ -40,7 +42,7 @@ class Book:
             raise
         if page == self.fails_at:
             raise OSError("page")
-        return ListPage([], [f"{prefix}{page}/"], str(page + 1) if page < LAST else None)
+        return ListPage([], [f"{prefix}{page}/"], self.follows.get(page, following(page)))
 
     def make(self, *pages: int) -> None:
         for page in pages:
@@ -158,5 +160,23 @@ def test_a_reader_that_is_cancelled_leaves_nothing_running() -> None:
         await pages.close()
         assert sorted(book.cancelled) == [0, 1]
         assert asyncio.all_tasks() == before
+
+    run(test())
+
+
+def test_a_listing_that_goes_round_ends() -> None:
+    async def test() -> None:
+        book = Book()
+        book.make(*range(LAST))
+        book.follows[2] = "1"
+        pages = book.pages()
+
+        async def read_on() -> None:
+            for _ in range(10):
+                await pages.next()
+
+        with pytest.raises(StoreIntegrityError):
+            await read_on()
+        await pages.close()
 
     run(test())
