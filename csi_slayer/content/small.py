@@ -84,7 +84,6 @@ class SmallFetcher:
         self._prefetching -= 1
         if task.cancelled():
             return
-        task.exception()  # a failed guess is nobody's error: the reader will ask again
         # Not only when the reader comes again: while it waits the store would have nothing to do.
         while self._queue and self._prefetching < PREFETCHES:
             self.prefetch(*self._queue.popleft())
@@ -92,8 +91,15 @@ class SmallFetcher:
     def _start(self, source: Source, key: SegmentKey) -> asyncio.Task[bool]:
         task = asyncio.get_running_loop().create_task(self._get(source, key))
         self._running[key] = task
-        task.add_done_callback(lambda _task: self._running.pop(key, None))
+        task.add_done_callback(lambda done: self._ended(key, done))
         return task
+
+    def _ended(self, key: SegmentKey, task: asyncio.Task[bool]) -> None:
+        self._running.pop(key, None)
+        if not task.cancelled():
+            # Looked at: a failed guess is nobody's error, for the reader will ask again, and a
+            # reader that was interrupted asks for none.
+            task.exception()
 
     async def _get(self, source: Source, key: SegmentKey) -> bool:
         # As a range: then an answer of another length is noticed, and asked for again.

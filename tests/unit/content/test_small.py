@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ import pytest
 
 from csi_slayer.cache import Cache, SegmentKey
 from csi_slayer.content.small import PREFETCHES, QUEUED, READY, READY_SIZE, SmallFetcher, Source
+from csi_slayer.errors import StoreUnavailable
 from csi_slayer.store.base import ObjectInfo
 
 
@@ -167,6 +169,30 @@ def test_an_end_while_files_are_being_fetched(cache: Cache) -> None:
         assert len(gate.asked) == PREFETCHES
 
     asyncio.run(scenario())
+
+
+def test_a_fetch_that_fails_after_its_reader_was_interrupted_is_nobodys_error(
+    cache: Cache,
+) -> None:
+    """It was a line "Task exception was never retrieved" with a traceback."""
+    said: list[str] = []
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: said.append(str(what)))
+        gate = Gate()
+        smalls = fetcher(gate, cache)
+        reader = asyncio.ensure_future(smalls.fetch(*source(1)))
+        await settle()
+        reader.cancel()
+        await settle()
+        assert reader.cancelled()
+        gate.waiting[0].set_exception(StoreUnavailable("away"))
+        await settle()
+        gc.collect()
+        await smalls.close()
+
+    asyncio.run(scenario())
+    assert not said
 
 
 def test_what_is_not_kept_open_is_written_in_a_thread(
