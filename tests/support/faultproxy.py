@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from tests.support.faults import Fault, Rule, Rules
-from tests.support.proxy_exchange import Exchange
+from tests.support.proxy_exchange import Exchange, reset
 
 T = TypeVar("T")
 
@@ -140,7 +140,7 @@ class FaultProxy:
         if self._loop.is_closed():
             return
         self._call(self._stop())
-        self._call(self._loop.shutdown_asyncgens())
+        self._call(self._end_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CALL_TIMEOUT)
         self._loop.close()
@@ -165,6 +165,11 @@ class FaultProxy:
     async def _stop(self) -> None:
         server, self._server = self._server, None
         if server is not None:
+            # A connection that asyncio has accepted in this turn would be neither served nor
+            # closed: whoever made it would wait for an answer.
+            for listening in server.sockets:
+                self._loop.remove_reader(listening)
+            await asyncio.sleep(0)
             server.close()
         await self._drop()
 
@@ -173,7 +178,18 @@ class FaultProxy:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
+    async def _end_all(self) -> None:
+        """Also what a connection has begun that was being accepted when the server stopped."""
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None:
+            reset(writer)  # it was being accepted when the server stopped
+            return
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)

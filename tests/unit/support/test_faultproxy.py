@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -234,6 +236,28 @@ def test_a_server_goes_away_and_comes_back(
     client.close()
     proxy.come_back()
     assert _get(client) == (200, BODY)
+
+
+def test_a_connection_that_comes_while_it_goes_away_is_reset(origin: Origin) -> None:
+    """It was served nevertheless, or its task was pending when the loop was closed, which a later
+    test was told of."""
+    for turns in range(8):
+        proxy = FaultProxy(origin.url)
+        with socket.socket() as late:
+            late.settimeout(20)
+
+            async def meet(proxy: FaultProxy, late: socket.socket, turns: int) -> None:
+                late.connect(("127.0.0.1", urlsplit(proxy.endpoint).port))
+                late.sendall(b"GET /b/key HTTP/1.1\r\nHost: x\r\n\r\n")
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                await proxy._stop()
+
+            proxy._call(meet(proxy, late, turns))
+            with pytest.raises(ConnectionResetError):
+                late.recv(1)
+        proxy.close()
+        assert not asyncio.all_tasks(proxy._loop)
 
 
 def test_serves_tls(origin: Origin, tmp_path: Path) -> None:
