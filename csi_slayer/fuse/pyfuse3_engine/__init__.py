@@ -13,8 +13,6 @@ libfuse or pyfuse3 has no way to it:
 * **Capabilities**: libfuse negotiates, so ``fuse.disable`` cannot be used.
 * **More than 99 waiting requests**: further ones are read when one of those has ended. One
   connection per process.
-* **Reads of the device that do not block**: in the rare case that a request is taken back between
-  poll(2) and read(2), the event loop waits for the next request.
 
 Operations that pyfuse3 lacks, and what the kernel does without them:
 

@@ -88,7 +88,13 @@ class Pyfuse3Session:
 
         Raises OSError for what mount(2) says; nothing is left mounted then.
         """
-        fd, connection = await asyncio.to_thread(_mount, mountpoint, fsname, ops, options)
+        fd, connection = await asyncio.to_thread(
+            mounts.connect,
+            mountpoint,
+            fsname,
+            read_only=ops.read_only,
+            allow_other=options.allow_other,
+        )
         loop = asyncio.get_running_loop()
 
         def ready() -> None:
@@ -182,14 +188,3 @@ class Pyfuse3Session:
         # A thread that still waits inside libfuse must not lose the memory it uses.
         if self._notifier.close(0):
             pyfuse3.close(unmount=False)
-
-
-def _mount(
-    mountpoint: str, fsname: str, ops: Operations, options: SessionOptions
-) -> tuple[int, int]:
-    """A descriptor as libfuse wants it, and the number of its connection."""
-    fd, connection = mounts.connect(
-        mountpoint, fsname, read_only=ops.read_only, allow_other=options.allow_other
-    )
-    os.set_blocking(fd, True)
-    return fd, connection

@@ -100,6 +100,64 @@ def test_a_reader_that_meets_the_connections_end_has_not_failed(gone: int) -> No
         ended_with(None, OSError(errno.ENOMEM, "no memory"), OSError(gone, "gone"), None)
 
 
+def test_a_reader_that_finds_nothing_to_read_begins_anew() -> None:
+    pytest.importorskip("pyfuse3")
+    from csi_slayer.fuse.pyfuse3_engine.nursery import Nursery
+
+    begun = []
+
+    async def reader(name: str, others: asyncio.Event) -> None:
+        begun.append(name)
+        if begun.count(name) < 3:
+            raise BlockingIOError(errno.EAGAIN, "nothing to read")
+        if name == "second":
+            others.set()
+        await others.wait()
+
+    async def main() -> None:
+        others = asyncio.Event()
+        async with Nursery() as nursery:
+            nursery.start_soon(reader, "first", others, name="first")
+            nursery.start_soon(reader, "second", others, name="second")
+
+    with capture_logs() as lines:
+        asyncio.run(main())
+    assert sorted(begun) == ["first"] * 3 + ["second"] * 3
+    assert not lines
+
+
+def test_a_reader_that_fails_is_told_of_while_the_first_waits() -> None:
+    pytest.importorskip("pyfuse3")
+    from csi_slayer.fuse.pyfuse3_engine.nursery import Nursery
+
+    async def main() -> None:
+        free = asyncio.Event()
+
+        async def first() -> None:
+            nursery.start_soon(second, name="second")
+            await free.wait()
+
+        async def second() -> None:
+            await asyncio.sleep(0)
+            raise OSError(errno.ENOMEM, "no memory")
+
+        async def ended() -> None:
+            async with nursery:
+                nursery.start_soon(first, name="first")
+
+        nursery = Nursery()
+        task = asyncio.create_task(ended())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert [line["event"] for line in lines] == ["fuse_reader_failed"]
+        free.set()
+        with pytest.raises(OSError, match="no memory"):
+            await task
+
+    with capture_logs() as lines:
+        asyncio.run(main())
+
+
 def test_values() -> None:
     pytest.importorskip("pyfuse3")
     from csi_slayer.fuse.pyfuse3_engine import values
