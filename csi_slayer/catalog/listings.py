@@ -44,6 +44,13 @@ def _same_time(one: int, other: int) -> bool:
     return one == other or (whole and one // _SECOND == other // _SECOND)
 
 
+def _uncertain(mtime_ns: int) -> int:
+    """By how much an object's time may be later than the answer to its write was dated: by the
+    second's fraction, and by one more where a server keeps the date of its answers for a second
+    (versitygw does; it tells whole seconds)."""
+    return _SECOND if mtime_ns % _SECOND else 2 * _SECOND
+
+
 class Listings(Outcomes):
     """Listings are merged page by page and swept at the end (:mod:`csi_slayer.catalog.vanishing`):
     a name that a listing begun at ``since_ns`` did not show, and that nobody touched since, is
@@ -179,7 +186,7 @@ class Listings(Outcomes):
         if row.stamp is None or not _is_empty(item):
             return False
         if row.stamp < 0:  # written here at that time, of which a second's fraction is not known
-            return item.mtime_ns >= _SECOND - row.stamp
+            return item.mtime_ns >= _uncertain(item.mtime_ns) - row.stamp
         return not _same_time(row.stamp, item.mtime_ns)
 
     def _known_there(self, ino: int) -> Inode | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import os
 import threading
@@ -266,10 +267,35 @@ def test_a_link_in_the_place_of_an_empty_file_of_this_node_is_seen(
     one, other = (volume.root for volume in volumes)
     assert os.listdir(one) == []
     (one / "e").touch()
-    time.sleep(1.1)
+    time.sleep(2.1 if kind == "versitygw" else 1.1)  # it tells whole seconds
     (other / "e").unlink()
     (other / "e").symlink_to("theirs")
     wait_for(lambda: (one / "e").is_symlink())
     assert os.readlink(one / "e") == "theirs"
     for volume in volumes:
         volume.umount()
+
+
+@pytest.mark.parametrize("kind", ["versitygw", "minio"])
+def test_a_lock_on_an_empty_file_holds_when_the_directory_is_listed_again(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    """Made at each tenth of a second: a server's clock of its answers may lag behind that of its
+    objects, which is no change by others."""
+    server: S3Server = request.getfixturevalue(kind)
+    volume = s3_volume(server, server.create_bucket(), tmp_path, options=["volume.metadata_ttl=1s"])
+    request.addfinalizer(volume.close)
+    root = volume.mount().root
+    held = []
+    for number in range(12):
+        (root / f"lock{number}").touch()
+        held.append(os.open(root / f"lock{number}", os.O_RDONLY))
+        fcntl.flock(held[-1], fcntl.LOCK_EX)
+        time.sleep(0.11)
+    time.sleep(1.1)
+    os.listdir(root)
+    for number, descriptor in enumerate(held):
+        with (root / f"lock{number}").open() as again, pytest.raises(BlockingIOError):
+            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(descriptor)
+    volume.umount()

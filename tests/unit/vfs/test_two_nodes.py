@@ -120,6 +120,32 @@ def test_a_link_made_here_that_the_other_node_makes_anew_is_seen(
     volume.stop()
 
 
+@pytest.mark.parametrize("later_s", [1, 2])
+def test_a_lock_file_stays_the_same_whose_write_was_dated_a_second_early(
+    tmp_path: Path, later_s: int
+) -> None:
+    """versitygw dates its answers up to a second early, and its objects in whole seconds. Who
+    opens a lock file that is held must get the same inode, or both have the lock."""
+    volume = Volume(tmp_path, passthrough=False, ttl=0)
+    fs = volume.fs
+
+    async def scenario() -> None:
+        await calls.create(volume, b"lock", b"")
+        assert await fs.drain(2.0) == 0
+        made = await _look(volume, b"lock")
+        held = await fs.open(volume.request(), made, os.O_RDONLY)
+        second = 1_000_000_000
+        dated_ns = volume.bucket.objects["lock"].mtime_ns // second * second
+        await volume.catalog.update(made, stamp=-dated_ns)
+        volume.bucket.objects["lock"].mtime_ns = dated_ns + later_s * second
+        await fs.readdir(volume.request(), ROOT, 0, 0, 10, False)
+        assert (await _look(volume, b"lock") == made) is (later_s < 2)
+        await fs.release(volume.request(), made, held.fh)
+
+    volume.run(scenario())
+    volume.stop()
+
+
 @pytest.mark.parametrize("durability", ["close", "fsync"])
 @pytest.mark.parametrize("renamed", [False, True])
 @pytest.mark.parametrize("later_ns", [999_999_999, 1_000_000_000])
