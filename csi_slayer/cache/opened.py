@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from csi_slayer.cache.blockmap import BlockMap, block_count, block_hash
 from csi_slayer.cache.direct import ALIGNMENT
@@ -36,8 +36,8 @@ class OpenSegment:
     is None for a segment of kind WHOLE."""
 
     __slots__ = (
-        "_allocating", "_complete", "_cursor", "_direct_fd", "blocks", "checked", "fd", "header",
-        "name", "refs", "shared", "size", "trusted",
+        "_complete", "_counted", "_counting", "_cursor", "_direct_fd", "_growers", "blocks",
+        "checked", "fd", "header", "name", "refs", "shared", "size", "trusted",
     )  # fmt: skip
 
     def __init__(
@@ -60,7 +60,8 @@ class OpenSegment:
         self.header = header
         self.blocks = blocks
         self._cursor = 0
-        self._allocating = threading.Lock()
+        self._counted = self._growers = 0
+        self._counting = threading.Lock()
         generation = header.generation if blocks is None else blocks.generation
         stamp = header.stamp if blocks is None else blocks.stamp
         if blocks is not None and stamp == 0:
@@ -242,21 +243,46 @@ class OpenSegment:
             if self.present(offset, end - offset):
                 return False  # others have written it: the file's mtime is to stay
             try:
-                shared.ledger.reserve(most)
+                with self._growing(most):
+                    fallocate(self.fd, KEEP_SIZE, offset, end - offset)
             except CacheFull:
                 return False
-            with self._allocating:
-                before = os.fstat(self.fd).st_blocks
-                try:
-                    fallocate(self.fd, KEEP_SIZE, offset, end - offset)
-                except OSError as error:
-                    if error.errno == errno.EOPNOTSUPP:
-                        shared.allocates = False
-                    return False
-                finally:
-                    grown = (os.fstat(self.fd).st_blocks - before) * 512
-                    shared.ledger.release(max(0, most - grown))
+            except OSError as error:
+                if error.errno == errno.EOPNOTSUPP:
+                    shared.allocates = False
+                return False
         return True
+
+    @contextmanager
+    def _growing(self, most: int, wait: float = 0.0) -> Iterator[None]:
+        """Room for ``most`` bytes that the file may grow by. Raises CacheFull.
+
+        Where room is allocated the file may have some already, of a download that ended early: what
+        it has not grown by is given back, and of several at once each takes of the growth what it
+        may. Other file systems tell of it late (ZFS), or take some ahead.
+        """
+        shared, measured = self.shared, self.shared.allocates
+        shared.ledger.reserve(most, wait)
+        if measured:
+            with self._counting:
+                if not self._growers:
+                    self._counted = os.fstat(self.fd).st_blocks * 512
+                self._growers += 1
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            if measured:
+                with self._counting:
+                    self._growers -= 1
+                    grown = max(0, os.fstat(self.fd).st_blocks * 512 - self._counted)
+                    taken = min(most, grown)
+                    self._counted += taken
+            else:
+                taken = 0 if failed else most
+            if taken < most:
+                shared.ledger.release(most - taken)
 
     def write_block(
         self,
@@ -283,13 +309,11 @@ class OpenSegment:
                 raise CacheError("a whole segment must be verified before it is written to")
             fresh = 0 if allocated else sum(1 for block in wanted if not blocks.get(block))
             reserved = min(fresh * on_disk(BLOCK), on_disk(len(data)))
-            if reserved:
-                self.shared.ledger.reserve(reserved, wait)
             view = memoryview(data)
             try:
-                self._write(offset, view, direct)
+                with self._growing(reserved, wait) if reserved else nullcontext():
+                    self._write(offset, view, direct)
             except OSError as error:
-                self.shared.ledger.release(reserved)
                 raise translated(error, "writing to the cache") from error
             for block in wanted:
                 start = block * BLOCK - offset

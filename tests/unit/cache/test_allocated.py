@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import errno
 import os
+import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,39 @@ def test_what_is_allocated_in_vain_is_counted_and_used_later(cache: Cache) -> No
     download(segment, 0, SIZE)
     assert segment.complete
     assert os.pread(segment.fd, SIZE, 0) == DATA
+    assert agrees(cache)
+    segment.close()
+
+
+@pytest.mark.parametrize("step", [BLOCK, PIECE])
+def test_small_ranges_use_what_was_allocated_in_vain(cache: Cache, step: int) -> None:
+    """As of a reader that goes on where another, or he himself, has stopped; also when the segment
+    was closed in between."""
+    for _ in range(2):
+        segment = cache.create(KEY, SIZE)
+        download(segment, 0, SIZE, until=PIECE)
+        segment.close()
+    segment = cache.create(KEY, SIZE)
+    segment.verify()
+    for offset in range(PIECE, ALLOCATED, step):
+        download(segment, offset, offset + step)
+    assert agrees(cache)
+    segment.close()
+
+
+def test_several_at_once_are_counted_once(cache: Cache) -> None:
+    segment = cache.create(KEY, SIZE)
+    download(segment, 0, SIZE, until=PIECE)
+    turns = random.Random(0)
+    parts = [range(start, min(start + PIECE, SIZE), BLOCK) for start in range(0, SIZE, PIECE)]
+
+    def some(part: range) -> None:
+        download(segment, part.start, min(part.start + turns.choice([1, 8]) * PIECE, SIZE))
+
+    with ThreadPoolExecutor(4) as threads:
+        for _ in threads.map(some, turns.sample(parts, len(parts))):
+            pass
+    assert segment.complete
     assert agrees(cache)
     segment.close()
 
