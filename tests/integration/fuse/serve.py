@@ -92,8 +92,16 @@ class Server:
         return int(self.state["connection"])
 
     def ask(self, command: str, **arguments: Any) -> Any:
+        self.tell(command, **arguments)
+        return self.heard()
+
+    def tell(self, command: str, **arguments: Any) -> None:
+        """:meth:`ask`, whose answer is to be :meth:`heard` later."""
         assert self._end is not None
         self._end.send(json.dumps({"command": command, **arguments}).encode())
+
+    def heard(self) -> Any:
+        assert self._end is not None
         return json.loads(self._end.recv(_SIZE))
 
     def put(self, name: str, data: bytes) -> int:
@@ -201,6 +209,8 @@ async def _commands(end: socket.socket, fs: MemFs, session: Session | Pyfuse3Ses
         match order.pop("command"):
             case "put":
                 answer = fs.put(order["name"], Path(order["source"]).read_bytes())
+            case "stand_still":
+                Path(order["until"]).read_bytes()  # a fifo: until the test has opened it, too
             case "let_go":
                 fs.let_go()
             case "report":

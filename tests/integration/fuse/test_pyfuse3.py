@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 from csi_slayer.fuse import mount as mounts
 from tests.integration.fuse.serve import Server, serving
 from tests.support.memfs import Behaviour
+from tests.support.mounts import wait_for
 
 pytest.importorskip("pyfuse3")
 pytestmark = pytest.mark.integration
@@ -121,3 +123,27 @@ def test_a_read_only_file_system_is_mounted_so(tmp_path: Path) -> None:
             (server.mountpoint / "new").mkdir()
         assert caught.value.errno == errno.EROFS
         assert read(server.mountpoint / "free") == b"at once"
+
+
+def test_a_request_is_gone_before_it_is_read(server: Server, tmp_path: Path) -> None:
+    """Its program is killed between the server's waking and its reading."""
+    still = tmp_path / "still"
+    os.mkfifo(still)
+    assert server.process is not None
+    stat = Path(f"/proc/{server.process.pid}/stat")
+    with mounts._fusectl() as connections:
+        waiting = connections / str(server.connection) / "waiting"
+        for name in "abcde":
+            wait_for(lambda: int(waiting.read_text()) == 0, what="the end of what is under way")
+            os.kill(server.process.pid, signal.SIGSTOP)
+            wait_for(lambda: ") T " in stat.read_text(), what="its standstill")
+            server.tell("stand_still", until=str(still))
+            client = subprocess.Popen(["stat", str(server.mountpoint / name)])
+            wait_for(lambda: int(waiting.read_text()) == 1, what="a request")
+            os.kill(server.process.pid, signal.SIGCONT)
+            with still.open("wb"):
+                client.kill()
+                client.wait(20)
+            server.heard()
+            assert read(server.mountpoint / "free") == b"at once"
+    assert server.unmount() == 0
