@@ -107,15 +107,6 @@ def is_ours(row: Pending, found: ObjectInfo) -> bool:
     return row.doubt == 2 or (found.write_token or "").startswith(row.token)
 
 
-def is_copy(found: ObjectInfo, source: ObjectInfo) -> bool:
-    """Whether both have the same content, which of links is their metadata."""
-    if found.size != source.size:
-        return False
-    if found.write_token is not None and found.write_token == source.write_token:
-        return True
-    return found.etag == source.etag and (found.size > 0 or found.metadata == source.metadata)
-
-
 def is_older(inode: Inode, mtime_ns: int, found: ObjectInfo) -> bool:
     """Whether a staged copy that a power loss has left may be older than an object of ours, whose
     note was lost with it."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -20,7 +20,7 @@ from csi_slayer.cache import Staging
 from csi_slayer.catalog import VACATED, Catalog, Inode, Mark, Pending
 from csi_slayer.content import mapped, metadata
 from csi_slayer.content.clean import CleanFile
-from csi_slayer.content.conditional import Conditional, OpenClean, is_copy, is_ours
+from csi_slayer.content.conditional import Conditional, OpenClean, is_ours
 from csi_slayer.content.opened import OpenInode, OpenInodes
 from csi_slayer.content.options import SCRATCH, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
@@ -28,17 +28,21 @@ from csi_slayer.content.races import Races
 from csi_slayer.content.small import Source
 from csi_slayer.content.staged import StagedFile, os_errors, settle, settled_mtime
 from csi_slayer.content.upload import NotWanted, Uploader, condition_for
-from csi_slayer.errors import (
-    ObjectNotFound,
-    PreconditionFailed,
-    StoreUnavailable,
-)
-from csi_slayer.store.base import ABSENT, ANY, Condition, ObjectInfo, ObjectStore
+from csi_slayer.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
+from csi_slayer.store.base import ABSENT, ANY, Condition, ObjectInfo, ObjectStore, is_copy
 from csi_slayer.store.write_token import WRITE_TOKEN
 
 log = structlog.get_logger(__name__)
 
 _SENT = Mark.UNWRITTEN | Mark.SUSPECT
+
+
+class NotDeleted(StoreUnavailable):
+    """Of these ``keys`` the store has said why, which is noted with each."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self.keys = frozenset(keys)
+        super().__init__(f"{len(self.keys)} objects not deleted yet")
 
 
 class Objects:
@@ -356,7 +360,7 @@ class Objects:
             await self._catalog.pending_failed(key, reason)
             log.warning("object not deleted yet", key=key, error=reason)
         if failed:
-            raise StoreUnavailable(f"{len(failed)} objects not deleted yet")
+            raise NotDeleted(failed)
 
     async def _is_to_go(self, row: Pending) -> bool:
         """Whether a mark, what may be at a key that we believe free, or what is where something

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import structlog
 
 from csi_slayer.catalog import Catalog, Inode, Pending
-from csi_slayer.content.objects import Objects
+from csi_slayer.content.objects import NotDeleted, Objects
 from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.options import ContentOptions
 from csi_slayer.content.rest import Rest
@@ -379,13 +379,11 @@ class Reconciler:
             await asyncio.shield(task)
         except Exception as error:
             self._retries.tell_deletions(len(keys), error)
-            left = [now for key in keys if (now := await self._catalog.pending(key)) is not None]
-            failed = [now.key for now in left]
+            failed = [key for key in keys if await self._catalog.pending(key) is not None]
             self._retries.put_off(failed, DELETE_PAUSE)
             asyncio.get_running_loop().call_later(DELETE_PAUSE, self._wake.set)
-            # Of the others the store has said it one by one.
-            unsaid = {row.key: row.attempts for row in rows}
-            alike = [now.key for now in left if now.attempts == unsaid[now.key]]
+            told = error.keys if isinstance(error, NotDeleted) else frozenset()
+            alike = [key for key in failed if key not in told]
             with contextlib.suppress(SlayerError):  # of a full disk
                 await self._catalog.pendings_failed(alike, reason_of(error))
         finally:

@@ -39,6 +39,15 @@ class ObjectInfo(NamedTuple):
     write_token: str | None = None
 
 
+def is_copy(found: ObjectInfo, source: ObjectInfo) -> bool:
+    """Whether both have the same content, which of what is empty, as links are, is its metadata."""
+    if found.size != source.size:
+        return False
+    if found.write_token is not None and found.write_token == source.write_token:
+        return True
+    return found.etag == source.etag and (found.size > 0 or found.metadata == source.metadata)
+
+
 @dataclass(frozen=True, slots=True)
 class ListPage:
     """One page of a listing; ``token`` continues it, None at the end."""

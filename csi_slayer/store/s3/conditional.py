@@ -8,7 +8,6 @@ from csi_slayer.errors import (
     ObjectNotFound,
     PreconditionFailed,
     StoreError,
-    StoreUnsupported,
 )
 from csi_slayer.store.base import ANY, Condition, ObjectInfo
 from csi_slayer.store.retry import Transient
@@ -88,7 +87,7 @@ class ConditionalWrite:
         except NotImplementedThere as error:
             if self._condition == ANY:
                 raise
-            raise StoreUnsupported(f"{error}: {_NEEDED}") from None
+            raise NotImplementedThere(f"{error}: {_NEEDED}") from None
 
     async def _resolve(self, refusal: StoreError) -> ObjectInfo:
         """The object, if it is our work all the same; raises ``refusal`` otherwise."""

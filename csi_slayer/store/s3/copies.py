@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from csi_slayer.errors import PreconditionFailed, StoreError, StoreIntegrityError, StoreUnsupported
 from csi_slayer.observability import get_logger
@@ -16,6 +16,7 @@ from csi_slayer.store.base import (
     ObjectInfo,
     ObjectStore,
     changed,
+    is_copy,
     storable_time,
 )
 from csi_slayer.store.s3.answer import Answer
@@ -36,6 +37,8 @@ from csi_slayer.store.s3.writes import written
 from csi_slayer.store.write_token import WRITE_TOKEN, LostWrites, choose_token
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 # CopyObject takes no larger source (bytes); larger ones are copied in parts of this size at least.
 LARGEST_SINGLE_COPY = 5 << 30
@@ -222,17 +225,19 @@ class Copies:
             return await self._engine.call(request, parse)
         target, token = request.key or "", (wanted.given or {}).get(WRITE_TOKEN)
 
+        async def attempt(condition: Condition) -> Answer:
+            headers = [*request.headers, *condition_headers(condition)]
+            return await self._engine.attempt(replace(request, headers=headers))
+
         async def send(condition: Condition) -> ObjectInfo:
-            answer = await self._attempt(request, condition)
+            answer = await self._conditionally(request.op, condition, attempt)
             try:
                 return parse(answer)
             except StoreIntegrityError as error:
                 raise wrong_answer(str(error)) from error
 
         def recognise(found: ObjectInfo) -> bool:
-            same = found.etag == source.etag or found.write_token == source.write_token is not None
-            alike = (found.size, found.metadata) == (source.size, wanted.metadata)
-            return token is None and same and alike
+            return token is None and is_copy(found, source) and found.metadata == wanted.metadata
 
         write = ConditionalWrite(
             self._engine, self._lost, target, wanted.condition, send, token,
@@ -240,19 +245,22 @@ class Copies:
         )  # fmt: skip
         return await write.run(describe(request))
 
-    async def _attempt(self, request: S3Request, condition: Condition) -> Answer:
-        if request.op not in self._unconditional:
-            headers = [*request.headers, *condition_headers(condition)]
+    async def _conditionally(
+        self, op: str, condition: Condition, send: Callable[[Condition], Awaitable[T]]
+    ) -> T:
+        """``send`` under the condition, or without where the service knows none there."""
+        if condition != ANY and op not in self._unconditional:
             try:
-                return await self._engine.attempt(replace(request, headers=headers))
+                return await send(condition)
             except NotImplementedThere:
                 pass
         try:
-            answer = await self._engine.attempt(request)
+            done = await send(ANY)
         except NotImplementedThere as error:
             raise StoreUnsupported(str(error)) from None
-        self._leave_out(request.op)
-        return answer
+        if condition != ANY:
+            self._leave_out(op)
+        return done
 
     def _leave_out(self, op: str) -> None:
         """The service says that it knows no conditions there."""
@@ -285,13 +293,18 @@ class Copies:
                 )
             return number, etag
 
+        async def complete(condition: Condition) -> ObjectInfo:
+            parts = [task.result() for task in tasks]
+            return await self._uploads.complete_multipart(
+                target, upload_id, parts, condition=condition
+            )
+
         tasks: list[asyncio.Task[tuple[int, str]]] = []
         try:
             async with asyncio.TaskGroup() as group:
                 for index, offset in enumerate(range(0, source.size, size)):
                     tasks.append(group.create_task(one(index + 1, offset)))
-            parts = [task.result() for task in tasks]
-            done = await self._complete(target, upload_id, parts, wanted.condition)
+            done = await self._conditionally("CompleteMultipartUpload", wanted.condition, complete)
         except BaseExceptionGroup as group_error:
             await self._give_up(target, upload_id)
             raise group_error.exceptions[0] from None
@@ -299,21 +312,6 @@ class Copies:
             await self._give_up(target, upload_id)
             raise
         return _copied(source, target, done.etag, done.mtime_ns, wanted.metadata)
-
-    async def _complete(
-        self, target: str, upload_id: str, parts: list[tuple[int, str]], condition: Condition
-    ) -> ObjectInfo:
-        op = "CompleteMultipartUpload"
-        if condition != ANY and op not in self._unconditional:
-            try:
-                return await self._uploads.complete_multipart(
-                    target, upload_id, parts, condition=condition
-                )
-            except StoreUnsupported:
-                done = await self._uploads.complete_multipart(target, upload_id, parts)
-                self._leave_out(op)
-                return done
-        return await self._uploads.complete_multipart(target, upload_id, parts)
 
     async def _give_up(self, target: str, upload_id: str) -> None:
         """After an error, which is what the caller has to know of, not that this fails too."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from csi_slayer.errors import PreconditionFailed
+from csi_slayer.errors import KeyObstructed, PreconditionFailed
 from csi_slayer.store.base import ABSENT, ANY, Condition
 from csi_slayer.store.write_token import WRITE_TOKEN
 from tests.unit.store.quirky import Asked, error, quirky
@@ -223,3 +223,23 @@ async def test_a_service_that_knows_no_conditions_is_not_asked_again(
         await store.copy("a", "b", condition=ABSENT)
         assert service.sent("CompleteMultipartUpload") == [{"if-none-match": "*"}, {}, {}]
     assert capsys.readouterr().out.count("copies without conditions") == 2
+
+
+@runs
+@pytest.mark.parametrize("largest", [1 << 20, 1])
+async def test_what_is_refused_for_another_reason_is_not_asked_for_without_the_condition(
+    largest: int,
+) -> None:
+    service = Service()
+
+    def respond(asked: Asked) -> bytes:
+        given = service(asked)
+        last = asked.kind in ("CopyObject", "CompleteMultipartUpload")
+        return error("ObjectParentIsFile", "409 Conflict") if last else given
+
+    async with quirky(respond) as store:
+        store._largest = largest
+        with pytest.raises(KeyObstructed):
+            await store.copy("a", "b", condition=ABSENT)
+    last = "CopyObject" if largest > 1 else "CompleteMultipartUpload"
+    assert service.sent(last) == [{"if-none-match": "*"}]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from csi_slayer.errors import PreconditionFailed, StoreUnavailable
+from csi_slayer.store.base import Condition
 from csi_slayer.store.s3.answer import Answer
 from csi_slayer.store.s3.copies import Copies
 from csi_slayer.store.write_token import LostWrites
@@ -39,7 +40,7 @@ class Uploads:
         self._reach("part")
         return '"p"'
 
-    async def complete_multipart(self, *_values: object) -> None:
+    async def complete_multipart(self, *_values: object, condition: Condition) -> None:
         self._reach("end")
 
     def _reach(self, step: str) -> None:
