@@ -39,8 +39,8 @@ def count(
     deadline = time.monotonic() + seconds
     try:
         # What is only here and nowhere else counts first.
-        found.staged = disk_usage(layout.root / "staging")
-        found.conflicts = disk_usage(layout.root / "conflicts")
+        found.staged = disk_usage(layout.staged)
+        found.conflicts = disk_usage(layout.kept)
         for shard in layout.shards():
             with suppress(FileNotFoundError), os.scandir(shard) as entries:
                 for number, entry in enumerate(entries):

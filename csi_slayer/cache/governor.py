@@ -159,8 +159,7 @@ class Governor:
 
     def look(self) -> Evicted:
         """One round: measure the staged bytes, evict if there is need. Blocks."""
-        root = self._layout.root
-        self._file.staged = disk_usage(root / "staging") + disk_usage(root / "conflicts")
+        self._file.staged = disk_usage(self._layout.staged) + disk_usage(self._layout.kept)
         self._count_names()
         excess, files = self._ledger.excess(), self._ledger.excess_files()
         evicted = self.evict(excess, files) if excess or files else Evicted(0, 0)

@@ -56,6 +56,8 @@ class Layout:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.segments = root / "segments"
+        self.staged = root / "staging"
+        self.kept = root / "conflicts"
         self.ledger = root / "usage"
         self.marks = root / "marks"
         self.governor_lock = root / "governor.lock"
@@ -86,7 +88,7 @@ class Layout:
                 f"{_VERSION.strip()!r}: name another directory (in this one, staging and conflicts "
                 "may have what no store has)"
             )
-        for directory in (self.segments, self.root / "staging", self.root / "conflicts"):
+        for directory in (self.segments, self.staged, self.kept):
             directory.mkdir(mode=0o700, exist_ok=True)
             _spread(directory)
         (self.root / "volumes").mkdir(mode=0o700, exist_ok=True)
@@ -160,11 +162,21 @@ class Layout:
 
     def staging(self, volume: str) -> Path:
         """The staging directory of a volume."""
-        return self.root / "staging" / directory_name(volume)
+        return staging_of(self.root, volume)
 
     def conflicts(self, volume: str) -> Path:
         """The directory of a volume's conflicts."""
-        return self.root / "conflicts" / directory_name(volume)
+        return conflicts_of(self.root, volume)
+
+
+def staging_of(cache: Path, volume: str) -> Path:
+    """The staging directory of a volume of this cache, which is not looked at."""
+    return cache / "staging" / directory_name(volume)
+
+
+def conflicts_of(cache: Path, volume: str) -> Path:
+    """As :func:`staging_of`, the directory of its conflicts."""
+    return cache / "conflicts" / directory_name(volume)
 
 
 def directory_name(volume: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from csi_slayer.cache.layout import directory_name
+from csi_slayer.cache.layout import staging_of
 from csi_slayer.cli.output import console
 from csi_slayer.fuse.mount import is_mounted
 from csi_slayer.node import registry
@@ -44,4 +44,4 @@ def how_to_go_on(entry: registry.Mounted) -> str:
 
 
 def _staging(entry: registry.Mounted) -> Path:
-    return Path(entry.cache) / "staging" / directory_name(entry.volume)
+    return staging_of(Path(entry.cache), entry.volume)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from csi_slayer.cache.layout import conflicts_of
 from csi_slayer.cli import control
 from csi_slayer.cli.leftover import is_nothing
 from csi_slayer.cli.output import console, fail, failing, size
@@ -98,7 +100,7 @@ def _show(volume: dict[str, Any]) -> None:
     table.add_row("cache", f"{size(cache['bytes'])} of {size(cache['capacity'])} in "
                            f"{cache['segments']} segments at {cache['directory']}")  # fmt: skip
     if volume["conflicts"]:
-        where = f"{cache['directory']}/conflicts/{volume['volume']}"
+        where = conflicts_of(Path(cache["directory"]), volume["volume"])
         table.add_row("conflicts", f"{volume['conflicts']} kept in {where}: they take room of the "
                                    "cache until somebody removes them")  # fmt: skip
     share = 100 * counters["cache_hit_bytes"] / read if read else 0

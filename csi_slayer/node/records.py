@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from csi_slayer.cache.layout import staging_of
 from csi_slayer.config import MountConfig
 from csi_slayer.config.driver import DriverConfig
 from csi_slayer.node.requests import Pod
@@ -155,7 +156,7 @@ class Places:
         return self.cache / "volumes" / mount_id
 
     def staging(self, mount_id: str) -> Path:
-        return self.cache / "staging" / mount_id
+        return staging_of(self.cache, mount_id)
 
     def write(self, record: Record) -> None:
         """Replace a record, atomically and durably: after a power loss it says whose the staged
