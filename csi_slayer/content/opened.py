@@ -6,14 +6,20 @@ import asyncio
 import enum
 import os
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+import structlog
 
 from csi_slayer.catalog import Inode, Mark
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.patient import Patient
 from csi_slayer.content.staged import StagedFile, os_errors
+from csi_slayer.errors import SlayerError
+
+log = structlog.get_logger(__name__)
 
 File = CleanFile | StagedFile | OverlayFile
 
@@ -99,6 +105,15 @@ class _Held:
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         await self._inodes.let_go(self._record)
+
+
+@contextmanager
+def letting_go(ino: int) -> Iterator[None]:
+    """Around :meth:`OpenInodes.let_go` where nobody is there to be told of an error."""
+    try:
+        yield
+    except SlayerError as error:
+        log.warning("letting go of an inode failed", ino=ino, error=str(error))
 
 
 class OpenInodes:

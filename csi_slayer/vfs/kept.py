@@ -12,12 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import structlog
-
-from csi_slayer.content.opened import OpenInode, OpenInodes
-from csi_slayer.errors import SlayerError
-
-log = structlog.get_logger(__name__)
+from csi_slayer.content.opened import OpenInode, OpenInodes, letting_go
 
 NAMELESS_KEPT = 16384
 """Such inodes, at most, but for a moment: files of volumes without upcalls, and directories."""
@@ -86,7 +81,5 @@ class Kept:
             self._working = False
 
     async def _let_go(self, record: OpenInode) -> None:
-        try:
+        with letting_go(record.ino):
             await self._opened.let_go(record)
-        except SlayerError as error:
-            log.warning("letting go of an inode failed", ino=record.ino, error=str(error))

@@ -13,13 +13,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-import structlog
-
 from csi_slayer.catalog import Inode
-from csi_slayer.content.opened import OpenInode, OpenInodes
-from csi_slayer.errors import SlayerError
-
-log = structlog.get_logger(__name__)
+from csi_slayer.content.opened import OpenInode, OpenInodes, letting_go
 
 WATCHED = 10.0
 """Seconds for which that is so in a directory after an open that came too late."""
@@ -96,9 +91,7 @@ class Late:
             return
         record, timer = kept
         timer.cancel()
-        try:
+        with letting_go(ino):
             if known:
                 await self.leaving(record)
             await self._opened.let_go(record)
-        except SlayerError as error:
-            log.warning("letting go of an inode failed", ino=ino, error=str(error))

@@ -13,13 +13,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import structlog
-
-from csi_slayer.content.opened import OpenInode, OpenInodes
-from csi_slayer.errors import SlayerError
+from csi_slayer.content.opened import OpenInode, OpenInodes, letting_go
 from csi_slayer.vfs.kept import Kept
-
-log = structlog.get_logger(__name__)
 
 UNOPENED_KEPT = 128
 """Files read without an open (zero-upcall volumes) that are kept ready."""
@@ -111,11 +106,9 @@ class Unopened:
 
     async def _let_go(self, records: list[OpenInode]) -> None:
         for record in records:
-            try:
+            with letting_go(record.ino):
                 await self._opened.let_go(record)
                 # Of inodes without a name there may be more than descriptors.
                 if record.users == 1 and record.ino in self._kept and record.file is not None:
                     file, record.file = record.file, None
                     await file.close()
-            except SlayerError as error:
-                log.warning("letting go of an inode failed", ino=record.ino, error=str(error))
