@@ -6,17 +6,23 @@ set-up runs this before anything else is installed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 # The oldest Go that builds all of them.
 GO_MINIMUM = (1, 26)
+
+# Seconds; no build takes so long.
+DAY = 86_400.0
 
 KUBERNETES = "v1.36.3"
 # What Kubernetes publishes from its staging directory has the same minor and patch, but major 0.
@@ -172,12 +178,23 @@ def module_directory(go: str, module: str, version: str) -> Path:
     return Path(match[1])
 
 
+@contextlib.contextmanager
+def workspace(cache: Path) -> Iterator[Path]:
+    """A directory beside what is made in it. Those that killed processes left go the next day."""
+    cache.mkdir(parents=True, exist_ok=True)
+    for left in cache.glob(".build-*"):
+        with contextlib.suppress(FileNotFoundError):  # another set-up removes it, too
+            if time.time() - left.stat().st_mtime > DAY:
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".build-") as directory:
+        yield Path(directory)
+
+
 def fetch(files: ModuleFiles, go: str) -> None:
     """Copy into the cache. Raises CalledProcessError, RuntimeError."""
     source = module_directory(go, files.module, files.version)
-    files.path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=files.path.parent, prefix=".fetch-") as directory:
-        copies = Path(directory) / files.name
+    with workspace(files.path.parent) as directory:
+        copies = directory / files.name
         copies.mkdir()
         for pattern in files.patterns:
             found = sorted(source.glob(pattern))
@@ -212,11 +229,10 @@ def build(program: GoProgram, go: str) -> None:
 
     Raises CalledProcessError, after the build's own output.
     """
-    program.path.parent.mkdir(parents=True, exist_ok=True)
     print(f"building {program.name} {program.version} (minutes, once per machine)", flush=True)
-    with tempfile.TemporaryDirectory(dir=program.path.parent, prefix=".build-") as directory:
+    with workspace(program.path.parent) as directory:
         environment = os.environ | {
-            "GOBIN": directory,
+            "GOBIN": str(directory),
             "GOFLAGS": "-buildvcs=false -trimpath",
             "CGO_ENABLED": "0",
         }
@@ -226,7 +242,7 @@ def build(program: GoProgram, go: str) -> None:
         else:
             kubernetes = module_directory(go, "k8s.io/kubernetes", KUBERNETES)
             staging = staging_modules((kubernetes / "go.mod").read_text())
-            (Path(directory) / "go.mod").write_text(go_mod_of(program, staging))
+            (directory / "go.mod").write_text(go_mod_of(program, staging))
             command += ["-mod=mod", program.package]
         subprocess.run(command, cwd=directory, env=environment, check=True)
-        os.replace(Path(directory) / program.name, program.path)
+        os.replace(directory / program.name, program.path)

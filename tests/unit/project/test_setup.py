@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.binaries import ModuleFiles, fetch
+from tests.support.binaries import ModuleFiles, fetch, workspace
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -24,19 +25,24 @@ def test_an_environment_without_pip_is_made_again(tmp_path: Path) -> None:
     for name in ("Makefile", "pyproject.toml", "hatch_build.py"):
         shutil.copy(PROJECT / name, tmp_path)
     # pip builds below the environment: it loads what it builds, and /tmp may be noexec.
-    pip = script(tmp_path / "pip", 'case $TMPDIR in */.venv/tmp) [ -d "$TMPDIR" ];; *) false; esac')
+    below = 'case $TMPDIR in */.venv/tmp) [ -d "$TMPDIR" ];; *) false; esac'
+    pip = script(tmp_path / "pip", f'[ "$1" = -c ] || {below}')
     made = f"mkdir -p .venv/bin; ln -sf {pip} .venv/bin/python"
     # As venv does where Debian's python3-venv is missing: what was made stays.
     fails = script(tmp_path / "fails", '[ "$1" = -m ] || exit 0', made, "exit 1")
     works = script(tmp_path / "works", '[ "$1" = -m ] || exit 0', made, "touch .venv/bin/pip")
+    # What the link was made for has nothing for the Python that is there after an upgrade.
+    newer = script(tmp_path / "newer", '[ "$2" != "import pip" ]')
     for python, status in ((fails, 2), (works, 0), (fails, 0)):
         make = ["make", "-C", str(tmp_path), f"PYTHON={python}", ".venv/.run"]
         assert subprocess.run(make, stdout=subprocess.DEVNULL).returncode == status
         assert (tmp_path / ".venv/bin/pip").exists() == (status == 0)
-    (tmp_path / ".venv/bin/python").unlink()
-    (tmp_path / ".venv/bin/python").symlink_to(tmp_path / "a Python that is gone")
-    (tmp_path / ".venv/.run").unlink()
-    assert subprocess.run([*make[:-2], f"PYTHON={works}", make[-1]]).returncode == 0
+    for python in (tmp_path / "a Python that is gone", newer):
+        (tmp_path / ".venv/bin/python").unlink()
+        (tmp_path / ".venv/bin/python").symlink_to(python)
+        assert subprocess.run([*make[:-2], f"PYTHON={works}", make[-1]]).returncode == 0
+        assert (tmp_path / ".venv/bin/python").resolve() == pip
+        assert (tmp_path / ".venv/.run").exists()
 
 
 @pytest.mark.parametrize("target", ["test", "e2e"])
@@ -92,3 +98,15 @@ def test_two_set_ups_at_once_fetch_the_same_files(
     fetch(files, str(go))
     assert [path.name for path in files.path.iterdir()] == ["csi.proto"]
     assert [path.name for path in files.path.parent.iterdir()] == ["csi-proto-v1"]
+
+
+def test_what_a_killed_build_left_goes_the_next_day(tmp_path: Path) -> None:
+    for name, age in ((".build-old", 90_000), (".build-new", 600), ("program-v1", 90_000)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "program").touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    with workspace(tmp_path) as directory:
+        assert {path.name for path in tmp_path.iterdir()} == {
+            ".build-new", "program-v1", directory.name,
+        }  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == {".build-new", "program-v1"}
