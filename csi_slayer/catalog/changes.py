@@ -110,7 +110,6 @@ class Changes(Pendings):
         mode: int,
         uid: int,
         gid: int,
-        rdev: int = 0,
         target: str | None = None,
         stage: str | None = None,
         size: int = 0,
@@ -127,28 +126,11 @@ class Changes(Pendings):
         with self._db.transaction():
             ino = self._new_ino()
             inode = Inode(
-                ino,
-                parent,
-                mode,
-                2 if directory else 1,
-                uid,
-                gid,
-                rdev,
-                size,
-                now,
-                now,
-                now,
-                None,
-                None,
-                stage,
-                None,
-                target,
-                int(flags),
-                now,
-                now if directory else 0,
-                ino,
-                None,
-            )
+                ino, parent, mode, nlink=2 if directory else 1, uid=uid, gid=gid, rdev=0, size=size,
+                atime_ns=now, mtime_ns=now, ctime_ns=now, etag=None, origin=None, stage=stage,
+                stamp=None, target=target, flags=int(flags), checked_ns=now,
+                listed_ns=now if directory else 0, place=ino, lost=None,
+            )  # fmt: skip
             self._rows.add(inode, name)
             self._pend(self._key(parent, name, directory=directory), "")
             self._touch(parent, now)

@@ -1,9 +1,9 @@
 """POSIX attributes as an object's user metadata, and back.
 
 The names ``mode``, ``uid``, ``gid`` and ``mtime`` are those that s3fs uses (decimal mode with
-type bits; seconds). ``slayerfs-target`` holds a symlink's target, ``slayerfs-rdev`` a device
-number, ``slayerfs-xattrs`` extended attributes (JSON of base64). S3 allows 2 KiB in all. Names
-that other programs have given stay where an object gets other attributes with the same bytes.
+type bits; seconds). ``slayerfs-target`` holds a symlink's target, ``slayerfs-xattrs``
+extended attributes (JSON of base64). S3 allows 2 KiB in all. Names that other programs have given
+stay where an object gets other attributes with the same bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from csi_slayer.catalog import Defaults, Inode
 from csi_slayer.store.base import storable_time
 
-NAMES = ("mode", "uid", "gid", "mtime", "slayerfs-target", "slayerfs-rdev", "slayerfs-xattrs")
+NAMES = ("mode", "uid", "gid", "mtime", "slayerfs-target", "slayerfs-xattrs")
 """Those that are ours."""
 
 XATTR_LIMIT = 1200
@@ -60,8 +60,6 @@ def encode(
     }
     if inode.target is not None:
         values["slayerfs-target"] = inode.target
-    if inode.rdev:
-        values["slayerfs-rdev"] = str(inode.rdev)
     if xattrs:
         values["slayerfs-xattrs"] = encode_xattrs(xattrs)
     return values

@@ -49,14 +49,6 @@ def register_secrets(values: Iterable[str], *, only: bool = False) -> None:
         _pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
 
 
-def forget_secrets() -> None:
-    """Mask no registered value any more (a test ended)."""
-    global _pattern
-    with _lock:
-        _registered.clear()
-        _pattern = None
-
-
 def mask_text(text: str) -> str:
     """``text`` without registered secrets and without signatures of URLs and headers."""
     pattern = _pattern

@@ -72,11 +72,11 @@ class DirOps(Base):
             directory = await self.directory(ino)
         items: list[DirItem] = []
         if cookie < _DOT:
-            items.append(self._dot(b".", directory, _DOT, plus))
+            items.append(self._dot(b".", directory, _DOT))
         if cookie < _DOTDOT:
             # Of one that others removed, what was above it may be gone for good.
             parent = await self.catalog.find(directory.parent) or directory
-            items.append(self._dot(b"..", parent, _DOTDOT, plus))
+            items.append(self._dot(b"..", parent, _DOTDOT))
         after = max(0, cookie - _SHIFT)
         most = max(1, limit - len(items))
         if plus:
@@ -123,7 +123,7 @@ class DirOps(Base):
                 await asyncio.sleep(FAILED_PAUSE)
 
     @staticmethod
-    def _dot(name: bytes, inode: Inode, cookie: int, plus: bool) -> DirItem:
+    def _dot(name: bytes, inode: Inode, cookie: int) -> DirItem:
         return DirItem(name, inode.ino, inode.mode, cookie, None)
 
     async def _begin(self, directory: Inode) -> None:

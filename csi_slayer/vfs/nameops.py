@@ -82,7 +82,6 @@ class NameOps(Base):
         parent: int,
         name: bytes,
         mode: int,
-        rdev: int = 0,
         target: str | None = None,
     ) -> Entry:
         if (made := await self._made(req)) is not None:
@@ -90,7 +89,7 @@ class NameOps(Base):
         directory, text = await self._free_name(parent, name)
         inode = await self.catalog.make(
             parent, text, mode=mode, uid=req.uid, gid=self.group(req, directory),
-            rdev=rdev, target=target, request=req.unique,
+            target=target, request=req.unique,
         )  # fmt: skip
         self.changed_names()
         return self.entry(inode)

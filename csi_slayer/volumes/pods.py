@@ -12,4 +12,3 @@ class Pod:
     name: str
     namespace: str
     uid: str
-    service_account: str = ""

@@ -279,7 +279,6 @@ def _pod(kubernetes: Mapping[str, str]) -> Pod | None:
         name=kubernetes[f"{_POD}name"],
         namespace=kubernetes.get(f"{_POD}namespace", ""),
         uid=kubernetes.get(f"{_POD}uid", ""),
-        service_account=kubernetes.get("csi.storage.k8s.io/serviceAccount.name", ""),
     )
 
 

@@ -77,7 +77,7 @@ def test_flags_group_and_pod(tmp_path: Path) -> None:
         volume = request.config.volume
         assert (volume.durability.value, volume.gid) == ("writeback", 2000)
         assert volume.file_mode & 0o060 == 0o060 and volume.dir_mode & 0o2070 == 0o2070
-        assert request.pod == Pod("web-0", "shop", "12-34", "default")
+        assert request.pod == Pod("web-0", "shop", "12-34")
 
     with_driver(tmp_path, check)
 

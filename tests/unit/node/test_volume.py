@@ -19,7 +19,7 @@ def volume(tmp_path: Path, pods: int) -> Volume:
     """Mounted, and shown to that many."""
     uid = "3f1c2b8e-1b1b-4f4e-9a9a-0123456789ab"
     directory = f"/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~csi/pvc-{uid}"
-    pod = Pod("name-of-a-pod-7f8b9c6d5f-abcde", "team-a-production", uid, "default")
+    pod = Pod("name-of-a-pod-7f8b9c6d5f-abcde", "team-a-production", uid)
     record = Record("a" * 16, f"slayer1:bucket:pvc-{uid}", "driver", {})
     record.targets = {f"{directory}/{number}": Target((), pod) for number in range(pods)}
     config = MountConfig.model_validate({"store": {"url": "s3://bucket"}})

@@ -20,7 +20,7 @@ from csi_slayer.errors import ConfigError
 from csi_slayer.observability import log_writer
 from csi_slayer.observability.log_writer import LogWriter
 from csi_slayer.observability.logging import configure_logging, get_logger, log_context
-from csi_slayer.observability.secrets import forget_secrets, register_secrets
+from csi_slayer.observability.secrets import register_secrets
 
 Read = Callable[[], list[dict[str, Any]]]
 
@@ -66,7 +66,7 @@ def _undo(*writers: LogWriter) -> None:
         logging.getLogger().removeHandler(writer)
     logging.captureWarnings(False)
     structlog.reset_defaults()
-    forget_secrets()
+    register_secrets([], only=True)
 
 
 def test_an_event_is_one_json_object(configured: Callable[..., Read]) -> None:

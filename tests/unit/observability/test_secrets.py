@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from csi_slayer.observability.secrets import (
     MASK,
-    forget_secrets,
     mask_event,
     mask_text,
     register_secrets,
@@ -22,7 +21,7 @@ from csi_slayer.observability.secrets import (
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
     yield
-    forget_secrets()
+    register_secrets([], only=True)
 
 
 @pytest.mark.parametrize(

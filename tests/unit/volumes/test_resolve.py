@@ -109,7 +109,7 @@ def test_an_existing_bucket_is_mounted_as_its_attributes_say(run):
         assert found.identity == "driver"
         assert found.flags == ("noexec",)
         assert found.labels == {"claim": "", "namespace": "ns"}
-        assert found.pod == Pod("p", "ns", "u", "sa")
+        assert found.pod == Pod("p", "ns", "u")
         assert not found.ephemeral
 
     run(scenario())
