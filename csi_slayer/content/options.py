@@ -41,6 +41,7 @@ class ContentOptions:
     fetched whole when opened for writing. ``segment_max``: bytes of a file in one segment.
     ``write_timeout``: how long close or fsync waits for a store that is away before EIO (the
     bytes stay queued). ``posix``: write attributes through to the objects.
+    ``readahead_transfers``: readahead requests under way at once.
     """
 
     volume: str
@@ -52,11 +53,10 @@ class ContentOptions:
     write_timeout: float = 120.0
     posix: bool = False
     readahead_transfers: int = 6
-    upload_concurrency: int = 16
 
 
 class ContentEvents(Protocol):
     """What the content layer reports, for metrics."""
 
     def cache_read(self, hit: int, miss: int) -> None: ...
-    def conflict(self, key: str) -> None: ...
+    def conflict(self) -> None: ...

@@ -142,9 +142,10 @@ class Races:
         error: Exception,
         kept: Path | None,
     ) -> None:
-        self._events.conflict(key)
+        self._events.conflict()
         etag = found.etag if found is not None else None
-        log.error("conflict", key=key, kept_at=str(kept), expected=expected, found=etag,
+        where = None if kept is None else str(kept)
+        log.error("conflict", key=key, kept_at=where, expected=expected, found=etag,
                   reason=str(error))  # fmt: skip
 
     async def _take(self, inode: Inode, row: Pending, found: ObjectInfo) -> None:
@@ -173,7 +174,7 @@ class Races:
             if found is not None and found.etag == etag:
                 raise
             return False
-        self._events.conflict(row.key)
+        self._events.conflict()
         log.error("conflict", key=row.key, kept_as=aside,
                   reason="another object appeared at the target of a rename")  # fmt: skip
         return True

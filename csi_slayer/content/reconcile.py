@@ -30,6 +30,9 @@ log = structlog.get_logger(__name__)
 PAGE = 256
 """Pending keys read from the table at once."""
 
+AT_ONCE = 16
+"""Keys that are stored or copied at the same time."""
+
 PASS_PAUSE, LOOK_PAUSE, PASS_PAUSE_MAX = 0.01, 0.00002, 1.0
 """Seconds between two passes over the pending keys: so many, more for each key that was looked at
 and left alone (several times what a look costs), and most."""
@@ -66,7 +69,7 @@ class Reconciler:
         self._resting: dict[str, int] = {}  # when keys that are left alone were noted first
         self._closed: set[str] = set()  # whose file was closed while an attempt was under way
         self._retries = Retries()
-        self._slots = asyncio.Semaphore(options.upload_concurrency)
+        self._slots = asyncio.Semaphore(AT_ONCE)
         self._wake = asyncio.Event()
         self._rest = Rest(catalog, options)
         self._loop_task: asyncio.Task[None] | None = None

@@ -45,7 +45,7 @@ class Events:
         if miss:
             self._metrics.cache_miss_bytes.add(miss)
 
-    def conflict(self, key: str) -> None:
+    def conflict(self) -> None:
         self._metrics.conflicts.add()
 
     def hidden_keys(self, count: int) -> None:

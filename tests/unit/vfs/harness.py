@@ -38,7 +38,7 @@ class NoEvents:
     def hidden_keys(self, count: int) -> None: ...
     def opened(self, passthrough: bool) -> None: ...
 
-    def conflict(self, key: str) -> None:
+    def conflict(self) -> None:
         self.conflicts += 1
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from csi_slayer.catalog import ROOT
 from csi_slayer.store.base import ObjectInfo
@@ -218,7 +219,9 @@ def test_a_link_or_fifo_that_lost_a_race_is_what_the_other_node_made(
         if theirs == "link":
             assert await fs.readlink(volume.request(), entry.attr.ino) == b"theirs"
 
-    volume.run(scenario())
+    with capture_logs() as lines:
+        volume.run(scenario())
+    assert [line["kept_at"] for line in lines if line["event"] == "conflict"] == [None]
     volume.stop()
     assert volume.bucket.objects["f"].etag == '"theirs"'
     assert volume.events.conflicts == 1
