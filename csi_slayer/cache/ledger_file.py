@@ -106,7 +106,9 @@ class LedgerFile:
             if self._lock_slot(slot, fcntl.F_WRLCK):
                 self._give_back(slot)
                 return slot
-        raise CacheError(f"more than {_SLOTS} processes use this cache")
+        raise CacheError(
+            f"more than {_SLOTS} processes use this cache: give some a cache.directory of their own"
+        )
 
     def _give_back(self, slot: int) -> None:
         # In this order: killed in between, too much counts as taken, never too little.

@@ -55,7 +55,7 @@ def _wanted(path: str | None) -> list[registry.Mounted]:
         return [entry for entry in registry.mounts() if not _forget(entry)]
     found = control.mount_of(path)
     if found is None:
-        fail(f"{path} is not in a mounted volume")
+        fail(f"{path} is not in a mounted volume (csi-slayer status without a path shows them)")
     return [found[0]]
 
 

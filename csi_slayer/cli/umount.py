@@ -62,7 +62,7 @@ def umount(
     with failing():
         entry = registry.find(target)
         if not is_mounted(target) and entry is None:
-            fail(f"{target} is not mounted")
+            fail(f"{target} is not mounted (csi-slayer status shows what is)")
         if mounts.is_covered(target):
             fail(f"something else is mounted on top of the volume at {target}: umount "
                  f"{shlex.quote(target)} first")  # fmt: skip

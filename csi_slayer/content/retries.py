@@ -18,6 +18,7 @@ BACKOFF_FIRST, BACKOFF_MAX = 0.25, 30.0
 up."""
 
 RETRY_MEMORY = 4096
+"""Failed keys that are remembered one by one."""
 
 
 def reason_of(error: Exception) -> str:

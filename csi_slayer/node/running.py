@@ -100,7 +100,8 @@ class Running:
                 )
         except TimeoutError:
             raise MountFailed(
-                f"the volume was not mounted within {timeout:.0f} s", "DEADLINE_EXCEEDED"
+                f"the volume was not mounted within {timeout:.0f} s: see the node service's log",
+                "DEADLINE_EXCEEDED",
             ) from None
         if self.state is State.GONE:
             failure = self._failure or CannotStart("the worker ended before it served")
