@@ -392,6 +392,3 @@ class Base:
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self.content.spawn(coroutine)
-
-
-__all__ = ["Base", "version_of"]

@@ -82,7 +82,7 @@ class Listing:
 
 class Refresher:
     """``changed(ino)``: an inode's content became another, or a directory that was listed before
-    has more names; ``gone`` tells which lost its name."""
+    has more names; ``gone`` tells which lost its name, ``hidden`` how many keys are not shown."""
 
     def __init__(
         self,

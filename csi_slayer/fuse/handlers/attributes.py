@@ -16,7 +16,9 @@ from csi_slayer.vfs.types import Request, SetAttr
 
 async def getattr_(served: Served, req: Request, ino: int, body: memoryview) -> bytes:
     flags, _, fh = p.GETATTR_IN.unpack_from(body)
-    return replies.attr_out(*await served.ops.getattr(req, ino, fh if flags & 1 else None))
+    return replies.attr_out(
+        *await served.ops.getattr(req, ino, fh if flags & p.GETATTR_FH else None)
+    )
 
 
 async def setattr_(served: Served, req: Request, ino: int, body: memoryview) -> bytes:

@@ -12,7 +12,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, RequestContext
 
 from csi_slayer.fuse.handlers.attributes import mode_without_set_ids
-from csi_slayer.fuse.protocol import Opcode
+from csi_slayer.fuse.protocol import ROOT_ID, Opcode
 from csi_slayer.fuse.pyfuse3_engine import values
 from csi_slayer.fuse.pyfuse3_engine.listing import list_names
 from csi_slayer.fuse.pyfuse3_engine.requests import Requests, drop_lookups, served
@@ -24,8 +24,6 @@ from csi_slayer.vfs.types import FileRange, Opened, SetAttr, Views
 
 LARGEST_READ: Final = 1 << 20
 """Bytes of the largest READ: libfuse's buffers hold no more."""
-
-_ROOT: Final = 1
 
 
 class Adapter(Requests, pyfuse3.Operations):
@@ -162,7 +160,7 @@ class Adapter(Requests, pyfuse3.Operations):
 
     @served(Opcode.STATFS)
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
-        return values.statvfs(await self._ops.statfs(self.request(ctx), _ROOT))
+        return values.statvfs(await self._ops.statfs(self.request(ctx), ROOT_ID))
 
     @served(Opcode.GETXATTR)
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
