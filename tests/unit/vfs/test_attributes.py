@@ -16,7 +16,7 @@ from csi_slayer.catalog import ROOT
 from csi_slayer.content import metadata
 from csi_slayer.errors import FsError
 from csi_slayer.vfs.types import Attr, Request, SetAttr
-from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.harness import DRAIN, Volume
 
 WHEN = 1_222_222_222 * 10**9
 
@@ -198,7 +198,7 @@ def test_an_xattr_that_a_killed_worker_only_wrote_down_comes_to_the_object(
     ino = found(volume, ROOT, b"f").ino
     if removed:
         volume.run(volume.fs.setxattr(volume.request(), ino, b"user.a", b"value", 0))
-        assert volume.run(volume.fs.drain(2.0)) == 0
+        assert volume.run(volume.fs.drain(DRAIN)) == 0
 
     async def killed(*_args: object) -> None:
         raise asyncio.CancelledError

@@ -20,7 +20,7 @@ from csi_slayer.catalog import ROOT
 from csi_slayer.errors import SlayerError, StoreUnavailable
 from csi_slayer.vfs.types import SetAttr
 from tests.unit.vfs.calls import begin, read
-from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.harness import DRAIN, Volume
 from tests.unit.vfs.memory_store import Blob, MemoryStore
 
 LARGE = os.urandom(300_000)
@@ -248,7 +248,7 @@ def play(
         requests.remove()
         left = requests.left
         assert set(steps.errors) <= {errno.EIO, errno.ENOENT, errno.ESTALE}
-    assert volume.run(volume.fs.drain(2.0)) == 0
+    assert volume.run(volume.fs.drain(DRAIN)) == 0
     volume.turn(5)
     assert len(volume.fs.opened) == len(volume.fs.handles) == 0
     shown = volume.run(tree(volume))

@@ -13,7 +13,7 @@ from csi_slayer.catalog import ROOT
 from csi_slayer.content import again
 from csi_slayer.errors import CacheFull
 from tests.unit.vfs.calls import begin, read
-from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.harness import DRAIN, Volume
 from tests.unit.vfs.memory_store import Blob
 
 
@@ -124,7 +124,7 @@ def test_a_lost_race_that_cannot_be_noted_is_lost_again(
             await asyncio.sleep(60)
             if theirs is None:
                 assert await read(volume, ino) == b"mine" + old[4:]
-        assert await fs.drain(2.0) == 0
+        assert await fs.drain(DRAIN) == 0
         await asyncio.sleep(60)
         ino = (await fs.lookup(volume.request(), ROOT, b"f")).attr.ino
         assert await read(volume, ino) == b"theirs"

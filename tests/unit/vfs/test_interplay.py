@@ -16,7 +16,7 @@ from csi_slayer.content.ranges import as_bytes
 from csi_slayer.errors import CacheFull
 from csi_slayer.vfs.types import SetAttr
 from tests.unit.vfs.calls import LARGE, Gate, begin, create, read
-from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.harness import DRAIN, Volume
 from tests.unit.vfs.memory_store import Blob
 
 BIG = LARGE * 3
@@ -136,7 +136,7 @@ def test_a_name_that_is_made_again_while_its_conflict_is_looked_at(
     async def run() -> None:
         fs = volume.fs
         await create(volume, b"f", b"one")
-        assert await fs.drain(2.0) == 0
+        assert await fs.drain(DRAIN) == 0
         ino, fh = await opened(volume, b"f")
         await fs.write(volume.request(), ino, fh, 0, memoryview(b"ours"))
         put(volume, "f", b"theirs")
@@ -166,7 +166,7 @@ def test_theirs_is_at_the_target_when_the_copy_of_a_rename_is_refused(tmp_path: 
 
     async def run() -> None:
         await create(volume, b"a", b"one")
-        assert await volume.fs.drain(2.0) == 0
+        assert await volume.fs.drain(DRAIN) == 0
         put(volume, "a", b"changed by them")
         gate = Gate(volume, "copy")
         gate.open.set()
@@ -242,7 +242,7 @@ def test_attributes_that_are_set_while_a_file_is_open_are_stored_after_its_close
     async def run() -> None:
         fs = volume.fs
         await create(volume, b"a", bytes(size))
-        assert await fs.drain(2.0) == 0
+        assert await fs.drain(DRAIN) == 0
         ino, fh = await opened(volume, b"a")
         await fs.setattr(volume.request(), ino, SetAttr(mode=0o600))
         await asyncio.sleep(20)

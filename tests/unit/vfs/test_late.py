@@ -13,7 +13,7 @@ from csi_slayer.catalog import ROOT
 from csi_slayer.errors import FsError
 from csi_slayer.vfs import late
 from tests.unit.vfs.calls import begin, create, read
-from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.harness import DRAIN, Volume
 
 
 async def lose(volume: Volume, *, replaced: bool) -> None:
@@ -53,7 +53,7 @@ def test_the_next_open_that_comes_late_has_what_was_looked_up(
         if other is not None:
             await fs.release(volume.request(), ino, other.fh)
         if replaced:
-            assert await fs.drain(2.0) == 0
+            assert await fs.drain(DRAIN) == 0
         assert await read(volume, ino) == b"found"
         fs.forget(ino, 1)
         await asyncio.sleep(1.0)  # an instant here

@@ -18,7 +18,7 @@ from csi_slayer.content.durable import AFTER, MANY, Durable
 from csi_slayer.content.overlay import BLOCK, OverlayFile
 from csi_slayer.errors import CacheFull, FsError
 from csi_slayer.vfs.types import Opened
-from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.harness import DRAIN, Volume
 from tests.unit.vfs.memory_store import Blob
 
 HOUR = 3600.0
@@ -146,7 +146,7 @@ def test_what_was_only_opened_is_the_stores(
     opened(volume, name)
     lose_power(volume, monkeypatch)
     assert content(volume, name) == before[name.decode()]
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects() == before and not kept(volume)
 
 
@@ -158,7 +158,7 @@ def test_what_was_changed_without_fsync_does_not_replace_the_stores(
     ino, handle = opened(volume, name)
     volume.write(ino, handle, 5, b"changed")
     lose_power(volume, monkeypatch)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects() == before
     assert content(volume, name) == before[name.decode()]
     assert kept(volume) == [name.decode()]
@@ -173,7 +173,7 @@ def test_what_fsync_has_confirmed_is_uploaded(
     volume.write(ino, handle, 5, b"changed")
     volume.run(volume.fs.fsync(volume.request(), ino, handle.fh, False))
     lose_power(volume, monkeypatch, unwritten=False)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     was = OLD if name == b"f" else LARGE
     assert volume.objects()[name.decode()] == was[:5] + b"changed" + was[12:]
     assert not kept(volume)
@@ -192,7 +192,7 @@ def test_of_a_large_file_the_state_of_the_last_fsync_counts(
         file.seek(2 * BLOCK)
         file.write(bytes(BLOCK))
     lose_power(volume, monkeypatch, unwritten=False)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["large"] == LARGE[:5] + b"changed" + LARGE[12:]
 
 
@@ -208,7 +208,7 @@ def test_after_a_while_it_is_durable_without_fsync(
     volume.turn(int((AFTER + 2) / 0.002))
     assert not row(volume, ino).flags & Mark.UNSYNCED
     lose_power(volume, monkeypatch, unwritten=False)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["f"] == b"changed" + OLD[7:]
     assert volume.objects()["large"] == b"changed" + LARGE[7:]
 
@@ -224,7 +224,7 @@ def test_an_end_with_uploads_left_makes_them_durable(
         volume.run(volume.fs.release(volume.request(), ino, handle.fh))
     volume.run(volume.fs.content.durable.finish())
     lose_power(volume, monkeypatch, unwritten=False)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["f"] == b"changed" + OLD[7:]
     assert volume.objects()["large"] == b"changed" + LARGE[7:]
 
@@ -281,7 +281,7 @@ def test_a_disk_that_refuses_is_told_of_until_the_store_has_the_bytes(
             ino, handle = opened(volume, b"f")
     upload_soon(monkeypatch)
     release(volume, ino, handle)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["f"] == b"changed" + OLD[7:]
     ino, handle = opened(volume, b"f")
     volume.write(ino, handle, 0, b"CHANGED")
@@ -302,7 +302,7 @@ def test_what_the_disk_has_lost_does_not_become_durable(
     volume.turn(int((AFTER + 2) / 0.002))
     assert row(volume, ino).flags & Mark.UNSYNCED
     lose_power(volume, monkeypatch)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["f"] == OLD and kept(volume) == ["f"]
 
 
@@ -338,7 +338,7 @@ def test_a_new_file_is_what_the_local_disk_has_of_it(
     assert entry.attr is not None
     volume.write(entry.attr.ino, handle, 0, b"bytes")
     lose_power(volume, monkeypatch)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["new"] == bytes(5) and not kept(volume)
 
 
@@ -361,7 +361,7 @@ def test_a_new_content_takes_no_place_before_it_is_durable(
     if how == "renamed":
         volume.run(fs.rename(request(), ROOT, b"temporary", ROOT, b"f", 0))
     lose_power(volume, monkeypatch)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["f"] == OLD == content(volume, b"f")
     assert kept(volume) == ["f"]
 
@@ -383,7 +383,7 @@ def test_a_missing_staged_copy_does_not_empty_the_object(
         staging.remove(stage.id)
     monkeypatch.setattr(rest, "WRITEBACK_REST", 0.0)
     volume.start(taken_over=False)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["f"] == OLD == content(volume, b"f")
 
 
@@ -430,12 +430,12 @@ def test_an_upload_that_is_forgotten_is_not_replaced(
     rows, stage = saved(volume), the_stage(volume)
     upload_soon(monkeypatch)
     release(volume, ino, handle)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     volume.turn(200)
     assert not list(volume.fs.content.staging.list())
     disk = (lambda: None) if adopted else (lambda: stage.write_bytes(bytes(8)))
     lose_power(volume, monkeypatch, rows=rows, disk=disk)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["new"] == b"precious" == content(volume, b"new")
 
 
@@ -457,7 +457,7 @@ def test_an_upload_that_is_forgotten_is_no_conflict(
             Path(stage + ".synced").write_bytes(checkpoint)
 
     lose_power(volume, monkeypatch, unwritten=False, rows=rows, disk=back)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()[name.decode()] == sent == content(volume, name)
     assert not kept(volume)
 
@@ -476,7 +476,7 @@ def test_what_was_written_after_a_forgotten_upload_is_kept_aside(
     os.utime(stage, ns=(0, stage.stat().st_mtime_ns + 10**9))
     disk = older(stage)
     lose_power(volume, monkeypatch, unwritten=False, rows=rows, disk=disk)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["new"] == b"first", "it was not made durable"
     assert kept(volume) == ["new"]
 
@@ -505,7 +505,7 @@ def test_what_the_store_has_is_not_taken_back(
             os.utime(stage, ns=(now.st_atime_ns, now.st_mtime_ns))
 
     lose_power(volume, monkeypatch, unwritten=False, disk=lost)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["f"] == b"SECOND" + OLD[6:] == content(volume, b"f")
 
 
@@ -527,7 +527,7 @@ def test_an_fsync_while_it_is_sent_counts(volume: Volume, monkeypatch: pytest.Mo
     assert volume.objects()["f"] == b"first" + OLD[5:]
     assert not row(volume, ino).flags & Mark.UNSYNCED
     lose_power(volume, monkeypatch, unwritten=False)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["f"] == b"later" + OLD[5:]
 
 
@@ -559,7 +559,7 @@ def test_what_is_emptied_again_is_not_durable(
     _ino, other = opened(volume, b"f", os.O_RDWR | os.O_TRUNC)
     volume.write(ino, other, 0, b"second")
     lose_power(volume, monkeypatch)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["f"] == OLD and kept(volume) == ["f"]
 
 
@@ -574,7 +574,7 @@ def test_a_large_file_that_is_written_anew_is_no_mixture(
     for at in range(0, len(LARGE), BLOCK):
         volume.write(ino, other, at, b"n" * min(BLOCK, len(LARGE) - at))
     lose_power(volume, monkeypatch, unwritten=False)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["large"] in (LARGE, b"n" * len(LARGE))
 
 
@@ -596,7 +596,7 @@ def test_a_checkpoint_over_another_version_is_none(
         Path(stage + ".synced").write_bytes(synced)
 
     lose_power(volume, monkeypatch, unwritten=False, disk=back)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["large"] == LARGE[:5] + b"CHANGED" + LARGE[12:]
 
 

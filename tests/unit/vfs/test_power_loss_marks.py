@@ -16,7 +16,7 @@ from csi_slayer.content.overlay import BLOCK, OverlayFile
 from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import FsError
 from csi_slayer.vfs.types import Opened
-from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.harness import DRAIN, Volume
 from tests.unit.vfs.test_power_loss import (
     LARGE,
     fsync,
@@ -56,7 +56,7 @@ def test_synced_and_written_before_an_upload_looks_at_the_file(
     assert volume.objects()["f"].startswith(b"SECOND")
     rows = saved(volume)
     lose_power(volume, monkeypatch, unwritten=False, rows=rows, disk=disk[0])
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["f"].startswith(b"SECOND")
 
 
@@ -118,5 +118,5 @@ def test_a_large_file_is_emptied_while_another_sync_waits_for_its_turn(
     for at in range(0, len(LARGE), BLOCK):
         volume.write(ino, emptied, at, b"n" * min(BLOCK, len(LARGE) - at))
     lose_power(volume, monkeypatch, unwritten=False)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["large"] in (LARGE, b"n" * len(LARGE))

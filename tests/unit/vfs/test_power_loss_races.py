@@ -19,7 +19,7 @@ from csi_slayer.content.overlay import BLOCK
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.errors import FsError, StoreUnavailable
 from csi_slayer.vfs.types import Opened
-from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.harness import DRAIN, Volume
 from tests.unit.vfs.memory_store import Blob, MemoryStore
 from tests.unit.vfs.test_power_loss import (
     HOUR,
@@ -104,7 +104,7 @@ def test_emptied_while_it_is_made_durable(
     other: Opened = volume.run(slow.during(call, empty))
     volume.write(ino, other, 0, b"second")
     lose_power(volume, monkeypatch)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["f"] == OLD
 
 
@@ -127,7 +127,7 @@ def test_uploaded_while_it_is_made_durable(
     volume.run(slow.during(call, upload()))
     assert volume.objects()["f"].startswith(b"SECOND")
     lose_power(volume, monkeypatch, unwritten=False, disk=disk)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["f"].startswith(b"SECOND")
 
 
@@ -156,7 +156,7 @@ def test_fsync_of_a_large_file_while_it_is_sent(
     assert volume.objects()["large"][:5] == b"first"
     monkeypatch.setattr(volume.store, "put_file", _away)
     lose_power(volume, monkeypatch, unwritten=False)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["large"][5 * BLOCK : 5 * BLOCK + 5] == b"later"
     assert not kept(volume)
 
@@ -181,7 +181,7 @@ def test_a_large_file_is_emptied_while_it_is_made_durable(
     for at in range(0, len(LARGE), BLOCK):
         volume.write(ino, other, at, b"n" * min(BLOCK, len(LARGE) - at))
     lose_power(volume, monkeypatch, unwritten=False)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["large"] in (LARGE, b"n" * len(LARGE))
 
 
@@ -211,7 +211,7 @@ def test_what_a_power_loss_has_left_does_not_become_durable(
             volume.run(volume.fs.content.durable.finish())
         else:
             volume.turn(int((AFTER + 2) / 0.002))
-    volume.run(volume.fs.drain(5))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["new"] == b"first" and kept(volume) == ["new"]
 
 
@@ -229,7 +229,7 @@ def test_the_size_of_bytes_that_never_came_to_the_disk(
     volume.run(volume.fs._note(ino))
     rows = saved(volume)
     lose_power(volume, monkeypatch, unwritten=False, rows=rows, disk=disk)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert content(volume, b"f") == volume.objects()["f"] == b"first" + OLD[5:]
 
 
@@ -255,7 +255,7 @@ def test_the_disk_refuses_while_it_is_sent(
     if closed:
         upload_soon(monkeypatch)
         release(volume, ino, handle)
-        volume.run(volume.fs.drain(1))
+        volume.run(volume.fs.drain(DRAIN))
         volume.turn(100)
         ino, handle = opened(volume, b"f")
         volume.write(ino, handle, 0, b"CHANGED")
@@ -302,7 +302,7 @@ def test_written_while_the_store_is_asked(volume: Volume, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(MemoryStore, "head", slow)
     lose_power(volume, monkeypatch, unwritten=False, rows=rows)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     volume.turn(50)
     assert written and volume.objects()["new"] == b"AFTER THE BOOT"
 
@@ -318,7 +318,7 @@ def test_marks_go_with_the_staged_copy(
     volume.bucket.objects["f"] = Blob(b"of somebody else", '"else"', 10**18 + 5, {})
     upload_soon(monkeypatch)
     release(volume, ino, handle)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     volume.turn(100)
     assert kept(volume) == ["f"]
     monkeypatch.setattr(rest, "WRITEBACK_REST", HOUR)
@@ -370,7 +370,7 @@ def test_the_mark_is_taken_away_durably(volume: Volume, monkeypatch: pytest.Monk
     monkeypatch.setattr(type(volume.catalog), "synced", note)
     volume.turn(int((AFTER + 5) / 0.002))
     lose_power(volume, monkeypatch, unwritten=False, rows=rows)
-    volume.run(volume.fs.drain(1))
+    volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["f"] == b"changed" + OLD[7:]
 
 

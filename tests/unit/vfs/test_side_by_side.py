@@ -18,7 +18,7 @@ from csi_slayer.content.ranges import as_bytes
 from csi_slayer.errors import StoreUnavailable
 from csi_slayer.vfs.types import Opened
 from tests.unit.vfs.calls import LARGE, Gate, begin, create
-from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.harness import DRAIN, Volume
 from tests.unit.vfs.memory_store import Blob
 
 BIG = LARGE * 3
@@ -121,7 +121,7 @@ def test_theirs_was_moved_while_ours_was_written(tmp_path: Path) -> None:
     async def run() -> None:
         fs = volume.fs
         ino = await create(volume, b"a", b"one")
-        assert await fs.drain(2.0) == 0
+        assert await fs.drain(DRAIN) == 0
         put(volume, "a", b"theirs")
         copy, head = Gate(volume, "copy"), Gate(volume, "head", after=True)
         copy.open.set()
@@ -133,7 +133,7 @@ def test_theirs_was_moved_while_ours_was_written(tmp_path: Path) -> None:
         await fs.write(volume.request(), ino, opened.fh, 0, memoryview(b"ours"))
         await fs.release(volume.request(), ino, opened.fh)
         head.open.set()
-        await fs.drain(2.0)
+        await fs.drain(DRAIN)
 
     volume.run(run())
     kept = [p.read_bytes() for p in (tmp_path / "cache").rglob("conflicts/**/*") if p.is_file()]
@@ -280,7 +280,7 @@ def test_a_directory_renamed_while_it_is_listed(tmp_path: Path) -> None:
         top = await fs.catalog.get(d)
         await fs.catalog.rename(top, ROOT, "d", ROOT, "e", displaced=None, keep_displaced=False)
         fs.changed_names()
-        await fs.drain(1.0)
+        await fs.drain(DRAIN)
         gate.open.set()
         assert listing.task is not None
         await listing.task

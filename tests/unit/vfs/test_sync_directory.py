@@ -11,7 +11,7 @@ import pytest
 from csi_slayer.catalog import ROOT
 from csi_slayer.store.base import ObjectInfo
 from tests.unit.vfs.calls import create
-from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.harness import DRAIN, Volume
 
 MANY = 1100
 
@@ -70,7 +70,7 @@ def test_it_waits_for_all_that_was_in_a_directory_that_was_renamed_or_removed(
         deep = await make_directory(volume, old_dir, b"deep")
         await make_directory(volume, deep, b"empty")
         files = [await create(volume, b"%d" % number, b"x", parent=deep) for number in range(40)]
-        assert await fs.drain(2.0) == 0
+        assert await fs.drain(DRAIN) == 0
         if where == "removed":
             for number in range(len(files)):
                 await fs.unlink(volume.request(), deep, b"%d" % number)

@@ -36,7 +36,7 @@ def test_a_store_that_does_not_answer_holds_a_start_up_once(
     async def leave() -> None:
         for name in FILES:
             await create(volume, name, big)
-        assert await volume.fs.drain(2.0) == 0
+        assert await volume.fs.drain(DRAIN) == 0
         for path in (tmp_path / "cache").rglob("*"):  # nothing of them is cached
             if path.is_file() and path.stat().st_size >= len(big):
                 path.unlink()
