@@ -98,7 +98,9 @@ class FuseConfig(Section):
         json_schema_extra={"default_text": "true for root"},
     )
     engine: Literal["native", "pyfuse3"] = Field(
-        default="native", description="the project's own engine, or libfuse by pyfuse3"
+        default="native",
+        description="the project's own engine, or libfuse by pyfuse3, whose mount ends with its "
+        "worker",
     )
 
 
