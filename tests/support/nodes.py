@@ -274,7 +274,8 @@ class TestNode:
         for entry in reversed(mounts.entries()):
             if entry.mountpoint.startswith(str(self.base)):
                 with contextlib.suppress(OSError):
-                    mounts.abort(entry.connection)
+                    if entry.fstype == mounts.TYPE:  # else the number is no connection's
+                        mounts.abort(entry.connection)
                     mounts.unmount(entry.mountpoint, lazy=True)
         self.kill_keeper()
         for pid in {*below, *self.workers()}:

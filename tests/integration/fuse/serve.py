@@ -133,8 +133,16 @@ class Server:
 
     def abort(self) -> None:
         """Whoever waits for this file system waits no longer."""
-        if self.state is not None:
+        if self.state is not None and self._is_there():
             mounts.abort(self.connection)
+
+    def _is_there(self) -> bool:
+        """Whether the connection has not ended. Its number is another's by then, perhaps: of
+        whoever mounts something else on this machine."""
+        if self.fd is not None:
+            return mounts.is_connected(self.fd)
+        found = mounts.find(mounts.resolve(str(self.mountpoint)))
+        return found is not None and found.connection == self.connection
 
     def unmount(self) -> int:
         """Unmount, which ends the server; returns its exit status."""
@@ -146,8 +154,7 @@ class Server:
 
     def clean_up(self) -> None:
         """Leave nothing behind, whatever happened."""
-        if self.state is not None:
-            mounts.abort(self.connection)
+        self.abort()
         with contextlib.suppress(OSError):
             mounts.unmount(str(self.mountpoint), lazy=True)
         self._close_socket()

@@ -60,6 +60,19 @@ def test_an_aborted_connection_ends_the_server_and_its_clients(tmp_path: Path, e
         assert server.process.wait(20) == 0
 
 
+def test_a_server_that_has_ended_takes_no_other_along(tmp_path: Path, engine: str) -> None:
+    """The kernel gives the number of a connection that has ended to the next one."""
+    with serving(tmp_path / "first", Behaviour(), engine=engine) as first:
+        mounts.unmount(str(first.mountpoint))
+        assert first.process is not None
+        assert first.process.wait(20) == 0
+        with serving(
+            tmp_path / "second", Behaviour(), files={"file": b"x"}, engine=engine
+        ) as second:
+            first.clean_up()
+            assert (second.mountpoint / "file").read_bytes() == b"x"
+
+
 def test_the_mount_point_may_be_reached_by_a_symlink(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
