@@ -5,11 +5,20 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.support.servers import S3Server, ServerName, start_server
 
 pytest_plugins = ["tests.support.leaks"]
+
+# How long an example takes says nothing on a busy machine. The rest is as Hypothesis has it, also
+# where it finds itself in continuous integration.
+hypothesis.settings.register_profile(
+    "any load",
+    hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]),
+)
+hypothesis.settings.load_profile("any load")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell has its background jobs ignore it, and programs would inherit that from us.

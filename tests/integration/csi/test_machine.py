@@ -80,7 +80,6 @@ def test_against_the_model(
         settings=settings(
             max_examples=examples,
             stateful_step_count=15,
-            deadline=None,
             phases=[Phase.generate],  # to shrink a failure would take longer than to read it
             suppress_health_check=list(HealthCheck),
         ),

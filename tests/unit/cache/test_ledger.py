@@ -295,7 +295,7 @@ def test_waiting_ends_when_the_governor_has_found_nothing(layout: Layout) -> Non
     governor.close()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

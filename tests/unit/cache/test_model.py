@@ -248,5 +248,5 @@ class CacheMachine(RuleBasedStateMachine):
             assert disk_bytes(self.caches[0]) <= CAPACITY
 
 
-CacheMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+CacheMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=40)
 TestCacheModel = CacheMachine.TestCase

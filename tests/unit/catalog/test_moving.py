@@ -119,7 +119,7 @@ async def one_by_one(file: File, below: str) -> Shown:
         return shown(table)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(files(), st.booleans())
 def test_a_tree_moves_as_its_files_do(some: list[File], deep: bool) -> None:
     last = [file._replace(noted={}) for file in some[:-1]] + some[-1:]  # each begins anew

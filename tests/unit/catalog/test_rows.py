@@ -214,9 +214,9 @@ class CrowdedMachine(Machine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestMachine.settings = settings(max_examples=40, stateful_step_count=30)
 TestCrowdedMachine = CrowdedMachine.TestCase
-TestCrowdedMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestCrowdedMachine.settings = settings(max_examples=40, stateful_step_count=30)
 
 
 def test_absent_names_of_a_small_directory_cost_one_query(

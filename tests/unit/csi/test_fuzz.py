@@ -131,7 +131,7 @@ async def outcome(it: Serving, method: str, request: Message) -> tuple[str, str]
 
 
 @pytest.mark.slow
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(CALLS, min_size=5, max_size=12))
 def test_any_request_has_an_expected_answer(calls: list[tuple[str, Message]]) -> None:
     with tempfile.TemporaryDirectory(prefix="sfs-") as name:

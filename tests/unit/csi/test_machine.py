@@ -65,5 +65,5 @@ def quiet() -> Iterator[None]:
 
 
 TestPretended = PretendedMachine.TestCase
-TestPretended.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
+TestPretended.settings = settings(max_examples=20, stateful_step_count=20)
 TestPretended.pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -12,7 +12,7 @@ from csi_slayer.errors import VolumeBusy
 from csi_slayer.node.turns import MOST, Turns
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=20))
 def test_one_at_a_time_and_each_to_its_end(calls: list[tuple[str, bool]]) -> None:
     async def run() -> None:

@@ -302,7 +302,7 @@ def _s3_page(keys: list[str], prefix: str, delimiter: bool, after: str) -> list[
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     keys=st.sets(names, max_size=12),
     prefix=st.sampled_from(["", "a", "a/", "b", "b/a", "a/b/", "a.", "/", "-"]),

@@ -101,7 +101,7 @@ hostile_ids = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(st.lists(hostile_ids, min_size=5, max_size=20))
 def test_hostile_ids_delete_nothing_or_the_one_volume_that_they_name(volume_ids):
     async def scenario(world: World) -> None:
@@ -188,7 +188,7 @@ def pointing_at_another_bucket(state: str) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, suppress_health_check=list(HealthCheck))
 @example(pointing_at_another_bucket("ready"), "")
 @example(pointing_at_another_bucket("creating"), "")
 @example(pointing_at_another_bucket("deleting"), "")
@@ -215,7 +215,7 @@ def test_hostile_records_delete_nothing_but_the_volume_itself(record, base):
     in_a_world(scenario)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(sorted(VOLUMES)), st.binary(max_size=60) | st.just(b"[]"))
 def test_records_of_any_bytes_delete_nothing(name, body):
     async def scenario(world: World) -> None:
@@ -238,7 +238,7 @@ def test_records_of_any_bytes_delete_nothing(name, body):
     in_a_world(scenario)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.sampled_from(sorted(VOLUMES)), unique=True, min_size=1), st.text(max_size=20))
 def test_neighbours_of_a_deleted_volume_stay(names, pod_volume):
     async def scenario(world: World) -> None:

@@ -404,7 +404,7 @@ actions = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     content=st.sets(st.sampled_from([key for key in KEYS if key != "m"])),
     script=st.lists(actions, max_size=12),
