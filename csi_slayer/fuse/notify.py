@@ -96,8 +96,10 @@ class Notifier:
         self.dropped = 0
 
     def invalidate_attributes(self, ino: int) -> None:
-        """An inode's attributes, which the kernel has dropped when this returns."""
-        self._write(Invalidation(ino, None, _ATTRIBUTES))
+        """An inode's attributes, which the kernel has dropped when this returns, unless the end has
+        come: the descriptor's number may be another file's then."""
+        if not self._closing:
+            self._write(Invalidation(ino, None, _ATTRIBUTES))
 
     async def renew(self, ino: int) -> None:
         """An inode's attributes, with no invalidation of the inode after them. The kernel does not

@@ -207,6 +207,23 @@ def test_attributes_alone_wait_for_nobody(ends: tuple[socket.socket, socket.sock
     assert notifier.close(10)
 
 
+def test_what_has_the_number_of_a_closed_device_is_not_written_to(
+    ends: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    _, device = ends
+    number = os.dup(device.fileno())
+    notifier = Notifier(number, expire_only=True)
+    assert notifier.close(10)
+    path = tmp_path / "staged"
+    other = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.dup2(other, number)
+    notifier.invalidate_attributes(42)
+    notifier.invalidate_inode(42)
+    os.close(other)
+    os.close(number)
+    assert path.read_bytes() == b""
+
+
 def test_without_invalidations_there_is_no_thread() -> None:
     assert Notifier(-1, expire_only=True).close(0)
 
