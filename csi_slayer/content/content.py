@@ -281,9 +281,7 @@ class Content:
         if record is not None and (record.writers or record.lock.locked()):
             return False
         if inode.ino in self.opened.mappable:
-            # Of a file that is open nobody can tell whether it is mapped, too.
-            path = self.staging.file(inode.stage)
-            if record is not None or self._mapped.is_mapped(inode.ino, path, None):
+            if self._mapped.may_be(inode.ino, self.staging.file(inode.stage), record):
                 return False
         return not self.objects.is_dirty(inode)
 

@@ -22,6 +22,8 @@ from typing import Any, Final
 import structlog
 
 from csi_slayer.cache import filesystem
+from csi_slayer.content.clean import CleanFile
+from csi_slayer.content.opened import OpenInode
 from csi_slayer.observability.complaints import Complaints
 
 log = structlog.get_logger(__name__)
@@ -104,6 +106,17 @@ class Mapped:
             self._spawn(self._watch())
         self._watched[ino] = None
         return True
+
+    def may_be(self, ino: int, path: str, record: OpenInode | None) -> bool:
+        """As :meth:`is_mapped`, also of an inode that has handles. If the kernel has the file open
+        itself, nobody can tell whether it is mapped, too."""
+        if record is None or record.file is None:
+            return self.is_mapped(ino, path, None)
+        file = record.file
+        if record.backing_id or isinstance(file, CleanFile) or is_used_elsewhere(file.fd):
+            return True
+        self._mappable.discard(ino)
+        return False
 
     async def _watch(self) -> None:
         """Nobody tells of stores into a mapping whose file was closed, nor of its end."""

@@ -160,6 +160,27 @@ def test_another_worker_takes_over_a_mapping(
     assert starts(mount.root / "file", b"later")
 
 
+def test_a_mapping_that_another_worker_took_over_hides_what_others_do(
+    make_mount: MakeMount, capabilities: list[str], objects: Path
+) -> None:
+    """Also while somebody reads the file: the next store is a conflict, nothing is overwritten."""
+    mount = make_mount(options=[*capabilities, "volume.close_to_open=true"]).mount()
+    path = mount.root / "file"
+    path.write_bytes(bytes(SIZE))
+    with mapped(path, SIZE) as (memory, fd):
+        memory.store(b"early")
+        os.close(fd)
+        mount.wait_idle()
+        mount.wait_for_successor(mount.kill_worker())
+        with path.open("rb", buffering=0) as reader:
+            (objects / "file").write_bytes(b"other" * 1000)
+            assert reader.read(5) == b"early"
+            assert starts(path, b"early")
+            memory.store(b"later")
+            assert os.pread(reader.fileno(), 5, 0) == b"later"
+            assert starts(path, b"later")
+
+
 def test_a_cache_in_memory_has_no_mappings_of_its_own(
     make_mount: MakeMount, objects: Path, tmp_path: Path
 ) -> None:
