@@ -244,7 +244,8 @@ class Content:
         if found is not None:
             if inode.ino in self.opened.mappable and found.st_mtime_ns != inode.mtime_ns:
                 self.stored_into(inode.ino)
-            await self._dirty(inode, size=found.st_size, mtime_ns=found.st_mtime_ns)
+            size = self.opened.counted(inode.ino, found.st_size)
+            await self._dirty(inode, size=size, mtime_ns=found.st_mtime_ns)
 
     async def _dirty(self, inode: Inode, **values: Any) -> None:
         key = await self.catalog.path(inode.ino)

@@ -179,7 +179,7 @@ class Objects:
             add=Mark.ATTRS_KNOWN | (Mark.NONE if later else Mark.UNSYNCED),
             clear=inode.flags & _SENT,
             stamp=mtime_ns if record.retimed == retimed else None,
-            size=staged.size,  # it may have grown since, which counts
+            size=self._opened.counted(inode.ino, staged.size),  # it may have grown since
             mtime_ns=mtime_ns,
             stored_ns=info.mtime_ns,
         )

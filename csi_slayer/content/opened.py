@@ -60,7 +60,8 @@ class OpenInode:
     ``file`` has to be the same, or the name gets another inode. ``unlinked``: it lost its name
     while open. ``retimed``: how often its mtime was set, which then tells nothing of changes.
     ``synced``: of the syncs of the staged file, numbered as they began (``syncs_begun`` is the last
-    one's number), the last that ended well.
+    one's number), the last that ended well. ``growing``: sizes that calls under way make it grow
+    to, which count already.
     """
 
     ino: int
@@ -75,6 +76,7 @@ class OpenInode:
     retimed: int = 0
     syncs_begun: int = 0
     synced: int = 0
+    growing: list[int] = field(default_factory=list)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def is_backed_by(self, fd: int | None) -> bool:
@@ -160,6 +162,11 @@ class OpenInodes:
 
     def get(self, ino: int) -> OpenInode | None:
         return self._inodes.get(ino)
+
+    def counted(self, ino: int, size: int) -> int:
+        """What an inode that has ``size`` bytes counts as."""
+        record = self._inodes.get(ino)
+        return size if record is None else max(size, *record.growing, 0)
 
     def use(self, ino: int) -> OpenInode:
         """The record of an inode, with one more user."""

@@ -17,7 +17,7 @@ from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile, os_errors
 from csi_slayer.errors import FsError
 from csi_slayer.store.base import storable_time
-from csi_slayer.vfs.base import Base
+from csi_slayer.vfs.room import Room
 from csi_slayer.vfs.types import Attr, Request, SetAttr
 
 XATTR_CREATE = 1
@@ -51,7 +51,7 @@ def _values(inode: Inode, changes: SetAttr) -> dict[str, Any]:
     return values
 
 
-class AttrOps(Base):
+class AttrOps(Room):
     """See :class:`csi_slayer.vfs.operations.Operations`."""
 
     async def getattr(self, req: Request, ino: int, fh: int | None) -> tuple[Attr, float]:
@@ -95,12 +95,8 @@ class AttrOps(Base):
             async with record.lock:
                 file = await self._writable(record, truncate=size == 0)
                 if size:  # else it is empty already. To its own size too: its times change.
-                    await self.reserve(inode.ino, size)
-                    try:
+                    async with self.growing(inode.ino, size):
                         await self.content.truncate(record, file, size)
-                    except BaseException:
-                        await self.not_grown(inode.ino)
-                        raise
             await self.content.note_dirty(await self.catalog.get(inode.ino))
         finally:
             await self.opened.let_go(record)

@@ -361,27 +361,6 @@ class Base:
         self._kept.used(ino)
         return inode
 
-    def check_quota(self, growth: int) -> None:
-        """Raises ENOSPC if ``growth`` more bytes do not fit the volume's quota."""
-        quota = self.live.quota
-        if quota is not None and growth > 0 and self.catalog.used_bytes + growth > quota:
-            raise FsError(errno.ENOSPC, "the volume's quota is used up")
-
-    async def reserve(self, ino: int, end: int) -> None:
-        """Count a file that is about to grow to ``end`` bytes: others may want the room meanwhile.
-        Whoever does not make it grow counts it anew. Raises ENOSPC."""
-        if self.live.quota is not None:
-            inode = await self.catalog.get(ino)
-            if end > inode.size:
-                self.check_quota(end - inode.size)
-                await self.catalog.update(ino, size=end)
-
-    async def not_grown(self, ino: int) -> None:
-        """What was reserved is not needed, or not all: the file is as long as it is."""
-        inode = await self.catalog.find(ino)
-        if inode is not None:
-            await self.catalog.update(ino, size=self.attr(inode).size)
-
     async def done_before(self, req: Request) -> int | None:
         """What a resent request had already made (its inode, or 0); None if it was never done."""
         return await self.catalog.completed(req.unique) if req.resent else None

@@ -198,14 +198,8 @@ class FileOps(OpenOps):
             raise FsError(errno.EOPNOTSUPP)
         file = self._writable_file(ino)
         end = offset + length
-        if not mode & KEEP_SIZE:
-            await self.reserve(ino, end)
-        async with self.opened.held(ino):
-            try:
-                await self._fallocate(file, mode, offset, length)
-            except BaseException:
-                await self.not_grown(ino)
-                raise
+        async with self.growing(ino, 0 if mode & KEEP_SIZE else end):
+            await self._fallocate(file, mode, offset, length)
         await self._note(ino)
 
     @staticmethod
@@ -270,17 +264,12 @@ class FileOps(OpenOps):
         with os_errors():
             own = os.dup(source.whole_fd)  # who opens it for writing may close it meanwhile
         try:
-            async with self.opened.held(out_ino):
-                await self.reserve(out_ino, out_offset + length)
-                try:
-                    copied = await to_its_end(
-                        partial(copy_range, own, offset, target.fd, out_offset, length)
-                    )
-                except BaseException:
-                    await self.not_grown(out_ino)
-                    raise
-                if copied < length:  # others have cut the source
-                    await self.not_grown(out_ino)
+            async with self.growing(out_ino, out_offset + length):
+                copied = await to_its_end(
+                    partial(copy_range, own, offset, target.fd, out_offset, length)
+                )
+            if copied < length:  # others have cut the source
+                await self.not_grown(out_ino)
         except CacheFull:
             raise FsError(errno.ENOSPC) from None
         finally:

@@ -11,7 +11,7 @@ from csi_slayer.content import metadata
 from csi_slayer.content.options import SCRATCH
 from csi_slayer.errors import FsError
 from csi_slayer.vfs import names
-from csi_slayer.vfs.base import Base
+from csi_slayer.vfs.room import Room
 from csi_slayer.vfs.types import Entry, Request
 
 RENAME_NOREPLACE = 1
@@ -24,7 +24,7 @@ SYMLINK_MAX = 1024
 """Bytes of a symlink's target: it is kept in user metadata, of which S3 takes 2 KiB."""
 
 
-class NameOps(Base):
+class NameOps(Room):
     """See :class:`csi_slayer.vfs.operations.Operations`."""
 
     async def find_child(self, parent: int, name: str) -> tuple[Inode, Inode | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,48 @@ def test_what_grows_at_once_does_not_get_the_same_room(volume: Volume, copied: b
             await fs.flush(volume.request(), ino, to.fh)
             await fs.release(volume.request(), ino, to.fh)
         assert fs.catalog.used_bytes == used
+
+    volume.run(run())
+    volume.stop()
+
+
+@pytest.mark.parametrize("durability", ["close", "writeback"])
+@pytest.mark.parametrize("call", ["fallocate", "copy_range"])
+def test_what_a_call_makes_a_file_grow_by_stays_counted_while_the_file_is_synced(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch, call: str, durability: str
+) -> None:
+    """Others got the room while gigabytes were copied."""
+    fs, begun, go_on = volume.fs, asyncio.Event(), threading.Event()
+    volume.live.durability = durability  # type: ignore[assignment]
+    do = getattr(fileops, call)
+
+    def held(*args: Any) -> Any:
+        volume.loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(30)
+        return do(*args)
+
+    async def run() -> None:
+        source, read = await begin(volume, b"s", b"s" * 300)
+        ino, to = await begin(volume, b"a", b"a" * 10)
+        monkeypatch.setattr(fileops, call, held)
+        volume.loop.threaded = True
+        growing: Awaitable[object]
+        if call == "fallocate":
+            growing = fs.fallocate(volume.request(), ino, to.fh, 0, 10, 300)
+        else:
+            growing = fs.copy_file_range(volume.request(), source, read.fh, 0, ino, to.fh, 10, 300)
+        task = asyncio.ensure_future(growing)
+        await begun.wait()
+        assert fs.catalog.used_bytes == 610
+        await fs.fsync(volume.request(), ino, to.fh, False)
+        assert fs.catalog.used_bytes == 610
+        go_on.set()
+        await task
+        volume.loop.threaded = False
+        assert fs.catalog.used_bytes == 610
+        for one, opened in ((source, read), (ino, to)):
+            await close(volume, one, opened)
+        assert fs.catalog.used_bytes == 610
 
     volume.run(run())
     volume.stop()
