@@ -47,6 +47,8 @@ class MountConfig(Section):
         try:
             data = json.loads(spec) if isinstance(spec, bytes) else spec
             return cls.model_validate(_known(cls, data))
+        except ValidationError as error:
+            raise ConfigError(explain(cls, error, lambda _: "another version's")) from None
         except ValueError as error:
             raise ConfigError(f"configuration of another version: {type(error).__name__}") from None
 

@@ -12,6 +12,7 @@ import pytest
 
 from csi_slayer.config import MountConfig
 from csi_slayer.config.driver import DriverConfig
+from csi_slayer.errors import ConfigError
 from csi_slayer.node.records import Places, Record, Target, WorkerMark, boot_id, mark, public
 from csi_slayer.node.requests import Pod
 
@@ -140,6 +141,21 @@ def test_a_configuration_of_a_later_version_is_understood() -> None:
     data["later"] = {"x": 1}
     data["volume"]["later"] = True
     assert MountConfig.understood(json.dumps(data).encode()) == config(region="eu")
+
+
+def test_what_a_later_version_takes_no_more_of_a_configuration_is_named() -> None:
+    data = json.loads(config(region="eu").to_spec())
+    data["cache"]["capacity"] = 1000
+    data["store"]["region"] = ["secret"]
+    with pytest.raises(ConfigError) as refused:
+        MountConfig.understood(data)
+    text = str(refused.value)
+    assert "another version's: cache.capacity: input should be greater" in text
+    assert "another version's: store.region" in text
+    assert "1000" not in text
+    assert "secret" not in text
+    with pytest.raises(ConfigError, match="JSONDecodeError"):
+        MountConfig.understood(b"no JSON")
 
 
 def test_a_record_of_a_later_version_is_understood() -> None:
