@@ -232,7 +232,9 @@ def _by_status(
         return InvalidRange(f"{what}: the range is not within the object")
     if status in (401, 403):
         return denied(what, code, message)
-    if status in (405, 501):
+    if status == 501:
+        return NotImplementedThere(f"{what}: the store cannot do that ({detail})")
+    if status == 405:
         return StoreUnsupported(f"{what}: the store cannot do that ({detail})")
     if 300 <= status < 400:
         return StoreError(f"{what}: redirected ({detail}): check endpoint and region")
