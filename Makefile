@@ -106,7 +106,7 @@ BUILT_FROM := pyproject.toml hatch_build.py $(wildcard protos/*.proto)
 # pip comes into an environment last: one without is half made (python3-venv was missing, say). Where
 # the Python that it was made with was upgraded, or is gone, none is there that works: all is made anew.
 ENVIRONMENT := $(VENV)/bin/python $(VENV)/bin/pip
-$(shell $(VENV)/bin/python -c 'import pip' 2>/dev/null \
+$(shell $(VENV)/bin/python -I -c 'import pip' 2>/dev/null \
 	|| rm -f $(addprefix $(VENV)/,bin/pip .run .test .bench .e2e))
 $(ENVIRONMENT) &:
 	@echo "==> virtual environment in $(VENV)"

@@ -183,7 +183,7 @@ def workspace(cache: Path) -> Iterator[Path]:
     """A directory beside what is made in it. Those that killed processes left go the next day."""
     cache.mkdir(parents=True, exist_ok=True)
     for left in cache.glob(".build-*"):
-        with contextlib.suppress(FileNotFoundError):  # another set-up removes it, too
+        with contextlib.suppress(OSError):  # another set-up removes it, or it is root's
             if time.time() - left.stat().st_mtime > DAY:
                 shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".build-") as directory:

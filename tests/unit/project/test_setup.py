@@ -26,13 +26,14 @@ def test_an_environment_without_pip_is_made_again(tmp_path: Path) -> None:
         shutil.copy(PROJECT / name, tmp_path)
     # pip builds below the environment: it loads what it builds, and /tmp may be noexec.
     below = 'case $TMPDIR in */.venv/tmp) [ -d "$TMPDIR" ];; *) false; esac'
-    pip = script(tmp_path / "pip", f'[ "$1" = -c ] || {below}')
+    pip = script(tmp_path / "pip", f'[ "$1" = -I ] || {below}')
     made = f"mkdir -p .venv/bin; ln -sf {pip} .venv/bin/python"
     # As venv does where Debian's python3-venv is missing: what was made stays.
     fails = script(tmp_path / "fails", '[ "$1" = -m ] || exit 0', made, "exit 1")
     works = script(tmp_path / "works", '[ "$1" = -m ] || exit 0', made, "touch .venv/bin/pip")
-    # What the link was made for has nothing for the Python that is there after an upgrade.
-    newer = script(tmp_path / "newer", '[ "$2" != "import pip" ]')
+    # What the link was made for has nothing for the Python that is there after an upgrade. That
+    # looks elsewhere, too (PYTHONPATH), if it is not told otherwise.
+    newer = script(tmp_path / "newer", '[ "$*" != "-I -c import pip" ]')
     for python, status in ((fails, 2), (works, 0), (fails, 0)):
         make = ["make", "-C", str(tmp_path), f"PYTHON={python}", ".venv/.run"]
         assert subprocess.run(make, stdout=subprocess.DEVNULL).returncode == status
@@ -110,3 +111,13 @@ def test_what_a_killed_build_left_goes_the_next_day(tmp_path: Path) -> None:
             ".build-new", "program-v1", directory.name,
         }  # fmt: skip
     assert {path.name for path in tmp_path.iterdir()} == {".build-new", "program-v1"}
+
+
+def test_what_cannot_be_removed_there_stops_no_build(tmp_path: Path) -> None:
+    """It may be root's, of a set-up under sudo."""
+    old = tmp_path / ".build-old"
+    old.touch()  # which rmtree refuses
+    os.utime(old, (time.time() - 90_000,) * 2)
+    with workspace(tmp_path) as directory:
+        assert directory.is_dir()
+    assert [*tmp_path.iterdir()] == [old]
