@@ -97,7 +97,7 @@ class Content:
         """:meth:`retire` after the last close, now or as soon as that can be done."""
         self._growth = Growth(
             catalog, self.opened, self.objects, self.uploader, self.note_dirty,
-            lambda ino: self.stored_into(ino), self.spawn,
+            lambda ino: self.stored_into(ino), self.durable.emptied, self.spawn,
         )  # fmt: skip
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -218,11 +218,7 @@ class Content:
 
     async def truncate(self, record: OpenInode, file: StagedFile | OverlayFile, size: int) -> None:
         """Cut the file of ``record``, or make it longer; raises CacheFull."""
-        if size == 0:
-            await self.durable.emptied(record.ino)
         await self._growth.cut(record, file, size)
-        if size == 0:  # a sync may have begun in between
-            await self.durable.emptied(record.ino)
 
     async def _stage_empty(self, inode: Inode) -> StagedFile:
         file = self.new_stage()

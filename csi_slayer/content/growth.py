@@ -45,6 +45,7 @@ class Growth:
         uploader: Uploader,
         note_dirty: Callable[[Inode], Awaitable[None]],
         stored_into: Callable[[int], object],
+        emptied: Callable[[int], Awaitable[None]],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._catalog = catalog
@@ -53,6 +54,7 @@ class Growth:
         self._uploader = uploader
         self._note_dirty = note_dirty
         self._stored_into = stored_into
+        self._emptied = emptied
         self._spawn = spawn
         self._sizes: dict[int, tuple[int, int]] = {}
         self._rests: dict[int, float] = {}
@@ -95,24 +97,34 @@ class Growth:
     async def cut(self, record: OpenInode, file: StagedFile | OverlayFile, size: int) -> None:
         """Cut the file of ``record``, or make it longer; raises CacheFull. If the caller is
         cancelled it is another size all the same, or will be, which nobody else notes."""
+        if size == 0:
+            await self._emptied(record.ino)
         try:
-            await self._opened.cut(record, file, size, partial(self._cut_later, record.ino))
+            await self._opened.cut(record, file, size, partial(self._cut_later, record.ino, size))
         except asyncio.CancelledError:
-            await self._note_cut(record.ino)
+            await self._note_cut(record.ino, size)
             raise
+        if size == 0:  # a sync may have begun in between
+            await self._emptied(record.ino)
 
-    def _cut_later(self, ino: int, cut: asyncio.Future[None]) -> None:
-        self._spawn(self._note_later(ino, self._opened.held(ino), cut))
+    def _cut_later(self, ino: int, size: int, cut: asyncio.Future[None]) -> None:
+        self._spawn(self._note_later(ino, size, self._opened.held(ino), cut))
 
     async def _note_later(
-        self, ino: int, held: AbstractAsyncContextManager[OpenInode], cut: asyncio.Future[None]
+        self,
+        ino: int,
+        size: int,
+        held: AbstractAsyncContextManager[OpenInode],
+        cut: asyncio.Future[None],
     ) -> None:
         async with held:
             await asyncio.wait([cut])
             if cut.exception() is None:
-                await self._note_cut(ino)
+                await self._note_cut(ino, size)
 
-    async def _note_cut(self, ino: int) -> None:
+    async def _note_cut(self, ino: int, size: int) -> None:
+        if size == 0:
+            await self._emptied(ino)
         inode = await self._catalog.find(ino)
         if inode is not None:
             self._stored_into(ino)

@@ -77,7 +77,7 @@ class Watched:
         self._opened, self._directory = OpenInodes(), directory
         nothing: Any = None
         self.task = asyncio.create_task(
-            Growth(looked, self._opened, nothing, looked, *[nothing] * 3).watch()
+            Growth(looked, self._opened, nothing, looked, *[nothing] * 4).watch()
         )
 
     async def grow(self, ino: int) -> None:

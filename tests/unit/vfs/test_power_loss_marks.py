@@ -15,11 +15,13 @@ from csi_slayer.content import overlay
 from csi_slayer.content.overlay import BLOCK, OverlayFile
 from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import FsError
-from csi_slayer.vfs.types import Opened
+from csi_slayer.vfs.types import Opened, SetAttr
 from tests.unit.vfs.harness import DRAIN, Volume
 from tests.unit.vfs.test_power_loss import (
     LARGE,
+    OLD,
     fsync,
+    kept,
     lose_power,
     older,
     opened,
@@ -120,3 +122,40 @@ def test_a_large_file_is_emptied_while_another_sync_waits_for_its_turn(
     lose_power(volume, monkeypatch, unwritten=False)
     volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["large"] in (LARGE, b"n" * len(LARGE))
+
+
+def test_a_file_is_emptied_after_a_sync_although_its_program_was_killed(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sync that ends before has what the file had, and not what it has then."""
+    ino, handle = opened(volume, b"f")
+    begun, go_on, do = threading.Event(), threading.Event(), os.ftruncate
+
+    def late(fd: int, size: int) -> None:
+        begun.set()
+        assert go_on.wait(10)
+        do(fd, size)
+
+    async def killed() -> None:
+        call = asyncio.ensure_future(volume.fs.setattr(volume.request(), ino, SetAttr(size=0)))
+        while not begun.is_set():  # noqa: ASYNC110 - a thread tells
+            await asyncio.sleep(0.001)
+        call.cancel()
+        await volume.fs.fsync(volume.request(), ino, handle.fh, False)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        while volume.catalog.used_bytes != used:  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.001)
+
+    used = volume.catalog.used_bytes - len(OLD)
+    volume.loop.threaded = True
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", late)
+        volume.run(killed())
+    volume.loop.threaded = False
+    volume.write(ino, handle, 0, b"changed")
+    lose_power(volume, monkeypatch)
+    volume.run(volume.fs.drain(DRAIN))
+    assert volume.objects()["f"] == OLD
+    assert kept(volume) == ["f"]
