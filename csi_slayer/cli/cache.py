@@ -84,7 +84,7 @@ def usage(
     console.print(f"{least}{size(found.used)} cached in {found.segments} segments{end}")
     console.print(f"{size(found.staged)} staged besides: written, and perhaps not yet in the store")
     if found.conflicts:
-        console.print(f"{size(found.conflicts)} of conflicts: see {layout.root}/conflicts")
+        console.print(f"{size(found.conflicts)} of conflicts: see {layout.kept}")
     console.print(f"capacity {known or 'not known: no volume with this cache is mounted'}")
     console.print(f"{size(free)} free on the file system")
 

@@ -382,13 +382,14 @@ class Reconciler:
             await asyncio.shield(task)
         except Exception as error:
             self._retries.tell_deletions(len(keys), error)
-            failed = [key for key in keys if await self._catalog.pending(key) is not None]
+            # Others of them may be pending anew: what has come to be there meanwhile.
+            refused = error.keys if isinstance(error, NotDeleted) else keys
+            failed = [key for key in refused if await self._catalog.pending(key) is not None]
             self._retries.put_off(failed, DELETE_PAUSE)
             asyncio.get_running_loop().call_later(DELETE_PAUSE, self._wake.set)
-            told = error.keys if isinstance(error, NotDeleted) else frozenset()
-            alike = [key for key in failed if key not in told]
-            with contextlib.suppress(SlayerError):  # of a full disk
-                await self._catalog.pendings_failed(alike, reason_of(error))
+            if not isinstance(error, NotDeleted):
+                with contextlib.suppress(SlayerError):  # of a full disk
+                    await self._catalog.pendings_failed(failed, reason_of(error))
         finally:
             for key in keys:
                 if self._active.get(key) is task:  # else a new attempt has begun meanwhile

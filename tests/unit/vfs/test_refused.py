@@ -71,6 +71,42 @@ def test_of_deletions_refused_together_only_those_rest_that_were_refused(
     assert volume.objects() == {}
 
 
+def test_what_was_made_anew_while_its_name_was_deleted_is_not_among_the_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    fs, delete_many = volume.fs, volume.store.delete_many
+
+    async def all_but_one(keys: Sequence[str]) -> Mapping[str, str]:
+        await delete_many(keys[1:])
+        for name in keys[1:]:
+            await make(name.encode())
+        return {keys[0]: "InternalError: try again"}
+
+    async def make(name: bytes) -> None:
+        await fs.mknod(volume.request(), ROOT, name, stat.S_IFREG | 0o644, 0)
+
+    async def scenario() -> None:
+        for name in FILES:
+            await make(name)
+        assert await fs.drain(60.0) == 0
+        with monkeypatch.context() as patch:
+            patch.setattr(volume.store, "delete_many", all_but_one)
+            for name in FILES:
+                await fs.unlink(volume.request(), ROOT, name)
+            rows = await fs.catalog.pendings("", 99)
+            await fs.content.reconciler._delete_many(rows)
+        refused, *others = await fs.catalog.pendings("", 99)
+        assert refused.error == "InternalError: try again"
+        assert others
+        assert {row.error for row in others} == {None}
+        assert len(fs.content.reconciler._retries) == 1
+
+    volume.run(scenario())
+    volume.stop()
+    assert sorted(volume.objects()) == [name.decode() for name in FILES[1:]]
+
+
 def test_of_many_deletions_that_are_refused_no_more_than_a_limit_are_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
