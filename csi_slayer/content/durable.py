@@ -83,11 +83,11 @@ class Durable:
 
     async def emptied(self, ino: int) -> None:
         """A staged copy is about to be: what it had does not count any more after a power loss."""
+        self.marked(ino)  # first: a sync may end while this waits for the disk
         inode = await self._catalog.find(ino)
         if inode is not None and inode.stage is not None and not inode.flags & Mark.UNSYNCED:
             await self._catalog.update(ino, add=Mark.UNSYNCED)
             await self._catalog.synced()  # the disk may have the empty file in a moment
-        self.marked(ino)
 
     def marked(self, ino: int) -> None:
         """It bears the mark anew: a sync that has begun before does not take it away."""

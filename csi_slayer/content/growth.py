@@ -123,12 +123,12 @@ class Growth:
                 await self._note_cut(ino, size)
 
     async def _note_cut(self, ino: int, size: int) -> None:
-        if size == 0:
-            await self._emptied(ino)
         inode = await self._catalog.find(ino)
         if inode is not None:
             self._stored_into(ino)
             await self._note_dirty(inode)
+            if size == 0:  # last, for it waits for the disk
+                await self._emptied(ino)
 
     async def _forget_unwanted(self) -> None:
         """A part may have been sent ahead just after the whole file was: nothing will use it."""

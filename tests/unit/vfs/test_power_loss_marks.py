@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from csi_slayer.catalog import Mark
 from csi_slayer.content import overlay
 from csi_slayer.content.overlay import BLOCK, OverlayFile
 from csi_slayer.content.threads import to_its_end
@@ -26,6 +27,7 @@ from tests.unit.vfs.test_power_loss import (
     older,
     opened,
     release,
+    row,
     saved,
     the_stage,
     volume,
@@ -159,3 +161,43 @@ def test_a_file_is_emptied_after_a_sync_although_its_program_was_killed(
     volume.run(volume.fs.drain(DRAIN))
     assert volume.objects()["f"] == OLD
     assert kept(volume) == ["f"]
+
+
+def test_a_sync_that_began_before_ends_while_a_file_is_about_to_be_emptied(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ino, handle = opened(volume, b"f")
+    volume.write(ino, handle, 0, b"changed")
+    slow, sync, begun = Slow(volume), os.fsync, list[int]()
+    durable, journal = volume.fs.content.durable, volume.catalog.synced
+
+    def first_waits(fd: int) -> None:
+        begun.append(fd)
+        if len(begun) == 1:
+            slow()
+        sync(fd)
+
+    async def meanwhile() -> None:
+        await volume.fs.fsync(volume.request(), ino, handle.fh, False)
+
+        async def late() -> None:
+            slow.let_go()
+            await first
+            await journal()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(volume.catalog, "synced", late)
+            await durable.emptied(ino)
+
+    async def run() -> None:
+        nonlocal first
+        first = asyncio.ensure_future(durable._sync(ino, staged(volume, ino)))
+        await slow.during(first, meanwhile())
+
+    first: asyncio.Future[None]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", first_waits)
+        volume.run(run())
+    volume.loop.threaded = False
+    assert row(volume, ino).flags & Mark.UNSYNCED
+    release(volume, ino, handle)
