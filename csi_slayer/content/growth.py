@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,7 @@ import structlog
 
 from csi_slayer.catalog import Catalog, Inode
 from csi_slayer.content.objects import Objects
-from csi_slayer.content.opened import OpenInode, OpenInodes
+from csi_slayer.content.opened import Held, OpenInode, OpenInodes
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.content.upload import Uploader
@@ -108,19 +107,17 @@ class Growth:
             await self._emptied(record.ino)
 
     def _cut_later(self, ino: int, size: int, cut: asyncio.Future[None]) -> None:
-        self._spawn(self._note_later(ino, size, self._opened.held(ino), cut))
+        held = self._opened.held(ino)
+        held.record.growing.append(size)
+        self._spawn(self._note_later(held, size, cut))
 
-    async def _note_later(
-        self,
-        ino: int,
-        size: int,
-        held: AbstractAsyncContextManager[OpenInode],
-        cut: asyncio.Future[None],
-    ) -> None:
-        async with held:
-            await asyncio.wait([cut])
-            if cut.exception() is None:
-                await self._note_cut(ino, size)
+    async def _note_later(self, held: Held, size: int, cut: asyncio.Future[None]) -> None:
+        async with held as record:
+            try:
+                await asyncio.wait([cut])
+            finally:
+                record.growing.remove(size)
+            await self._note_cut(record.ino, size)  # also if it failed: it counts as it is
 
     async def _note_cut(self, ino: int, size: int) -> None:
         inode = await self._catalog.find(ino)

@@ -93,20 +93,20 @@ class OpenInode:
         return not self.is_backed_by(None if self.file is None else self.file.whole_fd)
 
 
-class _Held:
+class Held:
     """See :meth:`OpenInodes.held`."""
 
-    __slots__ = ("_inodes", "_record")
+    __slots__ = ("_inodes", "record")
 
     def __init__(self, inodes: OpenInodes, ino: int) -> None:
         self._inodes = inodes
-        self._record = inodes.use(ino)
+        self.record = inodes.use(ino)
 
     async def __aenter__(self) -> OpenInode:
-        return self._record
+        return self.record
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        await self._inodes.let_go(self._record)
+        await self._inodes.let_go(self.record)
 
 
 @contextmanager
@@ -139,11 +139,11 @@ class OpenInodes:
             if record.file is not None:
                 await record.file.close()
 
-    def held(self, ino: int) -> _Held:
+    def held(self, ino: int) -> Held:
         """For ``async with``: the record of an inode, which is not closed before the end of the
         block. Whoever waits with a file of it in hand needs this, or its descriptor may become
         another file's."""
-        return _Held(self, ino)
+        return Held(self, ino)
 
     async def cut(
         self,

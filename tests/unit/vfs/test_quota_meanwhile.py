@@ -15,7 +15,7 @@ import pytest
 from csi_slayer.catalog import ROOT
 from csi_slayer.errors import CacheFull, FsError, StoreUnavailable
 from csi_slayer.vfs import fileops
-from csi_slayer.vfs.types import Opened
+from csi_slayer.vfs.types import Opened, SetAttr
 from tests.unit.vfs.calls import LARGE, Gate, begin, read
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob
@@ -251,4 +251,43 @@ def test_a_worker_that_died_before_a_write_leaves_the_file_as_long_as_it_was(
         await check(volume, ino, b"a" * 10)
 
     volume.run(closed())
+    volume.stop()
+
+
+def test_what_a_killed_program_makes_a_file_grow_by_later_stays_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for what others write into the file."""
+    volume = Volume(tmp_path, passthrough=True, ttl=3600, durability="writeback")
+    volume.live.quota = 4 << 30
+    fs, begun, go_on, do = volume.fs, asyncio.Event(), threading.Event(), os.ftruncate
+
+    def held(fd: int, size: int) -> None:
+        volume.loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(30)
+        do(fd, size)
+
+    async def run() -> None:
+        ino, opened = await begin(volume, b"a", b"a" * 10)
+        monkeypatch.setattr(os, "ftruncate", held)
+        volume.loop.threaded = True
+        task = asyncio.ensure_future(fs.setattr(volume.request(), ino, SetAttr(size=300)))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert fs.catalog.used_bytes == 300
+        await fs.fsync(volume.request(), ino, opened.fh, False)
+        assert fs.catalog.used_bytes == 300
+        go_on.set()
+        record = fs.opened.get(ino)
+        assert record is not None
+        while record.users > 1:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.001)
+        volume.loop.threaded = False
+        assert fs.catalog.used_bytes == 300
+        assert record.growing == []
+        await close(volume, ino, opened)
+
+    volume.run(run())
     volume.stop()
