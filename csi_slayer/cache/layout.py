@@ -41,7 +41,8 @@ another block group; few of them keep the bitmaps that a new file needs in memor
 
 _VERSION = "slayerfs cache layout 1\n"
 _TEMPORARY = "layout."
-_OURS = frozenset({"segments", "staging"})
+_STAGING, _CONFLICTS = "staging", "conflicts"
+_OURS = frozenset({"segments", _STAGING})
 _PROBE = 10**18 + 1
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_TOPDIR_FL = 0x80086601, 0x40086602, 0x20000  # linux/fs.h
 
@@ -56,8 +57,8 @@ class Layout:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.segments = root / "segments"
-        self.staged = root / "staging"
-        self.kept = root / "conflicts"
+        self.staged = root / _STAGING
+        self.kept = root / _CONFLICTS
         self.ledger = root / "usage"
         self.marks = root / "marks"
         self.governor_lock = root / "governor.lock"
@@ -171,12 +172,12 @@ class Layout:
 
 def staging_of(cache: Path, volume: str) -> Path:
     """The staging directory of a volume of this cache, which is not looked at."""
-    return cache / "staging" / directory_name(volume)
+    return cache / _STAGING / directory_name(volume)
 
 
 def conflicts_of(cache: Path, volume: str) -> Path:
     """As :func:`staging_of`, the directory of its conflicts."""
-    return cache / "conflicts" / directory_name(volume)
+    return cache / _CONFLICTS / directory_name(volume)
 
 
 def directory_name(volume: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from csi_slayer.catalog import ROOT
@@ -34,6 +36,26 @@ class Gate:
     def remove(self) -> None:
         """Later calls are not held back any more."""
         setattr(*self._undo)
+
+
+class ThreadGate:
+    """A call of ``real`` that a thread makes: it waits before its effect, so many ``seconds`` at
+    most, until :meth:`let_go`; ``reached`` is set when it has begun."""
+
+    def __init__(self, volume: Volume, real: Callable[..., Any], seconds: float = 30) -> None:
+        self.reached = asyncio.Event()
+        self._loop = volume.loop
+        self._open = threading.Event()
+        self._real = real
+        self._seconds = seconds
+
+    def __call__(self, *args: Any) -> Any:
+        self._loop.call_soon_threadsafe(self.reached.set)
+        assert self._open.wait(self._seconds)
+        return self._real(*args)
+
+    def let_go(self) -> None:
+        self._open.set()
 
 
 async def begin(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from csi_slayer.catalog import ROOT
 from csi_slayer.content import staged as staged_files
 from csi_slayer.content.ranges import as_bytes
 from csi_slayer.vfs.types import SetAttr
-from tests.unit.vfs.calls import begin, create, read
+from tests.unit.vfs.calls import ThreadGate, begin, create, read
 from tests.unit.vfs.harness import DRAIN, Volume
 from tests.unit.vfs.memory_store import Blob
 
@@ -147,20 +146,15 @@ async def cancelled_in_its_thread(
     volume: Volume, call: str, ino: int, monkeypatch: pytest.MonkeyPatch, where: object, name: str
 ) -> None:
     """Cancel a call while its thread does something, which is not undone by that."""
-    begun, go_on, do = asyncio.Event(), threading.Event(), getattr(where, name)
-
-    def held(*args: Any) -> None:
-        volume.loop.call_soon_threadsafe(begun.set)
-        assert go_on.wait(5)
-        do(*args)
-
-    monkeypatch.setattr(where, name, held)
+    do = getattr(where, name)
+    gate = ThreadGate(volume, do, seconds=5)
+    monkeypatch.setattr(where, name, gate)
     volume.loop.threaded = True
     task = asyncio.ensure_future(CALLS[call](volume, ino, 0))
-    await begun.wait()
+    await gate.reached.wait()
     task.cancel()
     await asyncio.sleep(0.01)
-    go_on.set()
+    gate.let_go()
     with pytest.raises(asyncio.CancelledError):
         await task
     monkeypatch.setattr(where, name, do)
@@ -197,12 +191,7 @@ def test_a_file_that_is_cut_when_its_program_is_gone_is_uploaded(
     """The cut of a file that the kernel writes by itself waits for what others write there; and
     who has it open may have it open for days."""
     volume = Volume(tmp_path, passthrough=True, ttl=3600, durability="writeback")
-    fs, begun, go_on, do = volume.fs, asyncio.Event(), threading.Event(), os.ftruncate
-
-    def held(fd: int, size: int) -> None:
-        volume.loop.call_soon_threadsafe(begun.set)
-        assert go_on.wait(30)
-        do(fd, size)
+    fs, gate = volume.fs, ThreadGate(volume, os.ftruncate)
 
     async def scenario() -> None:
         ino, writer = await begin(volume, b"f", b"0123456789")
@@ -210,16 +199,16 @@ def test_a_file_that_is_cut_when_its_program_is_gone_is_uploaded(
         assert volume.is_past_us(reader)
         await fs.release(volume.request(), ino, writer.fh)
         assert await fs.drain(DRAIN) == 0
-        monkeypatch.setattr(os, "ftruncate", held)
+        monkeypatch.setattr(os, "ftruncate", gate)
         volume.loop.threaded = True
         task = asyncio.ensure_future(cut(volume, ino, 0))
-        await begun.wait()
+        await gate.reached.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         await fs.drain(0.2)
         assert volume.objects() == {"f": b"0123456789"}
-        go_on.set()
+        gate.let_go()
         for _ in range(5000):
             if volume.catalog.used_bytes == 5:
                 break

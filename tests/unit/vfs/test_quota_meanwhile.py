@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import threading
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from csi_slayer.catalog import ROOT
 from csi_slayer.errors import CacheFull, FsError, StoreUnavailable
 from csi_slayer.vfs import fileops
 from csi_slayer.vfs.types import Opened, SetAttr
-from tests.unit.vfs.calls import LARGE, Gate, begin, read
+from tests.unit.vfs.calls import LARGE, Gate, ThreadGate, begin, read
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob
 
@@ -86,19 +85,13 @@ def test_what_a_call_makes_a_file_grow_by_stays_counted_while_the_file_is_synced
     volume: Volume, monkeypatch: pytest.MonkeyPatch, call: str, durability: str
 ) -> None:
     """Others got the room while gigabytes were copied."""
-    fs, begun, go_on = volume.fs, asyncio.Event(), threading.Event()
+    fs, gate = volume.fs, ThreadGate(volume, getattr(fileops, call))
     volume.live.durability = durability  # type: ignore[assignment]
-    do = getattr(fileops, call)
-
-    def held(*args: Any) -> Any:
-        volume.loop.call_soon_threadsafe(begun.set)
-        assert go_on.wait(30)
-        return do(*args)
 
     async def run() -> None:
         source, read = await begin(volume, b"s", b"s" * 300)
         ino, to = await begin(volume, b"a", b"a" * 10)
-        monkeypatch.setattr(fileops, call, held)
+        monkeypatch.setattr(fileops, call, gate)
         volume.loop.threaded = True
         growing: Awaitable[object]
         if call == "fallocate":
@@ -106,11 +99,11 @@ def test_what_a_call_makes_a_file_grow_by_stays_counted_while_the_file_is_synced
         else:
             growing = fs.copy_file_range(volume.request(), source, read.fh, 0, ino, to.fh, 10, 300)
         task = asyncio.ensure_future(growing)
-        await begun.wait()
+        await gate.reached.wait()
         assert fs.catalog.used_bytes == 610
         await fs.fsync(volume.request(), ino, to.fh, False)
         assert fs.catalog.used_bytes == 610
-        go_on.set()
+        gate.let_go()
         await task
         volume.loop.threaded = False
         assert fs.catalog.used_bytes == 610
@@ -260,26 +253,21 @@ def test_what_a_killed_program_makes_a_file_grow_by_later_stays_counted(
     """It waits for what others write into the file."""
     volume = Volume(tmp_path, passthrough=True, ttl=3600, durability="writeback")
     volume.live.quota = 4 << 30
-    fs, begun, go_on, do = volume.fs, asyncio.Event(), threading.Event(), os.ftruncate
-
-    def held(fd: int, size: int) -> None:
-        volume.loop.call_soon_threadsafe(begun.set)
-        assert go_on.wait(30)
-        do(fd, size)
+    fs, gate = volume.fs, ThreadGate(volume, os.ftruncate)
 
     async def run() -> None:
         ino, opened = await begin(volume, b"a", b"a" * 10)
-        monkeypatch.setattr(os, "ftruncate", held)
+        monkeypatch.setattr(os, "ftruncate", gate)
         volume.loop.threaded = True
         task = asyncio.ensure_future(fs.setattr(volume.request(), ino, SetAttr(size=300)))
-        await begun.wait()
+        await gate.reached.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert fs.catalog.used_bytes == 300
         await fs.fsync(volume.request(), ino, opened.fh, False)
         assert fs.catalog.used_bytes == 300
-        go_on.set()
+        gate.let_go()
         record = fs.opened.get(ino)
         assert record is not None
         while record.users > 1:  # noqa: ASYNC110 - nobody is told
