@@ -92,6 +92,12 @@ class VolumeConfig(Section):
         description="fetch ahead of sequential readers and directory scans; off: only what is asked"
         " for, in whole blocks, and small files whole",
     )
+    open_wait: Duration = Field(
+        default=0.0,
+        description="how long the first open of a file over 1 MiB waits for all of it to be in the"
+        " cache, so that the kernel reads it by itself (passthrough) from the first byte: for files"
+        " that are read whole; 0: opens do not wait",
+    )
     io_timeout: Duration = Field(
         default=60.0,
         gt=0,

@@ -17,7 +17,8 @@ class Live:
     use and copied nowhere. Times in seconds, sizes in bytes.
 
     ``metadata_ttl``: how long names and attributes are believed without asking the store.
-    ``close_to_open``: ask at every open of a file. ``quota``: None for no limit.
+    ``close_to_open``: ask at every open of a file. ``quota``: None for no limit. ``open_wait``:
+    how long an open waits for all of a large file.
     """
 
     durability: Durability = "close"
@@ -26,6 +27,7 @@ class Live:
     close_to_open: bool = False
     quota: int | None = None
     prefetch: bool = True
+    open_wait: float = 0.0
 
     def set(self, other: Live) -> None:
         """Take all values over from another one."""

@@ -18,9 +18,9 @@ from csi_slayer.content.content import Content
 from csi_slayer.content.hydration import Apart
 from csi_slayer.content.opened import IoMode, OpenInode
 from csi_slayer.errors import FsError, ObjectNotFound, PreconditionFailed, SlayerError
-from csi_slayer.scheduling.scan import Scan
 from csi_slayer.vfs import names
 from csi_slayer.vfs.ahead import ListAhead
+from csi_slayer.vfs.fetch_ahead import FetchAhead
 from csi_slayer.vfs.handles import HandleTable
 from csi_slayer.vfs.kept import Kept
 from csi_slayer.vfs.late import Late
@@ -57,8 +57,6 @@ class NameMoved(FsError):
 class Base:
     """State of the volume's file system; the mixins on top of it have the calls."""
 
-    _scan: Scan
-
     def __init__(
         self,
         catalog: Catalog,
@@ -88,6 +86,7 @@ class Base:
             self.content.options.write_timeout,
         )
         self._ahead = ListAhead(catalog, self.refresh, options.live)
+        self._fetch_ahead = FetchAhead(catalog, self.content, self._ahead, options.live)
         self.unread = Unread(catalog, self.content, options.live, posix=options.posix)
         self._kernel: Kernel | None = None
         self._stale_pages = StalePages(lambda: catalog.next_ino)

@@ -88,7 +88,7 @@ class DirOps(Base):
             items.extend(self._bare_item(name) for name in found)
             first = found[0].place if found else None
         if after == 0 and first is not None:
-            self._scan.listed(ino, first)
+            self._fetch_ahead.listing(ino, first)
         if self.kernel.lists_unseen:
             await self._note_shown(ino)
         return items

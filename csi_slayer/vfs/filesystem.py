@@ -9,7 +9,6 @@ import structlog
 
 from csi_slayer.catalog import Catalog
 from csi_slayer.content.content import Content
-from csi_slayer.scheduling.scan import Scan
 from csi_slayer.vfs.attrops import AttrOps
 from csi_slayer.vfs.dirops import DirOps
 from csi_slayer.vfs.fileops import FileOps
@@ -37,7 +36,6 @@ class FileSystem(FileOps, DirOps, AttrOps):
     ) -> None:
         super().__init__(catalog, make_content, options, events, handles_path)
         self.opened.let_go = self._drop
-        self._scan = Scan()
         self._unopened = Unopened(self.opened, self._kept, self.spawn, self.content.smalls.room)
         self._refused_before = 0.0
 

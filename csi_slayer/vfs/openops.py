@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import stat
@@ -15,7 +16,7 @@ from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.opened import UNKNOWN_FILE, File, IoMode, OpenInode, local_file
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile, discarding
-from csi_slayer.errors import FsError, SlayerError
+from csi_slayer.errors import FsError, SlayerError, StoreUnavailable
 from csi_slayer.vfs import names
 from csi_slayer.vfs.base import NameMoved, version_of
 from csi_slayer.vfs.handles import Handle
@@ -35,9 +36,6 @@ starts leaves one."""
 TRIED_AGAIN = 10.0
 """Seconds after a take-over for which an open may be the second try of one that the predecessor
 refused: the kernel tries once more, and then tells the program."""
-
-BEYOND = 64
-"""Files fetched ahead at once in the directories that a walk comes to next."""
 
 
 class OpenOps(NameOps):
@@ -117,6 +115,7 @@ class OpenOps(NameOps):
                 await self.content.note_dirty(await self.catalog.get(ino))
         else:
             await self._readable(record, inode)
+            await self._wait_for_all(record)
         stale = self._stale_pages.take(ino)
         try:
             if stale:
@@ -146,37 +145,20 @@ class OpenOps(NameOps):
     async def _ready(self, file: CleanFile, inode: Inode) -> None:
         """Fetch a small file, find the segment of a large one."""
         if 0 < inode.size <= SMALL:
-            await self._prefetch(inode)
+            await self._fetch_ahead.opened(inode)
         if 0 < inode.size <= self.content.segment_span:
             await file.open_segment()
 
-    async def _prefetch(self, inode: Inode) -> None:
-        """If somebody walks the directory, have its next small files fetched."""
-        if not self.live.prefetch:
+    async def _wait_for_all(self, record: OpenInode) -> None:
+        """Have a file that is not in the cache fetched whole, so that the kernel can read it by
+        itself; what is not there in time, or because the store is away, the reads wait for."""
+        file, seconds = record.file, self.live.open_wait
+        if not seconds or not self.kernel.passthrough or record.mode != IoMode.NONE:
             return
-        after, count = self._scan.opened(inode.parent, inode.place)
-        if count:
-            children = await self.catalog.children(inode.parent, after, count)
-            wanted = [child for _name, child in children]
-            if after == inode.place:
-                wanted.insert(0, inode)  # the first of a walk: not behind those that come after it
-            last = await self.content.prefetch(wanted)
-            if last is not None:
-                self._scan.reached(inode.parent, last)
-            if len(children) < count:
-                await self._prefetch_beyond(inode.parent)
-
-    async def _prefetch_beyond(self, ino: int) -> None:
-        """All files of a directory are read, or fetched ahead: go on in those that come next."""
-        left = BEYOND
-        async for directory in self._ahead.following(ino, self.content.smalls.room):
-            children = await self.catalog.children(directory.ino, 0, left)
-            await self.content.prefetch([child for _name, child in children])
-            sizes = [child.size for _name, child in children if child.is_file]
-            self._ahead.fetched(directory, sum(size for size in sizes if size <= SMALL))
-            left -= len(children)
-            if left <= 0:
-                break
+        if isinstance(file, CleanFile) and file.whole_fd is None:
+            with contextlib.suppress(TimeoutError, StoreUnavailable):
+                async with asyncio.timeout(seconds):
+                    await file.fill()
 
     def _handle(self, req: Request, record: OpenInode, inode: Inode, flags: int) -> Handle:
         """Choose the I/O mode and write the handle down before it is answered."""

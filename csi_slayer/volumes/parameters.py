@@ -147,6 +147,11 @@ class VolumeParameters(BaseModel):
         " whole blocks, and small files whole",
         mutable=True,
     )
+    open_wait: Duration | None = _field(
+        None,
+        "how long an open waits for all of a large file, so that the kernel reads it by itself",
+        mutable=True,
+    )
     io_timeout: Annotated[Duration, Field(gt=0)] | None = _field(
         None, "how long an uncached read or a close waits for an unreachable S3 before EIO"
     )

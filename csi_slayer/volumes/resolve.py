@@ -41,6 +41,7 @@ _SAME_NAMES = (
     "negative_ttl",
     "close_to_open",
     "prefetch",
+    "open_wait",
     "attributes",
     "uid",
     "gid",

@@ -10,6 +10,7 @@ LIVE = frozenset(
     f"volume.{name}"
     for name in (
         "quota", "durability", "metadata_ttl", "negative_ttl", "close_to_open", "prefetch",
+        "open_wait",
     )
 )  # fmt: skip
 """In force from the next operation on."""

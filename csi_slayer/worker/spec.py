@@ -113,6 +113,7 @@ def live_options(config: MountConfig) -> Live:
         close_to_open=wanted.close_to_open,
         quota=wanted.quota,
         prefetch=wanted.prefetch,
+        open_wait=wanted.open_wait,
     )
 
 
@@ -135,8 +136,13 @@ def vfs_options(config: MountConfig, live: Live) -> VfsOptions:
     wanted = config.volume
     return VfsOptions(
         read_only=wanted.read_only,
-        # A kernel that opens files by itself asks nobody for their version.
-        zero_upcall=wanted.zero_upcall and wanted.read_only and not wanted.close_to_open,
+        # A kernel that opens files by itself asks nobody for their version, and waits for nothing.
+        zero_upcall=(
+            wanted.zero_upcall
+            and wanted.read_only
+            and not wanted.close_to_open
+            and not wanted.open_wait
+        ),
         posix=wanted.attributes == "posix",
         live=live,
     )

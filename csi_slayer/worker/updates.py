@@ -34,8 +34,10 @@ async def apply(mount: Mount, new: MountConfig) -> tuple[str, ...]:
     if changes == Changes():
         return ()  # the kubelet publishes the same again and again
     fixed = list(changes.fixed)
-    if new.volume.close_to_open and mount.session is not None and mount.session.state.zero_open:
-        fixed.append("volume.close_to_open (the kernel opens files by itself: zero_upcall)")
+    if mount.session is not None and mount.session.state.zero_open:
+        for name in ("close_to_open", "open_wait"):
+            if getattr(new.volume, name):
+                fixed.append(f"volume.{name} (the kernel opens files by itself: zero_upcall)")
     if fixed:
         raise VolumeInUse(
             f"cannot change while the volume is mounted: {', '.join(fixed)}: end its pods on this "

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
+import signal
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +42,26 @@ def test_a_sequential_reader_gets_what_it_asks_for(make_mount: MakeMount, prefet
     usage = json.loads(slayer("cache", "usage", "--cache-dir", str(mount.cache), "--json").stdout)
     assert usage["used"] >= READ
     assert (usage["used"] <= READ + KERNEL) != prefetch
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("read_only", [True, False], ids=["read-only", "writable"])
+def test_an_open_that_waits_is_read_without_the_worker(
+    make_mount: MakeMount, capabilities: list[str], objects: Path, read_only: bool
+) -> None:
+    data = os.urandom(SIZE)
+    (objects / "f").write_bytes(data)
+    options = [*capabilities, "volume.open_wait=1m", f"volume.read_only={str(read_only).lower()}"]
+    mount = make_mount(options=options).mount()
+    with (mount.root / "f").open("rb", buffering=0) as file:
+        if "passthrough" in mount.status()["capabilities"]:
+            pid = mount.worker_pid()
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                with mmap.mmap(file.fileno(), SIZE, prot=mmap.PROT_READ) as view:
+                    assert view[SIZE - MIB :] == data[SIZE - MIB :]
+                assert os.pread(file.fileno(), SIZE, 0) == data  # readall asks for its size
+            finally:
+                os.kill(pid, signal.SIGCONT)
+        else:
+            assert file.readall() == data

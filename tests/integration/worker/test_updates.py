@@ -83,12 +83,15 @@ def test_what_cannot_change_is_named_and_nothing_changes(make_place: MakePlace) 
     assert "store: required" in answer["error"]
 
 
-def test_an_open_that_the_kernel_does_itself_cannot_ask_the_store(make_place: MakePlace) -> None:
+@pytest.mark.parametrize(("name", "value"), [("close_to_open", True), ("open_wait", "5s")])
+def test_an_open_that_the_kernel_does_itself_asks_nobody(
+    make_place: MakePlace, name: str, value: object
+) -> None:
     place = make_place({"volume.read_only": True})
     worker = place.start().ready()
-    answer = worker.update(place.changed(volume__close_to_open=True))
+    answer = worker.update(place.changed(**{f"volume__{name}": value}))
     if worker.place.session is not None and worker.place.session["zero_open"]:
-        assert "volume.close_to_open" in answer["error"]
+        assert f"volume.{name}" in answer["error"]
     else:
         assert answer == {"updated": 1, "later": []}
 

@@ -13,7 +13,7 @@ import pytest
 from csi_slayer.catalog import ROOT
 from csi_slayer.errors import StoreUnavailable
 from csi_slayer.vfs import ahead
-from csi_slayer.vfs.openops import BEYOND
+from csi_slayer.vfs.fetch_ahead import BEYOND
 from csi_slayer.vfs.pages import PAGE
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import Blob

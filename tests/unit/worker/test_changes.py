@@ -32,6 +32,7 @@ def test_equal_configurations_have_no_differences() -> None:
         ({"volume__negative_ttl": 99}, "live"),
         ({"volume__close_to_open": True}, "live"),
         ({"volume__prefetch": False}, "live"),
+        ({"volume__open_wait": 9}, "live"),
         ({"store__secret_access_key": "other"}, "credentials"),
         ({"store__session_token": "token"}, "credentials"),
         ({"store__sts_endpoint": "http://sts"}, "credentials"),

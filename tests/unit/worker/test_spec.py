@@ -59,8 +59,9 @@ def test_only_read_only_volumes_do_without_upcalls() -> None:
     assert not vfs_options(config, live_options(config)).zero_upcall
     config = load_config(None, {**BASE, "volume.read_only": True})
     assert vfs_options(config, live_options(config)).zero_upcall
-    config = load_config(None, {**BASE, "volume.read_only": True, "volume.close_to_open": True})
-    assert not vfs_options(config, live_options(config)).zero_upcall
+    for name, value in (("close_to_open", True), ("open_wait", "5s"), ("zero_upcall", False)):
+        config = load_config(None, {**BASE, "volume.read_only": True, f"volume.{name}": value})
+        assert not vfs_options(config, live_options(config)).zero_upcall
 
 
 def test_an_empty_secret_is_not_the_wish_to_have_another_identity() -> None:
