@@ -106,6 +106,8 @@ ROWS: tuple[Row, ...] = (
     _speed("warm-find", "readonly", "read-only volume, warm find", "files/s",
            Ratio(SLAYER, LOCAL, 0.7)),
     _speed("cold-read", "stream", "cold sequential read", "MB/s", Ratio(SLAYER, BARE, 0.8)),
+    _speed("cold-read-whole", "stream", "the same, opens wait for the whole file", "MB/s",
+           Ratio(SLAYER, BARE, 0.8), peer=False),
     _speed("write-close", "stream", "sequential write and close, uploaded at close", "MB/s",
            Ratio(SLAYER, BARE, 0.8)),
     _speed("cold-small", "coldsmall",

@@ -11,47 +11,54 @@ from bench.arrival import until_uploaded
 from bench.dataset import Blobs
 from bench.errors import BenchError
 from bench.machine import MB
-from bench.rows import BARE
+from bench.rows import BARE, SLAYER
 from bench.session import Measure, Session
 from bench.targets.base import MountOptions, Target
+
+READ, READ_WHOLE = "cold-read", "cold-read-whole"
+"""As mounts read by default, and as one does that was told that files are read whole."""
 
 _numbers = count()
 
 
 def run(session: Session) -> None:
     """Each sample has a fresh mount with an empty cache."""
-    if session.results.wants("cold-read"):
-        _run_reads(session)
+    rows = [row for row in (READ, READ_WHOLE) if session.results.wants(row)]
+    if rows:
+        dataset = Blobs("stream", session.scale.stream_read)
+        session.fill(dataset)
+        for row in rows:
+            _run_reads(session, dataset, row)
+        session.forget(dataset)
     if session.results.wants("write-close"):
         _run_writes(session)
 
 
-def _run_reads(session: Session) -> None:
-    dataset = Blobs("stream", session.scale.stream_read)
-    session.fill(dataset)
+def _run_reads(session: Session, dataset: Blobs, row: str) -> None:
     measures: dict[str, Measure] = {
-        target.name: partial(_read, session, target, dataset) for target in session.targets()
+        target.name: partial(_read, session, target, dataset, row)
+        for target in session.targets()
+        if row == READ or target.name == SLAYER
     }
     if session.wants_bare():
-        measures[BARE] = partial(_read_bare, session, dataset)
-    session.interleave(["cold-read"], measures)
-    session.forget(dataset)
+        measures[BARE] = partial(_read_bare, session, dataset, row)
+    session.interleave([row], measures)
 
 
-def _read(session: Session, target: Target, dataset: Blobs) -> Mapping[str, float]:
+def _read(session: Session, target: Target, dataset: Blobs, row: str) -> Mapping[str, float]:
     (name,) = dataset.names()
     session.chill(dataset)
-    with target.mounted(MountOptions(dataset.prefix)) as mounted:
+    with target.mounted(MountOptions(dataset.prefix, whole_files=row == READ_WHOLE)) as mounted:
         work = session.load.run("seqread", mounted.path / name, 0)
     if work.bytes != dataset.size:
         raise BenchError(f"read {work.bytes} bytes of {dataset.size}")
-    return {"cold-read": work.throughput}
+    return {row: work.throughput}
 
 
-def _read_bare(session: Session, dataset: Blobs) -> Mapping[str, float]:
+def _read_bare(session: Session, dataset: Blobs, row: str) -> Mapping[str, float]:
     (key,) = dataset.object_keys()
     session.chill(dataset)
-    return {"cold-read": dataset.size / MB / session.bare.download(key, dataset.size)}
+    return {row: dataset.size / MB / session.bare.download(key, dataset.size)}
 
 
 def _run_writes(session: Session) -> None:

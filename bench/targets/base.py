@@ -10,12 +10,14 @@ from typing import Literal, Protocol
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """``durability``: written files are in the bucket at close, or some time later."""
+    """``durability``: written files are in the bucket at close, or some time later.
+    ``whole_files``: the mount is told, if that is possible, that files are read whole."""
 
     prefix: str
     read_only: bool = False
     durability: Literal["close", "writeback"] = "close"
     cache_bytes: int = 10 * 2**30
+    whole_files: bool = False
 
 
 class Mounted(Protocol):

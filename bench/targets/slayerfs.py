@@ -57,6 +57,7 @@ class SlayerFS:
             "--metadata-ttl", "1h",
             "--durability", options.durability,
             *(["--read-only"] if options.read_only else []),
+            *(["--option", "volume.open_wait=1m"] if options.whole_files else []),
             *([] if self._capabilities else ["--option", "fuse.disable=all"]),
         ]  # fmt: skip
         try:
