@@ -14,7 +14,6 @@ from csi_slayer.cache.files import free_replaced, standing
 from csi_slayer.cache.header import MAPPED, WHOLE, Header, boot_generation
 from csi_slayer.cache.key import SegmentKey
 from csi_slayer.cache.layout import BLOCK, SMALL
-from csi_slayer.cache.ledger import on_disk
 from csi_slayer.cache.oserrors import translated
 from csi_slayer.cache.shared import Shared
 from csi_slayer.errors import CacheError
@@ -63,7 +62,7 @@ def _adopt(shared: Shared, key: SegmentKey, fd: int, stage_path: str, size: int)
         data = os.pread(fd, size, 0)
         header = _whole(key, size, before, xxhash.xxh3_64_intdigest(data))
     else:  # in a thread, which may wait
-        room, wait = staged + on_disk(map_bytes(size)), ADOPT_WAIT
+        room, wait = staged + shared.ledger.on_disk(map_bytes(size)), ADOPT_WAIT
         nonce = secrets.randbits(64)
         map_path = layout.map(key.hex, nonce)
         header = Header(MAPPED, size, 0, 0, nonce, key.raw)

@@ -16,7 +16,7 @@ from csi_slayer.cache.filesystem import EXT4, file_system
 from csi_slayer.cache.header import Header, read_header
 from csi_slayer.cache.key import SegmentKey
 from csi_slayer.cache.layout import SMALL, Layout
-from csi_slayer.cache.ledger import Ledger, on_disk
+from csi_slayer.cache.ledger import Ledger
 from csi_slayer.cache.marks import Marks
 from csi_slayer.cache.opened import OpenSegment
 from csi_slayer.cache.oserrors import translated
@@ -60,12 +60,13 @@ class Cache:
         try:
             ledger = Ledger(layout, capacity, min_free)
             marks = Marks(layout)
-            allocates = capacity >= _ALLOCATES and file_system(str(root)) == EXT4
+            measures = file_system(str(root)) == EXT4
         except OSError as error:
             raise translated(error, f"cache directory {root}") from error
         self.shared = Shared(
-            layout, ledger, marks, CacheEvents(), Direct(direct), allocates=allocates
-        )
+            layout, ledger, marks, CacheEvents(), Direct(direct),
+            allocates=measures and capacity >= _ALLOCATES, measures=measures,
+        )  # fmt: skip
         self.capacity = capacity
         self._bypass = Bypass(self.shared.events)
 
@@ -191,7 +192,7 @@ class Cache:
         if len(data) > SMALL:
             raise ValueError(f"{len(data)} bytes are no small segment")
         shared = self.shared
-        room = on_disk(len(data))
+        room = shared.ledger.on_disk(len(data))
         try:
             shared.ledger.reserve(room)
             try:

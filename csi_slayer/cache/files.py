@@ -19,7 +19,6 @@ from csi_slayer.cache.blockmap import BlockMap, map_bytes
 from csi_slayer.cache.header import MAPPED, WHOLE, Header, boot_generation, read_header
 from csi_slayer.cache.key import SegmentKey
 from csi_slayer.cache.layout import Layout
-from csi_slayer.cache.ledger import on_disk
 from csi_slayer.cache.opened import OpenSegment
 from csi_slayer.cache.oserrors import translated
 from csi_slayer.cache.shared import Shared
@@ -106,7 +105,7 @@ def make_segment(shared: Shared, key: SegmentKey, size: int) -> OpenSegment:
     If another process has made it meanwhile, that one. Raises OSError, CacheFull.
     """
     layout, nonce = shared.layout, secrets.randbits(64)
-    room = on_disk(map_bytes(size))
+    room = shared.ledger.on_disk(map_bytes(size))
     shared.ledger.reserve(room)
     with ExitStack() as undo:
         undo.callback(shared.ledger.release, room)
@@ -133,6 +132,7 @@ def make_segment(shared: Shared, key: SegmentKey, size: int) -> OpenSegment:
         os.unlink(temporary)
         if not named:
             os.unlink(path)
+            shared.ledger.release(room)
         return OpenSegment(shared, key.hex, fd, header, os.fstat(fd), blocks, fresh=True)
 
 

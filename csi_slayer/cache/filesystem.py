@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 from typing import Final
 
 EXT4: Final = 0xEF53
@@ -35,6 +36,22 @@ def file_system(file: int | str) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return int(state[0] & 0xFFFFFFFF)
+
+
+def allocation_unit(directory: str, otherwise: int) -> int:
+    """Bytes that a file with one byte takes there, where the file system is ext4: a block or, with
+    bigalloc, a cluster, which nothing else tells; ``otherwise`` on others. Raises OSError."""
+    if file_system(directory) != EXT4:
+        return otherwise
+    unit = os.statvfs(directory).f_frsize
+    with suppress(OSError):  # no extents, so no clusters either; a full disk
+        fd = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            fallocate(fd, 0, 0, 1)
+            unit = max(unit, os.fstat(fd).st_blocks * 512)
+        finally:
+            os.close(fd)
+    return unit
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:

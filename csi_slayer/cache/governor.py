@@ -27,11 +27,12 @@ PERIOD = 1.0
 """Seconds between looks at the staged bytes, more if looking takes long."""
 
 SWEEP_PERIOD = 600.0
-"""Seconds between counts of all that is there."""
+"""Seconds between counts of all that is there. Sooner, if as much was removed as the cache holds,
+or less could be removed than had to be: small errors in what is said to be used add up."""
 
 NAMES_PERIOD = 5.0
-"""Seconds between counts of the segments alone, if bytes came or went; at least a hundred times
-what the last one took."""
+"""Seconds between counts of the segments alone, if bytes came or went, and until all that is there
+may be counted sooner; at least a hundred times what the last one took."""
 
 BATCH = 64
 """Evictions after which the shared number of used bytes is brought up to date."""
@@ -65,6 +66,9 @@ class Governor:
         self._segments = 0
         self._counted_at = 0
         self._count_names_after = 0.0
+        self._doubted = False
+        self._evicted = 0
+        self._count_after = 0.0
         self._lock_fd = -1
         self._bell = -1
         self._stop = threading.Event()
@@ -159,11 +163,16 @@ class Governor:
 
     def look(self) -> Evicted:
         """One round: measure the staged bytes, evict if there is need. Blocks."""
+        if self._doubted and time.monotonic() > self._count_after:
+            with self._busy:
+                self._count()
         self._file.staged = disk_usage(self._layout.staged) + disk_usage(self._layout.kept)
         self._count_names()
         excess, files = self._ledger.excess(), self._ledger.excess_files()
         evicted = self.evict(excess, files) if excess or files else Evicted(0, 0)
         self._file.finish_round(self._segments)
+        self._evicted += evicted.size
+        self._doubted |= self._evicted > self._ledger.capacity or evicted.size < excess
         if evicted.size < excess or evicted.segments < files:
             log.debug(
                 "cache governor found too little to evict",
@@ -175,12 +184,15 @@ class Governor:
 
     def _count(self) -> None:
         """Look at every file: correct the ledger, forget segments that have vanished."""
-        before = self._file.used
+        before, began = self._file.used, time.monotonic()
         found = sweep(self._layout)
         self._ledger.counted(found.used, before)
         self._segments = found.segments
         self._counted_at = self._file.used
-        self._file.finish_round(found.segments)
+        self._file.segments = found.segments
+        self._evicted, self._doubted = 0, False
+        ended = time.monotonic()
+        self._count_after = ended + max(NAMES_PERIOD, 100 * (ended - began))
         if len(self._policy) > 2 * found.segments + 1000:
             # Mostly names of segments that others removed: learn the rest anew at the next round.
             self._policy, self._in_use = S3Fifo(self._mark, self._set_mark), 0

@@ -13,6 +13,7 @@ import threading
 import time
 
 from csi_slayer.cache.bell import ring
+from csi_slayer.cache.filesystem import allocation_unit
 from csi_slayer.cache.layout import SMALL, Layout
 from csi_slayer.cache.ledger_file import LedgerFile
 from csi_slayer.cache.oserrors import translated
@@ -35,15 +36,11 @@ fiftieth of all, at most and at least so many. Small segments use up ext4's inod
 space."""
 
 
-def on_disk(size: int) -> int:
-    """The room that ``size`` bytes of a file take on the disk."""
-    return -(-size // PAGE) * PAGE
-
-
 class Ledger:
     """One process's view. Thread-safe; to be created after a fork, not before.
 
-    ``file`` is for reading, except for the governor.
+    ``file`` is for reading, except for the governor. ``unit``: bytes that files grow by on
+    the disk.
     """
 
     def __init__(self, layout: Layout, capacity: int, min_free: int) -> None:
@@ -51,6 +48,7 @@ class Ledger:
         self.min_free = min_free
         self.high = capacity * 95 // 100
         self.low = capacity * 90 // 100
+        self.unit = allocation_unit(str(layout.root), PAGE)
         self.file = LedgerFile(layout.ledger)
         self._layout = layout
         self._grain = max(PAGE, min(GRAIN, capacity // 512))
@@ -58,6 +56,10 @@ class Ledger:
         self._closed = False
         self._no_wait_before = 0.0
         self._free = (0, False, 0.0)
+
+    def on_disk(self, size: int) -> int:
+        """The room that ``size`` bytes of a file take on the disk."""
+        return -(-size // self.unit) * self.unit
 
     # -- reserving -------------------------------------------------------------------------
 
@@ -124,7 +126,8 @@ class Ledger:
     def freed(self, size: int) -> None:
         """Segments of ``size`` bytes were removed, or became staged files."""
         with self._lock:
-            self.file.free(size)
+            if not self._closed:
+                self.file.free(size)
 
     def counted(self, size: int, used_before: int) -> None:
         """All segments together have ``size`` bytes; see :meth:`LedgerFile.correct`."""

@@ -201,13 +201,17 @@ class LedgerFile:
         """Number of segments when the governor last looked."""
         return self._words[_COUNT]
 
+    @segments.setter
+    def segments(self, number: int) -> None:
+        self._words[_COUNT] = number
+
     @property
     def rounds(self) -> int:
         """How often a governor has finished looking."""
         return self._words[_ROUNDS]
 
     def finish_round(self, segments: int) -> None:
-        self._words[_COUNT] = segments
+        self.segments = segments
         self._words[_ROUNDS] += 1
 
     def close(self) -> None:

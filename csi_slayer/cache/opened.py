@@ -22,7 +22,6 @@ from csi_slayer.cache.filesystem import KEEP_SIZE, fallocate
 from csi_slayer.cache.fresh import PIECE
 from csi_slayer.cache.header import Header, boot_generation
 from csi_slayer.cache.layout import BLOCK
-from csi_slayer.cache.ledger import PAGE, on_disk
 from csi_slayer.cache.oserrors import translated
 from csi_slayer.cache.shared import Shared
 from csi_slayer.errors import CacheError, CacheFull
@@ -36,8 +35,9 @@ class OpenSegment:
     is None for a segment of kind WHOLE."""
 
     __slots__ = (
-        "_complete", "_counted", "_counting", "_cursor", "_direct_fd", "_growers", "blocks",
-        "checked", "fd", "header", "name", "refs", "shared", "size", "trusted",
+        "_complete", "_counted", "_counting", "_cursor", "_direct_fd", "_growers",
+        "_nameless", "blocks", "checked", "fd", "header", "name", "refs", "shared", "size",
+        "trusted",
     )  # fmt: skip
 
     def __init__(
@@ -60,7 +60,7 @@ class OpenSegment:
         self.header = header
         self.blocks = blocks
         self._cursor = 0
-        self._counted = self._growers = 0
+        self._counted = self._growers = self._nameless = 0
         self._counting = threading.Lock()
         generation = header.generation if blocks is None else blocks.generation
         stamp = header.stamp if blocks is None else blocks.stamp
@@ -101,6 +101,8 @@ class OpenSegment:
         self.discard()
         os.close(self.fd)
         self.fd = -1
+        if self._nameless:
+            self.shared.ledger.freed(self._nameless)
 
     def _remember(self) -> None:
         """Let the next opening here trust what is as it was left. ``shared.lock`` is held."""
@@ -236,14 +238,14 @@ class OpenSegment:
         ext4 takes half as long to write to what is allocated: for what is not it reserves and
         notes each page on its own.
         """
-        shared, most = self.shared, end - offset + PAGE  # more, for the tree of the extents
+        shared = self.shared
         if not shared.allocates:
             return False
         with self.pinned():
             if self.present(offset, end - offset):
                 return False  # others have written it: the file's mtime is to stay
             try:
-                with self._growing(most):
+                with self._growing(shared.ledger.on_disk(end - offset)):
                     fallocate(self.fd, KEEP_SIZE, offset, end - offset)
             except CacheFull:
                 return False
@@ -259,28 +261,33 @@ class OpenSegment:
 
         Where room is allocated the file may have some already, of a download that ended early: what
         it has not grown by is given back, and of several at once each takes of the growth what it
-        may. Other file systems tell of it late (ZFS), or take some ahead.
+        may. Other file systems tell of it late (ZFS), or take some ahead. When another file has the
+        name, whoever put it there has freed what there was; the rest is freed with this object.
         """
-        shared, measured = self.shared, self.shared.allocates
+        shared, measured = self.shared, self.shared.measures
+        if measured:  # for the tree of the extents, and a cluster of which this is the end
+            most += 2 * shared.ledger.unit
         shared.ledger.reserve(most, wait)
-        if measured:
-            with self._counting:
-                if not self._growers:
-                    self._counted = os.fstat(self.fd).st_blocks * 512
-                self._growers += 1
+        with self._counting:
+            before = os.fstat(self.fd)
+            if not self._growers:
+                self._counted = before.st_blocks * 512
+            self._growers += 1
         failed = True
         try:
             yield
             failed = False
         finally:
-            if measured:
-                with self._counting:
-                    self._growers -= 1
+            with self._counting:
+                self._growers -= 1
+                if measured:
                     grown = max(0, os.fstat(self.fd).st_blocks * 512 - self._counted)
                     taken = min(most, grown)
                     self._counted += taken
-            else:
-                taken = 0 if failed else most
+                else:
+                    taken = 0 if failed else most
+                if not before.st_nlink:
+                    self._nameless += taken
             if taken < most:
                 shared.ledger.release(most - taken)
 
@@ -300,6 +307,7 @@ class OpenSegment:
         end = offset + len(data)
         if rest or not len(data) or end > self.size or (end % BLOCK and end != self.size):
             raise ValueError(f"{len(data)} bytes at {offset} are not a block of {self.size}")
+        shared = self.shared
         with self.pinned():
             wanted = [b for b in range(first, -(-end // BLOCK)) if not self._has(b)]
             if self._complete or not wanted:
@@ -308,6 +316,7 @@ class OpenSegment:
             if blocks is None:
                 raise CacheError("a whole segment must be verified before it is written to")
             fresh = 0 if allocated else sum(1 for block in wanted if not blocks.get(block))
+            on_disk = shared.ledger.on_disk
             reserved = min(fresh * on_disk(BLOCK), on_disk(len(data)))
             view = memoryview(data)
             try:

@@ -22,7 +22,8 @@ class Shared:
     """``opened``: the segments that are open, by name. ``lock`` guards it and the reference counts
     of what is in it; it is held for microseconds. ``parts``: state of map and data file of partial
     segments when they were last closed here, good until then. ``allocates``: whether room is
-    allocated for what is fetched before it is written."""
+    allocated for what is fetched before it is written. ``measures``: whether the file system tells
+    at once, and exactly, by how much a file has grown."""
 
     layout: Layout
     ledger: Ledger
@@ -34,3 +35,4 @@ class Shared:
     opened: dict[str, OpenSegment] = field(default_factory=dict)
     parts: dict[str, tuple[int, int]] = field(default_factory=dict)
     allocates: bool = False
+    measures: bool = False

@@ -75,6 +75,26 @@ def test_a_staged_file_replaces_a_partial_segment(cache: Cache) -> None:
     assert agrees(cache)
 
 
+@pytest.mark.parametrize("measures", [True, False])
+def test_what_is_written_to_a_file_that_lost_its_name_is_freed_with_it(
+    cache: Cache, other: Cache, measures: bool
+) -> None:
+    """Somebody goes on to fill a segment whose name a staged file takes."""
+    other.shared.measures = measures
+    data = content("object", SIZE)
+    segment = other.create(KEY, SIZE)
+    fill(segment, data[:BLOCK])
+    stage = cache.staging("v").create()
+    os.pwrite(stage.fd, data, 0)
+    os.close(stage.fd)
+    cache.adopt(KEY, stage.path, SIZE)
+    segment.write_block(BLOCK, data[BLOCK : 2 * BLOCK])
+    segment.write_block(2 * BLOCK, data[2 * BLOCK :])
+    assert cache.usage().used == disk_bytes(cache) + 2 * BLOCK
+    segment.close()
+    assert agrees(cache)
+
+
 def test_a_small_segment_that_turns_out_bad_is_gone(cache: Cache) -> None:
     assert cache.store_small(KEY, b"hello")
     flip(data_path(cache, "object"), 0)

@@ -25,7 +25,7 @@ DATA = content("object", SIZE)
 @pytest.fixture(autouse=True)
 def allocates(cache: Cache) -> None:
     """Also where the tests' directory is on another file system than ext4."""
-    cache.shared.allocates = True
+    cache.shared.allocates = cache.shared.measures = True
 
 
 def download(segment: Segment, start: int, stop: int, *, until: int | None = None) -> None:
@@ -159,7 +159,7 @@ def test_the_capacity_holds(cache: Cache) -> None:
 
 def test_what_a_killed_process_had_allocated_is_used_by_the_next(root: Path) -> None:
     killed = Cache(root, CAPACITY)
-    killed.shared.allocates = True
+    killed.shared.allocates = killed.shared.measures = True
     segment = killed.create(KEY, SIZE)
     download(segment, 0, SIZE, until=PIECE)
     crash(killed)

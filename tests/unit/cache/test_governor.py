@@ -258,6 +258,23 @@ def test_the_floor_of_free_space_makes_clean_data_go(
     governor.step_down()
 
 
+def test_what_the_ledger_does_not_know_of_adds_up_until_as_much_was_removed_as_it_holds(
+    cache: Cache, governor: Governor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system that tells too late what files have grown by."""
+    governor.take_over()
+    unknown = data_path(cache, "unknown").with_name(".unknown")
+    unknown.write_bytes(bytes(8192))
+    monkeypatch.setattr(cache.shared.ledger, "capacity", 3 * 8192)
+    monkeypatch.setattr(cache.shared.ledger, "excess", lambda: 8192)
+    for number in range(6):
+        monkeypatch.setattr(governor, "_count_after", 0.0 if number else 1e12)
+        store(cache, f"{number}")
+        assert disk_bytes(cache) - cache.usage().used == (8192 if number < 5 else 0)
+        assert governor.look().segments == 1
+    governor.step_down()
+
+
 def test_the_number_of_segments_follows_soon_but_not_often(
     cache: Cache, governor: Governor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from csi_slayer.cache import BLOCK, Cache, Governor, ledger_file
 from csi_slayer.cache.layout import Layout
-from csi_slayer.cache.ledger import Ledger, on_disk
+from csi_slayer.cache.ledger import Ledger
 from csi_slayer.errors import CacheError, CacheFull
 from csi_slayer.node.remains import is_all_that_is_left
 from tests.support.mounts import wait_for
@@ -357,7 +357,7 @@ def test_segments_never_use_more_than_the_capacity(root: Path) -> None:
         assert disk_bytes(cache) <= capacity
     assert caches[0].events.bypassed.value + caches[1].events.bypassed.value > 0
     assert caches[0].usage().used <= capacity
-    assert disk_bytes(caches[0]) <= on_disk(caches[0].usage().used)
+    assert disk_bytes(caches[0]) <= caches[0].shared.ledger.on_disk(caches[0].usage().used)
     governor = Governor(caches[0])
     governor.take_over()
     assert caches[0].usage().used == disk_bytes(caches[0])
