@@ -98,12 +98,14 @@ def _sts(options: StoreOptions, region: str) -> StsEndpoint:
     )
     domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
     url = given or f"https://sts.{region}.{domain}"
+    ca_bundle = find_way(options).ca_bundle
     tls = proxy = None
     if url.startswith("https://") and _needs_sts(options):
-        tls = make_tls(find_way(options).ca_bundle, options.verify_tls)
+        tls = make_tls(ca_bundle, options.verify_tls)
         parts = urlsplit(url)
         proxy = find_proxy(options, parts.hostname or "", parts.port or 443)
-    return StsEndpoint(url, region, options.connect_timeout, tls, proxy)
+    verify = ca_bundle if options.verify_tls else False
+    return StsEndpoint(url, region, options.connect_timeout, tls, proxy, verify)
 
 
 def _needs_sts(options: StoreOptions) -> bool:

@@ -101,26 +101,32 @@ class ChainCredentials:
     clock, although the server may have refused it.
     """
 
-    def __init__(self, profile: str | None) -> None:
+    def __init__(self, profile: str | None, sts: StsEndpoint, sts_given: bool) -> None:
         self._profile = profile
+        self._sts = sts
+        self._sts_given = sts_given
         self._identity = ""
 
     def load(self) -> AccessKeys:
-        from botocore.exceptions import BotoCoreError
-        from botocore.session import Session
+        from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            found: Any = Session(profile=self._profile).get_credentials()
-            if found is None:
-                raise AccessDenied(
-                    "no credentials found: give a key pair, a profile or a role, set "
-                    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ask for anonymous access"
-                )
-            frozen = found.get_frozen_credentials()
-        except BotoCoreError as error:
+            found: Any = self._session().get_credentials()
+            frozen = None if found is None else found.get_frozen_credentials()
+        except (BotoCoreError, ClientError, OSError) as error:
             raise AccessDenied(f"no credentials: {error}") from error
         except RuntimeError as error:  # what was just given has ended, by this machine's clock
             raise AccessDenied(f"no credentials: {error} Check this machine's clock") from error
+        except (ValueError, TypeError, AttributeError) as error:  # of what a program answers
+            raise AccessDenied(
+                "no credentials: what gives them (credential_process, a container's service) "
+                f"does not answer as the AWS tools expect: {error}"
+            ) from error
+        if frozen is None:
+            raise AccessDenied(
+                "no credentials found: give a key pair, a profile or a role, set "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ask for anonymous access"
+            )
         expiry = getattr(found, "_expiry_time", None)
         keys = AccessKeys(
             access_key=frozen.access_key,
@@ -131,10 +137,28 @@ class ChainCredentials:
         self._identity = self._name(str(found.method), keys)
         return keys
 
+    def _session(self) -> Any:
+        """botocore's, whose requests for a profile's role go the way that the store's own go."""
+        from botocore.session import Session
+
+        sts, url = self._sts, self._sts.url if self._sts_given else None
+
+        class OnOurWay(Session):  # type: ignore[misc]  # botocore has no types
+            def create_client(self, service_name: str, *args: Any, **given: Any) -> Any:
+                if service_name == "sts" and url is not None:
+                    given["endpoint_url"] = url
+                return super().create_client(service_name, *args, verify=sts.verify, **given)
+
+        session = OnOurWay(profile=self._profile)
+        session.set_config_variable("region", sts.region)
+        return session
+
     def _name(self, method: str, keys: AccessKeys) -> str:
         if keys.session_token is None:
             return f"key:{keys.access_key}"
         around = [f"{name}={os.environ.get(name, '')}" for name in _CHAIN_VARIABLES]
+        if self._sts_given:  # roles of the same name at another service are others
+            around.append(self._sts.url)
         return "\n".join(["chain", method, self._profile or "", *around])
 
     @property
@@ -175,7 +199,7 @@ def choose_source(
     ):
         source = WebIdentity(sts, role, TokenFile(token_file), session)
     else:
-        source = ChainCredentials(options.profile)
+        source = ChainCredentials(options.profile, sts, options.sts_endpoint is not None)
     if options.role_arn is not None:
         return AssumedRole(sts, options.role_arn, session, source)
     return source

@@ -40,13 +40,16 @@ _CHECK_TOKEN = "role_arn, the role's trust policy, the token's audience and that
 
 @dataclass(frozen=True, slots=True)
 class StsEndpoint:
-    """Where the service is and how to speak to it; ``timeout``: its longest silence in seconds."""
+    """Where the service is and how to speak to it; ``timeout``: its longest silence in seconds.
+    ``verify``: what ``tls`` is made of, for botocore: the file with the authorities, False for
+    none, None for the system's."""
 
     url: str
     region: str
     timeout: float
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     proxy: Proxy | None = None
+    verify: str | bool | None = None
 
     def call(
         self, parameters: Sequence[tuple[str, str]], signed_by: AccessKeys | None, check: str

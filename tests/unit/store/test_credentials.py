@@ -516,6 +516,64 @@ def test_a_role_is_assumed_on_a_machine_whose_clock_is_wrong(sts: Sts, ahead: in
         assert abs(keys.expires - (1795520400.0 - ahead)) < 5
 
 
+def _role_of_a_profile(config: Path) -> None:
+    config.write_text(
+        "[profile base]\naws_access_key_id = AKID\naws_secret_access_key = secret\n"
+        "[profile work]\nrole_arn = arn:aws:iam::123456789012:role/work\nsource_profile = base\n"
+    )
+
+
+def test_the_role_of_a_profile_is_assumed_as_the_options_say(
+    environment: pytest.MonkeyPatch, sts: Sts, tmp_path: Path
+) -> None:
+    """Region, service and authorities that are given come before those of the surroundings."""
+    _role_of_a_profile(tmp_path / "config")
+    sts.body = (
+        "<AssumeRoleResponse xmlns='https://sts.amazonaws.com/doc/2011-06-15/'><AssumeRoleResult>"
+        "<Credentials><AccessKeyId>ASIA</AccessKeyId><SecretAccessKey>s</SecretAccessKey>"
+        "<SessionToken>t</SessionToken><Expiration>2100-01-01T00:00:00Z</Expiration>"
+        "</Credentials></AssumeRoleResult></AssumeRoleResponse>"
+    )
+    url = sts.endpoint.url
+    endpoint = StsEndpoint(url, "eu-south-2", 5.0, verify=str(tmp_path / "not-read-without-tls"))
+    source = choose_source(CredentialOptions(profile="work", sts_endpoint=url), endpoint)
+    assert source.load().access_key == "ASIA"
+    headers, body = sts.requests[0]
+    assert "/eu-south-2/sts/aws4_request" in headers["authorization"]
+    assert "role%2Fwork" in body
+    assert url in source.identity
+
+
+@pytest.mark.allow_log("Traceback")  # botocore's own log has one
+def test_the_role_of_a_profile_that_is_refused(
+    environment: pytest.MonkeyPatch, sts: Sts, tmp_path: Path
+) -> None:
+    _role_of_a_profile(tmp_path / "config")
+    sts.body = "<ErrorResponse><Error><Code>AccessDenied</Code></Error></ErrorResponse>"
+    sts.status = 403
+    options = CredentialOptions(profile="work", sts_endpoint=sts.endpoint.url)
+    with pytest.raises(AccessDenied, match=r"no credentials: .*\(AccessDenied\)"):
+        choose_source(options, sts.endpoint).load()
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("credential_process = /nowhere/program", "/nowhere/program"),
+        ("credential_process = echo please log in", "credential_process"),
+        ("credential_process = echo [1]", "credential_process"),
+        ("role_arn = arn:r\nweb_identity_token_file = /nowhere/token", "/nowhere/token"),
+    ],
+)
+@pytest.mark.allow_log("Traceback")  # botocore's own log has one
+def test_a_profile_whose_source_is_broken_gives_no_credentials(
+    environment: pytest.MonkeyPatch, tmp_path: Path, line: str, why: str
+) -> None:
+    (tmp_path / "config").write_text(f"[profile work]\n{line}\n")
+    with pytest.raises(AccessDenied, match=f"no credentials: .*{why}"):
+        choose_source(CredentialOptions(profile="work"), NOWHERE).load()
+
+
 def test_what_sts_may_answer_instead(sts: Sts, tmp_path: Path) -> None:
     options = CredentialOptions("AKID", "secret", role_arn="arn:role")
     source = choose_source(options, sts.endpoint)
