@@ -150,7 +150,8 @@ def _check_mountpoint(config: MountConfig, path: str) -> None:
 
 def _check_outside(config: MountConfig, path: str) -> None:
     """What the worker needs is not below the mount, nor the mount among its objects: it would have
-    to wait for itself."""
+    to wait for itself. Nor is the cache among the objects: whoever reads them all would fill it
+    with itself, and ``rm`` of all files would take away what is staged."""
     mountpoint = ("the mount point", path)
     cache = ("the cache directory", os.path.realpath(config.cache.directory))
     _check_not_below(cache, mountpoint)
@@ -162,6 +163,7 @@ def _check_outside(config: MountConfig, path: str) -> None:
         objects = ("the directory of objects", real)
         _check_not_below(objects, mountpoint)
         _check_not_below(mountpoint, objects)
+        _check_not_below(cache, objects)
 
 
 def _check_not_below(inner: tuple[str, str], outer: tuple[str, str]) -> None:

@@ -171,6 +171,24 @@ def test_the_mount_point_is_not_among_the_objects(
     assert "is below the directory of objects" in output.replace("\n", " ")
 
 
+@pytest.mark.parametrize("cache", ["objects/cache", "objects", "link/cache"])
+def test_the_cache_is_not_among_the_objects(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, cache: str
+) -> None:
+    """Reading all files cached the cache's own, again and again; deleting them took what was
+    staged."""
+    (tmp_path / "link").symlink_to("objects")
+    (tmp_path / "objects").mkdir()
+    (tmp_path / "mnt").mkdir()
+    where = ("--cache-dir", str(tmp_path / cache))
+    objects = f"file://{tmp_path}/objects"
+    status, output = slayer(capfd, "mount", objects, str(tmp_path / "mnt"), *where)
+    assert status == 1
+    output = output.replace("\n", " ")
+    assert "the cache directory" in output
+    assert "is below the directory of objects" in output
+
+
 def test_extra_options_are_dotted_keys() -> None:
     assert extra(["volume.quota=1=2", "fuse.disable=splice,xattr"]) == {
         "volume.quota": "1=2",
