@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Hashable, Mapping
@@ -51,6 +52,22 @@ def _parse_yaml(path: Path, text: str) -> object:
         raise ConfigError(f"{path}: not valid YAML") from None
 
 
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
+        raise ValueError("a key is given twice")
+    return mapping
+
+
+def _parse_json(path: Path, text: str) -> object:
+    # Not as YAML, of which it is almost a part: that knows no tabs and no surrogates.
+    try:
+        return json.loads(text, object_pairs_hook=_distinct)
+    except (ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ConfigError(f"{path}: not valid JSON: {why}") from None
+
+
 def _parse_toml(path: Path, text: str) -> object:
     try:
         return tomllib.loads(text)
@@ -60,7 +77,7 @@ def _parse_toml(path: Path, text: str) -> object:
         raise ConfigError(f"{path}: not valid TOML") from None
 
 
-_PARSERS = {".yaml": _parse_yaml, ".yml": _parse_yaml, ".json": _parse_yaml, ".toml": _parse_toml}
+_PARSERS = {".yaml": _parse_yaml, ".yml": _parse_yaml, ".json": _parse_json, ".toml": _parse_toml}
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

@@ -66,6 +66,9 @@ def _describe(model: type[BaseModel], error: Any) -> str:
     if error["type"] == "extra_forbidden":
         nearest = nearest_key(model, dotted)
         hint = f"; did you mean {nearest}?" if nearest else ""
+        if nearest == dotted:  # one key with a dot in it, as options have it
+            section, _, name = dotted.rpartition(".")
+            hint = f"; in a file {name} stands below {section}"
         return f"{dotted}: unknown key{hint}"
     if error["type"] == "missing":
         return f"{dotted}: required, but not set"

@@ -49,12 +49,23 @@ def _problem(path: Path, **options: object) -> str:
             '{"store": {"url": "s3://bkt/p"},'
             ' "volume": {"metadata_ttl": "300s", "file_mode": "0600"}}',
         ),
+        (
+            "tabs.json",
+            '{\n\t"store": {"url": "s3://bkt/p"},\n'
+            '\t"volume": {"metadata_ttl": 300.0, "file_mode": "0600"}\n}\n',
+        ),
     ],
 )
 def test_formats(tmp_path: Path, name: str, text: str) -> None:
     config = load_config(_write(tmp_path, text, name))
     assert config.store.prefix == "p/"
     assert (config.volume.metadata_ttl, config.volume.file_mode) == (300.0, 0o600)
+
+
+def test_json_says_what_others_write_with_two_escapes(tmp_path: Path) -> None:
+    """As Python's json and jq's ``--ascii-output`` do."""
+    path = _write(tmp_path, '{"store": {"url": "s3://bkt/\\ud83d\\ude00"}}', "m.json")
+    assert load_config(path).store.prefix == "\U0001f600/"
 
 
 def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
@@ -96,6 +107,7 @@ def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
         ("vollume: {quota: 1}", "vollume: unknown key; did you mean volume?"),
         ("cache: {direktory: /x}", "cache.direktory: unknown key; did you mean cache.directory?"),
         ("metdata_ttl: 1", "metdata_ttl: unknown key; did you mean volume.metadata_ttl?"),
+        ("volume.quota: 1", "volume.quota: unknown key; in a file quota stands below volume"),
         ("zzzz: 1", "zzzz: unknown key"),
     ],
 )
@@ -131,6 +143,8 @@ def test_all_problems_at_once_each_with_its_place(tmp_path: Path) -> None:
         ("m.yaml", f"store:\n  secret_access_key: {SECRET}: x: y\n"),
         ("m.yaml", f"store: !{SECRET} x\n"),
         ("m.yaml", f"a: 1\n{SECRET}"),
+        ("m.json", f'{{"store": {{"secret_access_key": "{SECRET}}}}}'),
+        ("m.json", f'{{"store": {{"secret_access_key": {SECRET}}}}}'),
         ("m.toml", f'[store]\nsecret_access_key = "{SECRET}'),
         ("m.toml", f"[store]\nsecret_access_key = {SECRET}"),
         ("m.toml", f'[store]\nsecret_access_key = "a"\nsecret_access_key = "{SECRET}"'),
@@ -158,6 +172,10 @@ def test_no_error_tells_a_value(tmp_path: Path, name: str, text: str) -> None:
         ("m.yaml", b"[" * 5000, "not valid YAML"),
         ("m.yaml", b"? [a]\n: 1\n", "not valid YAML"),
         ("m.toml", b"a = \n", "not valid TOML"),
+        ("m.json", b"", "not valid JSON: Expecting value"),
+        ("m.json", b'{"volume": {},}', "not valid JSON"),
+        ("m.json", b'{"volume": {"quota": 1, "quota": 2}}', "a key is given twice"),
+        ("m.json", b"[" * 100000, "not valid JSON: nested too deeply"),
     ],
 )
 def test_files_that_are_no_configuration(
