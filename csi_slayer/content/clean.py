@@ -75,6 +75,10 @@ class CleanFile:
         reader = self._readers.get(0)
         return reader.segment if reader is not None and self.size <= self._span else None
 
+    def end_at(self, size: int) -> None:
+        """The object has so many bytes, or no more of it are read. Before the first of them is."""
+        self.source = self.source._replace(size=size)
+
     def moved(self, key: str, etag: str) -> None:
         """The same bytes are now at another key or under another version (a server-side copy)."""
         self.source = self.source._replace(key=key, etag=etag)

@@ -65,6 +65,7 @@ class OverlayFile:
                 magic, block, self._limit = HEADER.unpack_from(self._map)
                 if magic != MAGIC or block != BLOCK:
                     raise CacheCorrupt(f"the block map of staged file {stage} is damaged")
+                base.end_at(self._limit)  # it was opened with the size that the inode has by now
             except BaseException:
                 os.close(self._map_fd)
                 raise

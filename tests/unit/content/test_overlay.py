@@ -34,7 +34,11 @@ class FakeClean:
 
     @property
     def size(self) -> int:
-        return len(self.content)
+        return self.source.size
+
+    def end_at(self, size: int) -> None:
+        assert size <= len(self.content)
+        self.source = self.source._replace(size=size)
 
     async def read(self, offset: int, size: int) -> ReadResult:
         await asyncio.sleep(0)
@@ -102,7 +106,9 @@ async def check(path: Path, content: bytes, todo: list[tuple[str, Any, Any]]) ->
         elif name == "reopen":  # the worker died: another one finds stage and map
             await file.close()
             base = FakeClean(base.content)
+            base.source = base.source._replace(size=len(model))  # the catalog knows no other
             file = open_overlay(path, base)
+            assert base.size <= len(base.content)
         elif name == "sent":  # an upload begins; its answer comes when more was written
             sent = bytes(model)
         elif name == "answered":

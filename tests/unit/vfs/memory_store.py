@@ -180,6 +180,8 @@ class MemoryStore:
     ) -> None:
         await self._begin()
         body = self._blob(key, if_match).body[offset : offset + length]
+        if len(body) < length:
+            raise InvalidRange(key)
         for start in range(0, len(body), sink.piece):
             piece = memoryview(body)[start : start + sink.piece]
             room = sink.room(len(piece))

@@ -289,3 +289,32 @@ def test_unmounted_while_a_file_becomes_a_segment(
 
     volume.run(run())
     volume.stop()
+
+
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize("sizes", [(1,), (100_000,), (-1000, 100_000)])
+def test_a_part_that_grew_is_read_and_stored(
+    large: Volume, sizes: tuple[int, ...], dies: bool
+) -> None:
+    """By a call without a handle, so that it is opened anew: of the object no more is asked for
+    than it has, though the inode has another size by then."""
+    large.live.durability = "writeback"
+    expected = bytearray(BIG)
+
+    async def grow() -> int:
+        entry = await large.fs.lookup(large.request(), ROOT, b"large")
+        assert entry.attr is not None
+        for more in sizes:
+            size = len(BIG) + more
+            del expected[size:]
+            expected.extend(bytes(size - len(expected)))
+            await large.fs.setattr(large.request(), entry.attr.ino, SetAttr(size=size))
+        return entry.attr.ino
+
+    ino = large.run(grow())
+    if dies:
+        large.die()
+        large.start(taken_over=True)
+    assert large.run(read(large, ino)) == expected
+    large.stop()
+    assert large.objects() == {"large": bytes(expected)}
