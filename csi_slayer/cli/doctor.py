@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
-import resource
 import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from csi_slayer.cli.environment import with_credentials
+from csi_slayer.cli.machine import (
+    Finding,
+    Level,
+    check_fuse,
+    check_kernel,
+    check_limits,
+    check_parts,
+    check_privileges,
+)
 from csi_slayer.cli.options import Options, extra
 from csi_slayer.cli.output import console, failing, terminable, warn_of_exposed_secrets
 from csi_slayer.cli.reach import reached
@@ -25,16 +31,9 @@ from csi_slayer.cli.rights import Rights
 from csi_slayer.config import MountConfig, load_config
 from csi_slayer.config.node import default_cache_directory
 from csi_slayer.errors import SlayerError
-from csi_slayer.fuse import fusermount
 from csi_slayer.fuse import mount as mounts
+from csi_slayer.fuse.init import Capabilities
 from csi_slayer.store.base import ObjectStore
-
-Level = Literal["ok", "note", "bad"]
-
-CAP_SYS_ADMIN = 21
-
-OPEN_FILES = 16384
-"""Files that a mount should be able to have open."""
 
 _STACKED = ("overlay", "ecryptfs")
 """File systems on others: FUSE passthrough takes no backing file from there."""
@@ -42,73 +41,6 @@ _STACKED = ("overlay", "ecryptfs")
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "fuse")
 
 _STYLES: dict[Level, str] = {"ok": "green", "note": "yellow", "bad": "red"}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report; ``mend`` says what to do about it."""
-
-    level: Level
-    text: str
-    mend: str = ""
-
-
-def kernel_version(release: str) -> tuple[int, int]:
-    """(6, 9) of '6.9.3-amd64'."""
-    numbers = release.split("-")[0].split(".")
-    return int(numbers[0]), int(numbers[1])
-
-
-def check_kernel(release: str | None = None) -> Iterator[Finding]:
-    version = kernel_version(release or platform.release())
-    text = f"kernel {version[0]}.{version[1]}"
-    if version >= (6, 9):
-        yield Finding("ok", f"{text}: passthrough and taking over of connections")
-    elif version >= (5, 4):
-        yield Finding("note", f"{text}: every read and write goes through the worker",
-                      "Linux 6.9 or later has FUSE passthrough and resend: much faster, and mounts "
-                      "that survive a killed worker")  # fmt: skip
-    else:
-        yield Finding("bad", f"{text} is too old", "Linux 5.4 or later is needed")
-
-
-def check_fuse(device: str = "/dev/fuse") -> Iterator[Finding]:
-    try:
-        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
-        yield Finding("ok", f"{device} can be opened")
-    except FileNotFoundError:
-        yield Finding(
-            "bad", f"{device} is missing", "modprobe fuse, or give the container the device"
-        )
-    except OSError as error:
-        yield Finding("bad", f"{device}: {error.strerror}", "run as root, or allow the device")
-
-
-def check_privileges() -> Iterator[Finding]:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            if int(line.split()[1], 16) >> CAP_SYS_ADMIN & 1:
-                yield Finding("ok", "CAP_SYS_ADMIN: may mount and use passthrough")
-            elif fusermount.is_needed():
-                yield Finding("note", f"no CAP_SYS_ADMIN: {fusermount.PROGRAM} mounts, and every "
-                              "read and write goes through the worker",
-                              "run as root (sudo) for passthrough")  # fmt: skip
-            else:
-                yield Finding(
-                    "bad",
-                    "no CAP_SYS_ADMIN: may not mount",
-                    "run as root (sudo), or "
-                    f"install fuse3, whose {fusermount.PROGRAM} mounts for users",
-                )
-
-
-def check_limits() -> Iterator[Finding]:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    if hard == resource.RLIM_INFINITY or hard >= OPEN_FILES:
-        yield Finding("ok", "many files may be open")
-    else:
-        yield Finding("note", f"a mount can have no more than {hard} files open",
-                      "raise the hard limit: LimitNOFILE= of the unit, or ulimit -Hn")  # fmt: skip
 
 
 def check_cache(directory: Path) -> Iterator[Finding]:
@@ -119,6 +51,14 @@ def check_cache(directory: Path) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("bad", f"cache directory {directory}: {error.strerror}",
                       "set cache.directory")  # fmt: skip
+        return
+    if not probe.is_dir():
+        yield Finding("bad", f"cache directory {directory}: {probe} is not a directory",
+                      "set cache.directory to one")  # fmt: skip
+        return
+    if os.statvfs(probe).f_flag & os.ST_RDONLY:
+        yield Finding("bad", f"cache directory {directory} is on a read-only file system",
+                      "set cache.directory to one that can be written")  # fmt: skip
         return
     if not os.access(probe, os.W_OK | os.X_OK):
         shown = shlex.quote(str(directory))
@@ -155,14 +95,26 @@ def _check_xattrs(directory: Path) -> Finding:
     try:
         # A new file, whoever else may write there: the directory may be /tmp.
         with tempfile.NamedTemporaryFile(dir=directory, prefix=".slayerfs-doctor-") as file:
-            try:
-                os.setxattr(file.fileno(), "user.slayerfs", b"1")
-            except OSError:
-                os.setxattr(file.fileno(), "trusted.slayerfs", b"1")
-        return Finding("ok", "the cache's file system keeps extended attributes")
+            refusal = _xattr_refusal(file.fileno())
     except OSError as error:
-        return Finding("bad", f"no extended attributes in {directory}: {error.strerror}",
+        return Finding("bad", f"no file can be made in {directory}: {error.strerror}",
+                       "give the cache a disk with room, also for more files "
+                       "(df -h, df -i)")  # fmt: skip
+    if refusal is not None:
+        return Finding("bad", f"no extended attributes in {directory}: {refusal}",
                        "put the cache on ext4, xfs, btrfs or tmpfs")  # fmt: skip
+    return Finding("ok", "the cache's file system keeps extended attributes")
+
+
+def _xattr_refusal(file: int) -> str | None:
+    for name in ("user.slayerfs", "trusted.slayerfs"):
+        try:
+            os.setxattr(file, name, b"1")
+        except OSError as error:
+            refusal = error.strerror
+        else:
+            return None
+    return refusal
 
 
 async def check_store(config: MountConfig) -> list[Finding]:
@@ -215,10 +167,7 @@ def doctor(
       csi-slayer doctor s3://bucket --endpoint http://127.0.0.1:9000
       csi-slayer doctor s3://datasets --read-only
     """
-    checks: list[Callable[[], Iterator[Finding]]] = [
-        check_kernel, check_fuse, check_privileges, check_limits,
-    ]  # fmt: skip
-    found = [finding for check in checks for finding in check()]
+    found = [*check_kernel(), *check_fuse()]
     with failing():
         if source is not None or config is not None:
             overrides: dict[str, object] = {
@@ -227,11 +176,14 @@ def doctor(
                 "cache.directory": str(cache_dir.absolute()) if cache_dir else None,
             }  # fmt: skip
             loaded = with_credentials(load_config(config, overrides | extra(option)))
+            Capabilities.without(loaded.fuse.disable)  # a wrong name is known at once
             warn_of_exposed_secrets(config)
-            found += check_cache(loaded.cache.directory)
+            found += [*check_privileges(loaded.fuse.allow_other), *check_limits()]
+            found += [*check_parts(loaded), *check_cache(loaded.cache.directory)]
             with terminable():  # what was written is deleted all the same
                 found += asyncio.run(check_store(loaded))
         else:
+            found += [*check_privileges(), *check_limits()]
             found += check_cache(cache_dir or default_cache_directory())
     for finding in found:
         console.print(f"{finding.level:>4}  ", style=_STYLES[finding.level], end="")

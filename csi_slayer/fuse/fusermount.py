@@ -11,10 +11,13 @@ import os
 import re
 import shutil
 import socket
+import stat
 import subprocess
+from pathlib import Path
 from typing import Final
 
 PROGRAM: Final = "fusermount3"
+CONFIGURATION: Final = "/etc/fuse.conf"
 
 _SOCKET: Final = "_FUSE_COMMFD"
 _SECONDS: Final = 30.0
@@ -24,6 +27,34 @@ def is_needed() -> bool:
     """Whether it does what this process may not do itself; root without the privilege has not got
     it by a set-uid program either."""
     return os.geteuid() != 0 and shutil.which(PROGRAM) is not None
+
+
+def is_privileged() -> bool:
+    """Whether the program gets root's rights where it is started."""
+    path = shutil.which(PROGRAM)
+    if path is None:
+        return False
+    found, flags = os.stat(path), os.statvfs(path).f_flag
+    as_root = bool(found.st_mode & stat.S_ISUID) and found.st_uid == 0
+    return (as_root or _has_capabilities(path)) and not flags & os.ST_NOSUID
+
+
+def _has_capabilities(path: str) -> bool:
+    try:
+        return bool(os.getxattr(path, "security.capability"))
+    except OSError:
+        return False
+
+
+def may_allow_other() -> bool:
+    """Whether users may let others in; True also where that cannot be read."""
+    try:
+        lines = Path(CONFIGURATION).read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return "user_allow_other" in (line.strip() for line in lines)
 
 
 def mount(mountpoint: str, fsname: str, *, read_only: bool, allow_other: bool) -> int:

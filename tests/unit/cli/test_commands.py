@@ -23,6 +23,7 @@ from csi_slayer.cli import doctor as doctor_module
 from csi_slayer.cli import mount as mount_module
 from csi_slayer.cli import umount as umount_module
 from csi_slayer.cli.environment import with_credentials
+from csi_slayer.cli.machine import Finding
 from csi_slayer.cli.main import app
 from csi_slayer.cli.options import extra
 from csi_slayer.cli.output import failing, size
@@ -214,6 +215,9 @@ def test_doctor_takes_the_options_of_mount(
     status, output = slayer(capfd, "doctor", url, "-o", "volume.qouta=1GiB")
     assert status == 1
     assert "did you mean volume.quota?" in output
+    status, output = slayer(capfd, "doctor", url, "-o", "fuse.disable=passthru")
+    assert status == 1
+    assert "did you mean passthrough?" in output
     _, output = slayer(capfd, "doctor", "s3://bucket", "--profile", "nobodys", "--region", "x")
     assert "AWS configuration: " in output
     assert "nobodys" in output
@@ -229,7 +233,7 @@ def test_doctor_has_the_credentials_that_mount_has(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     tried = []
 
-    async def check(config: MountConfig) -> list[doctor_module.Finding]:
+    async def check(config: MountConfig) -> list[Finding]:
         tried.append(config.store)
         return []
 

@@ -5,58 +5,21 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from csi_slayer.cli import doctor
-from csi_slayer.cli.doctor import Finding
+from csi_slayer.cli.machine import Finding
 from csi_slayer.config import load_config
-from csi_slayer.fuse import fusermount
 
 
 def levels(findings: list[Finding]) -> list[str]:
     for finding in findings:
         assert finding.level == "ok" or finding.mend, f"nothing to do about: {finding.text}"
     return [finding.level for finding in findings]
-
-
-@pytest.mark.parametrize(
-    ("release", "level"),
-    [
-        ("6.9.0", "ok"),
-        ("6.18.3-amd64", "ok"),
-        ("10.0-rc1", "ok"),
-        ("6.8.12-generic", "note"),
-        ("5.15.0-101-generic", "note"),
-        ("5.4.0-216-generic", "note"),
-        ("5.3.18", "bad"),
-        ("4.19.0", "bad"),
-    ],
-)
-def test_kernels(release: str, level: str) -> None:
-    assert levels(list(doctor.check_kernel(release))) == [level]
-
-
-def test_the_device_is_missing(tmp_path: Path) -> None:
-    assert levels(list(doctor.check_fuse(str(tmp_path / "fuse")))) == ["bad"]
-    (tmp_path / "there").touch()
-    assert levels(list(doctor.check_fuse(str(tmp_path / "there")))) == ["ok"]
-
-
-def test_privileges_are_found() -> None:
-    assert len(levels(list(doctor.check_privileges()))) == 1
-
-
-@pytest.mark.parametrize(("helper", "level"), [(True, "note"), (False, "bad")])
-def test_who_has_no_privileges_needs_a_helper(
-    monkeypatch: pytest.MonkeyPatch, helper: bool, level: str
-) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda _path: "CapEff:\t0000000000000000\n")
-    monkeypatch.setattr(fusermount, "is_needed", lambda: helper)
-    (finding,) = doctor.check_privileges()
-    assert levels([finding]) == [level]
-    assert "fusermount3" in finding.text + finding.mend
 
 
 def test_a_cache_directory_that_is_not_there_yet(tmp_path: Path) -> None:
@@ -114,6 +77,38 @@ def test_the_file_system_of_the_cache(
     (tmp_path / "mountinfo").write_text("\n".join(lines) + "\n")
     found = doctor._check_file_system(cache, tmp_path / "mountinfo")
     assert levels([found]) == [level]
+
+
+@pytest.mark.parametrize("below", ["", "cache"])
+def test_a_cache_directory_that_is_a_file(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").touch()
+    (finding,) = doctor.check_cache(tmp_path / "file" / below)
+    assert levels([finding]) == ["bad"]
+    assert f"{tmp_path}/file is not a directory" in finding.text
+    assert "mkdir" not in finding.mend
+
+
+def test_a_cache_directory_on_a_file_system_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_flag=os.ST_RDONLY))
+    (finding,) = doctor.check_cache(tmp_path / "cache")
+    assert levels([finding]) == ["bad"]
+    assert "read-only file system" in finding.text
+
+
+def test_a_disk_without_room_is_not_one_without_attributes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_how: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    *_, finding = doctor.check_cache(tmp_path)
+    assert levels([finding]) == ["bad"]
+    assert "No space left" in finding.text
+    assert "attributes" not in finding.text
+    assert "room" in finding.mend
 
 
 def test_a_cache_directory_of_somebody_else(
