@@ -214,6 +214,11 @@ class Cache:
         """Where a volume's staged files go that lost a race."""
         return Conflicts(self.shared.layout, volume)
 
+    def check_names(self) -> None:
+        """Raises CacheFull if a catalog is not to learn more names: the disk has hardly what the
+        cache leaves free, and staged files need it more. CacheError."""
+        self.shared.ledger.check_names()
+
     def usage(self) -> Usage:
         ledger = self.shared.ledger
         file = ledger.file

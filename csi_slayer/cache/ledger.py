@@ -27,8 +27,8 @@ PAGE = 4096
 _POLL = 0.005
 
 FREE_KNOWN = 0.05
-"""Seconds for which the free space of the disk is believed when a staged file is made: what it is
-for is far from exact, and many may be made in that time."""
+"""Seconds for which the free space of the disk is believed when a staged file is made or names are
+learned: what it is for is far from exact, and many may be made in that time."""
 
 FREE_FILES, FREE_FILES_LEAST, FREE_FILES_SHARE = 16384, 64, 50
 """Files that can still be made on the disk when the governor begins to remove segments for them: a
@@ -161,16 +161,27 @@ class Ledger:
 
         Clean segments are no reason: the governor is asked to remove some.
         """
-        free, crowded, until = self._free
-        now = time.monotonic()
-        if now >= until:
-            free, crowded = self.free_space(), self.excess_files() > 0
-            self._free = (free, crowded, now + FREE_KNOWN)
+        free, crowded = self._lately_free()
         staged = self.file.staged
         if crowded or free < self.min_free or self.file.taken + staged > self.high:
             ring(self._layout)
         if staged >= self.capacity or free < self.min_free // 2:
             raise CacheFull(f"no room for more data that the store does not have yet ({free} free)")
+
+    def check_names(self) -> None:
+        """Raises CacheFull if the disk has so little free that names which can be asked for again
+        are not to take of it: sooner than staged files are refused; CacheError."""
+        free, floor = self._lately_free()[0], self.min_free * 3 // 4
+        if free < floor:
+            raise CacheFull(f"the cache's disk has less than {floor} bytes free (cache.min_free)")
+
+    def _lately_free(self) -> tuple[int, bool]:
+        free, crowded, until = self._free
+        now = time.monotonic()
+        if now >= until:
+            free, crowded = self.free_space(), self.excess_files() > 0
+            self._free = (free, crowded, now + FREE_KNOWN)
+        return free, crowded
 
     def excess(self) -> int:
         """Bytes to be evicted to get back below the low mark; 0 while below the high mark."""

@@ -11,6 +11,7 @@ import contextlib
 import json
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from csi_slayer.catalog.database import Database
@@ -27,13 +28,16 @@ __all__ = [
 
 class Catalog(Vanishing):
     """Opens or creates the table at ``path``; ``defaults`` gives owner and mode of the root and
-    of what says nothing of its own.
+    of what says nothing of its own; ``room`` as for :class:`csi_slayer.catalog.listings.Listings`.
 
     Raises :class:`csi_slayer.errors.CatalogError`.
     """
 
-    def __init__(self, path: Path, defaults: Defaults) -> None:
+    def __init__(
+        self, path: Path, defaults: Defaults, room: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(Database(path))
+        self.room = room
         self.defaults = defaults
         try:
             self._make_ready()

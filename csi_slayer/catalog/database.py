@@ -16,6 +16,7 @@ from csi_slayer.catalog.schema import (
     BUSY_TIMEOUT,
     FRAME_SIZE,
     MIGRATIONS,
+    PAGE_SIZE,
     PRAGMAS,
     VERSION,
     WAL_LARGE,
@@ -198,6 +199,12 @@ class Database:
                 connection.close()
         finally:
             self._asides.discard(token)
+
+    def used(self) -> int:
+        """Bytes of the tables; not of the journal, nor of pages that are free."""
+        pages = "SELECT page_count - freelist_count FROM pragma_page_count, pragma_freelist_count"
+        row = self.one(pages)
+        return 0 if row is None else int(row[0]) * PAGE_SIZE
 
     def transaction(self) -> Transaction:
         """All or nothing. No await may happen inside."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from csi_slayer.catalog.inode import Defaults, Found, Inode, Listed, Mark
@@ -16,6 +16,10 @@ _SECOND = 1_000_000_000
 
 _OF_VERSION = Mark.OVERLAY | Mark.ATTRS_KNOWN | Mark.ATTRS_DIRTY | Mark.XATTRS
 """These another version of the object does not take over."""
+
+
+SURE = 64 << 20
+"""Bytes of a catalog that names may be learned for however little the disk has free."""
 
 
 class Known(NamedTuple):
@@ -54,12 +58,18 @@ def _uncertain(mtime_ns: int) -> int:
 class Listings(Outcomes):
     """Listings are merged page by page and swept at the end (:mod:`csi_slayer.catalog.vanishing`):
     a name that a listing begun at ``since_ns`` did not show, and that nobody touched since, is
-    gone. What is dated in time to come was noted by a clock that was ahead, and counts as old."""
+    gone. What is dated in time to come was noted by a clock that was ahead, and counts as old.
+
+    ``room`` raises CacheFull if names that nobody knew are not to be learned now, once they
+    have :data:`SURE`: a bucket may have names without an end. What is known is brought up to date
+    all the same, and nothing that is changed here asks."""
+
+    room: Callable[[], None]
 
     async def merge(
         self, parent: int, found: Sequence[Listed], since_ns: int, defaults: Defaults
     ) -> Merged:
-        """Take in a page of names of one directory; returns what changed."""
+        """Take in a page of names of one directory; returns what changed. Raises CacheFull."""
         merged, now_ns = Merged([], []), time.time_ns()
         path = self.path_now(parent)
         if path is None:
@@ -98,6 +108,8 @@ class Listings(Outcomes):
                     seen.append((since_ns, row.ino))
                     if row.stage is None and (row.stamp or -1) < 0 and _is_empty(item):
                         dated.append((item.mtime_ns, row.ino))
+            if inserts and self._db.used() > SURE:
+                self.room()
             self._rows.add_many(parent, inserts)
             self.used_bytes += sum(inode.size for inode, _name in inserts)
             self._rows.set_times("checked_ns", seen)

@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 import structlog
 
 from csi_slayer.catalog import Catalog, Gone, Inode, Listed, Mark
 from csi_slayer.content.options import Live
-from csi_slayer.errors import ObjectNotFound
+from csi_slayer.errors import CacheFull, ObjectNotFound
+from csi_slayer.observability.complaints import Complaints
 from csi_slayer.store.base import ObjectInfo, ObjectStore
 from csi_slayer.vfs import names
+from csi_slayer.vfs.listing import Listing
 from csi_slayer.vfs.pages import PAGE, Pages
 from csi_slayer.vfs.patience import Patience
 from csi_slayer.vfs.questions import Questions
@@ -44,40 +45,6 @@ PROBES = 8
 """Refreshes under way while the store is away, at most; more would only wait."""
 
 SECOND = 1_000_000_000
-
-
-class Listing:
-    """A listing under way; it ends after as many pages as somebody ``wanted``."""
-
-    def __init__(self, since_ns: int) -> None:
-        self.since_ns = since_ns
-        self.pages = 0
-        self.wanted = 1
-        self.task: asyncio.Task[None] | None = None
-        self._changed = asyncio.Event()
-
-    def progress(self) -> int:
-        """A number that grows while the store answers."""
-        return self.pages
-
-    def page_done(self) -> None:
-        self.pages += 1
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    def more(self) -> Coroutine[Any, Any, None]:
-        """Wait for the next page from now on, or the end; raises what ended the listing."""
-        return self._more(self._changed)
-
-    async def _more(self, event: asyncio.Event) -> None:
-        assert self.task is not None
-        changed = asyncio.ensure_future(event.wait())
-        try:
-            await asyncio.wait({changed, self.task}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            changed.cancel()
-        if self.task.done():
-            self.task.result()
 
 
 class Refresher:
@@ -105,6 +72,7 @@ class Refresher:
         self._questions = Questions(self._patience.ended)
         self._singles: dict[int, tuple[int, int]] = {}
         self._slots = asyncio.Semaphore(LISTINGS)
+        self._complaints = Complaints(log)
 
     def is_fresh(self, then_ns: int) -> bool:
         """Whether knowledge of that time is still believed; not what a clock that was ahead has
@@ -280,7 +248,11 @@ class Refresher:
         await self._take_in(parent, shown, since_ns)
 
     async def _take_in(self, parent: int, found: list[Listed], since_ns: int) -> None:
-        changes = await self._catalog.merge(parent, found, since_ns, self._catalog.defaults)
+        try:
+            changes = await self._catalog.merge(parent, found, since_ns, self._catalog.defaults)
+        except CacheFull as error:
+            self._complaints.failed("names", "names of the store are not learned", error)
+            raise
         for gone in changes.gone:
             self._gone(gone)
         for ino in changes.changed:
@@ -334,19 +306,25 @@ class Refresher:
 
     async def _name(self, directory: Inode, name: str, force: bool) -> None:
         if not force and not directory.flags & Mark.LARGE:
-            listing = await self.begin(directory, pages=1)
-            while listing.pages == 0 and listing.task is not None and not listing.task.done():
-                await listing.more()
-            inode = await self._catalog.child(directory.ino, name)
-            if inode is not None and inode.checked_ns >= listing.since_ns:
-                return
-            now = await self._catalog.find(directory.ino)
-            if now is None or now.listed_ns >= listing.since_ns:
-                return
-            # More than a page: ask for this name alone.
+            try:
+                if await self._by_listing(directory, name):
+                    return
+            except CacheFull:
+                pass  # for the other names: this one may be known
         if not force:
             await self._note_single(directory)
         await self._ask(directory, name)
+
+    async def _by_listing(self, directory: Inode, name: str) -> bool:
+        """Bring one name up to date by a page of its directory; False if that has more."""
+        listing = await self.begin(directory, pages=1)
+        while listing.pages == 0 and listing.task is not None and not listing.task.done():
+            await listing.more()
+        inode = await self._catalog.child(directory.ino, name)
+        if inode is not None and inode.checked_ns >= listing.since_ns:
+            return True
+        now = await self._catalog.find(directory.ino)
+        return now is None or now.listed_ns >= listing.since_ns
 
     async def _note_single(self, directory: Inode) -> None:
         """Names of a large directory are asked for one by one. Whoever does that often wants many

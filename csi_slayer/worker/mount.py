@@ -98,7 +98,7 @@ class Mount:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         wanted = config.volume
         defaults = Defaults(wanted.uid, wanted.gid, wanted.file_mode, wanted.dir_mode)
-        catalog = Catalog(state / "catalog.db", defaults)
+        catalog = Catalog(state / "catalog.db", defaults, self.cache.check_names)
         self._stack.callback(catalog.close)
         options = specs.content_options(config, spec.volume, self.tenant, self.live)
         self.fs = FileSystem(

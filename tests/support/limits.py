@@ -31,6 +31,8 @@ _LIMITS = (
     ("keys whose upload is due remembered", "catalog.pendings", "ROWS_KEPT", _COUNT),
     ("empty files of which is remembered, until they are closed, when the store took them",
      "catalog.outcomes", "EMPTIES_KEPT", _COUNT),
+    ("a volume's catalog that learns names although the cache's disk has hardly any room",
+     "catalog.listings", "SURE", _BYTES),
     ("catalog's log from which on it is folded back", "catalog.schema", "WAL_SMALL", _BYTES),
     ("catalog's log from which on its file is begun anew, or cut if less is written then",
      "catalog.schema", "WAL_LARGE", _BYTES),

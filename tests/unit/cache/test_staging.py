@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,21 @@ def test_an_almost_full_disk_refuses_more(root: Path) -> None:
     with pytest.raises(CacheFull):
         cache.staging("v").create()
     cache.close()
+
+
+@pytest.mark.parametrize(
+    ("share", "names", "stages"), [(2, True, True), (1.2, False, True), (0.4, False, False)]
+)
+def test_names_are_refused_before_staged_files(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, share: float, names: bool, stages: bool
+) -> None:
+    """``share``: of what is just enough for staged files."""
+    ledger = cache.shared.ledger
+    monkeypatch.setattr(ledger, "min_free", 1 << 30)
+    monkeypatch.setattr(ledger, "free_space", lambda: int(share * (1 << 29)))
+    for call, allowed in ((cache.check_names, names), (cache.staging("v").reserve, stages)):
+        with nullcontext() if allowed else pytest.raises(CacheFull):
+            call()
 
 
 def test_a_conflict_is_kept_with_a_note(cache: Cache, staging: Staging) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import sqlite3
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from csi_slayer.catalog import ROOT, Catalog, Defaults
+from csi_slayer.catalog import ROOT, Catalog, Defaults, Listed
+from csi_slayer.catalog.fresh import RESERVE
+from csi_slayer.catalog.uses import Merged
 from csi_slayer.errors import CacheFull, CatalogError
 
 DEFAULTS = Defaults(0, 0, 0o644, 0o755)
@@ -82,3 +86,44 @@ def test_it_is_closed_all_the_same(
     again = Catalog(tmp_path / "catalog.db", DEFAULTS)
     assert [name for name, _inode in asyncio.run(again.children(ROOT, 0, 9))] == ["f"]
     again.close()
+
+
+def test_names_that_nobody_knew_are_refused_and_all_else_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk of the cache has hardly any room, and the catalog is not small."""
+
+    def room() -> None:
+        raise CacheFull("hardly any room")
+
+    def listed(name: str, etag: str) -> Listed:
+        return Listed(name, stat.S_IFREG, 5, 1000, etag)
+
+    def merge(*found: Listed) -> Merged:
+        return asyncio.run(catalog.merge(ROOT, found, time.time_ns(), DEFAULTS))
+
+    with contextlib.closing(Catalog(tmp_path / "catalog.db", DEFAULTS, room)) as catalog:
+        assert merge(listed("known", "e1")).added, "the catalog is small"
+        monkeypatch.setattr("csi_slayer.catalog.listings.SURE", 0)
+        used = catalog.used_bytes
+        with pytest.raises(CacheFull):
+            merge(listed("known", "e2"), listed("unknown", "e1"))
+        known = asyncio.run(catalog.child(ROOT, "known"))
+        assert known is not None and known.etag == "e1"
+        assert asyncio.run(catalog.child(ROOT, "unknown")) is None
+        assert catalog.used_bytes == used
+        assert merge(listed("known", "e3")).changed == [known.ino]
+        made = asyncio.run(catalog.make(ROOT, "own", mode=stat.S_IFREG, uid=0, gid=0))
+        asyncio.run(catalog.remove(ROOT, "known", known, keep=False))
+        row = asyncio.run(catalog.pending("own"))
+        assert row is not None
+        assert asyncio.run(catalog.stored(made.ino, row, "e1"))
+
+
+def test_the_bytes_of_the_tables_are_known(tmp_path: Path) -> None:
+    with contextlib.closing(Catalog(tmp_path / "catalog.db", DEFAULTS)) as catalog:
+        before = catalog._db.used()
+        assert before < RESERVE, "what is reserved is free"
+        found = [Listed(f"{n:0200}", stat.S_IFREG, 5, 1000, "e") for n in range(1000)]
+        asyncio.run(catalog.merge(ROOT, found, 1, DEFAULTS))
+        assert 400_000 < catalog._db.used() - before < 1_200_000

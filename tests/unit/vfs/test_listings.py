@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from csi_slayer.catalog import ROOT, Catalog, Inode, Name
-from csi_slayer.errors import CatalogError, StoreUnavailable
+from csi_slayer.errors import CacheFull, CatalogError, StoreUnavailable
 from csi_slayer.store.base import ListPage
 from csi_slayer.vfs.pages import PAGE
 from csi_slayer.vfs.refresh import LISTINGS
@@ -342,3 +343,37 @@ def test_the_directories_of_a_tree_that_is_looked_through_are_not_all_in_memory(
     volume.stop()
     assert len(listed) == len(set(listed)) == 1001
     assert most <= LISTINGS
+
+
+def test_names_that_are_known_are_found_where_no_others_are_learned(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket has more names than the cache's disk has room for. Somebody adds some."""
+
+    def room() -> None:
+        raise CacheFull("hardly any room")
+
+    async def run() -> None:
+        put(volume, "a", "b")
+        assert await list_names(volume) == ["a", "b"]
+        put(volume, "a", "c")
+        monkeypatch.setattr("csi_slayer.catalog.listings.SURE", 0)
+        monkeypatch.setattr(volume.catalog, "room", room)
+        with capture_logs() as logs:
+            for name in (b"a", b"b"):
+                inode = await volume.catalog.child(ROOT, name.decode())
+                assert inode is not None
+                await expire(volume, ROOT, inode.ino)
+                assert await look_up(volume, name) == inode.ino
+            with pytest.raises(CacheFull):
+                await look_up(volume, b"c")
+            assert await look_up(volume, b"absent") == 0
+            with pytest.raises(CacheFull):
+                await list_names(volume)
+        events = [line["event"] for line in logs if line["log_level"] == "warning"]
+        assert events == ["names of the store are not learned"], "once, not each time"
+        monkeypatch.undo()
+        assert await list_names(volume) == ["a", "b", "c"]
+
+    volume.run(run())
+    volume.stop()
