@@ -38,8 +38,11 @@ class Tracer(Protocol):
         self, name: str, attributes: Mapping[str, AttributeValue] | None = None
     ) -> AbstractContextManager[Span]: ...
 
-    def record(self, name: str, seconds: float, attributes: Mapping[str, AttributeValue]) -> None:
-        """A span of work that has just ended after ``seconds``."""
+    def record(
+        self, name: str, seconds: float, attributes: Mapping[str, AttributeValue], failure: str = ""
+    ) -> None:
+        """A span of work that has just ended after ``seconds``; ``failure`` says why, if it has
+        failed."""
 
     def close(self) -> None:
         """Send what is pending; takes CLOSE_SECONDS at most."""
@@ -76,7 +79,9 @@ class NullTracer:
     ) -> AbstractContextManager[Span]:
         return _NULL_SPAN
 
-    def record(self, name: str, seconds: float, attributes: Mapping[str, AttributeValue]) -> None:
+    def record(
+        self, name: str, seconds: float, attributes: Mapping[str, AttributeValue], failure: str = ""
+    ) -> None:
         pass
 
     def close(self) -> None:
@@ -121,9 +126,16 @@ class OtelTracer:
     ) -> AbstractContextManager[Span]:
         return _OtelSpan(self._tracer.start_as_current_span(name, attributes=attributes))
 
-    def record(self, name: str, seconds: float, attributes: Mapping[str, AttributeValue]) -> None:
+    def record(
+        self, name: str, seconds: float, attributes: Mapping[str, AttributeValue], failure: str = ""
+    ) -> None:
         started = time.time_ns() - int(seconds * 1e9)
-        self._tracer.start_span(name, start_time=started, attributes=attributes).end()
+        span = self._tracer.start_span(name, start_time=started, attributes=attributes)
+        if failure:
+            from opentelemetry.trace import StatusCode
+
+            span.set_status(StatusCode.ERROR, failure)
+        span.end()
 
     def close(self) -> None:
         # A collector that takes connections and never answers would hold each batch for as long as

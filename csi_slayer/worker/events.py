@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from csi_slayer.observability.metrics import Metrics, OperationMeter, RequestMeter
-from csi_slayer.observability.tracing import NullTracer, Tracer
+from csi_slayer.observability.tracing import AttributeValue, NullTracer, Tracer
 
 
 class StoreHealth:
@@ -70,9 +70,12 @@ class Events:
         if received:
             self._metrics.store_received_bytes.add(received)
         if self.tracer.enabled:
-            self.tracer.record(f"s3.{op}", seconds, {
-                "http.response.status_code": status or 0, "sent": sent, "received": received,
-            })  # fmt: skip
+            said: dict[str, AttributeValue] = {"sent": sent, "received": received}
+            failure = "no answer"
+            if status is not None:
+                said["http.response.status_code"] = status
+                failure = f"HTTP {status}" if status >= 500 else ""
+            self.tracer.record(f"s3.{op}", seconds, said, failure)
 
     def on_retry(self) -> None:
         self._metrics.store_retries.add()

@@ -1,0 +1,34 @@
+"""What the layers report, as spans."""
+
+from __future__ import annotations
+
+import pytest
+
+from csi_slayer.observability import Metrics
+from csi_slayer.observability.tracing import OtelTracer
+from csi_slayer.worker.events import Events
+
+
+@pytest.mark.parametrize(
+    ("status", "failure"),
+    [(200, None), (404, None), (412, None), (503, "HTTP 503"), (None, "no answer")],
+)
+def test_a_request_that_failed_is_a_span_that_failed(
+    status: int | None, failure: str | None
+) -> None:
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    export = pytest.importorskip("opentelemetry.sdk.trace.export")
+    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+    exporter = memory.InMemorySpanExporter()
+    provider = sdk.TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(export.SimpleSpanProcessor(exporter))
+    events = Events(Metrics(volume="v"))
+    events.tracer = OtelTracer(provider)
+    events.on_request("GetObject", status, 0.5, 0, 7)
+    (span,) = exporter.get_finished_spans()
+    assert span.name == "s3.GetObject"
+    assert span.end_time - span.start_time >= 0.49e9
+    assert span.status.description == failure
+    assert (span.status.status_code.name == "ERROR") is (failure is not None)
+    assert span.attributes.get("http.response.status_code") == status
+    assert span.attributes["received"] == 7
