@@ -53,9 +53,19 @@ class Transfers:
         self._running -= 1
 
     @property
+    def allowed(self) -> bool:
+        """Whether the volume is to fetch ahead."""
+        return self._live.prefetch
+
+    @property
     def busy(self) -> bool:
         """Whether there is none to be had now."""
-        return self._running >= self._limit or not self._live.prefetch
+        return self._running >= self._limit or not self.allowed
+
+
+def _piece(start: int, end: int) -> int:
+    """Bytes of a transfer in a window: four make it, so that several transfers work at it."""
+    return min(CHUNK, max(CHUNK // 4, (end - start) // 4 // BLOCK * BLOCK))
 
 
 class _Waiter(NamedTuple):
@@ -170,11 +180,11 @@ class SegmentReader:
 
     def _prepare(self, offset: int, end: int, *, stalled: bool) -> None:
         """Start fetching what is wanted, if ``stalled``, and what is probably wanted next."""
+        ahead = min(self._window.note(offset, end, stalled=stalled), self.segment.size)
         if stalled:
-            self._demand(offset, end)
-        ahead = self._window.note(offset, end, stalled=stalled)
+            self._demand(offset, self._reach(offset, end, ahead))
         if self._window.sequential:
-            self._read_ahead(end, min(ahead, self.segment.size))
+            self._read_ahead(end, ahead)
 
     async def _arrival(self, offset: int, end: int, ready: Callable[[int, int], bool]) -> None:
         """Wait until ``ready(offset, end)``, or until a transfer there has ended."""
@@ -210,21 +220,34 @@ class SegmentReader:
             for part in range(s, e, CHUNK):
                 self._launch(part, min(e, part + CHUNK), ahead=False)
 
+    def _reach(self, start: int, end: int, ahead: int) -> int:
+        """Up to where to fetch for one who waits for [start, end): for a reader in sequence a whole
+        piece at once. Where many read, no transfer is to be had for what comes next, and each of
+        the small ranges that they ask for would be a request of its own."""
+        gaps, piece = self._gaps(start, end), _piece(end, ahead)
+        if not self._window.sequential or not self._transfers.allowed:
+            return end
+        if not gaps or gaps[-1][1] < end or (ahead - end < piece and ahead < self.segment.size):
+            return end
+        return max(end, min(ahead, gaps[-1][0] + piece))
+
     def _read_ahead(self, start: int, end: int) -> None:
         """Start fetching [start, end) as far as transfers are to be had, in large pieces only:
-        many small ranges would cost more requests than they gain. Four pieces make the window, so
-        that several transfers work at it."""
+        many small ranges would cost more requests than they gain."""
         if not start <= self._ahead_to <= end:
             self._ahead_to = start  # a reader that jumped
-        piece = min(CHUNK, max(CHUNK // 4, (end - start) // 4 // BLOCK * BLOCK))
-        if (end - self._ahead_to < piece and end < self.segment.size) or self._transfers.busy:
+        piece, last = _piece(start, end), end == self.segment.size
+        if self._transfers.busy or (end - self._ahead_to < piece and not last):
             return
         for s, e in self._gaps(self._ahead_to, end):
             for part in range(s, e, piece):
+                stop = min(e, part + piece)
+                if stop == end and stop - part < piece and not last:
+                    return  # the rest is a part of the next piece
                 if not self._transfers.try_take():
                     return
-                self._launch(part, min(e, part + piece), ahead=True)
-                self._ahead_to = min(e, part + piece)
+                self._launch(part, stop, ahead=True)
+                self._ahead_to = stop
         self._ahead_to = end
 
     def _launch(self, start: int, end: int, *, ahead: bool) -> None:

@@ -12,9 +12,10 @@ import pytest
 from csi_slayer.cache import BLOCK, Cache, Segment, SegmentKey
 from csi_slayer.content import segment_reader
 from csi_slayer.content.options import Live
-from csi_slayer.content.segment_reader import SegmentReader, Transfers
+from csi_slayer.content.segment_reader import CHUNK, SegmentReader, Transfers
 from csi_slayer.content.small import Source
 from csi_slayer.errors import StoreUnavailable
+from tests.unit.vfs.memory_store import Blob, Bucket, MemoryStore
 
 SIZE = 64 << 20
 CACHED = 4 << 20
@@ -139,5 +140,74 @@ def test_what_was_fetched_ahead_in_vain_is_asked_for_again(
             await one.read(CACHED, CACHED + BLOCK)
         assert store.asked > 1
         await one.close()
+
+    asyncio.run(run())
+
+
+class Counting(MemoryStore):
+    """An object of zeros, and the ranges that were asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__(Bucket({"key": Blob(bytes(SIZE), '"e"', 1, {})}))
+        self.ranges: list[tuple[int, int]] = []
+
+    async def fetch(self, key: str, **how: Any) -> None:
+        self.ranges.append((how["offset"], how["offset"] + how["length"]))
+        await super().fetch(key, **how)
+
+
+STEP = 7 * BLOCK
+"""What the kernel asks for at once: pieces of its own readahead."""
+
+
+async def in_sequence(one: SegmentReader, start: int, end: int) -> None:
+    for at in range(start, end, STEP):
+        await one.read(at, min(at + STEP, end))
+
+
+@pytest.mark.parametrize("places", [0, 6])
+def test_a_reader_in_sequence_asks_for_large_pieces(cache: Cache, places: int) -> None:
+    """Also where others have all transfers of the readahead, and so for a piece only when it is
+    the first one to wait there."""
+
+    async def run() -> None:
+        store = Counting()
+        segment = cache.create(SegmentKey.of("t", "key", '"e"', 0), SIZE)
+        one = reader(store, Transfers(places, Live()), segment, "key")
+        await in_sequence(one, 0, SIZE)
+        await one.close()
+        ranges = sorted(store.ranges)
+        assert [start for start, _ in ranges] == [0] + [end for _, end in ranges[:-1]]
+        assert ranges[-1][1] == SIZE
+        sizes = [end - start for start, end in ranges]
+        small = [size for size in sizes if size < CHUNK // 4]
+        assert len(small) <= 4, sizes  # of the beginning, and the last one
+        assert len(sizes) <= 14, sizes
+
+    asyncio.run(run())
+
+
+def test_without_readahead_only_what_is_read_is_fetched(cache: Cache) -> None:
+    async def run() -> None:
+        store = Counting()
+        segment = cache.create(SegmentKey.of("t", "key", '"e"', 0), SIZE)
+        one = reader(store, Transfers(6, Live(prefetch=False)), segment, "key")
+        await in_sequence(one, 0, 32 << 20)
+        await one.close()
+        assert sum(end - start for start, end in store.ranges) == 32 << 20
+
+    asyncio.run(run())
+
+
+def test_who_reads_here_and_there_gets_what_he_reads(cache: Cache) -> None:
+    async def run() -> None:
+        store = Counting()
+        segment = cache.create(SegmentKey.of("t", "key", '"e"', 0), SIZE)
+        one = reader(store, Transfers(6, Live()), segment, "key")
+        places = range(SIZE - STEP, 0, -(6 << 20))
+        for at in places:
+            await one.read(at, at + STEP)
+        await one.close()
+        assert sum(end - start for start, end in store.ranges) <= (STEP + BLOCK) * len(places)
 
     asyncio.run(run())
