@@ -14,7 +14,7 @@ from collections.abc import Container
 from typing import Any, NamedTuple
 
 from csi_slayer.catalog.inode import Inode, Mark
-from csi_slayer.catalog.moving import directories, move_files
+from csi_slayer.catalog.moving import directories, move_files, note_files
 from csi_slayer.catalog.pendings import Pendings
 from csi_slayer.catalog.schema import ROOT
 from csi_slayer.errors import FsError
@@ -237,21 +237,19 @@ class Changes(Pendings):
     def _there(self, top: Inode, key: str) -> None:
         """Note what is at the keys of an inode and of all below it before another's is noted for
         them: the first note stays."""
-        stack = [(top, key)]
+        if not top.is_dir:
+            if top.etag is not None and top.origin is None:
+                self._pend(key, top.etag)
+            return
+        stack = [(top.ino, key + "/", top.flags)]
         while stack:
-            inode, key = stack.pop()
-            if not inode.is_dir:
-                if inode.etag is not None and inode.origin is None:
-                    self._pend(key, inode.etag)
-                continue
-            if inode.flags & Mark.MARKER:
-                self._pend(key + "/", None)
-            for name, ino in self._db.all(
-                "SELECT name, ino FROM dentries WHERE parent = ?", (inode.ino,)
-            ):
-                below = self._rows.find(ino)
-                assert below is not None
-                stack.append((below, f"{key}/{name}"))
+            ino, path, flags = stack.pop()
+            if flags & Mark.MARKER:
+                self._pend(path, None)
+            note_files(self._db, ino, path, self._noted_now())
+            for name, below, marks in directories(self._db, ino):
+                stack.append((below, f"{path}{name}/", marks))
+        self._pending.clear()
 
     def _place(self, inode: Inode, parent: int, name: str, place: int) -> None:
         """Where another inode had the name, ``place`` is that one's: it is the name's, or who reads

@@ -1,4 +1,4 @@
-"""The files of one directory whose path changed, all at once: a tree may have millions, and the
+"""The files of one directory whose path changes, all at once: a tree may have millions, and the
 event loop waits meanwhile. What is noted of each is what ``Changes`` notes of a single file."""
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ _PEND = (
     "INSERT INTO pending(key, expect, since_ns, token) "
     "SELECT {key}, {expect}, :since_ns, lower(hex(randomblob(8))) "
     + _FILES
-    + "ON CONFLICT(key) DO UPDATE SET since_ns = excluded.since_ns"
+    + "{which}ON CONFLICT(key) DO UPDATE SET since_ns = excluded.since_ns"
 )
-_LEAVE = _PEND.format(key=":old || d.name", expect=f"iif({_IN_PLACE}, i.etag, '')")
-_ARRIVE = _PEND.format(key=":new || d.name", expect="''")
+_LEAVE = _PEND.format(key=":old || d.name", expect=f"iif({_IN_PLACE}, i.etag, '')", which="")
+_ARRIVE = _PEND.format(key=":new || d.name", expect="''", which="")
+_THERE = _PEND.format(key=":path || d.name", expect="i.etag", which=f"AND {_IN_PLACE} ")
 _ORIGIN = (
     "UPDATE inodes SET origin = iif(m.in_place, :old || m.name, NULL) "
     f"FROM (SELECT d.ino, d.name, {_IN_PLACE} AS in_place {_FILES} "
@@ -35,6 +36,12 @@ def move_files(database: Database, parent: int, old: str, new: str, since_ns: in
     values = {"parent": parent, "old": old, "new": new, "since_ns": since_ns}
     for statement in (_LEAVE, _ARRIVE, _ORIGIN):
         database.execute(statement, values)
+
+
+def note_files(database: Database, parent: int, path: str, since_ns: int) -> None:
+    """Within a transaction: what is at the keys of the files in the directory ``parent``, which
+    begin with ``path`` (with its slash), may have to change."""
+    database.execute(_THERE, {"parent": parent, "path": path, "since_ns": since_ns})
 
 
 def directories(database: Database, parent: int) -> list[Row]:

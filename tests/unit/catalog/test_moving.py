@@ -147,3 +147,41 @@ def test_the_markers_of_directories_move(tmp_path: Path) -> None:
 
     pending = asyncio.run(move())
     assert {key: row[0] for key, row in pending.items()} == {"d/marked/": None, "n/marked/": ""}
+
+
+async def swapped(count: int) -> tuple[int, dict[str, tuple[object, ...]]]:
+    """Statements that the exchange of two directories took, and what is pending then."""
+    with catalog() as table:
+        first, second = await make(table, ROOT, "d"), await make(table, ROOT, "n")
+        inner = await make(table, first, "in")
+        for number in range(count):
+            some = [
+                File(f"stored{number}", stat.S_IFREG, "e1", None, {}),
+                File(f"new{number}", stat.S_IFREG, None, None, {}),
+                File(f"moved{number}", stat.S_IFREG, "e2", "else/where", {}),
+            ]
+            await fill(table, inner, "in/", some)
+        await fill(table, second, "", [File("there", stat.S_IFLNK, "e3", None, {"n/{}": ("", 2)})])
+        await table.update(inner, add=Mark.MARKER)
+        statements: list[str] = []
+        table._db._connection.set_trace_callback(statements.append)
+        await table.exchange(await table.get(first), ROOT, "d", await table.get(second), ROOT, "n")
+        table._db._connection.set_trace_callback(None)
+        return len(statements), shown(table)[0]
+
+
+def test_an_exchange_of_directories_notes_what_is_at_the_keys_of_both() -> None:
+    _, pending = asyncio.run(swapped(1))
+    assert {key: (row[0], row[4]) for key, row in pending.items()} == {
+        "d/in/": (None, 0), "n/in/": ("", 0),
+        "d/in/stored0": ("e1", 0), "n/in/stored0": ("", 0),
+        "d/in/new0": ("", 0), "n/in/new0": ("", 0),
+        "d/in/moved0": ("", 0), "n/in/moved0": ("", 0),
+        "n/there": ("", 2), "d/there": ("", 0),
+    }  # fmt: skip
+
+
+def test_an_exchange_of_directories_asks_for_no_file_singly() -> None:
+    """All other requests wait for it."""
+    few, many = asyncio.run(swapped(1))[0], asyncio.run(swapped(50))[0]
+    assert few == many
