@@ -44,6 +44,9 @@ before; what else it adds is believed. So many of them at once."""
 PROBES = 8
 """Refreshes under way while the store is away, at most; more would only wait."""
 
+TAKEN_IN = 200
+"""Names of a page that are taken in at once: what takes a millisecond."""
+
 SECOND = 1_000_000_000
 
 
@@ -181,9 +184,9 @@ class Refresher:
                         found = [item for item in found if item not in doubts]
                     if await self._catalog.path(directory.ino) != path:
                         return  # renamed meanwhile: these are another directory's names now
-                    await self._merge(directory.ino, found, shadowed, listing.since_ns)
                     if marker and not directory.flags & Mark.MARKER:
                         await self._catalog.update(directory.ino, add=Mark.MARKER)
+                    await self._merge(directory.ino, found, shadowed, listing.since_ns)
                     if page.token is not None and listing.pages == 0:
                         await self._catalog.update(directory.ino, add=Mark.LARGE)
                     listing.page_done()
@@ -248,6 +251,16 @@ class Refresher:
         await self._take_in(parent, shown, since_ns)
 
     async def _take_in(self, parent: int, found: list[Listed], since_ns: int) -> None:
+        """Some at a time: others come between."""
+        path = await self._catalog.path(parent)
+        for start in range(0, len(found), TAKEN_IN):
+            if start:
+                await asyncio.sleep(0)
+                if await self._catalog.path(parent) != path:
+                    return  # renamed meanwhile: these are another directory's names now
+            await self._take_some(parent, found[start : start + TAKEN_IN], since_ns)
+
+    async def _take_some(self, parent: int, found: list[Listed], since_ns: int) -> None:
         try:
             changes = await self._catalog.merge(parent, found, since_ns, self._catalog.defaults)
         except CacheFull as error:

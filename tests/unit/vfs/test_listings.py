@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from structlog.testing import capture_logs
 from csi_slayer.catalog import ROOT, Catalog, Inode, Name
 from csi_slayer.errors import CacheFull, CatalogError, StoreUnavailable
 from csi_slayer.store.base import ListPage
+from csi_slayer.vfs import refresh
 from csi_slayer.vfs.pages import PAGE
 from csi_slayer.vfs.refresh import LISTINGS
 from csi_slayer.vfs.types import DirItem, OpenFlags
@@ -377,3 +379,51 @@ def test_names_that_are_known_are_found_where_no_others_are_learned(
 
     volume.run(run())
     volume.stop()
+
+
+def test_the_names_of_a_page_are_taken_in_some_at_a_time(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everybody else waits while the table learns them."""
+    monkeypatch.setattr(refresh, "TAKEN_IN", 10)
+    put(volume, *(f"d/{number:02d}" for number in range(45)))
+
+    async def scenario() -> None:
+        d = await look_up(volume, b"d")
+        listing = asyncio.ensure_future(
+            volume.fs.refresh.ensure_listed(await volume.catalog.get(d))
+        )
+        seen = [0]
+        while not listing.done():
+            await asyncio.sleep(0)
+            seen.append(len(await volume.catalog.names(d, 0, 100)))
+        assert max(after - before for before, after in itertools.pairwise(seen)) <= 10
+        assert await list_names(volume, d) == [f"{number:02d}" for number in range(45)]
+
+    volume.run(scenario())
+    volume.stop()
+
+
+def test_a_directory_that_is_renamed_within_a_page_gets_no_names_of_its_old_place(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh, "TAKEN_IN", 10)
+    put(volume, "d/", *(f"d/{number:02d}" for number in range(45)))
+
+    async def scenario() -> None:
+        d = await look_up(volume, b"d")
+        listing = (await volume.fs.refresh.begin(await volume.catalog.get(d))).task
+        assert listing is not None
+        while not (known := await volume.catalog.names(d, 0, 100)):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        inode = await volume.catalog.get(d)
+        await volume.catalog.rename(
+            inode, ROOT, "d", ROOT, "n", displaced=None, keep_displaced=False
+        )
+        assert await volume.catalog.pending("d/"), "its mark was known before its names"
+        await listing
+        assert len(known) == 10
+        assert await volume.catalog.names(d, 0, 100) == known
+
+    volume.run(scenario())
+    volume.die()
