@@ -44,8 +44,8 @@ LOOK = 1.0
 MANY = 16
 """So many due files are made durable by one syncfs(2)."""
 
-AT_ONCE = 100
-"""Files in one turn of the event loop."""
+AT_ONCE = 16
+"""Files in one turn of the event loop: for each there may be a transaction."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -211,7 +211,9 @@ class Durable:
         """Make everything on the cache's disk durable: which of these are by that, and the staged
         copies that they had."""
         stages = {}
-        for ino in inos:
+        for number, ino in enumerate(inos):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
             inode = await self._catalog.find(ino)
             if inode is not None and inode.stage is not None and not inode.flags & Mark.OVERLAY:
                 stages[ino] = inode.stage
