@@ -16,6 +16,7 @@ from typing import Any
 
 from csi_slayer.cache import Stage, Staging
 from csi_slayer.content.staged import os_errors
+from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import CacheError
 
 SPARES = 64
@@ -72,13 +73,13 @@ class Spares:
 
     async def _keep(self) -> None:
         filling: asyncio.Future[bool] | None = None
+        worth = True
         try:
-            while True:
+            while worth:
                 taken = self._taken
                 self._low.clear()
                 filling = asyncio.ensure_future(asyncio.to_thread(self._fill))
-                if not await asyncio.shield(filling):
-                    return
+                worth = await asyncio.shield(filling)
                 try:
                     async with asyncio.timeout(IDLE):
                         await self._low.wait()
@@ -89,10 +90,15 @@ class Spares:
             self._keeping = False
             if filling is not None and not filling.done():
                 await asyncio.wait({filling})
-            while self._ready:
-                stage = self._ready.popleft()
-                os.close(stage.fd)
-                self._staging.remove(stage.id)
+            left = list(self._ready)
+            self._ready.clear()
+            if left:
+                await to_its_end(lambda _unwanted: self._remove(left))
+
+    def _remove(self, stages: list[Stage]) -> None:
+        for stage in stages:
+            os.close(stage.fd)
+            self._staging.remove(stage.id)
 
     def _fill(self) -> bool:
         """False if it was not worth it, or cannot be done."""

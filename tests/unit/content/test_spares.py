@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,7 @@ def test_a_disk_that_is_fast_needs_none(
 ) -> None:
     """It is found out before, or when the first are made."""
     monkeypatch.setattr(spares, "SLOW", slow)
+    monkeypatch.setattr(spares, "IDLE", 0.01)
 
     async def scenario() -> None:
         owner = Owner()
@@ -140,3 +142,36 @@ def test_a_disk_that_is_fast_needs_none(
         assert {stage.id for stage in staging.list()} == {stage.id for stage in taken}
 
     asyncio.run(scenario())
+
+
+def test_files_that_turned_out_not_to_be_needed_are_used_before_they_are_removed(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a thread: there may be a good many."""
+    monkeypatch.setattr(spares, "SLOW", 1e-9)
+    monkeypatch.setattr(spares, "IDLE", 0.2)
+    removers: list[int] = []
+    remove = staging.remove
+
+    def note(stage: str) -> None:
+        removers.append(threading.get_ident())
+        remove(stage)
+
+    monkeypatch.setattr(staging, "remove", note)
+
+    async def scenario() -> None:
+        owner = Owner()
+        files = Spares(staging, owner.spawn)
+        taken = [files.take(), files.take()]
+        monkeypatch.setattr(spares, "SLOW", 100.0)
+        await until(lambda: count(staging) == SPARES + 2)
+        taken += [files.take() for _ in range(SPARES // 4)]
+        assert count(staging) == SPARES + 2
+        await until(lambda: all(task.done() for task in owner.tasks))
+        assert {stage.id for stage in staging.list()} == {stage.id for stage in taken}
+        for stage in taken:
+            os.close(stage.fd)
+
+    asyncio.run(scenario())
+    assert len(removers) == SPARES - SPARES // 4
+    assert threading.get_ident() not in removers
