@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 
 from csi_slayer.catalog.database import Database
 from csi_slayer.catalog.inode import SELECT, UNREAD, Inode, Mark, Name
@@ -12,6 +13,10 @@ from csi_slayer.catalog.schema import ROOT
 from csi_slayer.errors import FsError
 
 _ANY_ORIGIN = "SELECT 1 FROM inodes INDEXED BY inodes_origin WHERE origin IS NOT NULL LIMIT 1"
+_ORIGINS_AMONG = (
+    "SELECT j.value FROM json_each(?) j "
+    "WHERE EXISTS (SELECT 1 FROM inodes i WHERE i.origin = j.value)"
+)
 _NEXT_IN = (
     "JOIN dentries d ON d.ino = i.ino WHERE d.parent = ? AND d.place > ? ORDER BY d.place LIMIT ?"
 )
@@ -177,6 +182,12 @@ class Reads:
         if not found:
             self._rows.origins = self._db.one(_ANY_ORIGIN) is not None
         return [Inode._make(row) for row in found]
+
+    async def origins_among(self, keys: Sequence[str]) -> set[str]:
+        """Those of the keys for which :meth:`by_origin` finds an inode."""
+        if not (keys and self._rows.origins):
+            return set()
+        return {row[0] for row in self._db.all(_ORIGINS_AMONG, (json.dumps(keys),))}
 
     def each_staged(self) -> Iterator[Inode]:
         """Inodes with a staged copy, for recovery and status."""

@@ -27,8 +27,8 @@ from csi_slayer.errors import KeyObstructed, SlayerError, StoreError, StoreUnava
 
 log = structlog.get_logger(__name__)
 
-PAGE = 256
-"""Pending keys read from the table at once."""
+PAGE, TURN = 256, 32
+"""Pending keys read from the table at once, and looked at in one turn of the event loop."""
 
 AT_ONCE = 16
 """Keys that are stored or copied at the same time."""
@@ -323,7 +323,9 @@ class Reconciler:
         while rows := await self._catalog.pendings(after, PAGE):
             after = rows[-1].key
             deletes: list[Pending] = []
-            for row in rows:
+            for number, row in enumerate(rows):
+                if number % TURN == 0:
+                    await asyncio.sleep(0)
                 since_ns = self._resting.get(row.key, row.since_ns)
                 not_before = self._retries.not_before(row.key, others)
                 due = max(not_before - now, self._rest.left(since_ns))
@@ -348,7 +350,6 @@ class Reconciler:
                     if row.key not in self._active:
                         self._begin(row.key, forced=False)
             await self._delete_many(deletes)
-            await asyncio.sleep(0)
         self._resting = resting
         return soonest, left
 
@@ -363,12 +364,13 @@ class Reconciler:
     async def _delete_many(self, rows: list[Pending]) -> None:
         # Looked at again: since the pass began names may have come back, and what was being stored
         # may have come to be there. Nothing suspends between this look and the mark in ``_active``.
+        origins = await self._catalog.origins_among([row.key for row in rows])
         rows = [
             now
             for row in rows
-            if row.key not in self._active
+            if not (row.key in self._active or row.key in origins)
             and (now := await self._catalog.pending(row.key)) is not None
-            and await self._is_plain_delete(now)
+            and await self._catalog.resolve(row.key) is None
         ]
         if not rows:
             return

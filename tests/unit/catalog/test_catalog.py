@@ -154,7 +154,9 @@ def test_an_unlinked_open_file_keeps_its_object_until_it_is_dropped(catalog: Cat
     orphan = run(catalog.get(inode.ino))
     assert (orphan.nlink, orphan.origin) == (0, "a")
     assert [i.ino for i in run(catalog.by_origin("a"))] == [inode.ino]
+    assert run(catalog.origins_among(["b", "a", "'\\\""])) == {"a"}
     run(catalog.drop_orphan(inode.ino))
+    assert run(catalog.origins_among(["a"])) == set()
     assert run(catalog.by_origin("a")) == []
     assert pending(catalog) == {"a": "e1"}
 
