@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from csi_slayer.cache import Cache, Segment, SegmentKey
+from csi_slayer.content.pace import pace
 from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import StoreIntegrityError
 from csi_slayer.store.base import ObjectStore
@@ -110,9 +112,11 @@ class SmallFetcher:
             )
         if info.metadata:
             self._seen(source, info.metadata)
-        if len(data) > READY_SIZE:
+        if len(data) > READY_SIZE or pace.is_slow:
             return await to_its_end(lambda _unwanted: self._cache.store_small(key, data))
+        begun = time.perf_counter()
         segment = self._cache.put_small(key, data)
+        pace.took(time.perf_counter() - begun)
         if segment is None:
             return False
         older = self._ready.pop(key, None)

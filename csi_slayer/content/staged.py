@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from csi_slayer.cache import Staging, filesystem
 from csi_slayer.cache.filesystem import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, file_system
+from csi_slayer.content.pace import pace
 from csi_slayer.content.ranges import FileRange, ReadResult
 from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import CacheFull, FsError
@@ -102,6 +103,11 @@ class StagedFile:
     async def write(self, offset: int, data: memoryview) -> int:
         return write_fully(self.fd, offset, data)
 
+    async def write_aside(self, offset: int, data: memoryview) -> int:
+        """The same by a thread, as programs write whose files the kernel serves."""
+        fd = self.fd
+        return await to_its_end(lambda _unwanted: write_fully(fd, offset, data))
+
     async def truncate(self, size: int) -> None:
         fd = self.fd
         with os_errors():
@@ -135,6 +141,7 @@ def write_fully(fd: int, offset: int, data: memoryview) -> int:
     """Bytes written: fewer than there are if something is in the way of the rest, as write(2) would
     say. Raises CacheFull and OSError for the first byte."""
     written = 0
+    begun = time.perf_counter()
     with os_errors():
         while written < len(data):
             try:
@@ -143,6 +150,7 @@ def write_fully(fd: int, offset: int, data: memoryview) -> int:
                 if not written:
                     raise
                 break
+    pace.took(time.perf_counter() - begun)
     return written
 
 

@@ -12,6 +12,7 @@ from csi_slayer.catalog import Inode
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.opened import File, IoMode, OpenInode
 from csi_slayer.content.overlay import OverlayFile
+from csi_slayer.content.pace import pace
 from csi_slayer.content.ranges import as_bytes
 from csi_slayer.content.staged import (
     StagedFile,
@@ -128,12 +129,16 @@ class FileOps(OpenOps):
         file = self._writable_file(ino)
         if append and offset != file.size:
             offset = self._end_of(req, ino, file, offset, data)
-        await self.reserve(ino, offset + len(data))
-        try:
-            written = await file.write(offset, data)
-        except BaseException:
-            await self.not_grown(ino)
-            raise
+        if isinstance(file, StagedFile) and pace.is_slow:
+            async with self.growing(ino, offset + len(data)):
+                written = await file.write_aside(offset, data)
+        else:
+            await self.reserve(ino, offset + len(data))
+            try:
+                written = await file.write(offset, data)
+            except BaseException:
+                await self.not_grown(ino)
+                raise
         handle = self.handles.get(fh)
         if handle is not None and handle.flags & os.O_DSYNC and handle.mode == IoMode.DIRECT:
             await self.fsync(req, ino, fh, True)  # of other modes the kernel asks for it

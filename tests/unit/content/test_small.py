@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from csi_slayer.cache import Cache, SegmentKey
+from csi_slayer.content import pace as pace_module
 from csi_slayer.content.small import PREFETCHES, QUEUED, READY, READY_SIZE, SmallFetcher, Source
 from csi_slayer.errors import StoreUnavailable
 from csi_slayer.store.base import ObjectInfo
@@ -224,3 +225,35 @@ def test_what_is_not_kept_open_is_written_in_a_thread(
     asyncio.run(scenario())
     assert set(threads) == {False}
     cache.close()
+
+
+def test_a_disk_that_holds_up_who_writes_has_a_thread_wait(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one tells, and the event loop waits no more."""
+    monkeypatch.setattr(pace_module, "SLOW", 0.0)
+    threads: list[int] = []
+    pwrite = os.pwrite
+
+    def note(*args: Any) -> int:
+        threads.append(threading.get_ident())
+        return pwrite(*args)
+
+    async def scenario() -> None:
+        gate = Gate()
+        smalls = fetcher(gate, cache)
+        for number in range(2):
+            reader = asyncio.ensure_future(smalls.fetch(*source(number)))
+            await settle()
+            gate.answer(1)
+            segment = await reader
+            assert segment is not None and segment.complete
+            segment.close()
+        await smalls.close()
+
+    monkeypatch.setattr(os, "pwrite", note)
+    try:
+        asyncio.run(scenario())
+    finally:
+        pace_module.pace._until = 0.0
+    assert threads[0] == threading.get_ident() != threads[-1]
