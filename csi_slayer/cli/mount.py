@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -158,12 +158,28 @@ def _check_outside(config: MountConfig, path: str) -> None:
     sockets = os.path.realpath(registry.run_directory())
     for directory in ("/proc", "/dev", "/sys", os.path.realpath(sys.prefix), sockets):
         _check_not_below(("what every mount needs,", directory), mountpoint)
+    for setting, file in _files(config):
+        _check_not_below((setting, os.path.realpath(file)), mountpoint)
     if config.store.url.startswith("file://"):
         real = os.path.realpath(config.store.url.removeprefix("file://"))
         objects = ("the directory of objects", real)
         _check_not_below(objects, mountpoint)
         _check_not_below(mountpoint, objects)
         _check_not_below(cache, objects)
+
+
+def _files(config: MountConfig) -> Iterator[tuple[str, str]]:
+    """What a worker opens whenever one begins, or later, with the setting that names it."""
+    listen = config.metrics.listen or ""
+    given = {
+        "store.ca_bundle": config.store.ca_bundle,
+        "store.web_identity_token_file": config.store.web_identity_token_file,
+        "log.file": config.log.file,
+        "metrics.listen": listen.removeprefix("unix:") if listen.startswith("unix:") else None,
+    } | {variable: os.environ.get(variable) for variable in _FILES}
+    for setting, file in given.items():
+        if file:
+            yield setting, os.path.expanduser(file)
 
 
 def _check_not_below(inner: tuple[str, str], outer: tuple[str, str]) -> None:

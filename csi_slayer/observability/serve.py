@@ -194,5 +194,6 @@ async def serve_metrics(
     try:
         await server.start(listen)
     except OSError as error:
-        raise ConfigError(f"metrics.listen: cannot listen on {listen}: {error.strerror}") from error
+        why = error.strerror or error  # of a path that is too long there is no number
+        raise ConfigError(f"metrics.listen: cannot listen on {listen}: {why}") from error
     return server

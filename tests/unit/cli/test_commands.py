@@ -172,6 +172,35 @@ def test_the_mount_point_is_not_among_the_objects(
     assert "is below the directory of objects" in output.replace("\n", " ")
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("log.file", "{}/worker.log"),
+        ("metrics.listen", "unix:{}/metrics.sock"),
+        ("store.ca_bundle", "{}/ca.pem"),
+        ("store.web_identity_token_file", "{}/token"),
+        ("AWS_CA_BUNDLE", "{}/ca.pem"),
+    ],
+)
+def test_files_that_a_worker_opens_are_not_below_the_mount(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, setting: str, value: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The one that took over after a kill waited for itself when it opened its log."""
+    place = tmp_path / "mnt"
+    place.mkdir()
+    value = value.format(place)
+    options = ["-o", f"{setting}={value}", "-o", "store.role_arn=r"]
+    if setting.startswith("AWS"):
+        monkeypatch.setenv(setting, value)
+        options = []
+    where = ("--cache-dir", str(tmp_path / "cache"))
+    status, output = slayer(capfd, "mount", "s3://bucket", str(place), *where, *options)
+    assert status == 1
+    assert f"{setting} {place}/" in output.replace("\n", " ")
+    assert "is below the mount point" in output.replace("\n", " ")
+
+
 @pytest.mark.parametrize("cache", ["objects/cache", "objects", "link/cache"])
 def test_the_cache_is_not_among_the_objects(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, cache: str

@@ -199,6 +199,14 @@ def test_takes_over_a_socket_that_a_dead_process_left(tmp_path: Path) -> None:
     _serving(f"unix:{path}", check)
 
 
+def test_a_path_that_is_too_long_for_a_socket(tmp_path: Path) -> None:
+    async def body() -> None:
+        with pytest.raises(ConfigError, match="path too long"):
+            await serve_metrics(Metrics().registry, f"unix:{tmp_path}/{'m' * 120}")
+
+    asyncio.run(body())
+
+
 def test_leaves_alone_what_is_in_use(tmp_path: Path) -> None:
     path = tmp_path / "m.sock"
 
