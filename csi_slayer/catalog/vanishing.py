@@ -68,7 +68,7 @@ class Vanishing(Listings):
         now_ns = max(since_ns, time.time_ns())
         for name, *columns in self._db.all(_STALE, (parent, after, upto, since_ns, now_ns)):
             inode = Inode._make(columns)
-            if inode.is_dir and self._is_crowd(inode.ino):
+            if inode.is_dir and self.is_crowd(inode.ino):
                 crowds.append((base + name, inode))
             elif not self._has_changes(base + name, inode, since_ns):
                 gone += self._vanish(inode)
@@ -91,7 +91,7 @@ class Vanishing(Listings):
             return
         path = self.path_now(parent)
         key = f"{path}/{name}" if path else name
-        if inode.is_dir and self._is_crowd(inode.ino):
+        if inode.is_dir and self.is_crowd(inode.ino):
             async for some in self._thin_out(key, inode, since_ns):
                 yield some
         elif self._is_gone(key, inode, since_ns):
@@ -122,7 +122,7 @@ class Vanishing(Listings):
             return False
         return not self._has_changes(key, inode, since_ns)
 
-    def _is_crowd(self, ino: int) -> bool:
+    def is_crowd(self, ino: int) -> bool:
         """Whether there is more below a directory than one transaction takes away."""
         row = self._db.one(_BELOW, (ino, STEP + 1))
         return row is not None and int(row[0]) > STEP

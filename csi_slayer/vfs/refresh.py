@@ -366,6 +366,11 @@ class Refresher:
             item = Listed(name, stat.S_IFDIR, 0, since_ns, None)
         elif info is not None:
             item = names.from_object(info, name)
+            known = await self._catalog.child(directory.ino, name)
+            if known is not None and known.is_dir and self._catalog.is_crowd(known.ino):
+                await self._forget(directory.ino, name, since_ns)  # some at a time
+                if await self._catalog.path(directory.ino) != path:
+                    return
         else:
             await self._forget(directory.ino, name, since_ns)
             return
