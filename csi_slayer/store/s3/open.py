@@ -100,10 +100,13 @@ def _sts(options: StoreOptions, region: str) -> StsEndpoint:
     url = given or f"https://sts.{region}.{domain}"
     ca_bundle = find_way(options).ca_bundle
     tls = proxy = None
-    if url.startswith("https://") and _needs_sts(options):
-        tls = make_tls(ca_bundle, options.verify_tls)
-        parts = urlsplit(url)
-        proxy = find_proxy(options, parts.hostname or "", parts.port or 443)
+    if url.startswith("https://"):
+        needed = _needs_sts(options)
+        if needed:
+            tls = make_tls(ca_bundle, options.verify_tls)
+        if needed or options.proxy is not None:  # the role of a profile needs one, too
+            parts = urlsplit(url)
+            proxy = find_proxy(options, parts.hostname or "", parts.port or 443)
     verify = ca_bundle if options.verify_tls else False
     return StsEndpoint(url, region, options.connect_timeout, tls, proxy, verify)
 

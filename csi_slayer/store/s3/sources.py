@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from csi_slayer.errors import AccessDenied
 from csi_slayer.store.options import CredentialOptions
 from csi_slayer.store.s3.keys import AccessKeys
+from csi_slayer.store.s3.proxy import OPTION
 from csi_slayer.store.s3.sts import StsEndpoint, assume_with_keys, assume_with_token
 from csi_slayer.store.s3.tokens import GivenToken, TokenFile, TokenSource, subject
 
@@ -139,14 +140,19 @@ class ChainCredentials:
 
     def _session(self) -> Any:
         """botocore's, whose requests for a profile's role go the way that the store's own go."""
+        from botocore.config import Config
         from botocore.session import Session
 
         sts, url = self._sts, self._sts.url if self._sts_given else None
+        proxied = sts.proxy is not None and sts.proxy.setting == OPTION  # it knows the variables
+        way = Config(proxies={"https": str(sts.proxy)} if proxied else None)
 
         class OnOurWay(Session):  # type: ignore[misc]  # botocore has no types
             def create_client(self, service_name: str, *args: Any, **given: Any) -> Any:
                 if service_name == "sts" and url is not None:
                     given["endpoint_url"] = url
+                config = given.pop("config", None)
+                given["config"] = way if config is None else config.merge(way)
                 return super().create_client(service_name, *args, verify=sts.verify, **given)
 
         session = OnOurWay(profile=self._profile)

@@ -25,6 +25,7 @@ from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3 import sts as sts_module
 from csi_slayer.store.s3.credentials import Credentials
 from csi_slayer.store.s3.keys import AccessKeys
+from csi_slayer.store.s3.proxy import Proxy
 from csi_slayer.store.s3.sources import choose_source
 from csi_slayer.store.s3.sts import StsEndpoint
 
@@ -542,6 +543,32 @@ def test_the_role_of_a_profile_is_assumed_as_the_options_say(
     assert "/eu-south-2/sts/aws4_request" in headers["authorization"]
     assert "role%2Fwork" in body
     assert url in source.identity
+
+
+@pytest.mark.allow_log("Traceback")  # botocore's own log has one
+def test_the_role_of_a_profile_is_assumed_through_the_proxy(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _role_of_a_profile(tmp_path / "config")
+    environment.setenv("AWS_MAX_ATTEMPTS", "1")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        asked: list[bytes] = []
+
+        def refuse() -> None:
+            client, _ = listener.accept()
+            with client:
+                asked.append(client.recv(1 << 16))
+                client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        proxy = Proxy("127.0.0.1", listener.getsockname()[1])
+        endpoint = StsEndpoint("https://sts.invalid", "us-east-1", 5.0, proxy=proxy)
+        options = CredentialOptions(profile="work", sts_endpoint="https://sts.invalid")
+        with pytest.raises(AccessDenied, match="no credentials"):
+            choose_source(options, endpoint).load()
+        thread.join()
+    assert asked[0].startswith(b"CONNECT sts.invalid:443 ")
 
 
 @pytest.mark.allow_log("Traceback")  # botocore's own log has one
