@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import structlog
@@ -38,11 +38,11 @@ _SENT = Mark.UNWRITTEN | Mark.SUSPECT
 
 
 class NotDeleted(StoreUnavailable):
-    """Of these ``keys`` the store has said why, which is noted with each."""
+    """Of each of these keys the store has said why, which is noted with it."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        self.keys = frozenset(keys)
-        super().__init__(f"{len(self.keys)} objects not deleted yet")
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        self.reasons = reasons
+        super().__init__(f"{len(reasons)} objects not deleted yet")
 
 
 class Objects:
@@ -358,7 +358,6 @@ class Objects:
         await self._catalog.removed([row for row in rows if row.key not in failed])
         for key, reason in failed.items():
             await self._catalog.pending_failed(key, reason)
-            log.warning("object not deleted yet", key=key, error=reason)
         if failed:
             raise NotDeleted(failed)
 

@@ -38,7 +38,7 @@ PASS_PAUSE, LOOK_PAUSE, PASS_PAUSE_MAX = 0.01, 0.00002, 1.0
 and left alone (several times what a look costs), and most."""
 
 DELETE_PAUSE = 2.0
-"""Seconds before deletions that failed are tried again."""
+"""Seconds before deletions that failed are tried again; twice as many after each further time."""
 
 NEVER = float("inf")
 
@@ -383,9 +383,9 @@ class Reconciler:
         try:
             await asyncio.shield(task)
         except Exception as error:
-            self._retries.tell_deletions(len(keys), error)
+            self._retries.tell_deletions(rows, error)
             # Others of them may be pending anew: what has come to be there meanwhile.
-            refused = error.keys if isinstance(error, NotDeleted) else keys
+            refused = error.reasons if isinstance(error, NotDeleted) else keys
             failed = [key for key in refused if await self._catalog.pending(key) is not None]
             self._retries.put_off(failed, DELETE_PAUSE)
             asyncio.get_running_loop().call_later(DELETE_PAUSE, self._wake.set)

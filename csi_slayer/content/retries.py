@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import structlog
 
+from csi_slayer.catalog import Pending
+from csi_slayer.content.objects import NotDeleted
 from csi_slayer.errors import PreconditionFailed, SlayerError
 from csi_slayer.observability.complaints import Complaints
 from csi_slayer.observability.secrets import mask_text
@@ -29,6 +31,13 @@ def reason_of(error: Exception) -> str:
     return mask_text(f"{type(error).__name__}: {error}")
 
 
+def is_told(attempts: int) -> bool:
+    """Whether the last of so many failures of a key is logged: of a key that goes on failing the
+    first, second, fourth, eighth and so on. Thousands may fail for days, each twice a minute, and
+    the log is on the cache's disk."""
+    return attempts & (attempts - 1) == 0
+
+
 class Retries:
     """``others``: when keys may be tried that failed when so many had that none is noted."""
 
@@ -39,14 +48,21 @@ class Retries:
         self._complaints = Complaints(log)
 
     def tell(self, key: str, attempts: int, error: Exception) -> None:
-        """Log a failed attempt; where an error came from that nobody thought of not each time."""
-        log.warning("store not updated yet", key=key, attempts=attempts, error=reason_of(error))
+        """Log a failed attempt, the ``attempts``-th of the key, if :func:`is_told`; and where an
+        error came from that nobody thought of, not each time either."""
+        if is_told(attempts):
+            log.warning("store not updated yet", key=key, attempts=attempts, error=reason_of(error))
         if not isinstance(error, SlayerError):
             self._complaints.failed(key, "reconcile failed", error, key=key)
 
-    def tell_deletions(self, keys: int, error: Exception) -> None:
-        """As :meth:`tell`, of deletions that were asked for together."""
-        log.warning("objects not deleted yet", keys=keys, error=reason_of(error))
+    def tell_deletions(self, rows: Sequence[Pending], error: Exception) -> None:
+        """As :meth:`tell`, of deletions that were asked for together, as they were noted before."""
+        told = [row.key for row in rows if is_told(row.attempts + 1)]
+        if isinstance(error, NotDeleted):
+            for key in filter(error.reasons.__contains__, told):
+                log.warning("object not deleted yet", key=key, error=error.reasons[key])
+        elif told:
+            log.warning("objects not deleted yet", keys=len(rows), error=reason_of(error))
         if not isinstance(error, SlayerError):
             self._complaints.failed("", "reconcile failed", error)
 
@@ -93,10 +109,12 @@ class Retries:
         self._noted[key] = (time.monotonic() + pause, failures + 1)
 
     def put_off(self, keys: Iterable[str], pause: float) -> None:
-        """These failed together."""
-        at = time.monotonic() + pause
+        """These failed together; ``pause`` doubles with each failure of a key."""
+        now, most = time.monotonic(), max(pause, BACKOFF_MAX)
         for key in keys:
             if key in self._noted or len(self._noted) < RETRY_MEMORY:
-                self._noted[key] = (at, self._noted.get(key, (0.0, 0))[1] + 1)
+                failures = self._noted.get(key, (0.0, 0))[1]
+                longer = min(most, pause * 2 ** min(failures, 10))
+                self._noted[key] = (now + longer, failures + 1)
             else:
-                self.others = max(self.others, at)
+                self.others = max(self.others, now + most)

@@ -16,7 +16,7 @@ import structlog
 
 from csi_slayer.catalog import Catalog, Gone, Inode, Listed, Mark
 from csi_slayer.content.options import Live
-from csi_slayer.errors import CacheFull, ObjectNotFound
+from csi_slayer.errors import CacheFull, ObjectNotFound, StoreError
 from csi_slayer.observability.complaints import Complaints
 from csi_slayer.store.base import ObjectInfo, ObjectStore
 from csi_slayer.vfs import names
@@ -46,6 +46,8 @@ PROBES = 8
 
 TAKEN_IN = 200
 """Names of a page that are taken in at once: what takes a millisecond."""
+
+NO_NAME = StoreError("no file name: empty, '.', '..', NUL or over 255 bytes")
 
 SECOND = 1_000_000_000
 
@@ -209,8 +211,10 @@ class Refresher:
                 self._hidden(hidden)
 
     def _note_hidden(self, prefix: str, keys: list[str]) -> None:
-        log.warning("keys hidden", prefix=prefix, count=len(keys), first=keys[0],
-                    reason="no file name: empty, '.', '..', NUL or over 255 bytes")  # fmt: skip
+        self._complaints.failed(  # a listing may have pages of them without an end
+            ("hidden", prefix), "keys hidden", NO_NAME,
+            prefix=prefix, count=len(keys), first=keys[0],
+        )  # fmt: skip
 
     async def _doubts(self, parent: int, found: list[Listed], most: int) -> list[Listed]:
         """Directories of this page that the table does not have; they were asked for singly.

@@ -427,3 +427,21 @@ def test_a_directory_that_is_renamed_within_a_page_gets_no_names_of_its_old_plac
 
     volume.run(scenario())
     volume.die()
+
+
+def test_keys_that_cannot_be_names_are_told_of_once(volume: Volume) -> None:
+    """Not with each of the pages, which may have no end, nor each time that a directory is
+    listed."""
+
+    async def run() -> None:
+        put(volume, "a", *(f"{number:04}{'x' * 300}" for number in range(2 * PAGE)))
+        with capture_logs() as logs:
+            for _ in range(3):
+                await expire(volume, ROOT)
+                assert await list_names(volume) == ["a"]
+        hidden = [line for line in logs if line["event"] == "keys hidden"]
+        assert len(hidden) == 1
+        assert hidden[0]["first"] == "0000" + "x" * 300
+
+    volume.run(run())
+    volume.stop()

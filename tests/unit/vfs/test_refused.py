@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from csi_slayer.catalog import ROOT
+from csi_slayer.catalog import ROOT, Pending
 from csi_slayer.content import reconcile, retries
+from csi_slayer.content.objects import NotDeleted
 from csi_slayer.errors import AccessDenied
 from tests.unit.vfs.harness import Volume
 
@@ -117,3 +119,37 @@ def test_of_many_deletions_that_are_refused_no_more_than_a_limit_are_remembered(
     assert len(noted) == 2
     assert noted.not_before("a9", noted.others) > time.monotonic() + 50
     assert noted.not_before("a0", 0.0) > time.monotonic() + 50
+
+
+def test_deletions_that_go_on_failing_are_tried_less_and_less_often() -> None:
+    noted, pauses = retries.Retries(), []
+    for _ in range(8):
+        before = time.monotonic()
+        noted.put_off(["key"], 2.0)
+        pauses.append(round(noted.not_before("key", 0.0) - before))
+    assert pauses == [2, 4, 8, 16, 30, 30, 30, 30]
+
+
+@pytest.mark.parametrize("each", [True, False])
+def test_the_log_does_not_grow_with_each_deletion_that_fails_again(each: bool) -> None:
+    """A bucket that may be written to and not deleted from, and somebody removes a tree."""
+    error = NotDeleted({"old": "AccessDenied"}) if each else AccessDenied("no")
+    noted = retries.Retries()
+
+    def lines(attempts: int) -> int:
+        rows = [Pending(key, "", 1, attempts, None, "t", 0) for key in ("old", "gone")]
+        with capture_logs() as logs:
+            noted.tell_deletions(rows, error)
+        return len(logs)
+
+    assert [number for number in range(1, 1000) if lines(number - 1)] == [
+        2**power for power in range(10)
+    ]
+
+
+def test_the_log_does_not_grow_with_each_upload_that_fails_again() -> None:
+    noted = retries.Retries()
+    with capture_logs() as logs:
+        for number in range(1, 1000):
+            noted.tell("key", number, AccessDenied("the key was revoked"))
+    assert [line["attempts"] for line in logs] == [2**power for power in range(10)]
