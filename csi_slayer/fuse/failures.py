@@ -13,8 +13,11 @@ import structlog
 
 from csi_slayer.errors import AccessDenied, SlayerError
 from csi_slayer.fuse.stats import name_of
+from csi_slayer.observability.ration import Ration
 
 log = structlog.get_logger(__name__)
+
+_ration = Ration()
 
 
 def errno_of(error: BaseException, opcode: int, unique: int = 0) -> int:
@@ -23,12 +26,7 @@ def errno_of(error: BaseException, opcode: int, unique: int = 0) -> int:
         if error.errno == errno.EIO or isinstance(error, AccessDenied):
             # What a program sees as "Input/output error", or as "Permission denied" where the
             # permissions are fine, must be explained somewhere.
-            log.error(
-                "fuse_request_failed",
-                op=name_of(opcode),
-                request=unique,
-                error=f"{type(error).__name__}: {error}",
-            )
+            _tell(opcode, unique, error)
         # ENOSYS would switch the operation off for the whole connection; that is decided by
         # capabilities only.
         if error.errno == errno.ENOSYS:
@@ -38,6 +36,15 @@ def errno_of(error: BaseException, opcode: int, unique: int = 0) -> int:
         return errno.EINTR
     log_failure(opcode, error, unique)
     return errno.EIO
+
+
+def _tell(opcode: int, unique: int, error: SlayerError) -> None:
+    """Programs may repeat what fails thousands of times a second, and the log is on a disk."""
+    left_out = _ration.take()
+    if left_out is not None:
+        text = f"{type(error).__name__}: {error}"
+        more = {"left_out": left_out} if left_out else {}
+        log.error("fuse_request_failed", op=name_of(opcode), request=unique, error=text, **more)
 
 
 def log_failure(opcode: int, error: BaseException, unique: int = 0) -> None:

@@ -179,6 +179,8 @@ _LIMITS = (
      "PAST_CACHE", _SECONDS),
     ("a start waits for the store to say which uploads had succeeded", "content.recovery",
      "RECOGNISE", _SECONDS),
+    ("log lines a minute about requests that failed; more are counted", "observability.ration",
+     "LINES", _COUNT),
     ("log lines that wait to be written; more are lost, and counted",
      "observability.log_writer", "_MOST_LINES", _COUNT),
     ("log line", "observability.log_writer", "_LONGEST_LINE", _BYTES),

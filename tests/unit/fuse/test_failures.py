@@ -9,8 +9,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from csi_slayer.errors import AccessDenied, FsError, ObjectNotFound, StoreUnavailable
+from csi_slayer.fuse import failures
 from csi_slayer.fuse.failures import errno_of
 from csi_slayer.fuse.protocol import Opcode
+from csi_slayer.observability.ration import LINES, Ration
+
+
+@pytest.fixture(autouse=True)
+def _fresh_ration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever other tests had refused in the last minute."""
+    monkeypatch.setattr(failures, "_ration", Ration())
 
 
 @pytest.mark.parametrize(
@@ -23,6 +31,13 @@ def test_what_the_store_refuses_is_explained(error: Exception, number: int) -> N
     (line,) = lines
     assert line["op"] == "open"
     assert line["error"] == f"{type(error).__name__}: {error}"
+
+
+def test_a_program_that_repeats_what_fails_does_not_fill_the_disk_with_lines() -> None:
+    with capture_logs() as lines:
+        for _ in range(10 * LINES):
+            assert errno_of(StoreUnavailable("away"), Opcode.READ) == errno.EIO
+    assert len(lines) == LINES
 
 
 @pytest.mark.parametrize(
