@@ -26,8 +26,9 @@ from csi_slayer.errors import CacheFull, CatalogError, SlayerError
 
 Row = tuple[Any, ...]
 
-# mxFrame of the WAL-index header, in the machine's order (https://sqlite.org/walformat.html).
-_FRAMES_AT = 16
+# mxFrame of the WAL-index header, and nBackfill, how many of these frames are folded back, in the
+# machine's order (https://sqlite.org/walformat.html).
+_FRAMES_AT, _FOLDED_AT = 16, 96
 
 FOLDS, FOLD_REST = 4, 256
 """Times that the WAL is folded back one after the other, and the pages of what was written
@@ -273,8 +274,12 @@ class Database:
 
     def wal_written(self) -> int:
         """Bytes that were written to the journal since it was begun anew. Raises CatalogError."""
+        return self._wal_entry(_FRAMES_AT)
+
+    def _wal_entry(self, at: int) -> int:
+        """A number of frames in the index of the WAL, as bytes."""
         try:
-            frames = os.pread(self._index, 4, _FRAMES_AT)
+            frames = os.pread(self._index, 4, at)
         except OSError as error:
             raise CatalogError(f"reading the index of the WAL failed: {error.strerror}") from error
         return int.from_bytes(frames, sys.byteorder) * FRAME_SIZE
@@ -293,10 +298,15 @@ class Database:
     def reset_wal(self) -> None:
         """Just after :meth:`checkpoint`, on the writer's own thread: fold the little rest back, so
         that the next write begins the file anew. The file is cut, which takes a millisecond for
-        two MiB, when the load is over. Whoever reads aside is not waited for."""
+        two MiB, when the load is over, and nothing is left to fold back, which would wait for the
+        disk. Whoever reads aside is not waited for."""
         if self._wal_used >= WAL_LARGE:
             mode = "RESTART"
-        elif self._wal_used < WAL_SMALL and self.wal_size() >= WAL_LARGE:
+        elif (
+            self._wal_used < WAL_SMALL
+            and self.wal_size() >= WAL_LARGE
+            and self.wal_written() == self._wal_entry(_FOLDED_AT)
+        ):
             mode = "TRUNCATE"
         else:
             return
