@@ -35,6 +35,8 @@ def _open(path: str, allow_missing: bool) -> Tree:
             if allow_missing:
                 os.makedirs(path, exist_ok=True)
             tree = Tree(path)
+            with tree.locked():
+                pass  # what a process that died under the lock has left is done by now
             uploads.clean(tree, time.time())
             return tree
     except ObjectNotFound:

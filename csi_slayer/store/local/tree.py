@@ -8,7 +8,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from csi_slayer.errors import KeyObstructed
 from csi_slayer.store.local.attributes import Attributes
@@ -56,9 +56,33 @@ class Tree:
         with self._lock:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX)
             try:
+                self._carry_on()
                 yield
             finally:
                 fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+
+    @contextmanager
+    def emptying(self, folders: Sequence[Sequence[str]]) -> Iterator[None]:
+        """Around removals after which these directories may have to go, too. If this process dies
+        before they have, whoever has the lock next prunes them: an empty directory is a marker.
+
+        Call it under the lock.
+        """
+        with suppress(OSError):  # a full disk: what is removed makes room
+            os.pwrite(self._lock_file, "\0".join(map("/".join, folders)).encode(), 0)
+        try:
+            yield
+        finally:
+            os.ftruncate(self._lock_file, 0)
+
+    def _carry_on(self) -> None:
+        """Do what a process that died under the lock has left."""
+        size = os.fstat(self._lock_file).st_size
+        if size:
+            for path in os.pread(self._lock_file, size, 0).decode(errors="replace").split("\0"):
+                with suppress(OSError):
+                    self.prune([part for part in path.split("/") if part])
+            os.ftruncate(self._lock_file, 0)
 
     @contextmanager
     def folder(self, parts: Sequence[str]) -> Iterator[int]:
@@ -120,20 +144,36 @@ class Tree:
                 stack.callback(os.close, fd)
 
     def prune(self, parts: Sequence[str]) -> None:
-        """Remove directories that exist only for objects they no longer have.
+        """After objects of a directory were removed: remove those directories that existed only for
+        them, then make all of it durable.
 
         Call it under the lock. Directories that are markers stay.
         """
-        with self.folders(parts) as descriptors:
-            for depth in range(len(parts), 0, -1):
-                own, parent = descriptors[depth], descriptors[depth - 1]
-                key = "/".join(parts[:depth]) + "/"
-                if self.attributes.read_folder(own, key) is not None:
-                    return
+        with ExitStack() as stack:
+            descriptors = [self.root]
+            for part in parts:
                 try:
-                    os.rmdir(parts[depth - 1], dir_fd=parent)
-                except OSError:
-                    return  # not empty
+                    fd = os.open(part, _FOLDER, dir_fd=descriptors[-1])
+                except (FileNotFoundError, NotADirectoryError):
+                    break  # removed before, which may not be durable yet
+                stack.callback(os.close, fd)
+                descriptors.append(fd)
+            else:
+                while len(descriptors) > 1 and self._is_removed(parts, descriptors):
+                    descriptors.pop()
+            os.fsync(descriptors[-1])
+
+    def _is_removed(self, parts: Sequence[str], descriptors: Sequence[int]) -> bool:
+        """Whether the last of these directories existed for its objects only, and is gone now."""
+        depth = len(descriptors) - 1
+        key = "/".join(parts[:depth]) + "/"
+        if self.attributes.read_folder(descriptors[depth], key) is not None:
+            return False
+        try:
+            os.rmdir(parts[depth - 1], dir_fd=descriptors[depth - 1])
+        except OSError:
+            return False  # not empty
+        return True
 
 
 def stat_file(name: str, folder: int) -> os.stat_result | None:

@@ -111,7 +111,9 @@ def _check_source(info: ObjectInfo, source_etag: str | None) -> None:
 
 def delete(tree: Tree, places: Sequence[Place]) -> None:
     """Remove objects of one directory, durably; those that are absent are no error."""
-    with tree.locked():
+    folders = places[0].folders
+    emptied = [folders, *(place.directory for place in places if place.marker)]
+    with tree.locked(), tree.emptying(emptied):
         for place in places:
             try:
                 if place.marker:
@@ -120,13 +122,7 @@ def delete(tree: Tree, places: Sequence[Place]) -> None:
                     _unlink(tree, place)
             except (FileNotFoundError, NotADirectoryError):
                 continue
-        folders = places[0].folders
-        try:
-            with tree.folder(folders) as folder:
-                os.fsync(folder)
-            tree.prune(folders)
-        except (FileNotFoundError, NotADirectoryError):
-            return
+        tree.prune(folders)
 
 
 def _unlink(tree: Tree, place: Place) -> None:

@@ -114,6 +114,39 @@ def test_a_marker_that_is_taken_from_a_directory_stays_taken(
     assert root / "dir" in disk.synced
 
 
+def test_a_directory_goes_with_its_last_object(
+    run: Run, store: ObjectStore, root: Path, disk: Disk
+) -> None:
+    """Before the disk is waited for, or who is killed meanwhile leaves it, as a marker."""
+    run(store.put("dir/", b""))
+    run(store.put("dir/below/key", b"bytes"))
+    run(store.delete("dir/"))
+    disk.bad = [root, root / "dir", root / "dir" / "below"]
+    with pytest.raises(StoreUnavailable):
+        run(store.delete("dir/below/key"))
+    assert not (root / "dir").exists()
+    disk.bad, disk.synced = [], []
+    run(store.delete("dir/below/key"))
+    assert disk.synced == [root]
+
+
+@pytest.mark.parametrize("last", ["dir/below/key", "dir/below/"])
+def test_a_directory_goes_whose_last_object_a_killed_process_removed(
+    run: Run, store: ObjectStore, root: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "killed before that")
+
+    run(store.put(last, b""))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", killed)
+        patch.setattr(os, "ftruncate", lambda *_: None)
+        run(store.delete(last))
+    assert os.listdir(root / "dir") == ["below"]
+    run(run(open_store(f"file://{root}", StoreOptions())).close())
+    assert os.listdir(root) == [HIDDEN]
+
+
 def test_attributes_beside_an_object_are_as_durable_as_it_is(
     run: Run, root: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
