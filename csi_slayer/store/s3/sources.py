@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from csi_slayer.errors import AccessDenied
 from csi_slayer.store.options import CredentialOptions
+from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.keys import AccessKeys
 from csi_slayer.store.s3.proxy import OPTION
 from csi_slayer.store.s3.sts import StsEndpoint, assume_with_keys, assume_with_token
@@ -95,6 +96,13 @@ class AssumedRole:
         return f"role:{self.role}:{self.endpoint.url}"
 
 
+def _may_pass(answer: Mapping[str, Any]) -> bool:
+    """Whether a service that gives no credentials now, as botocore read its answer, may later."""
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    throttled = "Throttling" in answer.get("Error", {}).get("Code", "")
+    return bool(status >= 500 or status == 429 or throttled)
+
+
 class ChainCredentials:
     """botocore's chain: environment, profile, shared files, container, instance.
 
@@ -109,25 +117,47 @@ class ChainCredentials:
         self._identity = ""
 
     def load(self) -> AccessKeys:
-        from botocore.exceptions import BotoCoreError, ClientError
+        """Raises Transient where a token service does not answer, AccessDenied otherwise."""
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            ConnectionError,
+            HTTPClientError,
+        )
+        from botocore.parsers import ResponseParserError
 
         try:
-            found: Any = self._session().get_credentials()
-            frozen = None if found is None else found.get_frozen_credentials()
-        except (BotoCoreError, ClientError, OSError) as error:
+            keys = self._load()
+        except (ConnectionError, HTTPClientError) as error:
+            raise Transient(f"no credentials: {error}") from error
+        except ResponseParserError as error:  # has all of the answer in its text
+            raise Transient("no credentials: what the token service answers is no XML") from error
+        except ClientError as error:
+            if _may_pass(error.response):
+                raise Transient(f"no credentials: {error}") from error
+            raise AccessDenied(f"no credentials: {error}") from error
+        except (BotoCoreError, OSError) as error:
             raise AccessDenied(f"no credentials: {error}") from error
         except RuntimeError as error:  # what was just given has ended, by this machine's clock
             raise AccessDenied(f"no credentials: {error} Check this machine's clock") from error
-        except (ValueError, TypeError, AttributeError) as error:  # of what a program answers
+        except (ValueError, TypeError, AttributeError, KeyError) as error:  # of what was answered
+            why = f"{error} is missing" if isinstance(error, KeyError) else error
             raise AccessDenied(
-                "no credentials: what gives them (credential_process, a container's service) "
-                f"does not answer as the AWS tools expect: {error}"
+                "no credentials: what gives them (credential_process, a container's service, a "
+                f"token service) does not answer as the AWS tools expect: {why}"
             ) from error
-        if frozen is None:
+        if keys is None:
             raise AccessDenied(
                 "no credentials found: give a key pair, a profile or a role, set "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ask for anonymous access"
             )
+        return keys
+
+    def _load(self) -> AccessKeys | None:
+        found: Any = self._session().get_credentials()
+        if found is None:
+            return None
+        frozen = found.get_frozen_credentials()
         expiry = getattr(found, "_expiry_time", None)
         keys = AccessKeys(
             access_key=frozen.access_key,
@@ -145,7 +175,11 @@ class ChainCredentials:
 
         sts, url = self._sts, self._sts.url if self._sts_given else None
         proxied = sts.proxy is not None and sts.proxy.setting == OPTION  # it knows the variables
-        way = Config(proxies={"https": str(sts.proxy)} if proxied else None)
+        way = Config(
+            connect_timeout=sts.timeout,
+            read_timeout=sts.timeout,
+            proxies={"https": str(sts.proxy)} if proxied else None,
+        )
 
         class OnOurWay(Session):  # type: ignore[misc]  # botocore has no types
             def create_client(self, service_name: str, *args: Any, **given: Any) -> Any:

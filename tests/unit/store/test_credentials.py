@@ -351,6 +351,7 @@ class Sts(ThreadingHTTPServer):
             "</Credentials></R>"
         )
         self.ahead = 0.0
+        self.silent = 0.0
         self.requests: list[tuple[dict[str, str], str]] = []
         self.endpoint = StsEndpoint(f"http://127.0.0.1:{self.server_address[1]}", "us-east-1", 5.0)
 
@@ -371,10 +372,18 @@ class _Handler(BaseHTTPRequestHandler):
             if abs(time.time() + self.server.ahead - signed) > 900:
                 self.send_error(403)
                 return
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        time.sleep(self.server.silent)
         self.send_response(self.server.status)
         self.send_header("Content-Length", str(len(self.server.body)))
         self.end_headers()
-        self.wfile.write(self.server.body.encode())
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(self.server.body.encode())
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -565,7 +574,7 @@ def test_the_role_of_a_profile_is_assumed_through_the_proxy(
         proxy = Proxy("127.0.0.1", listener.getsockname()[1])
         endpoint = StsEndpoint("https://sts.invalid", "us-east-1", 5.0, proxy=proxy)
         options = CredentialOptions(profile="work", sts_endpoint="https://sts.invalid")
-        with pytest.raises(AccessDenied, match="no credentials"):
+        with pytest.raises(Transient, match="no credentials"):
             choose_source(options, endpoint).load()
         thread.join()
     assert asked[0].startswith(b"CONNECT sts.invalid:443 ")
@@ -584,11 +593,66 @@ def test_the_role_of_a_profile_that_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (503, "<ErrorResponse><Error><Code>Unavailable</Code></Error></ErrorResponse>", Transient),
+        (400, "<ErrorResponse><Error><Code>Throttling</Code></Error></ErrorResponse>", Transient),
+        (502, "<html><br></html>", Transient),
+        (200, "", Transient),
+        (200, "<html>log in first</html>", AccessDenied),
+        (200, "<AssumeRoleResponse/>", AccessDenied),
+    ],
+)
+@pytest.mark.allow_log("Traceback")  # botocore's own log has one
+def test_the_role_of_a_profile_while_its_service_is_not_well(
+    environment: pytest.MonkeyPatch, sts: Sts, tmp_path: Path,
+    status: int, body: str, error: type[Exception],
+) -> None:  # fmt: skip
+    """As of a role that is given: an outage may pass, and reads wait for its end."""
+    _role_of_a_profile(tmp_path / "config")
+    environment.setenv("AWS_MAX_ATTEMPTS", "1")
+    sts.status, sts.body = status, body
+    options = CredentialOptions(profile="work", sts_endpoint=sts.endpoint.url)
+    with pytest.raises(error, match="no credentials: "):
+        choose_source(options, sts.endpoint).load()
+
+
+@pytest.mark.allow_log("Traceback")  # botocore's own log has one
+def test_the_role_of_a_profile_while_its_service_is_away(
+    environment: pytest.MonkeyPatch, sts: Sts, tmp_path: Path
+) -> None:
+    _role_of_a_profile(tmp_path / "config")
+    environment.setenv("AWS_MAX_ATTEMPTS", "1")
+    options = CredentialOptions(profile="work", sts_endpoint=NOWHERE.url)
+    with pytest.raises(Transient, match="no credentials: Could not connect"):
+        choose_source(options, NOWHERE).load()
+    sts.silent, url = 3.0, sts.endpoint.url  # less than botocore's own patience
+    options = CredentialOptions(profile="work", sts_endpoint=url)
+    with pytest.raises(Transient, match=r"no credentials: .* timeout on"):
+        choose_source(options, StsEndpoint(url, "us-east-1", 0.2)).load()
+
+
+@pytest.mark.allow_log("Traceback")  # botocore's own log has one
+@pytest.mark.parametrize("body", ["{}", '{"AccessKeyId": "a", "SecretAccessKey": "b"}'])
+def test_a_container_service_that_answers_something_else(
+    environment: pytest.MonkeyPatch, sts: Sts, body: str
+) -> None:
+    sts.body = body
+    environment.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{sts.endpoint.url}/c")
+    with pytest.raises(AccessDenied, match=r"no credentials: .* is missing"):
+        choose_source(CredentialOptions(), NOWHERE).load()
+
+
+@pytest.mark.parametrize(
     ("line", "why"),
     [
         ("credential_process = /nowhere/program", "/nowhere/program"),
         ("credential_process = echo please log in", "credential_process"),
         ("credential_process = echo [1]", "credential_process"),
+        (
+            'credential_process = echo \'{"Version": 1, "AccessKeyId": 7, "SecretAccessKey": 8}\'',
+            "credential_process",
+        ),
         ("role_arn = arn:r\nweb_identity_token_file = /nowhere/token", "/nowhere/token"),
     ],
 )
