@@ -68,8 +68,12 @@ class Tree:
 
         Call it under the lock.
         """
+        noted = ""
+        for parts in folders:
+            with suppress(OSError), self.folder(parts):  # only what is there is emptied
+                noted += "/".join(parts) + "\0"
         with suppress(OSError):  # a full disk: what is removed makes room
-            os.pwrite(self._lock_file, "\0".join(map("/".join, folders)).encode(), 0)
+            os.pwrite(self._lock_file, noted.encode(), 0)
         try:
             yield
         finally:
@@ -79,9 +83,10 @@ class Tree:
         """Do what a process that died under the lock has left."""
         size = os.fstat(self._lock_file).st_size
         if size:
-            for path in os.pread(self._lock_file, size, 0).decode(errors="replace").split("\0"):
+            noted = os.pread(self._lock_file, size, 0).decode(errors="replace")
+            for path in noted.split("\0")[:-1]:  # the last was noted in part
                 with suppress(OSError):
-                    self.prune([part for part in path.split("/") if part])
+                    self.prune([part for part in path.split("/") if part], begun=True)
             os.ftruncate(self._lock_file, 0)
 
     @contextmanager
@@ -143,9 +148,9 @@ class Tree:
                     ) from None
                 stack.callback(os.close, fd)
 
-    def prune(self, parts: Sequence[str]) -> None:
+    def prune(self, parts: Sequence[str], begun: bool = False) -> None:
         """After objects of a directory were removed: remove those directories that existed only for
-        them, then make all of it durable.
+        them, then make all of it durable. ``begun``: another process may have removed some.
 
         Call it under the lock. Directories that are markers stay.
         """
@@ -158,7 +163,7 @@ class Tree:
                     break  # removed before, which may not be durable yet
                 stack.callback(os.close, fd)
                 descriptors.append(fd)
-            else:
+            if begun or len(descriptors) > len(parts):
                 while len(descriptors) > 1 and self._is_removed(parts, descriptors):
                     descriptors.pop()
             os.fsync(descriptors[-1])

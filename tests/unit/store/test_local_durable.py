@@ -130,21 +130,43 @@ def test_a_directory_goes_with_its_last_object(
     assert disk.synced == [root]
 
 
-@pytest.mark.parametrize("last", ["dir/below/key", "dir/below/"])
+@pytest.mark.parametrize("pruned", [0, 1, 2])
+@pytest.mark.parametrize("last", ["a/dir/below/key", "a/dir/below/"])
 def test_a_directory_goes_whose_last_object_a_killed_process_removed(
-    run: Run, store: ObjectStore, root: Path, monkeypatch: pytest.MonkeyPatch, last: str
+    run: Run,
+    store: ObjectStore,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    last: str,
+    pruned: int,
 ) -> None:
-    def killed(*_: object, **__: object) -> None:
-        raise OSError(errno.EIO, "killed before that")
+    """However many of those above it had gone by then."""
+    rmdir, before = os.rmdir, iter(range(pruned))
+
+    def killed(*args: Any, **where: Any) -> None:
+        if next(before, None) is None:
+            raise OSError(errno.EIO, "killed before that")
+        rmdir(*args, **where)
 
     run(store.put(last, b""))
     with monkeypatch.context() as patch:
         patch.setattr(os, "rmdir", killed)
         patch.setattr(os, "ftruncate", lambda *_: None)
         run(store.delete(last))
-    assert os.listdir(root / "dir") == ["below"]
+    assert os.listdir(root / "a") == ["dir"] * (pruned < 2)
     run(run(open_store(f"file://{root}", StoreOptions())).close())
     assert os.listdir(root) == [HIDDEN]
+
+
+def test_a_killed_process_that_found_nothing_to_remove_leaves_the_directory(
+    run: Run, store: ObjectStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "made" / "elsewhere").mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", lambda *_: None)
+        run(store.delete("made/elsewhere/dir/key"))
+    run(run(open_store(f"file://{root}", StoreOptions())).close())
+    assert os.listdir(root / "made") == ["elsewhere"]
 
 
 def test_attributes_beside_an_object_are_as_durable_as_it_is(
