@@ -188,7 +188,8 @@ class Refresher:
                         return  # renamed meanwhile: these are another directory's names now
                     if marker and not directory.flags & Mark.MARKER:
                         await self._catalog.update(directory.ino, add=Mark.MARKER)
-                    await self._merge(directory.ino, found, shadowed, listing.since_ns)
+                    if not await self._merge(directory.ino, found, shadowed, listing.since_ns):
+                        return
                     if page.token is not None and listing.pages == 0:
                         await self._catalog.update(directory.ino, add=Mark.LARGE)
                     listing.page_done()
@@ -203,18 +204,16 @@ class Refresher:
             if empty:
                 await self._nothing_there(directory, listing.since_ns)
             large = listing.pages > 1
-            sweep = self._catalog.sweep(directory.ino, listing.since_ns, large=large)
-            await self._tell_gone(sweep)
+            await self._tell_gone(self._catalog.sweep(directory.ino, listing.since_ns, large=large))
             if shadowed and await self._catalog.path(directory.ino) == path:
                 await self._show_shadowed(directory.ino, shadowed, listing.since_ns)
             if hidden:
                 self._hidden(hidden)
 
     def _note_hidden(self, prefix: str, keys: list[str]) -> None:
-        self._complaints.failed(  # a listing may have pages of them without an end
-            ("hidden", prefix), "keys hidden", NO_NAME,
-            prefix=prefix, count=len(keys), first=keys[0],
-        )  # fmt: skip
+        about = {"prefix": prefix, "count": len(keys), "first": keys[0]}
+        # A listing may have pages of them without an end.
+        self._complaints.failed(("hidden", prefix), "keys hidden", NO_NAME, **about)
 
     async def _doubts(self, parent: int, found: list[Listed], most: int) -> list[Listed]:
         """Directories of this page that the table does not have; they were asked for singly.
@@ -249,20 +248,21 @@ class Refresher:
 
     async def _merge(
         self, parent: int, found: list[Listed], shadowed: list[Listed], since_ns: int
-    ) -> None:
+    ) -> bool:
         shown, hidden = names.split_shadowed(found, await self._dirs_among(parent, found))
         shadowed.extend(hidden[: SHADOWED_KEPT - len(shadowed)])
-        await self._take_in(parent, shown, since_ns)
+        return await self._take_in(parent, shown, since_ns)
 
-    async def _take_in(self, parent: int, found: list[Listed], since_ns: int) -> None:
-        """Some at a time: others come between."""
+    async def _take_in(self, parent: int, found: list[Listed], since_ns: int) -> bool:
+        """Some at a time; False if the directory was renamed between: the rest are another's."""
         path = await self._catalog.path(parent)
         for start in range(0, len(found), TAKEN_IN):
             if start:
                 await asyncio.sleep(0)
                 if await self._catalog.path(parent) != path:
-                    return  # renamed meanwhile: these are another directory's names now
+                    return False
             await self._take_some(parent, found[start : start + TAKEN_IN], since_ns)
+        return True
 
     async def _take_some(self, parent: int, found: list[Listed], since_ns: int) -> None:
         try:

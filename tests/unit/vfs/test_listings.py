@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from csi_slayer.catalog import ROOT, Catalog, Inode, Name
 from csi_slayer.errors import CacheFull, CatalogError, StoreUnavailable
 from csi_slayer.store.base import ListPage
-from csi_slayer.vfs import refresh
+from csi_slayer.vfs import pages, refresh
 from csi_slayer.vfs.pages import PAGE
 from csi_slayer.vfs.refresh import LISTINGS
 from csi_slayer.vfs.types import DirItem, OpenFlags
@@ -402,6 +402,47 @@ def test_the_names_of_a_page_are_taken_in_some_at_a_time(
 
     volume.run(scenario())
     volume.stop()
+
+
+def test_a_directory_that_is_renamed_within_a_page_and_back_is_not_taken_for_listed(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was left of the page nobody had learned, and it was missing until the next listing."""
+    monkeypatch.setattr(refresh, "TAKEN_IN", 10)
+    monkeypatch.setattr(pages, "PAGE", 30)
+    put(volume, "d/", *(f"d/{number:02d}" for number in range(45)))
+
+    async def move(old: str, new: str) -> None:
+        d = await volume.catalog.child(ROOT, old)
+        assert d is not None
+        await volume.catalog.rename(d, ROOT, old, ROOT, new, displaced=None, keep_displaced=False)
+
+    async def scenario() -> None:
+        d = await look_up(volume, b"d")
+        gate = asyncio.Event()
+        first = volume.store.list_page
+
+        async def list_page(*args: Any, **options: Any) -> ListPage:
+            if options.get("token") is not None:
+                await gate.wait()
+            return await first(*args, **options)
+
+        monkeypatch.setattr(volume.store, "list_page", list_page)
+        listing = (await volume.fs.refresh.begin(await volume.catalog.get(d))).task
+        assert listing is not None
+        while not await volume.catalog.names(d, 0, 100):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await move("d", "n")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        await move("n", "d")
+        gate.set()
+        await listing
+        assert (await volume.catalog.get(d)).listed_ns == 0
+        assert len(await list_names(volume, d)) == 45
+
+    volume.run(scenario())
+    volume.die()
 
 
 def test_a_directory_that_is_renamed_within_a_page_gets_no_names_of_its_old_place(
