@@ -127,8 +127,8 @@ class FileOps(OpenOps):
         self, req: Request, ino: int, fh: int, offset: int, data: memoryview, append: bool = False
     ) -> int:
         file = self._writable_file(ino)
-        if append and offset != file.size:
-            offset = self._end_of(req, ino, file, offset, data)
+        if append and offset != (end := self.opened.counted(ino, file.size)):
+            offset = self._end_of(req, ino, file, offset, end, data)
         if isinstance(file, StagedFile) and pace.is_slow:
             async with self.growing(ino, offset + len(data)):
                 written = await file.write_aside(offset, data)
@@ -150,12 +150,12 @@ class FileOps(OpenOps):
         ino: int,
         file: StagedFile | OverlayFile,
         offset: int,
+        end: int,
         data: memoryview,
     ) -> int:
         """Where an append goes for which the kernel believes the end to be elsewhere: it has the
         size of before others changed the object, and nothing makes it ask again before it appends.
         """
-        end = file.size
         if req.resent:
             # It was done before, or some of its pages were: a kill ends a write between two.
             start = offset if offset < end < offset + len(data) else end - len(data)

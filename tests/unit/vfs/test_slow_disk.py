@@ -109,6 +109,33 @@ def test_a_file_is_not_let_go_of_while_a_write_to_it_is_held_up(
     assert volume.objects() == {"f": b"y" * 700}
 
 
+@pytest.mark.usefixtures("slow")
+def test_the_parts_of_an_append_follow_each_other(volume: Volume) -> None:
+    """Without O_DIRECT they come all at once of an asynchronous write to a handle of mode DIRECT:
+    the second went where the first was about to go, for the file was not longer yet."""
+    fs = volume.fs
+
+    async def run() -> None:
+        ino, to = await begin(volume, b"f", b"old")
+        parts = [b"a" * 300, b"b" * 300, b"c" * 100]
+        for known in (True, False):  # whether the kernel knows the end
+            have = await read(volume, ino)
+            at = len(have) if known else 1
+            writes = []
+            for part in parts if known else [b"d" * 50, b"e" * 50]:
+                have += part
+                writes.append(fs.write(volume.request(), ino, to.fh, at, memoryview(part), True))
+                at += len(part)
+            await asyncio.gather(*writes)
+            assert await read(volume, ino) == have
+        await fs.flush(volume.request(), ino, to.fh)
+        await fs.release(volume.request(), ino, to.fh)
+
+    volume.loop.threaded = True
+    volume.run(run())
+    volume.stop()
+
+
 def test_a_write_that_takes_long_leaves_the_next_to_a_thread(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +148,7 @@ def test_a_write_that_takes_long_leaves_the_next_to_a_thread(
 
     monkeypatch.setattr(staged.StagedFile, "write_aside", note)
     monkeypatch.setattr(pace_module, "SLOW", 0.0)  # any write is
+    monkeypatch.setattr(pace_module, "REMEMBERED", 1000.0)
     fs = volume.fs
 
     async def run() -> None:
