@@ -232,6 +232,7 @@ def test_a_disk_that_holds_up_who_writes_has_a_thread_wait(
 ) -> None:
     """The first one tells, and the event loop waits no more."""
     monkeypatch.setattr(pace_module, "SLOW", 0.0)
+    monkeypatch.setattr(pace_module, "REMEMBERED", 1000.0)
     threads: list[int] = []
     pwrite = os.pwrite
 

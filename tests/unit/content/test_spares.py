@@ -149,7 +149,7 @@ def test_files_that_turned_out_not_to_be_needed_are_used_before_they_are_removed
 ) -> None:
     """By a thread: there may be a good many."""
     monkeypatch.setattr(spares, "SLOW", 1e-9)
-    monkeypatch.setattr(spares, "IDLE", 0.2)
+    monkeypatch.setattr(spares, "IDLE", 100.0)
     removers: list[int] = []
     remove = staging.remove
 
@@ -167,6 +167,7 @@ def test_files_that_turned_out_not_to_be_needed_are_used_before_they_are_removed
         await until(lambda: count(staging) == SPARES + 2)
         taken += [files.take() for _ in range(SPARES // 4)]
         assert count(staging) == SPARES + 2
+        files._low.set()  # nobody is waited for any longer
         await until(lambda: all(task.done() for task in owner.tasks))
         assert {stage.id for stage in staging.list()} == {stage.id for stage in taken}
         for stage in taken:
