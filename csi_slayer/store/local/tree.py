@@ -52,41 +52,50 @@ class Tree:
         """Hold off all other changes of this store, also those of other processes.
 
         Held for a few system calls only: conditions are checked and names changed under it.
+        Directories that are in vain if its owner fails or dies are noted in its file, and pruned by
+        whoever has it then: an empty directory is a marker.
         """
         with self._lock:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX)
             try:
                 self._carry_on()
                 yield
+                self._forget()
+            except BaseException:
+                self._carry_on()
+                raise
             finally:
                 fcntl.flock(self._lock_file, fcntl.LOCK_UN)
 
-    @contextmanager
-    def emptying(self, folders: Sequence[Sequence[str]]) -> Iterator[None]:
-        """Around removals after which these directories may have to go, too. If this process dies
-        before they have, whoever has the lock next prunes them: an empty directory is a marker.
-
-        Call it under the lock.
-        """
-        noted = ""
-        for parts in folders:
+    def emptying(self, folders: Sequence[Sequence[str]]) -> None:
+        """Note that these directories may have to go with what is about to be removed. Call it
+        under the lock."""
+        noted = []
+        for parts in filter(None, folders):
             with suppress(OSError), self.folder(parts):  # only what is there is emptied
-                noted += "/".join(parts) + "\0"
+                noted.append((parts, 0))
+        self._note(noted)
+
+    def _note(self, folders: Sequence[tuple[Sequence[str], int]]) -> None:
+        """Each with how many of its components stay in any case."""
+        text = "".join(f"{'/'.join(p[:kept])}//{'/'.join(p[kept:])}\0" for p, kept in folders)
         with suppress(OSError):  # a full disk: what is removed makes room
-            os.pwrite(self._lock_file, noted.encode(), 0)
-        try:
-            yield
-        finally:
+            os.pwrite(self._lock_file, text.encode(), 0)
+
+    def _forget(self) -> None:
+        if os.fstat(self._lock_file).st_size:
             os.ftruncate(self._lock_file, 0)
 
     def _carry_on(self) -> None:
-        """Do what a process that died under the lock has left."""
+        """Prune what is noted."""
         size = os.fstat(self._lock_file).st_size
         if size:
-            noted = os.pread(self._lock_file, size, 0).decode(errors="replace")
-            for path in noted.split("\0")[:-1]:  # the last was noted in part
+            text = os.pread(self._lock_file, size, 0).decode(errors="replace")
+            for path in text.split("\0")[:-1]:  # the last was noted in part
+                stays, _, rest = path.partition("//")
+                kept = stays.split("/") if stays else []
                 with suppress(OSError):
-                    self.prune([part for part in path.split("/") if part], begun=True)
+                    self.prune([*kept, *rest.split("/")], stay=len(kept))
             os.ftruncate(self._lock_file, 0)
 
     @contextmanager
@@ -128,8 +137,12 @@ class Tree:
         """
         with ExitStack() as stack:
             fd = self.root
-            for part in parts:
+            noted = False
+            for depth, part in enumerate(parts):
                 try:
+                    if not (noted or _exists(part, fd)):
+                        noted = True
+                        self._note([(parts, depth)])
                     os.mkdir(part, 0o777, dir_fd=fd)
                     try:
                         os.fsync(fd)
@@ -148,9 +161,10 @@ class Tree:
                     ) from None
                 stack.callback(os.close, fd)
 
-    def prune(self, parts: Sequence[str], begun: bool = False) -> None:
+    def prune(self, parts: Sequence[str], stay: int | None = None) -> None:
         """After objects of a directory were removed: remove those directories that existed only for
-        them, then make all of it durable. ``begun``: another process may have removed some.
+        them, then make all of it durable. ``stay``: so many stay, and of the others some may be
+        missing.
 
         Call it under the lock. Directories that are markers stay.
         """
@@ -163,8 +177,9 @@ class Tree:
                     break  # removed before, which may not be durable yet
                 stack.callback(os.close, fd)
                 descriptors.append(fd)
-            if begun or len(descriptors) > len(parts):
-                while len(descriptors) > 1 and self._is_removed(parts, descriptors):
+            if stay is not None or len(descriptors) > len(parts):
+                least = 1 + (stay or 0)
+                while len(descriptors) > least and self._is_removed(parts, descriptors):
                     descriptors.pop()
             os.fsync(descriptors[-1])
 
@@ -179,6 +194,14 @@ class Tree:
         except OSError:
             return False  # not empty
         return True
+
+
+def _exists(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def stat_file(name: str, folder: int) -> os.stat_result | None:

@@ -113,7 +113,8 @@ def delete(tree: Tree, places: Sequence[Place]) -> None:
     """Remove objects of one directory, durably; those that are absent are no error."""
     folders = places[0].folders
     emptied = [folders, *(place.directory for place in places if place.marker)]
-    with tree.locked(), tree.emptying(emptied):
+    with tree.locked():
+        tree.emptying(emptied)
         for place in places:
             try:
                 if place.marker:

@@ -17,6 +17,7 @@ from csi_slayer.errors import StoreUnavailable
 from csi_slayer.store.base import ABSENT, ObjectStore
 from csi_slayer.store.local.attributes import Attributes
 from csi_slayer.store.local.names import HIDDEN
+from csi_slayer.store.local.tree import Tree
 from csi_slayer.store.open import open_store
 from csi_slayer.store.options import StoreOptions
 from csi_slayer.store.write_token import WRITE_TOKEN
@@ -167,6 +168,41 @@ def test_a_killed_process_that_found_nothing_to_remove_leaves_the_directory(
         run(store.delete("made/elsewhere/dir/key"))
     run(run(open_store(f"file://{root}", StoreOptions())).close())
     assert os.listdir(root / "made") == ["elsewhere"]
+
+
+@pytest.mark.parametrize("killed", [True, False])
+@pytest.mark.parametrize("made", [0, 1, 2, 3])
+def test_directories_that_were_made_in_vain_go(
+    run: Run,
+    store: ObjectStore,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    made: int,
+    killed: bool,
+) -> None:
+    """By who failed to put an object there, or whoever comes after who was killed at it: they were
+    markers, and the key may not be wanted any more. What was there before stays."""
+    mkdir, before = os.mkdir, iter(range(2 + made))  # also of those that are there
+
+    def ends(*args: Any, **where: Any) -> None:
+        if next(before, None) is None:
+            raise OSError(errno.EIO, "that is all")
+        mkdir(*args, **where)
+
+    def in_vain(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "that is all")
+
+    (root / "made" / "elsewhere").mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", ends)
+        patch.setattr(os, "rename", in_vain)
+        if killed:
+            patch.setattr(Tree, "_carry_on", lambda _tree: None)
+        with pytest.raises(StoreUnavailable):
+            run(store.put("made/elsewhere/a/b/c/key", b"bytes"))
+    assert (root / "made" / "elsewhere" / "a").exists() == (killed and made > 0)
+    run(run(open_store(f"file://{root}", StoreOptions())).close())
+    assert os.listdir(root / "made" / "elsewhere") == []
 
 
 def test_attributes_beside_an_object_are_as_durable_as_it_is(
