@@ -134,6 +134,12 @@ class Ledger:
         with self._lock:
             self.file.correct(size, used_before)
 
+    @property
+    def counts(self) -> int:
+        """How often all segments were counted."""
+        with self._lock:
+            return 0 if self._closed else self.file.corrected
+
     # -- limits ----------------------------------------------------------------------------
 
     def free_space(self) -> int:

@@ -1,13 +1,13 @@
 """The file in which all processes keep how many bytes the cache uses.
 
 Words of 8 bytes, mapped by everybody: what is staged, how often a governor looked, how many
-segments it found; then two for each process, in a slot. A process has locked its slot (a lock of
-the open file description, so it ends with the process, however that ends) and is the only one that
-writes there: how much its own doing has added to what is taken (less than nothing, if it gave back
-more), and how much of that it has reserved and not used. So nobody ever waits for another process,
-which may have been stopped at any instant: what is taken is the sum of the slots. The first word
-stays as it is when its process ends; the second is given back by whoever notices that nobody has
-locked the slot.
+segments it found, how often all was counted; then two for each process, in a slot. A process has
+locked its slot (a lock of the open file description, so it ends with the process, however that
+ends) and is the only one that writes there: how much its own doing has added to what is taken (less
+than nothing, if it gave back more), and how much of that it has reserved and not used. So nobody
+ever waits for another process, which may have been stopped at any instant: what is taken is the sum
+of the slots. The first word stays as it is when its process ends; the second is given back by
+whoever notices that nobody has locked the slot.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from csi_slayer.cache.oserrors import UNREADABLE, read_through, translated
 from csi_slayer.errors import CacheError
 
 _MAGIC = struct.pack("<Q", 0x32474C52594C53)
-_STAGED, _ROUNDS, _COUNT = 1, 2, 3
+_STAGED, _ROUNDS, _COUNT, _CORRECTED = 1, 2, 3, 4
 _SLOTS = 1024
 _TAKEN, _SPARE = 8, 8 + _SLOTS
 _BYTES = 8 * (_SPARE + _SLOTS)
@@ -184,6 +184,7 @@ class LedgerFile:
         now = self._sum_used()
         grown = max(0, now - used_before)
         self._words[_TAKEN + self._slot] += counted + grown - now
+        self._words[_CORRECTED] += 1
 
     # -- what the governor says ------------------------------------------------------------
 
@@ -195,6 +196,11 @@ class LedgerFile:
     @staged.setter
     def staged(self, size: int) -> None:
         self._words[_STAGED] = size
+
+    @property
+    def corrected(self) -> int:
+        """How often the number was made true."""
+        return self._words[_CORRECTED]
 
     @property
     def segments(self) -> int:

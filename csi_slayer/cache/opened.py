@@ -36,8 +36,8 @@ class OpenSegment:
 
     __slots__ = (
         "_complete", "_counted", "_counting", "_cursor", "_direct_fd", "_growers",
-        "_nameless", "blocks", "checked", "fd", "header", "name", "refs", "shared", "size",
-        "trusted",
+        "_nameless", "_nameless_since", "blocks", "checked", "fd", "header", "name", "refs",
+        "shared", "size", "trusted",
     )  # fmt: skip
 
     def __init__(
@@ -60,7 +60,7 @@ class OpenSegment:
         self.header = header
         self.blocks = blocks
         self._cursor = 0
-        self._counted = self._growers = self._nameless = 0
+        self._counted = self._growers = self._nameless = self._nameless_since = 0
         self._counting = threading.Lock()
         generation = header.generation if blocks is None else blocks.generation
         stamp = header.stamp if blocks is None else blocks.stamp
@@ -101,8 +101,9 @@ class OpenSegment:
         self.discard()
         os.close(self.fd)
         self.fd = -1
-        if self._nameless:
-            self.shared.ledger.freed(self._nameless)
+        ledger = self.shared.ledger
+        if self._nameless and self._nameless_since == ledger.counts:
+            ledger.freed(self._nameless)
 
     def _remember(self) -> None:
         """Let the next opening here trust what is as it was left. ``shared.lock`` is held."""
@@ -262,7 +263,8 @@ class OpenSegment:
         Where room is allocated the file may have some already, of a download that ended early: what
         it has not grown by is given back, and of several at once each takes of the growth what it
         may. Other file systems tell of it late (ZFS), or take some ahead. When another file has the
-        name, whoever put it there has freed what there was; the rest is freed with this object.
+        name, whoever put it there has freed what there was; the rest is freed with this object, but
+        for what came before a count of all, which does not find it.
         """
         shared, measured = self.shared, self.shared.measures
         if measured:  # for the tree of the extents, and a cluster of which this is the end
@@ -287,6 +289,8 @@ class OpenSegment:
                 else:
                     taken = 0 if failed else most
                 if not before.st_nlink:
+                    if self._nameless_since != (since := shared.ledger.counts):
+                        self._nameless, self._nameless_since = 0, since
                     self._nameless += taken
             if taken < most:
                 shared.ledger.release(most - taken)
