@@ -79,6 +79,7 @@ class Listings(Outcomes):
             known = self._known(parent, [item.name for item in found])
             pending = self._pending_of(base, found)
             inserts: list[tuple[Found, str]] = []
+            learned = False
             seen: list[tuple[int, int]] = []
             dated: list[tuple[int, int]] = []
             for item in found:
@@ -93,6 +94,7 @@ class Listings(Outcomes):
                 elif row is None:
                     if key.endswith("/") and self._going_since(key, since_ns):
                         continue  # removed here; the store still has some of what was in it
+                    learned = True
                     inserts.append((self._fresh(parent, item, since_ns, defaults), item.name))
                 elif self._differs(row, item) and (old := self._known_there(row.ino)):
                     if old.is_dir and self._has_changes(base + item.name, old, since_ns):
@@ -108,7 +110,7 @@ class Listings(Outcomes):
                     seen.append((since_ns, row.ino))
                     if row.stage is None and (row.stamp or -1) < 0 and _is_empty(item):
                         dated.append((item.mtime_ns, row.ino))
-            if inserts and self._db.used() > SURE:
+            if learned and self._db.used() > SURE:
                 self.room()
             self._rows.add_many(parent, inserts)
             self.used_bytes += sum(inode.size for inode, _name in inserts)

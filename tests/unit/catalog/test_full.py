@@ -113,6 +113,10 @@ def test_names_that_nobody_knew_are_refused_and_all_else_goes_on(
         assert asyncio.run(catalog.child(ROOT, "unknown")) is None
         assert catalog.used_bytes == used
         assert merge(listed("known", "e3")).changed == [known.ino]
+        assert merge(Listed("known", stat.S_IFDIR, 0, 1000, None)).gone[0].inode.ino == known.ino
+        assert merge(listed("known", "e4")).gone[0].inode.is_dir
+        known = asyncio.run(catalog.child(ROOT, "known"))
+        assert known is not None and known.etag == "e4"
         made = asyncio.run(catalog.make(ROOT, "own", mode=stat.S_IFREG, uid=0, gid=0))
         asyncio.run(catalog.remove(ROOT, "known", known, keep=False))
         row = asyncio.run(catalog.pending("own"))
