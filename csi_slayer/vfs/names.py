@@ -14,10 +14,14 @@ from collections.abc import Sequence
 
 from csi_slayer.catalog import Listed
 from csi_slayer.content.options import SCRATCH
-from csi_slayer.errors import FsError
+from csi_slayer.errors import FsError, StoreError
 from csi_slayer.store.base import ListPage, ObjectInfo
 
 NAME_MAX = 255
+
+NO_NAME = StoreError("no file name: empty, '.', '..', NUL or over 255 bytes")
+SHADOWED = StoreError("the same name is a directory")
+"""Why keys are hidden."""
 
 
 def decode(name: bytes) -> str:

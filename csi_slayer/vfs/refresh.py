@@ -16,7 +16,7 @@ import structlog
 
 from csi_slayer.catalog import Catalog, Gone, Inode, Listed, Mark
 from csi_slayer.content.options import Live
-from csi_slayer.errors import CacheFull, ObjectNotFound, StoreError
+from csi_slayer.errors import CacheFull, ObjectNotFound
 from csi_slayer.observability.complaints import Complaints
 from csi_slayer.store.base import ObjectInfo, ObjectStore
 from csi_slayer.vfs import names
@@ -46,8 +46,6 @@ PROBES = 8
 
 TAKEN_IN = 200
 """Names of a page that are taken in at once: what takes a millisecond."""
-
-NO_NAME = StoreError("no file name: empty, '.', '..', NUL or over 255 bytes")
 
 SECOND = 1_000_000_000
 
@@ -213,7 +211,7 @@ class Refresher:
     def _note_hidden(self, prefix: str, keys: list[str]) -> None:
         about = {"prefix": prefix, "count": len(keys), "first": keys[0]}
         # A listing may have pages of them without an end.
-        self._complaints.failed(("hidden", prefix), "keys hidden", NO_NAME, **about)
+        self._complaints.failed(("hidden", prefix), "keys hidden", names.NO_NAME, **about)
 
     async def _doubts(self, parent: int, found: list[Listed], most: int) -> list[Listed]:
         """Directories of this page that the table does not have; they were asked for singly.
@@ -292,8 +290,8 @@ class Refresher:
         await self._take_in(parent, free, since_ns)
         if hidden := [item.name for item in shadowed if item.name in dirs]:
             self._hidden(len(hidden))
-            log.warning("keys hidden", count=len(hidden), first=hidden[0],
-                        reason="the same name is a directory")  # fmt: skip
+            about = {"count": len(hidden), "first": hidden[0]}
+            self._complaints.failed(("shadowed", parent), "keys hidden", names.SHADOWED, **about)
 
     @property
     def away(self) -> bool:

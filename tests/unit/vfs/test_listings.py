@@ -470,6 +470,23 @@ def test_a_directory_that_is_renamed_within_a_page_gets_no_names_of_its_old_plac
     volume.die()
 
 
+def test_files_whose_names_are_directories_are_told_of_once(volume: Volume) -> None:
+    """Not each time that their directory is listed."""
+
+    async def run() -> None:
+        put(volume, "a", "a/b", "c")
+        with capture_logs() as logs:
+            for _ in range(3):
+                await expire(volume, ROOT)
+                assert sorted(await list_names(volume)) == ["a", "c"]
+        (hidden,) = [line for line in logs if line["event"] == "keys hidden"]
+        assert hidden["first"] == "a"
+        assert hidden["error"] == "the same name is a directory"
+
+    volume.run(run())
+    volume.stop()
+
+
 def test_keys_that_cannot_be_names_are_told_of_once(volume: Volume) -> None:
     """Not with each of the pages, which may have no end, nor each time that a directory is
     listed."""
