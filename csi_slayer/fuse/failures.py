@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import traceback
+from collections import defaultdict
+from collections.abc import Callable
 
 import structlog
 
@@ -17,7 +19,8 @@ from csi_slayer.observability.ration import Ration
 
 log = structlog.get_logger(__name__)
 
-_ration = Ration()
+_rations: defaultdict[tuple[str, int], Ration] = defaultdict(Ration)
+"""Of each message and operation its own: what one program repeats hides nothing else."""
 
 
 def errno_of(error: BaseException, opcode: int, unique: int = 0) -> int:
@@ -26,7 +29,8 @@ def errno_of(error: BaseException, opcode: int, unique: int = 0) -> int:
         if error.errno == errno.EIO or isinstance(error, AccessDenied):
             # What a program sees as "Input/output error", or as "Permission denied" where the
             # permissions are fine, must be explained somewhere.
-            _tell(opcode, unique, error)
+            text = f"{type(error).__name__}: {error}"
+            _tell("fuse_request_failed", opcode, lambda: {"request": unique, "error": text})
         # ENOSYS would switch the operation off for the whole connection; that is decided by
         # capabilities only.
         if error.errno == errno.ENOSYS:
@@ -38,17 +42,19 @@ def errno_of(error: BaseException, opcode: int, unique: int = 0) -> int:
     return errno.EIO
 
 
-def _tell(opcode: int, unique: int, error: SlayerError) -> None:
-    """Programs may repeat what fails thousands of times a second, and the log is on a disk."""
-    left_out = _ration.take()
-    if left_out is not None:
-        text = f"{type(error).__name__}: {error}"
-        more = {"left_out": left_out} if left_out else {}
-        log.error("fuse_request_failed", op=name_of(opcode), request=unique, error=text, **more)
-
-
 def log_failure(opcode: int, error: BaseException, unique: int = 0) -> None:
     """Log an exception that no handler should raise."""
-    # Formatted here: a renderer that shows the variables of frames would show files' contents.
-    trace = "".join(traceback.format_exception(error))
-    log.error("fuse_handler_failed", op=name_of(opcode), unique=unique, traceback=trace)
+
+    def values() -> dict[str, object]:
+        # Formatted here: a renderer that shows the variables of frames would show files' contents.
+        return {"unique": unique, "traceback": "".join(traceback.format_exception(error))}
+
+    _tell("fuse_handler_failed", opcode, values)
+
+
+def _tell(event: str, opcode: int, values: Callable[[], dict[str, object]]) -> None:
+    """Programs may repeat what fails thousands of times a second, and the log is on a disk."""
+    left_out = _rations[event, opcode].take()
+    if left_out is not None:
+        more = {"left_out": left_out} if left_out else {}
+        log.error(event, op=name_of(opcode), **values(), **more)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections import defaultdict
 
 import pytest
 from structlog.testing import capture_logs
@@ -18,7 +19,7 @@ from csi_slayer.observability.ration import LINES, Ration
 @pytest.fixture(autouse=True)
 def _fresh_ration(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever other tests had refused in the last minute."""
-    monkeypatch.setattr(failures, "_ration", Ration())
+    monkeypatch.setattr(failures, "_rations", defaultdict(Ration))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,11 @@ def test_a_program_that_repeats_what_fails_does_not_fill_the_disk_with_lines() -
     with capture_logs() as lines:
         for _ in range(10 * LINES):
             assert errno_of(StoreUnavailable("away"), Opcode.READ) == errno.EIO
-    assert len(lines) == LINES
+            assert errno_of(ValueError("boom"), Opcode.LOOKUP) == errno.EIO
+        assert len(lines) == 2 * LINES
+        errno_of(StoreUnavailable("away"), Opcode.FSYNC)
+        errno_of(ValueError("boom"), Opcode.READ)
+    assert [line["op"] for line in lines[2 * LINES :]] == ["fsync", "read"], "hides nothing else"
 
 
 @pytest.mark.parametrize(
