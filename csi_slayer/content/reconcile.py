@@ -327,7 +327,7 @@ class Reconciler:
                 if number % TURN == 0:
                     await asyncio.sleep(0)
                 since_ns = self._resting.get(row.key, row.since_ns)
-                not_before = self._retries.not_before(row.key, others)
+                not_before = self._retries.not_before(row.key, others if row.attempts else 0.0)
                 due = max(not_before - now, self._rest.left(since_ns))
                 if row.key in self._objects.moving:
                     continue

@@ -10,7 +10,7 @@ import structlog
 from csi_slayer.catalog import Pending
 from csi_slayer.content.objects import NotDeleted
 from csi_slayer.errors import PreconditionFailed, SlayerError
-from csi_slayer.observability.complaints import Complaints
+from csi_slayer.observability.complaints import AGAIN, Complaints
 from csi_slayer.observability.secrets import mask_text
 
 log = structlog.get_logger(__name__)
@@ -46,21 +46,35 @@ class Retries:
         self._noted: dict[str, tuple[float, int]] = {}
         self._lost: set[str] = set()  # those of which somebody else was faster
         self._complaints = Complaints(log)
+        self._told: dict[type[Exception], float] = {}  # when an error of this kind was logged
+
+    def _is_news(self, error: Exception) -> bool:
+        """Whether no error of this kind was logged lately, of whatever key: a store that was away
+        and is back may refuse keys that had failed a thousand times."""
+        kind, now = type(error), time.monotonic()
+        if now - self._told.get(kind, -AGAIN) < AGAIN:
+            return False
+        self._told[kind] = now
+        return True
 
     def tell(self, key: str, attempts: int, error: Exception) -> None:
-        """Log a failed attempt, the ``attempts``-th of the key, if :func:`is_told`; and where an
-        error came from that nobody thought of, not each time either."""
-        if is_told(attempts):
+        """Log a failed attempt, the ``attempts``-th of the key, if :func:`is_told` or it is news;
+        and where an error came from that nobody thought of, not each time either."""
+        if self._is_news(error) or is_told(attempts):
             log.warning("store not updated yet", key=key, attempts=attempts, error=reason_of(error))
         if not isinstance(error, SlayerError):
             self._complaints.failed(key, "reconcile failed", error, key=key)
 
     def tell_deletions(self, rows: Sequence[Pending], error: Exception) -> None:
         """As :meth:`tell`, of deletions that were asked for together, as they were noted before."""
-        told = [row.key for row in rows if is_told(row.attempts + 1)]
-        if isinstance(error, NotDeleted):
-            for key in filter(error.reasons.__contains__, told):
-                log.warning("object not deleted yet", key=key, error=error.reasons[key])
+        reasons = error.reasons if isinstance(error, NotDeleted) else None
+        failed = [row for row in rows if reasons is None or row.key in reasons]
+        told = [row.key for row in failed if is_told(row.attempts + 1)]
+        if self._is_news(error) and not told:
+            told = [row.key for row in failed[:1]]
+        if reasons is not None:
+            for key in told:
+                log.warning("object not deleted yet", key=key, error=reasons[key])
         elif told:
             log.warning("objects not deleted yet", keys=len(rows), error=reason_of(error))
         if not isinstance(error, SlayerError):

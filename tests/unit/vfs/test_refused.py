@@ -15,7 +15,8 @@ from structlog.testing import capture_logs
 from csi_slayer.catalog import ROOT, Pending
 from csi_slayer.content import reconcile, retries
 from csi_slayer.content.objects import NotDeleted
-from csi_slayer.errors import AccessDenied
+from csi_slayer.errors import AccessDenied, StoreUnavailable
+from csi_slayer.observability.complaints import AGAIN
 from tests.unit.vfs.harness import Volume
 
 FILES = [b"f%d" % number for number in range(8)]
@@ -44,6 +45,38 @@ def test_more_refused_keys_than_are_remembered_rest_too(
     volume.run(scenario())
     volume.stop()
     assert sorted(volume.objects()) == [name.decode() for name in FILES]
+
+
+def test_what_never_failed_does_not_rest_with_what_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More deletions are refused than are remembered one by one, and somebody makes a file."""
+    monkeypatch.setattr(reconcile, "RETRY_MEMORY", 2)
+    monkeypatch.setattr(retries, "RETRY_MEMORY", 2)
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    asked: list[str] = []
+
+    async def refused(keys: Sequence[str]) -> Mapping[str, str]:
+        asked.extend(keys)
+        raise AccessDenied("not yours")
+
+    async def scenario() -> None:
+        for name in FILES:
+            await volume.fs.mknod(volume.request(), ROOT, name, stat.S_IFREG | 0o644, 0)
+        assert await volume.fs.drain(60.0) == 0
+        with monkeypatch.context() as patch:
+            patch.setattr(volume.store, "delete_many", refused)
+            for name in FILES:
+                await volume.fs.unlink(volume.request(), ROOT, name)
+            await asyncio.sleep(1)
+            await volume.fs.mknod(volume.request(), ROOT, b"new", stat.S_IFREG | 0o644, 0)
+            await asyncio.sleep(1)
+            assert "new" in volume.objects()
+            assert len(asked) < 3 * len(FILES)
+
+    volume.run(scenario())
+    volume.stop()
+    assert sorted(volume.objects()) == ["new"]
 
 
 def test_of_deletions_refused_together_only_those_rest_that_were_refused(
@@ -121,12 +154,14 @@ def test_of_many_deletions_that_are_refused_no_more_than_a_limit_are_remembered(
     assert noted.not_before("a0", 0.0) > time.monotonic() + 50
 
 
-def test_deletions_that_go_on_failing_are_tried_less_and_less_often() -> None:
+def test_deletions_that_go_on_failing_are_tried_less_and_less_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     noted, pauses = retries.Retries(), []
     for _ in range(8):
-        before = time.monotonic()
         noted.put_off(["key"], 2.0)
-        pauses.append(round(noted.not_before("key", 0.0) - before))
+        pauses.append(noted.not_before("key", 0.0) - 1000.0)
     assert pauses == [2, 4, 8, 16, 30, 30, 30, 30]
 
 
@@ -145,6 +180,26 @@ def test_the_log_does_not_grow_with_each_deletion_that_fails_again(each: bool) -
     assert [number for number in range(1, 1000) if lines(number - 1)] == [
         2**power for power in range(10)
     ]
+
+
+def test_a_reason_that_is_new_is_told_however_often_a_key_had_failed_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The store was away for hours, and when it is back the key was revoked."""
+    now = 1e6
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    noted = retries.Retries()
+    rows = [Pending(key, "", 1, 1000, None, "t", 0) for key in ("gone", "old", "older")]
+    with capture_logs() as logs:
+        for _ in range(2):
+            for key in "abc":
+                noted.tell(key, 1000, StoreUnavailable("away"))
+                noted.tell(key, 1001, AccessDenied("revoked"))
+            noted.tell_deletions(rows, NotDeleted({"old": "refused", "older": "refused"}))
+            noted.tell_deletions(rows, AccessDenied("revoked"))
+            now += AGAIN
+    lines = [(line.get("key"), line["error"]) for line in logs]
+    assert lines == 2 * [("a", "away"), ("a", "revoked"), ("old", "refused")], "once in a while"
 
 
 def test_the_log_does_not_grow_with_each_upload_that_fails_again() -> None:
