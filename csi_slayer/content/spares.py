@@ -12,6 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from csi_slayer.cache import Stage, Staging
@@ -98,7 +99,8 @@ class Spares:
     def _remove(self, stages: list[Stage]) -> None:
         for stage in stages:
             os.close(stage.fd)
-            self._staging.remove(stage.id)
+            with suppress(CacheError):  # no inode has it: the next worker removes it
+                self._staging.remove(stage.id)
 
     def _fill(self) -> bool:
         """False if it was not worth it, or cannot be done."""

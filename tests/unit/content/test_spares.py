@@ -14,6 +14,7 @@ import pytest
 from csi_slayer.cache import Cache, Stage, Staging
 from csi_slayer.content import spares
 from csi_slayer.content.spares import SPARES, Spares
+from csi_slayer.errors import CacheError
 
 
 @pytest.fixture
@@ -176,3 +177,26 @@ def test_files_that_turned_out_not_to_be_needed_are_used_before_they_are_removed
     asyncio.run(scenario())
     assert len(removers) == SPARES - SPARES // 4
     assert threading.get_ident() not in removers
+
+
+def test_a_file_that_cannot_be_removed_keeps_no_other_open(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spares, "SLOW", 1e-9)
+
+    def refuse(_stage: str) -> None:
+        raise CacheError("the disk is broken")
+
+    async def scenario() -> None:
+        owner = Owner()
+        files = Spares(staging, owner.spawn)
+        taken = [files.take(), files.take()]
+        await until(lambda: count(staging) == SPARES + 2)
+        monkeypatch.setattr(staging, "remove", refuse)
+        await owner.close()
+        for stage in taken:
+            os.close(stage.fd)
+
+    asyncio.run(scenario())
+    still = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    assert not [path for path in still if path.startswith(str(staging.directory))]
