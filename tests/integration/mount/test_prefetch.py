@@ -52,6 +52,7 @@ def test_an_open_that_waits_is_read_without_the_worker(
     data = os.urandom(SIZE)
     (objects / "f").write_bytes(data)
     options = [*capabilities, "volume.open_wait=1m", f"volume.read_only={str(read_only).lower()}"]
+    options.append("volume.metadata_ttl=1h")  # mmap asks for the size, which the kernel knows then
     mount = make_mount(options=options).mount()
     with (mount.root / "f").open("rb", buffering=0) as file:
         if "passthrough" in mount.status()["capabilities"]:
