@@ -55,6 +55,12 @@ def _uncertain(mtime_ns: int) -> int:
     return _SECOND if mtime_ns % _SECOND else 2 * _SECOND
 
 
+def _is_other(row: Known | None, key: str) -> bool:
+    """Whether a directory's key is listed where the table has none: the store may still have some
+    of what was in one that was removed or moved here."""
+    return key.endswith("/") and (row is None or not stat.S_ISDIR(row.mode))
+
+
 class Listings(Outcomes):
     """Listings are merged page by page and swept at the end (:mod:`csi_slayer.catalog.vanishing`):
     a name that a listing begun at ``since_ns`` did not show, and that nobody touched since, is
@@ -87,13 +93,15 @@ class Listings(Outcomes):
                 row = known.get(item.name)
                 if row is not None and since_ns < row.checked_ns <= now_ns:
                     continue  # newer knowledge
-                if item.name in pending or self._deleted_since(key, since_ns):
+                if (
+                    item.name in pending
+                    or self._deleted_since(key, since_ns)
+                    or (_is_other(row, key) and self._going_since(key, since_ns))
+                ):
                     # What is changed here wins, but the name was seen.
                     if row is not None:
                         seen.append((since_ns, row.ino))
                 elif row is None:
-                    if key.endswith("/") and self._going_since(key, since_ns):
-                        continue  # removed here; the store still has some of what was in it
                     learned = True
                     inserts.append((self._fresh(parent, item, since_ns, defaults), item.name))
                 elif self._differs(row, item) and (old := self._known_there(row.ino)):
@@ -241,6 +249,8 @@ class Listings(Outcomes):
             return True
         if not inode.is_dir:
             return inode.etag is None or self._known_there(inode.ino) is None
+        if self._is_hidden(key, since_ns):
+            return True
         prefix = key + "/"
         below = self._db.one(
             "SELECT 1 FROM pending WHERE key >= ? AND key < ? LIMIT 1",

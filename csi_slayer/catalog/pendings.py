@@ -251,6 +251,12 @@ class Pendings(Reads):
         )
         return below is not None
 
+    def _is_hidden(self, directory: str, since_ns: int) -> bool:
+        """Whether an object that was removed or moved here has a directory's name (without its
+        slash) still, or had it after that time: MinIO lists nothing of what is below an object's
+        key, so that a listing then does not tell what is gone."""
+        return self._is_pending(directory) or self._deleted_since(directory, since_ns)
+
     def _deleted_since(self, key: str, since_ns: int) -> bool:
         """Whether we deleted the object after that time: a listing begun then may still show it."""
         return self._is_since(self._deleted.get(key, 0), since_ns)

@@ -45,7 +45,10 @@ class Vanishing(Listings):
             gone: list[Gone] = []
             crowds: list[tuple[str, Inode]] = []
             with self._db.transaction():
-                after = self._sweep_some(base, parent, after, since_ns, gone, crowds)
+                if self._is_hidden(path, since_ns):
+                    after = _LAST
+                else:
+                    after = self._sweep_some(base, parent, after, since_ns, gone, crowds)
                 if after == _LAST and not crowds:
                     self._note_listed(parent, since_ns, large=large)
             yield gone
@@ -130,7 +133,7 @@ class Vanishing(Listings):
     async def _thin_out(self, key: str, top: Inode, since_ns: int) -> AsyncIterator[list[Gone]]:
         """Take away a directory and all below it, from the leaves on; what is changed here stays,
         with the directories above it."""
-        stack = [(top.ino, 0)]
+        stack = [] if self._is_hidden(key, since_ns) else [(top.ino, 0)]
         while stack and self.path_now(top.ino) == key:
             gone: list[Gone] = []
             left = STEP

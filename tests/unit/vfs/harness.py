@@ -80,7 +80,7 @@ class Volume:
     def __init__(self, root: Path, *, passthrough: bool, ttl: float, **content: Any) -> None:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         self.root = root
-        self.bucket = Bucket(tree=content.pop("tree", False))
+        self.bucket = Bucket(tree=content.pop("tree", False), hides=content.pop("hides", False))
         self.kernel = FakeKernel(passthrough)
         self.events = NoEvents()
         durability = content.pop("durability", "close")

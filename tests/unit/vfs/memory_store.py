@@ -33,7 +33,8 @@ class Blob:
 class Bucket:
     """What outlives every client. ``changes``: how many there were; ``tree``: whether it is kept
     as files, so that it cannot hold an object and others below its key; ``husks``: keys that are
-    listed as directories though nothing is in them, as MinIO lists what a dead request has left."""
+    listed as directories though nothing is in them, as MinIO lists what a dead request has left;
+    ``hides``: of what is below the key of an object only the mark is listed, as by MinIO."""
 
     objects: dict[str, Blob] = field(default_factory=dict)
     uploads: dict[str, tuple[str, dict[str, str], dict[int, bytes]]] = field(default_factory=dict)
@@ -41,6 +42,18 @@ class Bucket:
     changes: int = 0
     tree: bool = False
     husks: set[str] = field(default_factory=set)
+    hides: bool = False
+
+    def listed(self, prefix: str) -> list[str]:
+        """Keys that begin with ``prefix``, as far as a listing of it shows them."""
+        return [key for key in sorted(self.objects) if self._is_listed(key, prefix)]
+
+    def _is_listed(self, key: str, prefix: str) -> bool:
+        if not key.startswith(prefix):
+            return False
+        start = max(0, len(prefix) - 1)
+        slashes = [at for at in range(start, len(key) - 1) if key[at] == "/"]
+        return not (self.hides and any(key[:at] in self.objects for at in slashes))
 
 
 class MemoryStore:
@@ -145,9 +158,7 @@ class MemoryStore:
         await self._begin()
         objects: list[ObjectInfo] = []
         prefixes: set[str] = set()
-        for key in sorted(self.bucket.objects):
-            if not key.startswith(prefix):
-                continue
+        for key in self.bucket.listed(prefix):
             rest = key[len(prefix) :]
             if delimiter and "/" in rest:
                 prefixes.add(prefix + rest.partition("/")[0] + "/")

@@ -75,7 +75,7 @@ class Machine(RuleBasedStateMachine):
         hydrate=st.sampled_from([0, 1 << 20]),
         part=st.sampled_from([64 << 10, 1 << 20]),
         attributes=st.booleans(),
-        tree=st.booleans(),
+        kind=st.sampled_from(["plain", "tree", "hides"]),
     )
     def begin(
         self,
@@ -85,7 +85,7 @@ class Machine(RuleBasedStateMachine):
         hydrate: int,
         part: int,
         attributes: bool,
-        tree: bool,
+        kind: str,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="slayer-vfs-model-", dir=MEMORY))
         self.volume = Volume(
@@ -96,7 +96,8 @@ class Machine(RuleBasedStateMachine):
             hydrate_max=hydrate,
             part_size=part,
             posix=attributes,
-            tree=tree,
+            tree=kind == "tree",
+            hides=kind == "hides",
         )
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(upload, "SINGLE", 4096)  # larger ones are read while they are sent
