@@ -79,7 +79,7 @@ def check_privileges(allow_other: bool = False) -> Iterator[Finding]:
         if ":\t" in line
     )
     if int(status["CapEff"], 16) >> CAP_SYS_ADMIN & 1:
-        if Path("/proc/self/uid_map").read_text().split() == _EVERY_USER:
+        if not _is_in_user_namespace():
             yield Finding("ok", "CAP_SYS_ADMIN: may mount and use passthrough")
         else:
             yield Finding("note", "CAP_SYS_ADMIN of a user namespace: may mount, and every read "
@@ -110,6 +110,13 @@ def check_privileges(allow_other: bool = False) -> Iterator[Finding]:
             yield Finding("bad", "fuse.allow_other is not allowed to users of this machine",
                           "put the line user_allow_other into /etc/fuse.conf, or leave it "
                           "out")  # fmt: skip
+
+
+def _is_in_user_namespace() -> bool:
+    try:
+        return Path("/proc/self/uid_map").read_text().split() != _EVERY_USER
+    except FileNotFoundError:  # a kernel without them
+        return False
 
 
 def check_limits() -> Iterator[Finding]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from csi_slayer.errors import ConfigError
 from csi_slayer.store.options import StoreOptions
@@ -46,6 +46,16 @@ class Proxy:
 
     def __str__(self) -> str:
         return f"http://{bracketed(self.host)}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """With user and password, for whoever speaks to it by itself: a secret."""
+        if self.authorization is None:
+            return str(self)
+        given = b64decode(self.authorization.removeprefix("Basic "))
+        user, _, password = given.partition(b":")
+        at = f"{quote(user, safe='')}:{quote(password, safe='')}@"
+        return str(self).replace("http://", f"http://{at}", 1)
 
     @property
     def exceptions(self) -> str:

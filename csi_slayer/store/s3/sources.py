@@ -174,11 +174,13 @@ class ChainCredentials:
         from botocore.session import Session
 
         sts, url = self._sts, self._sts.url if self._sts_given else None
-        proxied = sts.proxy is not None and sts.proxy.setting == OPTION  # it knows the variables
+        proxy = sts.proxy
+        if proxy is not None and proxy.setting != OPTION:
+            proxy = None  # it knows the variables
         way = Config(
             connect_timeout=sts.timeout,
             read_timeout=sts.timeout,
-            proxies={"https": str(sts.proxy)} if proxied else None,
+            proxies=None if proxy is None else {"https": proxy.url},
         )
 
         class OnOurWay(Session):  # type: ignore[misc]  # botocore has no types

@@ -25,7 +25,7 @@ from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3 import sts as sts_module
 from csi_slayer.store.s3.credentials import Credentials
 from csi_slayer.store.s3.keys import AccessKeys
-from csi_slayer.store.s3.proxy import Proxy
+from csi_slayer.store.s3.proxy import OPTION, parse_proxy
 from csi_slayer.store.s3.sources import choose_source
 from csi_slayer.store.s3.sts import StsEndpoint
 
@@ -566,18 +566,24 @@ def test_the_role_of_a_profile_is_assumed_through_the_proxy(
         def refuse() -> None:
             client, _ = listener.accept()
             with client:
-                asked.append(client.recv(1 << 16))
+                head = b""
+                while b"\r\n\r\n" not in head and (more := client.recv(1 << 16)):
+                    head += more
+                asked.append(head)
                 client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
 
-        thread = threading.Thread(target=refuse)
+        thread = threading.Thread(target=refuse, daemon=True)
         thread.start()
-        proxy = Proxy("127.0.0.1", listener.getsockname()[1])
+        proxy = parse_proxy(f"http://me:p%40%3A%2F@127.0.0.1:{listener.getsockname()[1]}", OPTION)
         endpoint = StsEndpoint("https://sts.invalid", "us-east-1", 5.0, proxy=proxy)
         options = CredentialOptions(profile="work", sts_endpoint="https://sts.invalid")
-        with pytest.raises(Transient, match="no credentials"):
+        with pytest.raises(Transient, match="no credentials") as caught:
             choose_source(options, endpoint).load()
         thread.join()
+    assert "p%40" not in str(caught.value)
     assert asked[0].startswith(b"CONNECT sts.invalid:443 ")
+    assert proxy.authorization is not None
+    assert f"Proxy-Authorization: {proxy.authorization}\r\n".encode() in asked[0]
 
 
 @pytest.mark.allow_log("Traceback")  # botocore's own log has one
