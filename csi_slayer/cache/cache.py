@@ -12,7 +12,7 @@ from csi_slayer.cache.conflicts import Conflicts
 from csi_slayer.cache.direct import Direct, DirectMode
 from csi_slayer.cache.events import CacheEvents
 from csi_slayer.cache.files import make_segment, open_segment, write_whole
-from csi_slayer.cache.filesystem import EXT4, file_system
+from csi_slayer.cache.filesystem import EXT4, MEASURING, file_system
 from csi_slayer.cache.header import Header, read_header
 from csi_slayer.cache.key import SegmentKey
 from csi_slayer.cache.layout import SMALL, Layout
@@ -60,12 +60,12 @@ class Cache:
         try:
             ledger = Ledger(layout, capacity, min_free)
             marks = Marks(layout)
-            measures = file_system(str(root)) == EXT4
+            kind = file_system(str(root))
         except OSError as error:
             raise translated(error, f"cache directory {root}") from error
         self.shared = Shared(
             layout, ledger, marks, CacheEvents(), Direct(direct),
-            allocates=measures and capacity >= _ALLOCATES, measures=measures,
+            allocates=kind == EXT4 and capacity >= _ALLOCATES, measures=kind in MEASURING,
         )  # fmt: skip
         self.capacity = capacity
         self._bypass = Bypass(self.shared.events)

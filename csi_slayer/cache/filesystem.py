@@ -15,6 +15,9 @@ BTRFS: Final = 0x9123683E
 TMPFS: Final = 0x01021994
 RAMFS: Final = 0x858458F6
 
+MEASURING: Final = (EXT4, TMPFS)
+"""Those that tell at once, and exactly, by how much a file has grown."""
+
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 0x01, 0x02, 0x10
 """FALLOC_FL_* (linux/falloc.h)."""
 
@@ -39,9 +42,10 @@ def file_system(file: int | str) -> int:
 
 
 def allocation_unit(directory: str, otherwise: int) -> int:
-    """Bytes that a file with one byte takes there, where the file system is ext4: a block or, with
-    bigalloc, a cluster, which nothing else tells; ``otherwise`` on others. Raises OSError."""
-    if file_system(directory) != EXT4:
+    """Bytes that a file with one byte takes there, which nothing else tells, on file systems that
+    measure: of ext4 a block or, with bigalloc, a cluster, of tmpfs a page, perhaps a huge one;
+    ``otherwise`` on others. Raises OSError."""
+    if file_system(directory) not in MEASURING:
         return otherwise
     unit = os.statvfs(directory).f_frsize
     with suppress(OSError):  # no extents, so no clusters either; a full disk

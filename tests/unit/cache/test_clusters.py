@@ -1,4 +1,5 @@
-"""On ext4 with bigalloc a file of one byte takes a whole cluster: what is counted is that."""
+"""On ext4 with bigalloc a file of one byte takes a whole cluster, in memory with huge pages one of
+those: what is counted is that."""
 
 from __future__ import annotations
 
@@ -63,6 +64,21 @@ def test_the_capacity_holds(disk: Path) -> None:
         )
         assert disk_bytes(cache) <= cache.usage().used <= CAPACITY
         assert kept == 5000 or disk_bytes(cache) > CAPACITY * 3 // 4
+
+
+def test_the_capacity_holds_in_memory_with_huge_pages(tmp_path: Path) -> None:
+    if not Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").exists():
+        pytest.skip("this kernel has no huge pages")
+    options = f"size={4 * CAPACITY},huge=always"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", tmp_path], check=True)
+    try:
+        with closing(Cache(tmp_path / "cache", CAPACITY)) as cache:
+            make_complete(cache, "in order", 9 * BLOCK)
+            for number in range(20):
+                cache.store_small(key_of(f"{number}"), b"small")
+            assert CAPACITY // 2 < disk_bytes(cache) <= cache.usage().used <= CAPACITY
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 @pytest.mark.parametrize("disk", ["-b 4096 -O bigalloc -C 65536"], indirect=True)
