@@ -186,10 +186,10 @@ class Refresher:
                         return  # renamed meanwhile: these are another directory's names now
                     if marker and not directory.flags & Mark.MARKER:
                         await self._catalog.update(directory.ino, add=Mark.MARKER)
-                    if not await self._merge(directory.ino, found, shadowed, listing.since_ns):
-                        return
                     if page.token is not None and listing.pages == 0:
                         await self._catalog.update(directory.ino, add=Mark.LARGE)
+                    if not await self._merge(directory.ino, found, shadowed, listing.since_ns):
+                        return
                     listing.page_done()
                     if page.token is None:
                         break

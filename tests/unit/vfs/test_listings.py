@@ -470,6 +470,33 @@ def test_a_directory_that_is_renamed_within_a_page_gets_no_names_of_its_old_plac
     volume.die()
 
 
+def test_a_large_directory_is_known_to_be_large_also_where_its_names_are_not_learned(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a page of it would be asked for with each name that is looked up."""
+
+    def room() -> None:
+        raise CacheFull("hardly any room")
+
+    async def run() -> None:
+        put(volume, *(f"{number:04}" for number in range(PAGE + 1)))
+        monkeypatch.setattr("csi_slayer.catalog.listings.SURE", 0)
+        monkeypatch.setattr(volume.catalog, "room", room)
+        list_page, listed = volume.store.list_page, []
+
+        async def count(prefix: str, **values: Any) -> ListPage:
+            listed.append(prefix)
+            return await list_page(prefix, **values)
+
+        monkeypatch.setattr(volume.store, "list_page", count)
+        for number in range(5):
+            assert await look_up(volume, b"absent%d" % number) == 0
+        assert listed.count("") <= 2, "the first page, and one that is asked for ahead"
+
+    volume.run(run())
+    volume.stop()
+
+
 def test_files_whose_names_are_directories_are_told_of_once(volume: Volume) -> None:
     """Not each time that their directory is listed."""
 
