@@ -165,9 +165,11 @@ class SegmentReader:
             await self.close()
 
     async def _fill(self) -> None:
+        # What comes next is fetched ahead: who only reads does not wait behind all of it.
+        step = CHUNK if self._transfers.allowed else 4 * CHUNK
         segment, offset = self.segment, 0
         while offset < segment.size:
-            end = min(segment.size, offset + 4 * CHUNK)
+            end = min(segment.size, offset + step)
             if not segment.complete:
                 self._prepare(offset, end, stalled=not segment.present(offset, end - offset))
                 while not segment.present(offset, end - offset):

@@ -36,8 +36,8 @@ class Endless:
 class Places(Transfers):
     """Six, and how often one was taken."""
 
-    def __init__(self) -> None:
-        super().__init__(6, Live())
+    def __init__(self, live: Live | None = None) -> None:
+        super().__init__(6, live or Live())
         self.taken = 0
 
     def try_take(self) -> bool:
@@ -209,5 +209,24 @@ def test_who_reads_here_and_there_gets_what_he_reads(cache: Cache) -> None:
             await one.read(at, at + STEP)
         await one.close()
         assert sum(end - start for start, end in store.ranges) <= (STEP + BLOCK) * len(places)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_who_wants_all_leaves_the_transfers_to_others(cache: Cache, prefetch: bool) -> None:
+    """Many may want all of a file at once, and what is read waits behind what they ask for."""
+
+    async def run() -> None:
+        store, places = Endless(), Places(Live(prefetch=prefetch))
+        readers = [reader(store, places, begun(cache, f"k{n}"), f"k{n}") for n in range(5)]
+        fills = [asyncio.ensure_future(one.fill()) for one in readers]
+        await asyncio.sleep(0.01)
+        assert store.asked == (len(readers) + 6 if prefetch else 4 * len(readers))
+        for fill in fills:
+            fill.cancel()
+        await asyncio.gather(*fills, return_exceptions=True)
+        for one in readers:
+            await one.close()
 
     asyncio.run(run())
