@@ -132,17 +132,18 @@ def content_options(config: MountConfig, volume: str, tenant: str, live: Live) -
     )
 
 
+def asked_at_open(config: MountConfig) -> list[str]:
+    """Settings for which each open has to be asked about: a kernel that opens files by itself asks
+    nobody for their version, and waits for nothing."""
+    names = ("close_to_open", "open_wait")
+    return [f"volume.{name}" for name in names if getattr(config.volume, name)]
+
+
 def vfs_options(config: MountConfig, live: Live) -> VfsOptions:
     wanted = config.volume
     return VfsOptions(
         read_only=wanted.read_only,
-        # A kernel that opens files by itself asks nobody for their version, and waits for nothing.
-        zero_upcall=(
-            wanted.zero_upcall
-            and wanted.read_only
-            and not wanted.close_to_open
-            and not wanted.open_wait
-        ),
+        zero_upcall=wanted.zero_upcall and wanted.read_only and not asked_at_open(config),
         posix=wanted.attributes == "posix",
         live=live,
     )

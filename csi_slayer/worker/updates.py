@@ -15,7 +15,7 @@ from csi_slayer.worker.changes import Changes, compare
 from csi_slayer.worker.channel import UNREAD
 from csi_slayer.worker.link import Link
 from csi_slayer.worker.mount import Mount
-from csi_slayer.worker.spec import live_options, store_options
+from csi_slayer.worker.spec import asked_at_open, live_options, store_options
 
 log = structlog.get_logger(__name__)
 
@@ -35,9 +35,8 @@ async def apply(mount: Mount, new: MountConfig) -> tuple[str, ...]:
         return ()  # the kubelet publishes the same again and again
     fixed = list(changes.fixed)
     if mount.session is not None and mount.session.state.zero_open:
-        for name in ("close_to_open", "open_wait"):
-            if getattr(new.volume, name):
-                fixed.append(f"volume.{name} (the kernel opens files by itself: zero_upcall)")
+        for key in asked_at_open(new):
+            fixed.append(f"{key} (the kernel opens files by itself: zero_upcall)")
     if fixed:
         raise VolumeInUse(
             f"cannot change while the volume is mounted: {', '.join(fixed)}: end its pods on this "
