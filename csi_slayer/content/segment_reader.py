@@ -226,10 +226,13 @@ class SegmentReader:
         """Up to where to fetch for one who waits for [start, end): for a reader in sequence a whole
         piece at once. Where many read, no transfer is to be had for what comes next, and each of
         the small ranges that they ask for would be a request of its own."""
-        gaps, piece = self._gaps(start, end), _piece(end, ahead)
+        piece = _piece(end, ahead)
         if not self._window.sequential or not self._transfers.allowed:
             return end
-        if not gaps or gaps[-1][1] < end or (ahead - end < piece and ahead < self.segment.size):
+        if ahead - end < piece and ahead < self.segment.size:
+            return end
+        gaps = self._gaps(start, end)
+        if not gaps or gaps[-1][1] < end:
             return end
         return max(end, min(ahead, gaps[-1][0] + piece))
 
