@@ -10,7 +10,7 @@ import structlog
 from csi_slayer.catalog import Pending
 from csi_slayer.content.objects import NotDeleted
 from csi_slayer.errors import PreconditionFailed, SlayerError
-from csi_slayer.observability.complaints import AGAIN, Complaints
+from csi_slayer.observability.complaints import Complaints
 from csi_slayer.observability.secrets import mask_text
 
 log = structlog.get_logger(__name__)
@@ -45,17 +45,12 @@ class Retries:
         self.others = 0.0
         self._noted: dict[str, tuple[float, int]] = {}
         self._lost: set[str] = set()  # those of which somebody else was faster
-        self._complaints = Complaints(log)
-        self._told: dict[type[Exception], float] = {}  # when an error of this kind was logged
+        self._complaints = Complaints(log, time.monotonic)
 
     def _is_news(self, error: Exception) -> bool:
         """Whether no error of this kind was logged lately, of whatever key: a store that was away
         and is back may refuse keys that had failed a thousand times."""
-        kind, now = type(error), time.monotonic()
-        if now - self._told.get(kind, -AGAIN) < AGAIN:
-            return False
-        self._told[kind] = now
-        return True
+        return self._complaints.is_news(("kind", type(error).__qualname__))
 
     def tell(self, key: str, attempts: int, error: Exception) -> None:
         """Log a failed attempt, the ``attempts``-th of the key, if :func:`is_told` or it is news;

@@ -35,16 +35,22 @@ class Complaints:
 
     def failed(self, about: Hashable, event: str, error: Exception, **values: Any) -> None:
         """``about`` says what the error is of. One that nobody thought of gets its traceback."""
-        now, text = self._clock(), str(error) or type(error).__name__
-        told = self._told.get(about)
-        if told is not None and told.text == text and now - told.at < AGAIN:
+        text = str(error) or type(error).__name__
+        if not self.is_news(about, text):
             return
+        unexpected = None if isinstance(error, SlayerError | OSError) else error
+        self._log.warning(event, error=text, exc_info=unexpected, **values)
+
+    def is_news(self, about: Hashable, text: str = "") -> bool:
+        """Whether to tell it; it is taken to be told then."""
+        now, told = self._clock(), self._told.get(about)
+        if told is not None and told.text == text and now - told.at < AGAIN:
+            return False
         self._told[about] = _Told(text, now)
         self._told.move_to_end(about)
         if len(self._told) > MOST:
             self._told.popitem(last=False)
-        unexpected = None if isinstance(error, SlayerError | OSError) else error
-        self._log.warning(event, error=text, exc_info=unexpected, **values)
+        return True
 
     def over(self, about: Hashable) -> None:
         """It works again: its next error is told at once."""
