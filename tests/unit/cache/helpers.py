@@ -6,7 +6,7 @@ import os
 import random
 from pathlib import Path
 
-from csi_slayer.cache import BLOCK, Cache, Segment, SegmentKey
+from csi_slayer.cache import BLOCK, Cache, Segment, SegmentKey, Stage
 from csi_slayer.cache.header import MAPPED, Header, read_header
 from csi_slayer.cache.ledger import Ledger
 
@@ -38,6 +38,14 @@ def make_complete(cache: Cache, name: str, size: int) -> None:
     fill(segment, content(name, size))
     assert segment.complete
     segment.close()
+
+
+def staged(cache: Cache, size: int, name: str = "object") -> Stage:
+    """A staged file with the content of an object, closed."""
+    stage = cache.staging("volume").create()
+    os.write(stage.fd, content(name, size))
+    os.close(stage.fd)
+    return stage
 
 
 def data_path(cache: Cache, name: str) -> Path:

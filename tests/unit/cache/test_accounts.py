@@ -23,6 +23,7 @@ from tests.unit.cache.helpers import (
     make_complete,
     map_path,
     reboot,
+    staged,
 )
 
 KEY = key_of("object")
@@ -68,10 +69,7 @@ def test_a_staged_file_replaces_a_partial_segment(cache: Cache) -> None:
     segment = cache.create(KEY, SIZE)
     fill(segment, content("object", SIZE)[:BLOCK])
     segment.close()
-    stage = cache.staging("v").create()
-    os.pwrite(stage.fd, content("object", SIZE), 0)
-    os.close(stage.fd)
-    cache.adopt(KEY, stage.path, SIZE)
+    cache.adopt(KEY, staged(cache, SIZE).path, SIZE)
     assert agrees(cache)
 
 
@@ -84,10 +82,7 @@ def test_what_is_written_to_a_file_that_lost_its_name_is_freed_with_it(
     data = content("object", SIZE)
     segment = other.create(KEY, SIZE)
     fill(segment, data[:BLOCK])
-    stage = cache.staging("v").create()
-    os.pwrite(stage.fd, data, 0)
-    os.close(stage.fd)
-    cache.adopt(KEY, stage.path, SIZE)
+    cache.adopt(KEY, staged(cache, SIZE).path, SIZE)
     segment.write_block(BLOCK, data[BLOCK : 2 * BLOCK])
     segment.write_block(2 * BLOCK, data[2 * BLOCK :])
     assert cache.usage().used == disk_bytes(cache) + 2 * BLOCK
@@ -103,10 +98,7 @@ def test_a_file_that_lost_its_name_is_not_freed_again_when_all_was_counted_since
     other.shared.measures = measures
     data = content("object", SIZE)
     segment = other.create(KEY, SIZE)
-    stage = cache.staging("v").create()
-    os.pwrite(stage.fd, data, 0)
-    os.close(stage.fd)
-    cache.adopt(KEY, stage.path, SIZE)
+    cache.adopt(KEY, staged(cache, SIZE).path, SIZE)
     segment.write_block(0, data[:BLOCK])
     governing = Governor(cache)
     assert governing.take_over()

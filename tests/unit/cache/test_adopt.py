@@ -9,23 +9,16 @@ from typing import Any
 
 import pytest
 
-from csi_slayer.cache import BLOCK, SMALL, Cache, Governor, Stage
+from csi_slayer.cache import BLOCK, SMALL, Cache, Governor
 from csi_slayer.cache.blockmap import BlockMap
 from csi_slayer.cache.header import Header
 from csi_slayer.cache.sweep import record_of, sweep
 from csi_slayer.errors import CacheError, CacheFull
-from tests.unit.cache.helpers import content, key_of, map_path, overwrite, reboot
+from tests.unit.cache.helpers import content, key_of, map_path, overwrite, reboot, staged
 
 KEY = key_of("object")
 LARGE = SMALL + BLOCK + 3
 sizes = pytest.mark.parametrize("size", [0, 10, SMALL, LARGE])
-
-
-def staged(cache: Cache, size: int, name: str = "object") -> Stage:
-    stage = cache.staging("volume").create()
-    os.write(stage.fd, content(name, size))
-    os.close(stage.fd)
-    return stage
 
 
 def assert_segment(cache: Cache, size: int) -> None:

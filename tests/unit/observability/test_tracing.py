@@ -12,7 +12,8 @@ import pytest
 from csi_slayer.config import TracingConfig
 from csi_slayer.errors import ConfigError
 from csi_slayer.observability import tracing
-from csi_slayer.observability.tracing import NullTracer, OtelTracer, make_tracer
+from csi_slayer.observability.tracing import NullTracer, make_tracer
+from tests.support.spans import recording
 
 
 def test_off_imports_nothing_of_opentelemetry() -> None:
@@ -40,13 +41,7 @@ def test_a_missing_package_is_a_configuration_error(monkeypatch: pytest.MonkeyPa
 
 
 def test_spans_nest_and_record_errors() -> None:
-    sdk = pytest.importorskip("opentelemetry.sdk.trace")
-    export = pytest.importorskip("opentelemetry.sdk.trace.export")
-    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
-    exporter = memory.InMemorySpanExporter()
-    provider = sdk.TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(export.SimpleSpanProcessor(exporter))
-    tracer = OtelTracer(provider)
+    tracer, exporter = recording()
 
     def work() -> None:
         with tracer.span("outer", {"ino": 1}) as outer:

@@ -22,12 +22,17 @@ from tests.unit.vfs.harness import Volume
 FILES = [b"f%d" % number for number in range(8)]
 
 
+def forgetful(root: Path, monkeypatch: pytest.MonkeyPatch) -> Volume:
+    """It remembers of two keys at most that they failed."""
+    monkeypatch.setattr(reconcile, "RETRY_MEMORY", 2)
+    monkeypatch.setattr(retries, "RETRY_MEMORY", 2)
+    return Volume(root, passthrough=False, ttl=3600)
+
+
 def test_more_refused_keys_than_are_remembered_rest_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconcile, "RETRY_MEMORY", 2)
-    monkeypatch.setattr(retries, "RETRY_MEMORY", 2)
-    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    volume = forgetful(tmp_path, monkeypatch)
     asked: list[str] = []
 
     async def refused(key: str, *_args: Any, **_values: Any) -> Any:
@@ -51,9 +56,7 @@ def test_what_never_failed_does_not_rest_with_what_did(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More deletions are refused than are remembered one by one, and somebody makes a file."""
-    monkeypatch.setattr(reconcile, "RETRY_MEMORY", 2)
-    monkeypatch.setattr(retries, "RETRY_MEMORY", 2)
-    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    volume = forgetful(tmp_path, monkeypatch)
     asked: list[str] = []
 
     async def refused(keys: Sequence[str]) -> Mapping[str, str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from csi_slayer.observability import Metrics
-from csi_slayer.observability.tracing import OtelTracer
 from csi_slayer.worker.events import Events
+from tests.support.spans import recording
 
 
 @pytest.mark.parametrize(
@@ -16,14 +16,8 @@ from csi_slayer.worker.events import Events
 def test_a_request_that_failed_is_a_span_that_failed(
     status: int | None, failure: str | None
 ) -> None:
-    sdk = pytest.importorskip("opentelemetry.sdk.trace")
-    export = pytest.importorskip("opentelemetry.sdk.trace.export")
-    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
-    exporter = memory.InMemorySpanExporter()
-    provider = sdk.TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(export.SimpleSpanProcessor(exporter))
     events = Events(Metrics(volume="v"))
-    events.tracer = OtelTracer(provider)
+    events.tracer, exporter = recording()
     events.on_request("GetObject", status, 0.5, 0, 7)
     (span,) = exporter.get_finished_spans()
     assert span.name == "s3.GetObject"
