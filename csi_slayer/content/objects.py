@@ -151,7 +151,7 @@ class Objects:
         retimed = record.retimed
         with os_errors():
             if record.users > 1:  # somebody else has it open, perhaps for writing
-                mtime_ns = await self._opened.patient.run(settle, staged.fd)
+                mtime_ns = await settle(self._opened.patient, staged.fd)
             else:
                 mtime_ns = settled_mtime(staged.fd)
         syncs = record.syncs_begun  # those that begin after it have all that is sent

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from csi_slayer.cache import Staging, filesystem
 from csi_slayer.cache.filesystem import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, file_system
 from csi_slayer.content.pace import pace
+from csi_slayer.content.patient import Patient
 from csi_slayer.content.ranges import FileRange, ReadResult
 from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import CacheFull, FsError
@@ -67,11 +68,14 @@ def wait_for_writes(fd: int) -> None:
     os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode))
 
 
-def settle(fd: int) -> int:
-    """:func:`settled_mtime`, after which every write that had set it is over. Blocks as
+async def settle(patient: Patient, fd: int) -> int:
+    """:func:`settled_mtime`, after which every write that had set it is over. Waits as
     :func:`wait_for_writes` does."""
-    mtime_ns = settled_mtime(fd)
-    wait_for_writes(fd)
+    if has_coarse_times(fd):  # then it may set the time, which waits as well
+        mtime_ns = await patient.run(settled_mtime, fd)
+    else:
+        mtime_ns = os.fstat(fd).st_mtime_ns
+    await patient.run(wait_for_writes, fd)
     return mtime_ns
 
 

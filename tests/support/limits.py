@@ -160,6 +160,7 @@ _LIMITS = (
     ("a killed worker is waited for of which a thread waits in the kernel", "node.remains",
      "SETTLE", _SECONDS),
     ("calls that wait for a program's write at once", "content.patient", "THREADS", _COUNT),
+    ("such calls wait for one that is held up", "content.patient", "HELD_UP", _SECONDS),
     ("clients of the control socket at once", "worker.control", "CLIENTS", _COUNT),
     ("request on the control socket", "worker.control", "LINE_LIMIT", _BYTES),
     ("time a control client has to say what it wants", "worker.control", "REQUEST_TIMEOUT",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from csi_slayer.content import patient as module
 from csi_slayer.content.patient import THREADS, Patient
 
 
@@ -97,4 +98,60 @@ def test_an_error_is_raised(fd: int) -> None:
 
     with pytest.raises(OSError, match="no"):
         asyncio.run(Patient().run(call, fd))
+    os.close(fd)
+
+
+def test_one_thread_does_them_while_none_is_held_up(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HELD_UP", 60.0)
+
+    async def test() -> None:
+        patient = Patient()
+        calls = [patient.run(lambda _own: threading.get_ident(), fd) for _ in range(20)]
+        assert len(set(await asyncio.gather(*calls))) == 1
+
+    asyncio.run(test())
+    os.close(fd)
+
+
+def test_a_call_that_is_held_up_holds_up_no_other(fd: int) -> None:
+    ended = threading.Event()
+
+    async def test() -> None:
+        patient = Patient()
+        for _ in range(2):  # also after it was idle
+            ended.clear()
+            waiting = asyncio.create_task(patient.run(lambda _own: ended.wait(30), fd))
+            async with asyncio.timeout(10):
+                assert (await patient.run(os.fstat, fd)).st_size == 0
+            assert not waiting.done()
+            ended.set()
+            assert await waiting
+            await asyncio.sleep(2 * module.HELD_UP)
+
+    asyncio.run(test())
+    os.close(fd)
+
+
+def test_what_becomes_of_a_call_that_was_left_is_told(fd: int) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def call(_own: int) -> str:
+        begun.set()
+        go_on.wait(30)
+        return "done"
+
+    async def test() -> None:
+        left: asyncio.Future[asyncio.Future[str]] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(Patient().run(call, fd, left.set_result))
+        await asyncio.to_thread(begun.wait)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+        go_on.set()
+        async with asyncio.timeout(10):
+            assert await (await left) == "done"
+
+    asyncio.run(test())
     os.close(fd)

@@ -19,7 +19,7 @@ from csi_slayer.content.ranges import as_bytes
 from csi_slayer.vfs.filesystem import FileSystem
 from csi_slayer.vfs.options import VfsOptions
 from csi_slayer.vfs.types import Opened, OpenFlags, Request
-from tests.unit.vfs.loop import InstantLoop
+from tests.unit.vfs.loop import InstantLoop, InstantPatient
 from tests.unit.vfs.memory_store import Bucket, MemoryStore
 
 T = TypeVar("T")
@@ -103,6 +103,7 @@ class Volume:
 
         async def begin() -> FileSystem:
             fs = FileSystem(catalog, make, self.vfs, self.events, self.root / "handles")
+            fs.opened.patient = InstantPatient()
             fs.attach(self.kernel)
             await fs.start(taken_over=taken_over)
             return fs

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from csi_slayer.content.patient import Patient
+
 
 class InstantLoop(asyncio.SelectorEventLoop):
     """Time stands still while callbacks are ready and jumps to the next timer when none is.
@@ -60,3 +62,10 @@ class InstantLoop(asyncio.SelectorEventLoop):
         self._threads -= 1
         if not self._threads:
             self._now = now
+
+
+class InstantPatient(Patient):
+    """Its calls are the loop's to run, as those of all other threads."""
+
+    def _begin(self, loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
+        loop.run_in_executor(None, work)
