@@ -25,8 +25,9 @@ from csi_slayer.content.opened import OpenInode, OpenInodes
 from csi_slayer.content.options import SCRATCH, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.races import Races
+from csi_slayer.content.settling import settle, settled_mtime
 from csi_slayer.content.small import Source
-from csi_slayer.content.staged import StagedFile, os_errors, settle, settled_mtime
+from csi_slayer.content.staged import StagedFile, os_errors
 from csi_slayer.content.upload import NotWanted, Uploader, condition_for
 from csi_slayer.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
 from csi_slayer.store.base import ABSENT, ANY, Condition, ObjectInfo, ObjectStore, is_copy
@@ -151,7 +152,8 @@ class Objects:
         retimed = record.retimed
         with os_errors():
             if record.users > 1:  # somebody else has it open, perhaps for writing
-                mtime_ns = await settle(self._opened.patient, staged.fd)
+                waits, past_cache = self._opened.patient, record.past_cache
+                mtime_ns = await settle(waits, staged.fd, past_cache=past_cache)
             else:
                 mtime_ns = settled_mtime(staged.fd)
         syncs = record.syncs_begun  # those that begin after it have all that is sent

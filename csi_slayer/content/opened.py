@@ -57,8 +57,9 @@ class OpenInode:
     for writing.
     ``backing_id`` is the kernel's, 0 unless ``mode`` is PASSTHROUGH; ``backing_file`` is the local
     file behind it. What is mapped is always in that one, so whenever somebody opens the inode
-    ``file`` has to be the same, or the name gets another inode. ``unlinked``: it lost its name
-    while open. ``retimed``: how often its mtime was set, which then tells nothing of changes.
+    ``file`` has to be the same, or the name gets another inode. ``past_cache``: somebody may have
+    the kernel write past the page cache. ``unlinked``: it lost its name while open.
+    ``retimed``: how often its mtime was set, which then tells nothing of changes.
     ``synced``: of the syncs of the staged file, numbered as they began (``syncs_begun`` is the last
     one's number), the last that ended well. ``growing``: sizes that calls under way make it grow
     to, which count already.
@@ -72,12 +73,20 @@ class OpenInode:
     mode: IoMode = IoMode.NONE
     backing_id: int = 0
     backing_file: LocalFile = UNKNOWN_FILE
+    past_cache: bool = False
     unlinked: bool = False
     retimed: int = 0
     syncs_begun: int = 0
     synced: int = 0
     growing: list[int] = field(default_factory=list)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def hold(self, flags: int) -> None:
+        """A handle more, which was opened with these flags."""
+        self.handles += 1
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            self.writers += 1
+            self.past_cache |= bool(flags & os.O_DIRECT)
 
     def is_backed_by(self, fd: int | None) -> bool:
         """Whether the kernel's backing file, of which there must be one, is this file."""

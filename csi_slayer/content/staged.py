@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import threading
 import time
 from typing import TYPE_CHECKING
 
 from csi_slayer.cache import Staging, filesystem
-from csi_slayer.cache.filesystem import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, file_system
+from csi_slayer.cache.filesystem import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
 from csi_slayer.content.pace import pace
-from csi_slayer.content.patient import Patient
 from csi_slayer.content.ranges import FileRange, ReadResult
 from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import CacheFull, FsError
@@ -20,63 +18,11 @@ from csi_slayer.errors import CacheFull, FsError
 if TYPE_CHECKING:
     from csi_slayer.content.overlay import OverlayFile
 
-TICK = 20_000_000
-"""Nanoseconds: more than any kernel's clock tick."""
-
 LARGE = 4 << 20
 """Bytes of a staged file from which on it takes a millisecond to free its pages and blocks."""
 
 COPIED_AT_ONCE = 64 << 20
 """Bytes of a copy after which it is looked whether somebody still wants it."""
-
-_RELEASE = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
-_FINE_SINCE = (6, 13)
-_FINE = (filesystem.EXT4, filesystem.XFS, filesystem.BTRFS, filesystem.TMPFS)
-
-
-def has_coarse_times(fd: int) -> bool:
-    """Whether two writes within one tick leave the same mtime, even with a stat between: so before
-    Linux 6.13, and since on file systems without multigrain timestamps (FS_MGTIME)."""
-    if _RELEASE < _FINE_SINCE:
-        return True
-    try:
-        return file_system(fd) not in _FINE
-    except OSError:
-        return True
-
-
-def settled_mtime(fd: int) -> int:
-    """The mtime of a staged file, nanoseconds, which every later write changes: that is how a
-    staged copy is known to differ from what was uploaded."""
-    found = os.fstat(fd)
-    if has_coarse_times(fd) and found.st_mtime_ns > time.time_ns() - TICK:
-        # A time that no write of this tick gives. One that came before this call is in the bytes
-        # that the caller reads after it.
-        os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
-        return found.st_mtime_ns + 1
-    return found.st_mtime_ns
-
-
-def wait_for_writes(fd: int) -> None:
-    """Return when every write is over that had begun before the call. Blocks for as long as one
-    call of write(2) does.
-
-    A write sets the file's mtime first and copies its bytes then: a stat while it is under way has
-    the new time and the old bytes. It holds the inode's lock meanwhile, as fchmod(2) does (ext4,
-    XFS, Btrfs: ``i_rwsem``), which leaves the mtime as it is.
-    """
-    os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode))
-
-
-async def settle(patient: Patient, fd: int) -> int:
-    """:func:`settled_mtime`, after which every write that had set it is over. Waits as
-    :func:`wait_for_writes` does."""
-    if has_coarse_times(fd):  # then it may set the time, which waits as well
-        mtime_ns = await patient.run(settled_mtime, fd)
-    else:
-        mtime_ns = os.fstat(fd).st_mtime_ns
-    await patient.run(wait_for_writes, fd)
-    return mtime_ns
 
 
 class StagedFile:

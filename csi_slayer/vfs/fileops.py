@@ -14,12 +14,12 @@ from csi_slayer.content.opened import File, IoMode, OpenInode
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.pace import pace
 from csi_slayer.content.ranges import as_bytes
+from csi_slayer.content.settling import settled_mtime
 from csi_slayer.content.staged import (
     StagedFile,
     copy_range,
     fallocate,
     os_errors,
-    settled_mtime,
 )
 from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import CacheFull, FsError, SlayerError

@@ -174,9 +174,7 @@ class OpenOps(NameOps):
             req.unique, inode.ino, version, flags, mode,
             0 if mode == IoMode.CACHED else record.backing_id, record.backing_file,
         )  # fmt: skip
-        record.handles += 1
-        if handle.writable:
-            record.writers += 1
+        record.hold(flags)
         if handle.backing_id and flags & os.O_ACCMODE == os.O_RDWR:
             self.opened.mappable.add(inode.ino)
         self.events.opened(mode == IoMode.PASSTHROUGH)
@@ -334,9 +332,7 @@ class OpenOps(NameOps):
                 continue
             record = self.opened.use(handle.ino)
             record.unlinked = inode.nlink == 0
-            record.handles += 1
-            if handle.writable:
-                record.writers += 1
+            record.hold(handle.flags)
             if handle.mode in (IoMode.PASSTHROUGH, IoMode.CACHED):
                 record.mode = handle.mode
             elif handle.backing_id:

@@ -13,7 +13,7 @@ from unittest.mock import Mock
 import pytest
 
 from csi_slayer.catalog import ROOT
-from csi_slayer.content import staged, upload
+from csi_slayer.content import settling, upload
 from csi_slayer.content.ranges import as_bytes
 from csi_slayer.errors import StoreUnavailable
 from csi_slayer.vfs.types import Opened
@@ -319,14 +319,14 @@ def test_clone_and_a_write_in_the_same_tick(
             await original(*args)
 
         clock = Mock()
-        monkeypatch.setattr(staged, "time", clock)
+        monkeypatch.setattr(settling, "time", clock)
         monkeypatch.setattr(fs, "_note_clone", note)
-        monkeypatch.setattr(staged, "has_coarse_times", lambda _fd: True)
+        monkeypatch.setattr(settling, "has_coarse_times", lambda _fd: True)
         assert await fs.copy_file_range(volume.request(), src, s.fh, 0, dst, o.fh, 0, 3) == 3
         fd = volume.kernel.backing[o.backing_id]
         os.pwrite(fd, b"TWO", 0)
         os.utime(fd, ns=(0, ticks[0]))  # what a coarse clock gives
-        clock.time_ns.return_value = ticks[0] + 10 * staged.TICK
+        clock.time_ns.return_value = ticks[0] + 10 * settling.TICK
         await fs.flush(volume.request(), dst, o.fh)
         await fs.release(volume.request(), dst, o.fh)
         await fs.release(volume.request(), src, s.fh)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from csi_slayer.cache import filesystem
+from csi_slayer.cache.filesystem import file_system
 from csi_slayer.catalog import ROOT
-from csi_slayer.content import staged
-from csi_slayer.content.staged import settled_mtime, wait_for_writes
+from csi_slayer.content import settling
+from csi_slayer.content.settling import is_at_rest, settled_mtime, wait_for_writes
 from tests.unit.vfs.harness import Volume
 
 MIB = 1 << 20
@@ -47,6 +50,31 @@ def test_a_write_sets_the_time_before_its_bytes_are_there(tmp_path: Path) -> Non
         write.end()
 
 
+def test_whether_one_is_under_way_is_seen_without_waiting(tmp_path: Path) -> None:
+    with (tmp_path / "f").open("w+b") as file:
+        fd = file.fileno()
+        if file_system(fd) not in (filesystem.EXT4, filesystem.XFS):
+            assert not is_at_rest(fd), "nothing is certain on other file systems"
+            return
+        assert is_at_rest(fd), "an empty file"
+        os.pwrite(fd, bytes(5000), 0)
+        before = os.stat(fd)
+        assert is_at_rest(fd), "one that is not on the disk yet"
+        write = LongWrite(fd, bytes(256 * MIB))
+        assert not is_at_rest(fd) or not write.under_way
+        begun = time.monotonic()
+        seen = [is_at_rest(fd) for _ in range(10)]
+        assert write.under_way and not any(seen), time.monotonic() - begun
+        write.end()
+        assert is_at_rest(fd)
+        assert os.stat(fd).st_atime_ns == before.st_atime_ns
+
+
+def test_nothing_is_certain_where_nothing_is_known_of_the_locks() -> None:
+    with tempfile.TemporaryFile(dir="/dev/shm") as file:
+        assert not is_at_rest(file.fileno())
+
+
 @pytest.mark.parametrize("others", [0, 1])
 def test_a_file_that_is_sent_during_a_write_is_sent_whole(tmp_path: Path, others: int) -> None:
     """Whoever closes the file meanwhile."""
@@ -68,6 +96,28 @@ def test_a_file_that_is_sent_during_a_write_is_sent_whole(tmp_path: Path, others
     assert volume.objects()["f"] == data
 
 
+@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_RDWR | os.O_DIRECT])
+def test_writes_past_the_page_cache_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int
+) -> None:
+    """They may share the lock with whoever looks: also after a take-over."""
+    volume = Volume(tmp_path, passthrough=True, ttl=3600)
+    waited = list[int]()
+    monkeypatch.setattr(settling, "is_at_rest", lambda _fd: True)
+    monkeypatch.setattr(settling, "wait_for_writes", waited.append)
+    entry, opened = volume.run(volume.fs.create(volume.request(), ROOT, b"f", 0o644, flags))
+    assert entry.attr is not None
+    for content in b"first", b"second":
+        os.pwrite(volume.kernel.backing[opened.backing_id], content, 0)
+        waited.clear()
+        volume.run(volume.fs.flush(volume.request(), entry.attr.ino, opened.fh))
+        assert volume.objects()["f"] == content
+        assert bool(waited) == bool(flags & os.O_DIRECT)
+        volume.die()
+        volume.start(taken_over=True)
+    volume.stop()
+
+
 def test_writes_of_one_tick_differ_where_times_are_coarse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,11 +125,11 @@ def test_writes_of_one_tick_differ_where_times_are_coarse(
     with (tmp_path / "f").open("w+b") as file:
         tick = time.time_ns()
         os.utime(file.fileno(), ns=(tick, tick))
-        monkeypatch.setattr(staged, "has_coarse_times", lambda _fd: True)
+        monkeypatch.setattr(settling, "has_coarse_times", lambda _fd: True)
         assert settled_mtime(file.fileno()) == tick + 1
         os.utime(file.fileno(), ns=(tick, tick))  # as a write of this tick does
-        monkeypatch.setattr(staged, "has_coarse_times", lambda _fd: False)
+        monkeypatch.setattr(settling, "has_coarse_times", lambda _fd: False)
         assert settled_mtime(file.fileno()) == tick
         os.utime(file.fileno(), ns=(0, 10**18))
-        monkeypatch.setattr(staged, "has_coarse_times", lambda _fd: True)
+        monkeypatch.setattr(settling, "has_coarse_times", lambda _fd: True)
         assert settled_mtime(file.fileno()) == 10**18, "a tick that is over"
