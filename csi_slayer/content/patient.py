@@ -36,7 +36,6 @@ class Patient:
     def __init__(self) -> None:
         self._waiting: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._threads = 0
-        self._under_way = 0
         self._ended = 0
         self._watched = False
 
@@ -61,16 +60,16 @@ class Patient:
                 pass  # nobody wants it any more
             else:
                 try:
-                    tell = partial(_tell_value, call(own))
+                    try:
+                        tell = partial(_tell_value, call(own))
+                    finally:
+                        os.close(own)  # of a file on NFS it may fail as well
                 except BaseException as error:
                     tell = partial(_tell_error, error)
-                finally:
-                    os.close(own)
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(over, tell)
 
         def over(tell: Callable[[asyncio.Future[T]], None]) -> None:
-            self._under_way -= 1
             self._ended += 1
             if not told.done():
                 tell(told)
@@ -82,7 +81,8 @@ class Patient:
             try:
                 own = held.pop()
             except IndexError:  # it has begun
-                told = loop.create_future()
+                if told.cancelled():  # else it was over just before
+                    told = loop.create_future()
                 told.add_done_callback(asyncio.Future.exception)  # it may be that nobody looks
                 left(told)
             else:
@@ -90,25 +90,24 @@ class Patient:
             raise
 
     def _begin(self, loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
-        self._under_way += 1
         self._waiting.put(work)
         if self._threads == 0:
             self._join()
         if not self._watched:
-            self._watched = True
+            self._watch(loop, None)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, ended: int | None) -> None:
+        """Look again and again while some have not begun that another thread may begin."""
+        self._watched = not self._waiting.empty() and self._threads < THREADS
+        if self._watched:
+            if self._ended == ended:
+                self._join()
             loop.call_later(HELD_UP, self._watch, loop, self._ended)
 
-    def _watch(self, loop: asyncio.AbstractEventLoop, ended: int) -> None:
-        if self._under_way == 0:
-            self._watched = False
-            return
-        if self._ended == ended and not self._waiting.empty() and self._threads < THREADS:
-            self._join()
-        loop.call_later(HELD_UP, self._watch, loop, self._ended)
-
     def _join(self) -> None:
-        self._threads += 1
-        Thread(target=self._work, name="patient", daemon=True).start()
+        with contextlib.suppress(RuntimeError):  # no more threads now: looked at again
+            Thread(target=self._work, name="patient", daemon=True).start()
+            self._threads += 1
 
     def _work(self) -> None:
         while True:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,93 @@ def test_what_becomes_of_a_call_that_was_left_is_told(fd: int) -> None:
         go_on.set()
         async with asyncio.timeout(10):
             assert await (await left) == "done"
+
+    asyncio.run(test())
+    os.close(fd)
+
+
+def test_of_a_call_that_was_over_when_its_waiter_was_cancelled_is_told_too(fd: int) -> None:
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        left: asyncio.Future[asyncio.Future[int]] = loop.create_future()
+        task = asyncio.create_task(Patient().run(os.dup, fd, left.set_result))
+        await asyncio.sleep(0)
+        time.sleep(0.1)  # noqa: ASYNC251  the call is over, which the loop is told next
+        loop.call_soon(task.cancel)
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+        async with asyncio.timeout(10):
+            os.close(await (await left))
+
+    asyncio.run(test())
+    os.close(fd)
+
+
+def test_a_descriptor_that_cannot_be_closed_is_told(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a file on NFS, whose close writes it."""
+    close, failing = os.close, list[int]()
+
+    def fail(own: int) -> None:
+        close(own)
+        if own in failing:
+            raise OSError(errno.EDQUOT, "quota")
+
+    async def test() -> None:
+        patient = Patient()
+        monkeypatch.setattr(os, "close", fail)
+        async with asyncio.timeout(10):
+            with pytest.raises(OSError, match="quota"):
+                await patient.run(failing.append, fd)
+            failing.clear()
+            assert (await patient.run(os.fstat, fd)).st_size == 0, "the thread lives"
+
+    asyncio.run(test())
+    close(fd)
+
+
+@pytest.mark.parametrize("running", [0, 1])
+def test_threads_that_cannot_be_started_are_tried_again(
+    fd: int, monkeypatch: pytest.MonkeyPatch, running: int
+) -> None:
+    ended, refused = threading.Event(), list[threading.Thread]()
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "patient" and len(refused) < 3:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async def test() -> None:
+        patient = Patient()
+        waiting = [
+            asyncio.create_task(patient.run(lambda _own: ended.wait(30), fd))
+            for _ in range(running)
+        ]
+        await asyncio.sleep(0)
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        async with asyncio.timeout(10):
+            assert (await patient.run(os.fstat, fd)).st_size == 0
+        ended.set()
+        await asyncio.gather(*waiting)
+        assert len(refused) == 3
+
+    asyncio.run(test())
+    os.close(fd)
+
+
+def test_nothing_is_looked_at_while_all_have_begun(fd: int) -> None:
+    ended = threading.Event()
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        waiting = asyncio.create_task(Patient().run(lambda _own: ended.wait(30), fd))
+        await asyncio.sleep(20 * module.HELD_UP)
+        assert not loop._scheduled  # type: ignore[attr-defined]
+        ended.set()
+        await waiting
 
     asyncio.run(test())
     os.close(fd)
