@@ -206,8 +206,8 @@ class Reconciler:
     async def _attempt(self, key: str, forced: bool) -> None:
         async with self._slots:
             row = await self._catalog.pending(key)
-            if row is None:
-                return
+            if row is None or key in self._objects.moving:
+                return  # nothing is to be done, or a copy is being made aside: not one to delete
             self._noted[key] = row.since_ns
             try:
                 await self._process(row, forced)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.unit.vfs.calls import create
 from tests.unit.vfs.harness import DRAIN, Volume
 
 MANY = 1100
+EXCHANGE = 2
 
 
 async def make_directory(volume: Volume, parent: int, name: bytes) -> int:
@@ -108,6 +110,37 @@ def test_it_waits_for_the_links_of_a_tree_that_was_renamed_before_they_were_stor
         assert {f"shown/deep/{number}" for number in range(100)} <= set(volume.bucket.objects)
 
     volume.run(scenario())
+    volume.stop()
+
+
+def test_it_deletes_no_copy_that_is_being_made_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume(tmp_path, passthrough=False, ttl=3600)
+    fs, copy = volume.fs, volume.store.copy
+    syncs: list[asyncio.Task[None]] = []
+
+    async def slow_copy(source: str, target: str, **rest: Any) -> ObjectInfo:
+        info = await copy(source, target, **rest)
+        if target.startswith(".slayerfs/moving/"):
+            sync = fs.fsyncdir(volume.request(), ROOT, 0, False)
+            syncs.append(asyncio.get_running_loop().create_task(sync))
+            for _ in range(100):  # the answer takes longer than all that the sync can do
+                await asyncio.sleep(0)
+        return info
+
+    async def scenario() -> None:
+        await create(volume, b"a", b"one")
+        await create(volume, b"b", b"other")
+        assert await fs.drain(DRAIN) == 0
+        await fs.rename(volume.request(), ROOT, b"a", ROOT, b"b", EXCHANGE)
+        assert await fs.drain(DRAIN) == 0
+        await asyncio.gather(*syncs)
+
+    monkeypatch.setattr(volume.store, "copy", slow_copy)
+    volume.run(scenario())
+    assert syncs
+    assert volume.objects() == {"a": b"other", "b": b"one"}
     volume.stop()
 
 
