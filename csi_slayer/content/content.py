@@ -300,6 +300,7 @@ class Content:
         if self.uploader.name_lost(inode.ino):
             self.spawn(self.uploader.forget(inode.ino))  # the store may be away
         self.objects.clones.pop(inode.ino, None)
+        self.objects.unsure.pop(inode.ino, None)
         self.opened.mappable.discard(inode.ino)
         self.durable.forget(inode.ino)
         if inode.stage is not None:

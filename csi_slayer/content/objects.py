@@ -25,25 +25,17 @@ from csi_slayer.content.opened import OpenInode, OpenInodes
 from csi_slayer.content.options import SCRATCH, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.races import Races
-from csi_slayer.content.settling import settle, settled_mtime
+from csi_slayer.content.retries import NotDeleted
 from csi_slayer.content.small import Source
 from csi_slayer.content.staged import StagedFile, os_errors
-from csi_slayer.content.upload import NotWanted, Uploader, condition_for
-from csi_slayer.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
+from csi_slayer.content.upload import NotWanted, Uploader, condition_for, content_of
+from csi_slayer.errors import ObjectNotFound, PreconditionFailed
 from csi_slayer.store.base import ABSENT, ANY, Condition, ObjectInfo, ObjectStore, is_copy
 from csi_slayer.store.write_token import WRITE_TOKEN
 
 log = structlog.get_logger(__name__)
 
 _SENT = Mark.UNWRITTEN | Mark.SUSPECT
-
-
-class NotDeleted(StoreUnavailable):
-    """Of each of these keys the store has said why, which is noted with it."""
-
-    def __init__(self, reasons: Mapping[str, str]) -> None:
-        self.reasons = reasons
-        super().__init__(f"{len(reasons)} objects not deleted yet")
 
 
 class Objects:
@@ -81,6 +73,8 @@ class Objects:
         """Told that the bytes of the one are those of the other, and nobody has them open here."""
         self.moving: set[str] = set()
         """Temporary keys that are being copied to, for the reconciler to leave alone."""
+        self.unsure: dict[int, tuple[str, tuple[int, int] | None]] = {}
+        """Of what was sent while it may have been written past the page cache: etag and content."""
         self.clones: dict[int, tuple[Source, int]] = {}
         """Staged files that are whole copies of an object, with the mtime when they were."""
 
@@ -150,18 +144,21 @@ class Objects:
         self, inode: Inode, row: Pending, record: OpenInode, staged: StagedFile | OverlayFile
     ) -> None:
         retimed = record.retimed
+        unsure = record.past_cache and record.backing_id != 0
+        record.unsure |= unsure
         with os_errors():
-            if record.users > 1:  # somebody else has it open, perhaps for writing
-                waits, past_cache = self._opened.patient, record.past_cache
-                mtime_ns = await settle(waits, staged.fd, past_cache=past_cache)
-            else:
-                mtime_ns = settled_mtime(staged.fd)
+            mtime_ns = await self._opened.settle(record, staged.fd)
         syncs = record.syncs_begun  # those that begin after it have all that is sent
         if inode.ino in self._opened.mappable:
             # After the stat: a store that comes before this is read, one after it changes the time.
             with os_errors():
                 await asyncio.to_thread(mapped.write_back, staged.fd)
         size = os.fstat(staged.fd).st_size
+        seen = self.unsure.pop(inode.ino, None)  # what comes after this the next look finds
+        content = await content_of(staged.fd, size) if unsure or seen else None
+        if seen is not None and seen == (inode.etag, content) and record.retimed == retimed:
+            await self._catalog.update(inode.ino, stamp=mtime_ns)
+            raise NotWanted
         current = inode._replace(size=size, mtime_ns=mtime_ns)
         values = await self.metadata_of(current)
         values[WRITE_TOKEN] = f"{row.token}-{mtime_ns:x}-{size:x}"
@@ -187,9 +184,12 @@ class Objects:
         )
         if not later:
             self.undurable(inode.ino)
+        if unsure:
+            self.unsure[inode.ino] = info.etag, content
         if isinstance(staged, OverlayFile):
             base = self._open_clean(Source(row.key, info.etag, size, inode.ino))
-            unchanged = record.retimed == retimed and staged.stat().st_mtime_ns == mtime_ns
+            sure = record.retimed == retimed and not unsure
+            unchanged = sure and staged.stat().st_mtime_ns == mtime_ns
             await staged.rebase(base, unchanged=unchanged).close()
             if later:
                 await self.rebased(inode.ino)

@@ -16,6 +16,7 @@ from csi_slayer.catalog import Inode, Mark
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.patient import Patient
+from csi_slayer.content.settling import settle, settled_mtime
 from csi_slayer.content.staged import StagedFile, os_errors
 from csi_slayer.errors import SlayerError
 
@@ -58,7 +59,8 @@ class OpenInode:
     ``backing_id`` is the kernel's, 0 unless ``mode`` is PASSTHROUGH; ``backing_file`` is the local
     file behind it. What is mapped is always in that one, so whenever somebody opens the inode
     ``file`` has to be the same, or the name gets another inode. ``past_cache``: somebody may have
-    the kernel write past the page cache. ``unlinked``: it lost its name while open.
+    the kernel write past the page cache; ``unsure``: something was sent meanwhile. ``unlinked``:
+    it lost its name while open.
     ``retimed``: how often its mtime was set, which then tells nothing of changes.
     ``synced``: of the syncs of the staged file, numbered as they began (``syncs_begun`` is the last
     one's number), the last that ended well. ``growing``: sizes that calls under way make it grow
@@ -74,6 +76,7 @@ class OpenInode:
     backing_id: int = 0
     backing_file: LocalFile = UNKNOWN_FILE
     past_cache: bool = False
+    unsure: bool = False
     unlinked: bool = False
     retimed: int = 0
     syncs_begun: int = 0
@@ -87,6 +90,20 @@ class OpenInode:
         if flags & os.O_ACCMODE != os.O_RDONLY:
             self.writers += 1
             self.past_cache |= bool(flags & os.O_DIRECT)
+
+    def leave(self, *, writable: bool) -> bool:
+        """A handle less. Whether what was sent is to be looked at once more: a write past the page
+        cache that does not wait (libaio, io_uring) sets the mtime when it begins, and has no lock
+        until its bytes are there; but it has its handle."""
+        self.handles -= 1
+        if not writable:
+            return False
+        self.writers -= 1
+        if self.writers or not self.past_cache:
+            return False
+        unsure, self.past_cache, self.unsure = self.unsure, False, False
+        self.retimed += unsure
+        return unsure
 
     def is_backed_by(self, fd: int | None) -> bool:
         """Whether the kernel's backing file, of which there must be one, is this file."""
@@ -153,6 +170,13 @@ class OpenInodes:
         block. Whoever waits with a file of it in hand needs this, or its descriptor may become
         another file's."""
         return Held(self, ino)
+
+    async def settle(self, record: OpenInode, fd: int) -> int:
+        """The mtime of a staged file which the bytes that are read after this call have, and which
+        every later write changes, but one past the page cache. Raises OSError."""
+        if record.users > 1:  # somebody else has it open, perhaps for writing
+            return await settle(self.patient, fd, past_cache=record.past_cache)
+        return settled_mtime(fd)
 
     async def cut(
         self,

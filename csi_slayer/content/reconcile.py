@@ -16,11 +16,11 @@ from collections.abc import Callable
 import structlog
 
 from csi_slayer.catalog import Catalog, Inode, Pending
-from csi_slayer.content.objects import NotDeleted, Objects
+from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.options import ContentOptions
 from csi_slayer.content.rest import Rest
-from csi_slayer.content.retries import RETRY_MEMORY, Retries, reason_of
+from csi_slayer.content.retries import RETRY_MEMORY, NotDeleted, Retries, reason_of
 from csi_slayer.content.tasks import Progress
 from csi_slayer.content.waits import Waits
 from csi_slayer.errors import KeyObstructed, SlayerError, StoreError, StoreUnavailable

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
 
 from csi_slayer.catalog import Pending
-from csi_slayer.content.objects import NotDeleted
-from csi_slayer.errors import PreconditionFailed, SlayerError
+from csi_slayer.errors import PreconditionFailed, SlayerError, StoreUnavailable
 from csi_slayer.observability.complaints import Complaints
 from csi_slayer.observability.secrets import mask_text
 
@@ -21,6 +20,14 @@ up."""
 
 RETRY_MEMORY = 4096
 """Failed keys that are remembered one by one."""
+
+
+class NotDeleted(StoreUnavailable):
+    """Of each of these keys the store has said why, which is noted with it."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        self.reasons = reasons
+        super().__init__(f"{len(reasons)} objects not deleted yet")
 
 
 def reason_of(error: Exception) -> str:

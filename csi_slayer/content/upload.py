@@ -122,6 +122,12 @@ def checksum(fd: int, offset: int, length: int) -> int:
     return digest.intdigest()
 
 
+async def content_of(fd: int, size: int) -> tuple[int, int]:
+    """What two looks at the first ``size`` bytes of a file are compared by. Raises
+    SourceUnreadable."""
+    return size, await asyncio.to_thread(checksum, fd, 0, size)
+
+
 def part_size_for(size: int, wanted: int) -> int:
     """The part size for an object of ``size`` bytes: ``wanted``, or more where S3's limit asks."""
     needed = -(-size // MAX_PARTS)

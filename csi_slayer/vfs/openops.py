@@ -13,7 +13,7 @@ import structlog
 from csi_slayer.cache import SMALL
 from csi_slayer.catalog import Inode, Mark
 from csi_slayer.content.clean import CleanFile
-from csi_slayer.content.opened import UNKNOWN_FILE, File, IoMode, OpenInode, local_file
+from csi_slayer.content.opened import UNKNOWN_FILE, File, IoMode, OpenInode, letting_go, local_file
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile, discarding
 from csi_slayer.errors import FsError, SlayerError, StoreUnavailable
@@ -279,11 +279,18 @@ class OpenOps(NameOps):
         record = self.opened.get(ino)
         if handle is None or record is None:
             return
-        record.handles -= 1
-        if handle.writable:
-            record.writers -= 1
+        if record.leave(writable=handle.writable):
+            with letting_go(ino):
+                await self._look_again(ino)
         await self._late.leaving(record)
         await self._drop(record)
+
+    async def _look_again(self, ino: int) -> None:
+        """Have a file count as changed, though its time tells nothing of it."""
+        inode = await self.catalog.find(ino)
+        if inode is not None and inode.stage is not None:
+            await self.catalog.update(ino, stamp=None)
+            await self.content.note_dirty(inode)
 
     async def _drop(self, record: OpenInode) -> None:
         """One user less; the last one gives back what we hold for the inode, the last handle what
@@ -333,6 +340,7 @@ class OpenOps(NameOps):
             record = self.opened.use(handle.ino)
             record.unlinked = inode.nlink == 0
             record.hold(handle.flags)
+            record.unsure = record.past_cache  # what the one before has sent
             if handle.mode in (IoMode.PASSTHROUGH, IoMode.CACHED):
                 record.mode = handle.mode
             elif handle.backing_id:

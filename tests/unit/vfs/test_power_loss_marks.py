@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from csi_slayer.catalog import Mark
-from csi_slayer.content import overlay
+from csi_slayer.content import overlay, settling
 from csi_slayer.content.overlay import BLOCK, OverlayFile
 from csi_slayer.content.threads import to_its_end
 from csi_slayer.errors import FsError
@@ -55,6 +55,7 @@ def test_synced_and_written_before_an_upload_looks_at_the_file(
         return await run(*args)
 
     with monkeypatch.context() as patch:
+        patch.setattr(settling, "is_at_rest", lambda _fd: False)
         patch.setattr(patient, "run", late)
         volume.run(volume.fs.content.reconciler.settle("f"))
     assert volume.objects()["f"].startswith(b"SECOND")

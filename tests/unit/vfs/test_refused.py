@@ -14,7 +14,6 @@ from structlog.testing import capture_logs
 
 from csi_slayer.catalog import ROOT, Pending
 from csi_slayer.content import reconcile, retries
-from csi_slayer.content.objects import NotDeleted
 from csi_slayer.errors import AccessDenied, StoreUnavailable
 from csi_slayer.observability.complaints import AGAIN
 from tests.unit.vfs.harness import Volume
@@ -171,7 +170,7 @@ def test_deletions_that_go_on_failing_are_tried_less_and_less_often(
 @pytest.mark.parametrize("each", [True, False])
 def test_the_log_does_not_grow_with_each_deletion_that_fails_again(each: bool) -> None:
     """A bucket that may be written to and not deleted from, and somebody removes a tree."""
-    error = NotDeleted({"old": "AccessDenied"}) if each else AccessDenied("no")
+    error = retries.NotDeleted({"old": "AccessDenied"}) if each else AccessDenied("no")
     noted = retries.Retries()
 
     def lines(attempts: int) -> int:
@@ -198,7 +197,7 @@ def test_a_reason_that_is_new_is_told_however_often_a_key_had_failed_before(
             for key in "abc":
                 noted.tell(key, 1000, StoreUnavailable("away"))
                 noted.tell(key, 1001, AccessDenied("revoked"))
-            noted.tell_deletions(rows, NotDeleted({"old": "refused", "older": "refused"}))
+            noted.tell_deletions(rows, retries.NotDeleted({"old": "refused", "older": "refused"}))
             noted.tell_deletions(rows, AccessDenied("revoked"))
             now += AGAIN
     lines = [(line.get("key"), line["error"]) for line in logs]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,9 @@ from csi_slayer.cache.filesystem import file_system
 from csi_slayer.catalog import ROOT
 from csi_slayer.content import settling
 from csi_slayer.content.settling import is_at_rest, settled_mtime, wait_for_writes
+from csi_slayer.store.base import ObjectInfo
 from tests.unit.vfs.harness import Volume
+from tests.unit.vfs.memory_store import MemoryStore
 
 MIB = 1 << 20
 
@@ -115,6 +119,96 @@ def test_writes_past_the_page_cache_are_waited_for(
         assert bool(waited) == bool(flags & os.O_DIRECT)
         volume.die()
         volume.start(taken_over=True)
+    volume.stop()
+
+
+class LateWrite:
+    """Bytes that come after their mtime and without a lock, as of an asynchronous write past the
+    page cache."""
+
+    def __init__(self, volume: Volume, flags: int = os.O_RDWR | os.O_DIRECT) -> None:
+        self.volume = volume
+        name = volume.fs.create(volume.request(), ROOT, b"f", 0o644, flags)
+        entry, self.opened = volume.run(name)
+        assert entry.attr is not None
+        self.ino = entry.attr.ino
+        os.pwrite(self.fd, b"early", 0)
+
+    @property
+    def fd(self) -> int:
+        return self.volume.kernel.backing[self.opened.backing_id]
+
+    def come(self) -> None:
+        before = os.fstat(self.fd)
+        os.pwrite(self.fd, b"later", 0)
+        os.utime(self.fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    def flush(self) -> None:
+        self.volume.run(self.volume.fs.flush(self.volume.request(), self.ino, self.opened.fh))
+
+    def release(self) -> None:
+        self.volume.run(self.volume.fs.release(self.volume.request(), self.ino, self.opened.fh))
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+@pytest.mark.parametrize("reader", [False, True])
+def test_bytes_that_came_past_the_page_cache_after_they_were_sent(
+    tmp_path: Path, taken_over: bool, reader: bool
+) -> None:
+    volume = Volume(tmp_path, passthrough=True, ttl=3600)
+    write = LateWrite(volume)
+    if reader:
+        volume.run(volume.fs.open(volume.request(), write.ino, os.O_RDONLY))
+    write.flush()
+    assert volume.objects()["f"] == b"early"
+    if taken_over:
+        volume.die()
+        volume.start(taken_over=True)
+    write.come()
+    write.flush()  # of another descriptor: nothing tells of them
+    write.release()
+    volume.run(asyncio.sleep(60))
+    assert volume.objects()["f"] == b"later"
+    volume.stop()
+
+
+def test_bytes_that_came_past_the_page_cache_at_the_last_close_of_one_being_sent(
+    tmp_path: Path,
+) -> None:
+    volume = Volume(tmp_path, passthrough=True, ttl=3600)
+    write = LateWrite(volume)
+    put = MemoryStore.put
+
+    async def release(store: MemoryStore, *args: Any, **kwargs: Any) -> ObjectInfo:
+        patch.undo()
+        info = await put(store, *args, **kwargs)
+        write.come()
+        await volume.fs.release(volume.request(), write.ino, write.opened.fh)
+        return info
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryStore, "put", release)
+        write.flush()
+    volume.run(asyncio.sleep(60))
+    assert volume.objects()["f"] == b"later"
+    volume.stop()
+
+
+@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_RDWR | os.O_DIRECT])
+def test_what_was_sent_is_not_sent_again_if_no_bytes_came_after_it(
+    tmp_path: Path, flags: int
+) -> None:
+    volume = Volume(tmp_path, passthrough=True, ttl=3600)
+    write = LateWrite(volume, flags)
+    write.flush()
+    etag = volume.bucket.objects["f"].etag
+    write.release()
+    volume.run(asyncio.sleep(60))
+    assert volume.bucket.objects["f"].etag == etag
+    inode = volume.run(volume.fs.catalog.get(write.ino))
+    assert inode.stage is None, "it is a segment now"
+    assert not volume.run(volume.fs.catalog.pendings_around("f", 10))
+    assert not volume.fs.content.objects.unsure
     volume.stop()
 
 
