@@ -30,6 +30,7 @@ from csi_slayer.worker import spec as specs
 from csi_slayer.worker.control import ControlServer
 from csi_slayer.worker.events import Events
 from csi_slayer.worker.housekeeping import Housekeeping
+from csi_slayer.worker.measure import Measuring
 from csi_slayer.worker.operations import operations
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Mount:
         self.restarts = restarts
         self.started = time.time()
         self.live = specs.live_options(config)
+        self.measuring = Measuring(self.live, self._read_tree)
         self.metrics = Metrics(**{"volume": spec.volume, **spec.labels})
         self.events = Events(self.metrics)
         self.session: Session | Pyfuse3Session | None = None
@@ -179,8 +181,9 @@ class Mount:
             await self._serve_metrics(self.config.metrics.listen)
         keeper = asyncio.create_task(Housekeeping(self).run())
         self._stack.callback(keeper.cancel)
+        self._stack.push_async_callback(self.measuring.close)
         if self.config.volume.quota is not None:
-            self.measure()
+            self.measuring.begin()
 
     async def _serve_metrics(self, listen: str) -> None:
         try:
@@ -193,11 +196,7 @@ class Mount:
         else:
             self._stack.push_async_callback(server.close)
 
-    def measure(self) -> None:
-        """A quota needs the sum of all sizes: read the whole tree once, in the background."""
-        self.fs.spawn(self._measure())
-
-    async def _measure(self) -> None:
+    async def _read_tree(self) -> None:
         await self.fs.refresh.ensure_tree(await self.fs.directory(1))
 
     async def serve(self) -> int:

@@ -50,7 +50,7 @@ async def apply(mount: Mount, new: MountConfig) -> tuple[str, ...]:
     mount.live.set(live_options(new))
     mount.config = new
     if mount.live.quota is not None and not had_quota:
-        mount.measure()
+        mount.measuring.begin()
     if changes.credentials or changes.live:
         # What the old credentials were refused, or what rested under the old policy.
         mount.fs.content.reconciler.retry()

@@ -169,6 +169,8 @@ _LIMITS = (
     ("files fetched at once by `csi-slayer warm`", "worker.warm", "FILES_AT_ONCE", _COUNT),
     ("`csi-slayer mount` waits for the volume", "cli.mount", "START_TIMEOUT", _SECONDS),
     ("an unmounted volume's worker goes on uploading", "worker.mount", "DRAIN", _SECONDS),
+    ("longest pause before a tree is read again of which, for a quota, all could not be listed",
+     "worker.measure", "PAUSE_MAX", _SECONDS),
     ("failing keys that `csi-slayer status` shows", "worker.status", "ERRORS_SHOWN", _COUNT),
     ("who has an older answer waits for a newer one of a store that may be away", "vfs.patience",
      "PATIENCE", _SECONDS),

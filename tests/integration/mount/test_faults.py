@@ -25,7 +25,7 @@ from tests.support.faults import (
     Truncate,
     WrongLength,
 )
-from tests.support.mounts import TestMount
+from tests.support.mounts import TestMount, wait_for
 from tests.support.servers import S3Server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -334,3 +334,15 @@ def test_a_store_that_is_full_says_so(faulty: Faulty) -> None:
     faulty.proxy.remove(rule)
     mount.wait_idle()
     assert faulty.get("new") == SMALL
+
+
+def test_a_quota_counts_what_could_not_be_listed_at_first(faulty: Faulty) -> None:
+    faulty.put("denied/large", LARGE)
+    rule = faulty.proxy.inject(Status(403, "AccessDenied"), path=r"prefix=denied(%2F|/)")
+    mount = faulty.mount(f"volume.quota={len(LARGE) + 1000}")
+    wait_for(lambda: rule.hits, what="the tree to be read")
+    faulty.proxy.remove(rule)
+    wait_for(lambda: mount.status()["used_bytes"] == len(LARGE), what="all to be counted")
+    with pytest.raises(OSError) as caught:
+        (mount.root / "new").write_bytes(bytes(2000))
+    assert caught.value.errno == errno.ENOSPC
