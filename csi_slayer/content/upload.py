@@ -21,6 +21,7 @@ import xxhash
 from csi_slayer.catalog import Catalog
 from csi_slayer.content.locks import Locks
 from csi_slayer.content.overlay import OverlayFile
+from csi_slayer.content.patient import Patient, read_small
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.content.tasks import together
 from csi_slayer.errors import (
@@ -150,6 +151,7 @@ class Uploader:
 
     def __init__(self, store: ObjectStore, catalog: Catalog, part_size: int) -> None:
         self._store = store
+        self._patient = Patient()
         self._catalog = catalog
         self.part_size = max(part_size, store.part_minimum)
         self._ahead: dict[int, Multipart] = {}
@@ -196,7 +198,7 @@ class Uploader:
                 await file.bring_all()
             if size <= SINGLE:
                 with reading():
-                    body = os.pread(file.fd, size, 0)
+                    body = await read_small(self._patient, file.fd, size)
                 if len(body) < size:
                     raise NotWanted
                 return await self._store.put(key, body, condition=condition, metadata=metadata)

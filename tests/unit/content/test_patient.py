@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from csi_slayer.content import patient as module
-from csi_slayer.content.patient import THREADS, Patient
+from csi_slayer.content.patient import THREADS, Patient, read_small
 
 
 @pytest.fixture
@@ -241,6 +241,31 @@ def test_nothing_is_looked_at_while_all_have_begun(fd: int) -> None:
         assert not loop._scheduled  # type: ignore[attr-defined]
         ended.set()
         await waiting
+
+    asyncio.run(test())
+    os.close(fd)
+
+
+def test_a_file_that_is_being_written_is_read_while_the_loop_goes_on(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on XFS, where a read waits for a write, and that maybe for a page that the loop brings."""
+    os.pwrite(fd, b"content", 0)
+    read, written = os.pread, threading.Event()
+
+    def refuse(*_args: object) -> int:
+        raise BlockingIOError
+
+    def wait(*args: int) -> bytes:
+        assert written.wait(5)
+        return read(*args)
+
+    async def test() -> None:
+        assert await read_small(Patient(), fd, 7) == b"content"
+        monkeypatch.setattr(os, "preadv", refuse)
+        monkeypatch.setattr(os, "pread", wait)
+        asyncio.get_running_loop().call_later(0.01, written.set)
+        assert await read_small(Patient(), fd, 9) == b"content"
 
     asyncio.run(test())
     os.close(fd)

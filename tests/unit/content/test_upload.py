@@ -402,13 +402,14 @@ def test_a_staged_copy_that_cannot_be_read_is_an_error_of_its_own(
 ) -> None:
     """One that is noted with the file, as those of the store are."""
 
-    def pread(*_values: object) -> bytes:
+    def pread(*_values: object) -> Any:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     async def run() -> None:
         async with bench(tmp_path) as it:
             it.write(0, bytes(size))
             monkeypatch.setattr(os, "pread", pread)
+            monkeypatch.setattr(os, "preadv", pread)
             with pytest.raises(SourceUnreadable, match="Input/output error"):
                 await it.uploader.send(7, "key", it.file, size, ANY, {})
             assert it.sent == []
