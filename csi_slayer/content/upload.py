@@ -27,6 +27,7 @@ from csi_slayer.content.tasks import together
 from csi_slayer.errors import (
     PreconditionFailed,
     SlayerError,
+    SourceShort,
     StoreError,
     StoreUnavailable,
     StoreUnsupported,
@@ -176,8 +177,8 @@ class Uploader:
             async with lock:
                 try:
                     return await self._send(ino, key, file, size, condition, metadata)
-                except StoreError:
-                    if file.size < size:
+                except StoreError as error:
+                    if isinstance(error, SourceShort) or file.size < size:
                         raise NotWanted from None  # cut off while it was being read
                     raise
 

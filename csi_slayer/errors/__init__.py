@@ -16,6 +16,7 @@
     │   │   └── DescriptorsUsedUp    ENFILE        UNAVAILABLE  this process has none to ask with
     │   ├── StoreIntegrityError      EIO           DATA_LOSS    truncated body, wrong length or etag
     │   ├── SourceUnreadable         EIO           INTERNAL     the local file that was to be sent
+    │   │   └── SourceShort          EIO           INTERNAL     it was cut off meanwhile
     │   └── StoreUnsupported         EOPNOTSUPP    UNIMPLEMENTED
     │       └── KeyObstructed        an object is where a directory has to be, or the reverse
     ├── CatalogError                 EIO           INTERNAL     SQLite says no
@@ -133,6 +134,13 @@ class SourceUnreadable(StoreError):
     has nothing to do with it."""
 
     grpc_code = "INTERNAL"
+
+
+class SourceShort(SourceUnreadable):
+    """The local file that was to be sent ended before what was announced."""
+
+    def __init__(self) -> None:
+        super().__init__("the file to send is shorter than announced")
 
 
 class StoreUnsupported(StoreError):

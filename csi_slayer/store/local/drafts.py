@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from csi_slayer.errors import KeyObstructed, PreconditionFailed, StoreError
+from csi_slayer.errors import KeyObstructed, PreconditionFailed, SourceShort
 from csi_slayer.store.base import Condition, ObjectInfo
 from csi_slayer.store.local.attributes import Extra, etag_of, mtime_of
 from csi_slayer.store.local.names import Place
@@ -60,7 +60,7 @@ class Draft:
             view = view[count:]
 
     def append_file(self, source: int, offset: int, length: int) -> None:
-        """Append a file's range, in the kernel where it can. Raises StoreError if it is short."""
+        """Append a file's range, in the kernel where it can. Raises SourceShort."""
         done = 0
         in_kernel = True
         while done < length:
@@ -80,7 +80,7 @@ class Draft:
                 self.write(data)
                 count = len(data)
             if count == 0:
-                raise StoreError("the file to send is shorter than announced")
+                raise SourceShort
             done += count
 
     def _written(self, count: int) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 
-from csi_slayer.errors import SourceUnreadable
+from csi_slayer.errors import SourceShort
 from csi_slayer.store.s3.answer import Answer
 from csi_slayer.store.s3.engine import Engine
 from csi_slayer.store.s3.errors import ExpectationRefused
@@ -69,7 +69,7 @@ class FileBody:
             with reading():
                 count = await asyncio.to_thread(_read_fully, self._fd, self._offset, data)
         if count < self._length:
-            raise SourceUnreadable("the file to send is shorter than announced")
+            raise SourceShort
         return bytes(data)
 
 

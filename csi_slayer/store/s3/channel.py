@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 
-from csi_slayer.errors import SourceUnreadable, StoreIntegrityError
+from csi_slayer.errors import SourceShort, StoreIntegrityError
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.answer import MOST_HEAD_BYTES, Answer, AnswerReader, BadAnswer
 from csi_slayer.store.s3.halt import Halt
@@ -114,7 +114,7 @@ class Channel:
                         return False
                 count = self._send_some(sock, fd, offset + sent, length - sent)
                 if count == 0:
-                    raise SourceUnreadable("the file to send is shorter than announced")
+                    raise SourceShort
                 sent += count
                 self.moved += count
         except BlockingIOError as error:

@@ -416,3 +416,19 @@ def test_a_staged_copy_that_cannot_be_read_is_an_error_of_its_own(
             assert await it.catalog.uploads() == []
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("size", [2 << 20, 2 * PART])
+def test_one_that_was_cut_off_while_it_was_read_and_has_grown_since_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    async def run() -> None:
+        async with bench(tmp_path) as it:
+            it.write(0, bytes(size))
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "copy_file_range", lambda *_values: 0)
+                with pytest.raises(NotWanted):
+                    await it.uploader.send(7, "key", it.file, size, ANY, {})
+            assert await it.send() == bytes(size)
+
+    asyncio.run(run())
