@@ -217,7 +217,7 @@ class _Exposition(Collector):
     def _requests(self) -> Metric:
         family = HistogramMetricFamily(
             "slayerfs_store_request_seconds",
-            "time of one attempt of a store request",
+            "time of one attempt of a store request; status 499: the worker itself gave it up",
             labels=["operation", "status"],
         )
         for name, meter in self._metrics.store_requests().items():

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
+
+GIVEN_UP: Final = 499
+"""In place of the HTTP status: whoever asked was cancelled before the answer was there (a read
+ahead that nobody wants any more), which says nothing about the store. Servers' logs call it so."""
 
 
 class RequestObserver(Protocol):
     """Told of every attempt of every request, also of those that fail.
 
     ``op`` is the S3 operation (``GetObject``, ``UploadPart``...), ``status`` the HTTP status or
-    None if no answer came, ``seconds`` from the first byte sent to the last one received, ``sent``
-    and ``received`` body bytes. Called on the event loop; must not block or raise.
+    GIVEN_UP, or None if no answer came, ``seconds`` from the first byte sent to the last one
+    received, ``sent`` and ``received`` body bytes. Called on the event loop; must not block or
+    raise.
     """
 
     def on_request(

@@ -6,6 +6,7 @@ import time
 
 from csi_slayer.observability.metrics import Metrics, OperationMeter, RequestMeter
 from csi_slayer.observability.tracing import AttributeValue, NullTracer, Tracer
+from csi_slayer.store.observe import GIVEN_UP
 
 
 class StoreHealth:
@@ -63,7 +64,7 @@ class Events:
         if meter is None:
             meter = self._requests[op] = self._metrics.store_request(op)
         meter.record("no answer" if status is None else status, seconds)
-        if status is not None:
+        if status not in (None, GIVEN_UP):
             self.store.answered()
         if sent:
             self._metrics.store_sent_bytes.add(sent)
@@ -72,7 +73,10 @@ class Events:
         if self.tracer.enabled:
             said: dict[str, AttributeValue] = {"sent": sent, "received": received}
             failure = "no answer"
-            if status is not None:
+            if status == GIVEN_UP:
+                said["given_up"] = True
+                failure = ""
+            elif status is not None:
                 said["http.response.status_code"] = status
                 failure = f"HTTP {status}" if status >= 500 else ""
             self.tracer.record(f"s3.{op}", seconds, said, failure)

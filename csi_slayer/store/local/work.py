@@ -19,7 +19,7 @@ from csi_slayer.errors import (
     StoreUnsupported,
 )
 from csi_slayer.store.local.oserrors import translated
-from csi_slayer.store.observe import RequestObserver
+from csi_slayer.store.observe import GIVEN_UP, RequestObserver
 from csi_slayer.store.stop import StopFlag, Stopped
 from csi_slayer.store.threads import run_in_thread
 
@@ -76,6 +76,9 @@ class WorkThreads:
                 status = 200
                 received = _body_length(result)
                 return result
+            except asyncio.CancelledError:
+                status = GIVEN_UP
+                raise
             except Stopped:
                 raise StoreUnavailable(f"{what}: the store is closed") from None
             except StoreError as error:

@@ -17,7 +17,7 @@ from csi_slayer.errors import (
     StoreIntegrityError,
     StoreUnsupported,
 )
-from csi_slayer.store.observe import RequestObserver
+from csi_slayer.store.observe import GIVEN_UP, RequestObserver
 from csi_slayer.store.retry import RetryPolicy, Transient
 from csi_slayer.store.s3.answer import Answer, AnswerReader
 from csi_slayer.store.s3.credentials import Credentials
@@ -130,9 +130,12 @@ class Engine:
         try:
             answer = await self._pool.request(head, request.body, reader)
             status, received = answer.status, len(answer.body)
+        except asyncio.CancelledError:
+            status = GIVEN_UP
+            raise
         finally:
             seconds = time.monotonic() - started
-            sent = 0 if status is None else len(request.body)
+            sent = 0 if status in (None, GIVEN_UP) else len(request.body)
             self._observer.on_request(request.op, status, seconds, sent, received)
         if answer.status in (200, 204, 206):
             return answer
@@ -164,6 +167,9 @@ class Engine:
         try:
             answer = await self._transfers.run(work)
             status = answer.status
+        except asyncio.CancelledError:
+            status = GIVEN_UP
+            raise
         finally:
             seconds = time.monotonic() - started
             self._observer.on_request(request.op, status, seconds, sent, moved() - before)

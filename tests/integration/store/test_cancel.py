@@ -13,8 +13,10 @@ import pytest
 
 from csi_slayer.errors import ObjectNotFound, StoreUnavailable
 from csi_slayer.store.base import ABSENT, ObjectStore
+from csi_slayer.store.observe import GIVEN_UP
 from tests.integration.store.conftest import Run
 from tests.integration.store.proxies import ResettableProxy
+from tests.integration.store.recorder import Recorder
 from tests.integration.store.sinks import MemorySink
 from tests.integration.store.stores import open_store, options_for
 from tests.support.faults import Blackhole, Delay, LoseAnswer
@@ -95,7 +97,9 @@ def test_a_transfer_that_waits_for_the_server_is_woken(
 ) -> None:
     bucket = versitygw.create_bucket()
     with ResettableProxy(versitygw.endpoint) as proxy:
-        store = run(open_store(f"s3://{bucket}", options_for(versitygw, endpoint=proxy.endpoint)))
+        told = Recorder()
+        options = options_for(versitygw, endpoint=proxy.endpoint, observer=told)
+        store = run(open_store(f"s3://{bucket}", options))
 
         async def body() -> None:
             fd = file_of(BIG)
@@ -115,6 +119,8 @@ def test_a_transfer_that_waits_for_the_server_is_woken(
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
+            # Not that the store gave no answer: alerts count that.
+            assert told.calls[-1][:2] == (kind, GIVEN_UP)
             proxy.heal()
             await work()
             await store.abort_multipart("multi", upload)
@@ -127,7 +133,8 @@ def test_a_transfer_that_waits_for_the_server_is_woken(
 def test_a_cancelled_small_request_gives_its_place_back(run: Run[Any], versitygw: S3Server) -> None:
     bucket = versitygw.create_bucket()
     with ResettableProxy(versitygw.endpoint) as proxy:
-        options = options_for(versitygw, endpoint=proxy.endpoint, max_connections=2)
+        told = Recorder()
+        options = options_for(versitygw, endpoint=proxy.endpoint, max_connections=2, observer=told)
         store = run(open_store(f"s3://{bucket}", options))
 
         async def body() -> None:
@@ -138,6 +145,7 @@ def test_a_cancelled_small_request_gives_its_place_back(run: Run[Any], versitygw
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             assert all(task.cancelled() for task in tasks)
+            assert {call[:2] for call in told.calls} == {("HeadObject", GIVEN_UP)}
             proxy.remove(rule)
             answers = await asyncio.gather(
                 *[store.head("key") for _ in range(6)], return_exceptions=True

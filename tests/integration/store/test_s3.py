@@ -15,6 +15,7 @@ from botocore.config import Config
 from csi_slayer.errors import PreconditionFailed, StoreUnavailable
 from csi_slayer.store.options import CredentialOptions
 from tests.integration.store.conftest import Run
+from tests.integration.store.recorder import Recorder
 from tests.integration.store.sinks import MemorySink
 from tests.integration.store.stores import open_s3, options_for
 from tests.support.faultproxy import FaultProxy
@@ -24,27 +25,6 @@ pytestmark = pytest.mark.integration
 
 BIG = random.Random(17).randbytes((11 << 20) + 99)
 FileOf = Callable[[bytes], int]
-
-
-class Recorder:
-    """Remembers what it is told."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, int | None, int, int]] = []
-        self.retries = 0
-        self.failures: list[str] = []
-
-    def on_request(
-        self, op: str, status: int | None, seconds: float, sent: int, received: int
-    ) -> None:
-        assert seconds >= 0
-        self.calls.append((op, status, sent, received))
-
-    def on_retry(self) -> None:
-        self.retries += 1
-
-    def on_failure(self, reason: str) -> None:
-        self.failures.append(reason)
 
 
 def test_objects_too_large_for_one_copy(

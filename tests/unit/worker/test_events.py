@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from csi_slayer.observability import Metrics
+from csi_slayer.store.observe import GIVEN_UP
 from csi_slayer.worker.events import Events
 from tests.support.spans import recording
 
@@ -26,3 +27,15 @@ def test_a_request_that_failed_is_a_span_that_failed(
     assert (span.status.status_code.name == "ERROR") is (failure is not None)
     assert span.attributes.get("http.response.status_code") == status
     assert span.attributes["received"] == 7
+
+
+def test_a_request_that_we_gave_up_is_no_failure_and_no_answer() -> None:
+    events = Events(Metrics(volume="v"))
+    events.tracer, exporter = recording()
+    events.on_failure("away")
+    events.on_request("GetObject", GIVEN_UP, 0.5, 0, 7)
+    (span,) = exporter.get_finished_spans()
+    assert span.status.status_code.name == "UNSET"
+    assert span.attributes["given_up"] is True
+    assert "http.response.status_code" not in span.attributes
+    assert not events.store.answers
