@@ -140,7 +140,10 @@ class Connection(Section):
         default=60.0, description="how long one operation is retried before it fails"
     )
     transfer_threads: int = Field(
-        default=4, ge=1, le=64, description="threads that move bulk data between S3 and files"
+        default=4,
+        ge=1,
+        le=64,
+        description="threads that move bulk data from S3 into files, and as many from files to S3",
     )
     max_connections: int = Field(
         default=64, ge=1, le=1024, description="most connections to the store at a time"

@@ -69,7 +69,7 @@ class Content:
         self.conflicts: Conflicts = cache.conflicts(options.volume)
         self.smalls = SmallFetcher(store, cache, self._learned)
         self.transfers = Transfers(options.readahead_transfers, options.live)
-        self.uploader = Uploader(store, catalog, options.part_size)
+        self.uploader = Uploader(store, catalog, self.opened, options.part_size)
         self.races = Races(
             store, catalog, self.staging, self.conflicts, self.opened, events, changed
         )

@@ -28,7 +28,7 @@ from csi_slayer.content.races import Races
 from csi_slayer.content.retries import NotDeleted
 from csi_slayer.content.small import Source
 from csi_slayer.content.staged import StagedFile, os_errors
-from csi_slayer.content.upload import NotWanted, Uploader, condition_for, content_of
+from csi_slayer.content.upload import NotWanted, Uploader, condition_for
 from csi_slayer.errors import ObjectNotFound, PreconditionFailed
 from csi_slayer.store.base import ABSENT, ANY, Condition, ObjectInfo, ObjectStore, is_copy
 from csi_slayer.store.write_token import WRITE_TOKEN
@@ -73,8 +73,8 @@ class Objects:
         """Told that the bytes of the one are those of the other, and nobody has them open here."""
         self.moving: set[str] = set()
         """Temporary keys that are being copied to, for the reconciler to leave alone."""
-        self.unsure: dict[int, tuple[str, tuple[int, int] | None]] = {}
-        """Of what was sent while it may have been written past the page cache: etag and content."""
+        self.unsure: dict[int, tuple[str, int, int]] = {}
+        """Etag, size, checksum of what was sent while it could be written past the page cache."""
         self.clones: dict[int, tuple[Source, int]] = {}
         """Staged files that are whole copies of an object, with the mtime when they were."""
 
@@ -155,8 +155,8 @@ class Objects:
                 await asyncio.to_thread(mapped.write_back, staged.fd)
         size = os.fstat(staged.fd).st_size
         seen = self.unsure.pop(inode.ino, None)  # what comes after this the next look finds
-        content = await content_of(staged.fd, size) if unsure or seen else None
-        if seen is not None and seen == (inode.etag, content) and record.retimed == retimed:
+        content = await self._uploader.checksum(staged.fd, 0, size) if unsure or seen else 0
+        if seen == (inode.etag, size, content) and record.retimed == retimed:
             await self._catalog.update(inode.ino, stamp=mtime_ns)
             raise NotWanted
         current = inode._replace(size=size, mtime_ns=mtime_ns)
@@ -185,7 +185,7 @@ class Objects:
         if not later:
             self.undurable(inode.ino)
         if unsure:
-            self.unsure[inode.ino] = info.etag, content
+            self.unsure[inode.ino] = info.etag, size, content
         if isinstance(staged, OverlayFile):
             base = self._open_clean(Source(row.key, info.etag, size, inode.ino))
             sure = record.retimed == retimed and not unsure

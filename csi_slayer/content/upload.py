@@ -20,8 +20,9 @@ import xxhash
 
 from csi_slayer.catalog import Catalog
 from csi_slayer.content.locks import Locks
+from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.overlay import OverlayFile
-from csi_slayer.content.patient import Patient, read_small
+from csi_slayer.content.patient import read_small
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.content.tasks import together
 from csi_slayer.errors import (
@@ -124,12 +125,6 @@ def checksum(fd: int, offset: int, length: int) -> int:
     return digest.intdigest()
 
 
-async def content_of(fd: int, size: int) -> tuple[int, int]:
-    """What two looks at the first ``size`` bytes of a file are compared by. Raises
-    SourceUnreadable."""
-    return size, await asyncio.to_thread(checksum, fd, 0, size)
-
-
 def part_size_for(size: int, wanted: int) -> int:
     """The part size for an object of ``size`` bytes: ``wanted``, or more where S3's limit asks."""
     needed = -(-size // MAX_PARTS)
@@ -150,9 +145,11 @@ class NotWanted(Exception):
 class Uploader:
     """Sends staged files; knows nothing of names or of when to do it."""
 
-    def __init__(self, store: ObjectStore, catalog: Catalog, part_size: int) -> None:
+    def __init__(
+        self, store: ObjectStore, catalog: Catalog, opened: OpenInodes, part_size: int
+    ) -> None:
         self._store = store
-        self._patient = Patient()
+        self._opened = opened
         self._catalog = catalog
         self.part_size = max(part_size, store.part_minimum)
         self._ahead: dict[int, Multipart] = {}
@@ -162,6 +159,10 @@ class Uploader:
         self._copies = True  # until the store says that it cannot
         self._locks = Locks[int]()
         """One upload of a file at a time: sending ahead and the real one never overlap."""
+
+    async def checksum(self, fd: int, offset: int, length: int) -> int:
+        """:func:`checksum` in a thread of those that wait for writes, as reading does on XFS."""
+        return await self._opened.patient.run(lambda own: checksum(own, offset, length), fd)
 
     async def send(
         self,
@@ -199,7 +200,7 @@ class Uploader:
                 await file.bring_all()
             if size <= SINGLE:
                 with reading():
-                    body = await read_small(self._patient, file.fd, size)
+                    body = await read_small(self._opened.patient, file.fd, size)
                 if len(body) < size:
                     raise NotWanted
                 return await self._store.put(key, body, condition=condition, metadata=metadata)
@@ -310,7 +311,7 @@ class Uploader:
                     upload.parts[number] = Part(number, etag, length, 0)
                     return
             await file.bring_range(offset, length)
-        value = await asyncio.to_thread(checksum, file.fd, offset, length)
+        value = await self.checksum(file.fd, offset, length)
         done = upload.parts.get(number)
         if done is not None and (done.length, done.checksum) == (length, value):
             return
@@ -325,7 +326,7 @@ class Uploader:
         if it still is so afterwards."""
         await self._send_part(upload, file, number, self.part_size)
         offset = (number - 1) * self.part_size
-        value = await asyncio.to_thread(checksum, file.fd, offset, self.part_size)
+        value = await self.checksum(file.fd, offset, self.part_size)
         if upload.parts[number].checksum != value:
             del upload.parts[number]
 

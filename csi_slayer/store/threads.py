@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -31,3 +31,20 @@ async def run_in_thread(executor: Executor, work: Callable[[], T], stop: Callabl
         if not waiter.cancelled():
             waiter.exception()  # retrieved: nobody will ask
         raise
+
+
+class Crew:
+    """Threads for work of one kind; what exceeds them waits its turn.
+
+    What is sent has threads of its own: it is read from files that programs write to, and on a file
+    system that reads under the lock of a write (XFS) that waits for them, and they may wait for a
+    page of the mount that is to be fetched. Nor does a fetch wait its turn behind long uploads.
+    """
+
+    def __init__(self, threads: int, name: str) -> None:
+        self.turns = asyncio.Semaphore(threads)
+        self.executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    async def end(self) -> None:
+        """Return when the threads have ended."""
+        await asyncio.to_thread(self.executor.shutdown)

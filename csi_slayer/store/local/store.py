@@ -137,7 +137,12 @@ class LocalStore:
     ) -> ObjectInfo:
         """An object from a file."""
         return await self._put(
-            key, lambda draft: draft.append_file(fd, 0, length), length, condition, metadata
+            key,
+            lambda draft: draft.append_file(fd, 0, length),
+            length,
+            condition,
+            metadata,
+            from_file=True,
         )
 
     async def _put(
@@ -147,6 +152,8 @@ class LocalStore:
         size: int,
         condition: Condition,
         metadata: Mapping[str, str] | None,
+        *,
+        from_file: bool = False,
     ) -> ObjectInfo:
         place = place_of(key)
         return await self._threads.run(
@@ -154,6 +161,7 @@ class LocalStore:
             key,
             lambda stop: writes.put(self._tree, place, fill, size, condition, metadata, stop.check),
             size,
+            from_file=from_file,
         )
 
     async def create_multipart(self, key: str, *, metadata: Mapping[str, str] | None = None) -> str:
@@ -180,6 +188,7 @@ class LocalStore:
                 stop.check,
             ),
             length,
+            from_file=True,
         )
 
     async def upload_part_copy(

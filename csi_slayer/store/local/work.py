@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from csi_slayer.errors import (
@@ -21,7 +20,7 @@ from csi_slayer.errors import (
 from csi_slayer.store.local.oserrors import translated
 from csi_slayer.store.observe import GIVEN_UP, RequestObserver
 from csi_slayer.store.stop import StopFlag, Stopped
-from csi_slayer.store.threads import run_in_thread
+from csi_slayer.store.threads import Crew, run_in_thread
 
 T = TypeVar("T")
 
@@ -40,8 +39,8 @@ class WorkThreads:
     """Runs blocking work; what exceeds the threads waits its turn."""
 
     def __init__(self, threads: int, observer: RequestObserver) -> None:
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="local-store")
-        self._turns = asyncio.Semaphore(threads)
+        self._sending = Crew(threads, "local-send")
+        self._others = Crew(threads, "local-store")
         self._observer = observer
         self._active: set[StopFlag] = set()
         self._closed = False
@@ -52,8 +51,17 @@ class WorkThreads:
         """Grows while work is done, and from piece to piece of it."""
         return self._done + sum(stop.checks for stop in self._active)
 
-    async def run(self, op: str, key: str, work: Callable[[StopFlag], T], sent: int = 0) -> T:
+    async def run(
+        self,
+        op: str,
+        key: str,
+        work: Callable[[StopFlag], T],
+        sent: int = 0,
+        *,
+        from_file: bool = False,
+    ) -> T:
         """The result of ``work``; ``op`` and ``key`` begin the messages of its errors.
+        ``from_file``: it reads what it stores from the caller's file.
 
         Raises StoreErrors only, OSErrors among them translated.
         """
@@ -63,7 +71,8 @@ class WorkThreads:
             with translated(what):
                 return work(stop)
 
-        async with self._turns:
+        crew = self._sending if from_file else self._others
+        async with crew.turns:
             if self._closed:
                 raise StoreUnavailable("the store is closed")
             stop = StopFlag()
@@ -72,7 +81,7 @@ class WorkThreads:
             status: int | None = None
             received = 0
             try:
-                result = await run_in_thread(self._executor, translate, stop.set)
+                result = await run_in_thread(crew.executor, translate, stop.set)
                 status = 200
                 received = _body_length(result)
                 return result
@@ -98,7 +107,8 @@ class WorkThreads:
         self._closed = True
         for stop in self._active:
             stop.set()
-        await asyncio.to_thread(self._executor.shutdown)
+        for crew in self._sending, self._others:
+            await crew.end()
         return True
 
 

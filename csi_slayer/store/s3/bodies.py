@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator
 
@@ -35,10 +34,10 @@ class FileBody:
         """One attempt of a PUT with this body. Raises like ``Engine.attempt``."""
         if self._length <= LARGEST_SIGNED_BODY:
             if self._data is None:
-                self._data = await self._read()
+                self._data = await self._read(engine)
             return await engine.attempt(S3Request(op, "PUT", key, query, headers, self._data))
         if engine.digests:
-            digest = await asyncio.to_thread(content_md5, self._pieces())
+            digest = await engine.prepare(lambda: content_md5(self._pieces()))
             headers = [*headers, ("content-md5", digest)]
         conditional = any(name in ("if-match", "if-none-match") for name, _ in headers)
         ask_first = self._asks and conditional
@@ -59,7 +58,7 @@ class FileBody:
                 piece = os.pread(self._fd, min(_PIECE, end - offset), offset)
             yield piece
 
-    async def _read(self) -> bytes:
+    async def _read(self, engine: Engine) -> bytes:
         data = bytearray(self._length)
         try:
             count = os.preadv(self._fd, [data], self._offset, os.RWF_NOWAIT)
@@ -67,7 +66,7 @@ class FileBody:
             count = 0  # not in the page cache, or this file system cannot tell
         if count < self._length:
             with reading():
-                count = await asyncio.to_thread(_read_fully, self._fd, self._offset, data)
+                count = await engine.prepare(lambda: _read_fully(self._fd, self._offset, data))
         if count < self._length:
             raise SourceShort
         return bytes(data)

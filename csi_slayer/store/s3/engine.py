@@ -165,7 +165,7 @@ class Engine:
                 sent = min(request.body_length or 0, lane.channel.moved - begun)
 
         try:
-            answer = await self._transfers.run(work)
+            answer = await self._transfers.run(work, sends=request.body_length is not None)
             status = answer.status
         except asyncio.CancelledError:
             status = GIVEN_UP
@@ -176,6 +176,10 @@ class Engine:
         if answer.status in (200, 204, 206):
             return answer
         raise await self._refusal(answer, request, signed_at)
+
+    async def prepare(self, work: Callable[[], T]) -> T:
+        """The result of reading a body from its file, in a thread of those that send."""
+        return await self._transfers.prepare(work)
 
     async def close(self) -> None:
         """End everything; operations under way fail."""

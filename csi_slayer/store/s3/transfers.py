@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from csi_slayer.store.retry import Transient
@@ -13,7 +11,7 @@ from csi_slayer.store.s3.channel import Channel
 from csi_slayer.store.s3.halt import Halt, Halted
 from csi_slayer.store.s3.resolver import Addresses, Resolver
 from csi_slayer.store.s3.target import Target
-from csi_slayer.store.threads import run_in_thread
+from csi_slayer.store.threads import Crew, run_in_thread
 
 T = TypeVar("T")
 
@@ -34,25 +32,31 @@ class Lane:
 
 
 class Transfers:
-    """Runs jobs in threads; at most ``threads`` at a time, the others wait their turn."""
+    """Runs jobs in threads; of those that send, and of those that fetch, at most ``threads`` at a
+    time."""
 
     def __init__(self, target: Target, resolver: Resolver, threads: int) -> None:
         self._target = target
         self._resolver = resolver
-        self._turns = asyncio.Semaphore(threads)
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="s3-bulk")
+        self._fetching = Crew(threads, "s3-fetch")
+        self._sending = Crew(threads, "s3-send")
         self._lock = threading.Lock()
         self._lanes: list[Lane] = []
         self._all: list[Lane] = []
         self._active: set[Halt] = set()
         self._closed = False
 
-    async def run(self, job: Callable[[Lane], T]) -> T:
+    async def prepare(self, work: Callable[[], T]) -> T:
+        """The result of reading what is to be sent. Cancelled, it waits for the thread's end."""
+        return await run_in_thread(self._sending.executor, work, lambda: None)
+
+    async def run(self, job: Callable[[Lane], T], *, sends: bool) -> T:
         """The job's result. A job must leave nothing to be read on the lane's channel.
 
         Cancelled, it stops the job and returns when the job's thread has let go of everything.
         """
-        async with self._turns:
+        crew = self._sending if sends else self._fetching
+        async with crew.turns:
             addresses = await self._resolver.addresses()
             if self._closed:
                 raise Transient("the store is closed", limit=1)
@@ -60,7 +64,7 @@ class Transfers:
             self._active.add(halt)
             try:
                 return await run_in_thread(
-                    self._executor, lambda: self._work(job, halt, addresses), halt.request
+                    crew.executor, lambda: self._work(job, halt, addresses), halt.request
                 )
             except Halted:
                 raise Transient("the store is closed", limit=1) from None
@@ -86,7 +90,8 @@ class Transfers:
     async def close(self) -> None:
         """Stop, wait for the threads to end and close the connections."""
         self.stop()
-        await asyncio.to_thread(self._executor.shutdown)
+        for crew in self._fetching, self._sending:
+            await crew.end()
         for lane in self._lanes:
             lane.channel.close()
         self._lanes.clear()

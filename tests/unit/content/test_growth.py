@@ -180,7 +180,7 @@ def test_an_upload_of_which_the_catalog_cannot_note_anything_is_not_left(tmp_pat
         store = await open_store(f"file://{tmp_path}/objects", StoreOptions())
         catalog = Catalog(tmp_path / "catalog.db", Defaults(0, 0, 0o644, 0o755))
         file = StagedFile("stage", "stage", os.open(tmp_path / "stage", os.O_RDWR))
-        uploader = Uploader(store, catalog, 1 << 20)
+        uploader = Uploader(store, catalog, OpenInodes(), 1 << 20)
         os.ftruncate(file.fd, 3 * uploader.part_size)
 
         async def full(*_values: object) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from csi_slayer.catalog import Catalog, Defaults
 from csi_slayer.content import upload
+from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.content.tasks import end_task
 from csi_slayer.content.upload import (
@@ -82,7 +83,7 @@ class Bench:
     def __init__(self, store: ObjectStore, catalog: Catalog, path: Path) -> None:
         self.sent: list[int] = []
         self.store, self.catalog = store, catalog
-        self.uploader = Uploader(store, catalog, PART)
+        self.uploader = Uploader(store, catalog, OpenInodes(), PART)
         path.touch()
         self.file = StagedFile("stage", str(path), os.open(path, os.O_RDWR))
         send = store.upload_part
@@ -216,7 +217,9 @@ def test_what_an_earlier_worker_began_is_aborted(
         async with bench(tmp_path) as it:
             it.write(0, os.urandom(3 * PART))
             await it.uploader.send_ahead(7, "key", it.file, {})
-            task = asyncio.create_task(Uploader(it.store, it.catalog, PART).abort_left())
+            task = asyncio.create_task(
+                Uploader(it.store, it.catalog, OpenInodes(), PART).abort_left()
+            )
             await _until_none(it)
             await end_task(task)
 
@@ -294,7 +297,7 @@ def test_an_upload_to_which_a_part_comes_after_its_abort_is_aborted_again(
             if who == "an earlier one":
                 await it.catalog.upload_began(*begun[0])
                 aborts.clear()
-                it.uploader = Uploader(it.store, it.catalog, PART)
+                it.uploader = Uploader(it.store, it.catalog, OpenInodes(), PART)
             again = asyncio.create_task(it.uploader.abort_left())
             await _until_none(it)
             assert len(aborts) > 1

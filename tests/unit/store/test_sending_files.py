@@ -8,7 +8,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +108,15 @@ def test_a_file_that_became_shorter(ends: tuple[socket.socket, socket.socket], f
 
 
 def test_a_small_body_that_cannot_be_read(tmp_path: Path) -> None:
-    nothing: Any = None
+    class Engine:
+        async def prepare(self, work: Callable[[], int]) -> int:
+            return await asyncio.to_thread(work)
+
+    engine: Any = Engine()
     directory = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(SourceUnreadable):
-            asyncio.run(FileBody(directory, 0, 1).send(nothing, "PutObject", "key", (), ()))
+            asyncio.run(FileBody(directory, 0, 1).send(engine, "PutObject", "key", (), ()))
     finally:
         os.close(directory)
 

@@ -39,8 +39,9 @@ class _OverDirectory(Volume):
     def open_store(self) -> Any:
         url = f"file://{self.root.parent}/objects"
         store = self.loop.run_until_complete(open_local(url, StoreOptions(allow_missing=True)))
-        store._threads._executor.shutdown()
-        store._threads._executor = _Inline()  # type: ignore[assignment]
+        for crew in store._threads._sending, store._threads._others:
+            crew.executor.shutdown()
+            crew.executor = _Inline()  # type: ignore[assignment]
         return store
 
 
