@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import http.client
 import random
+import threading
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +17,9 @@ from botocore.config import Config
 
 from csi_slayer.errors import PreconditionFailed, StoreUnavailable
 from csi_slayer.store.options import CredentialOptions
+from csi_slayer.store.s3.answer import Answer
+from csi_slayer.store.s3.jobs import Upload
+from csi_slayer.store.s3.transfers import Lane
 from tests.integration.store.conftest import Run
 from tests.integration.store.recorder import Recorder
 from tests.integration.store.sinks import MemorySink
@@ -24,6 +30,7 @@ from tests.support.servers import S3Server
 pytestmark = pytest.mark.integration
 
 BIG = random.Random(17).randbytes((11 << 20) + 99)
+MOST = 1 << 20
 FileOf = Callable[[bytes], int]
 
 
@@ -239,6 +246,39 @@ def test_the_marker_of_the_root_is_not_listed(
     async def body() -> None:
         store = await open_s3(f"s3://{bucket}/p", options_for(s3_server))
         assert [item.key for item in (await store.list_page("")).objects] == ["key"]
+        await store.close()
+
+    run(body())
+
+
+def test_what_is_fetched_waits_for_nothing_that_is_sent(
+    run: Run[Any],
+    s3_server: S3Server,
+    bucket: str,
+    file_of: FileOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A file that is written to may be read only after the write, and that may wait for a fetch."""
+    go_on = threading.Event()
+    send = Upload.run
+
+    def waiting(upload: Upload, lane: Lane, head: bytes) -> Answer:
+        assert go_on.wait(20)
+        return send(upload, lane, head)
+
+    monkeypatch.setattr(Upload, "run", waiting)
+
+    async def body() -> None:
+        options = dataclasses.replace(options_for(s3_server), transfer_threads=1)
+        store = await open_s3(f"s3://{bucket}", options)
+        there = await store.put("there", BIG[:MOST])
+        task = asyncio.ensure_future(store.put_file("key", file_of(BIG), len(BIG)))
+        sink = MemorySink()
+        async with asyncio.timeout(10):
+            await store.fetch("there", offset=0, length=MOST, if_match=there.etag, sink=sink)
+        assert sink.content == BIG[:MOST] and not task.done()
+        go_on.set()
+        await task
         await store.close()
 
     run(body())

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
+from csi_slayer.store.local.drafts import Draft
+from csi_slayer.store.local.open import open_local
 from csi_slayer.store.local.work import WorkThreads
 from csi_slayer.store.observe import GIVEN_UP, NoObserver
+from csi_slayer.store.options import StoreOptions
 
 
 class Recorder(NoObserver):
@@ -42,3 +47,39 @@ def test_work_that_is_cancelled_was_given_up() -> None:
 
     asyncio.run(body())
     assert recorder.calls == [("GetObject", GIVEN_UP)]
+
+
+def test_what_is_fetched_waits_for_nothing_that_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is written to may be read only after the write, and that may wait for a fetch."""
+    go_on = threading.Event()
+    append = Draft.append_file
+
+    def waiting(draft: Draft, source: int, offset: int, length: int) -> None:
+        assert go_on.wait(20)
+        append(draft, source, offset, length)
+
+    monkeypatch.setattr(Draft, "append_file", waiting)
+
+    async def body(fd: int) -> None:
+        store = await open_local(f"file://{tmp_path}", StoreOptions(transfer_threads=1))
+        info = await store.put("there", b"data")
+        upload = await store.create_multipart("key")
+        for send in (
+            store.put_file("key", fd, 4),
+            store.upload_part("key", upload, 1, fd, 0, 4),
+        ):
+            go_on.clear()
+            task = asyncio.ensure_future(send)
+            async with asyncio.timeout(10):
+                assert (await store.head("there")).etag == info.etag
+            assert not task.done()
+            go_on.set()
+            await task
+        await store.close()
+
+    with tempfile.TemporaryFile() as file:
+        file.write(b"sent")
+        file.flush()
+        asyncio.run(body(file.fileno()))
