@@ -135,7 +135,8 @@ class Name(NamedTuple):
 
 
 VACATED = 3
-"""``doubt`` of a key from which an inode's content has moved away."""
+"""``doubt`` of a key from which an inode's content has moved away, or whose object may be somebody
+else's by now: a deletion is one of the version that is expected there, and of no other."""
 
 
 class Pending(NamedTuple):

@@ -93,6 +93,8 @@ class Outcomes(Partings):
             else:
                 self._update(inode.ino, {"origin": key, "etag": etag})
                 self._unpend(key)
+                if inode.origin is not None:
+                    self._vacated(inode.origin, inode.etag)
 
     async def torn(self, inode: Inode) -> None:
         """The staged copy of an inode is gone: it is what the store has in its place, of a version
@@ -108,9 +110,12 @@ class Outcomes(Partings):
 
     async def disown(self, ino: int, origin: str) -> None:
         """The object ``origin``, which the inode's content was, is somebody else's now and stays,
-        unless another inode has its name, which is still to be stored there; what is staged for
-        the inode becomes an object of its own."""
+        unless another inode has its name, which is still to be stored there (should that turn out
+        to be gone, the other's stays); what is staged for the inode becomes an object of its
+        own."""
         with self._db.transaction():
             if self.resolve_now(origin) is None:
                 self._unpend(origin)
+            else:
+                self._only_known(origin)
             self._update(ino, {"etag": None, "origin": None, "stamp": None})

@@ -95,6 +95,9 @@ class Partings(Changes):
                 flags = inode.flags & ~Mark.OF_STAGE
                 inode = inode._replace(stage=None, stamp=None, flags=flags)
             if etag is None:
+                # What was to be moved away, or replaced by it, is to be deleted now.
+                for noted in filter(None, (inode.origin, self.path_now(inode.ino))):
+                    self._only_known(noted)
                 gone = self._vanish(inode)
                 self._keep_directory(inode.parent)
             else:

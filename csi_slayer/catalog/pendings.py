@@ -100,6 +100,12 @@ class Pendings(Reads):
         self._db.execute("UPDATE pending SET expect = ?, doubt = ? WHERE key = ?", values)
         self._pending.pop(key, None)
 
+    def _only_known(self, key: str) -> None:
+        """What is at a pending key may be somebody else's by now: if in the end nothing is to be
+        there, only the version that we know is deleted."""
+        self._db.execute("UPDATE pending SET doubt = ? WHERE key = ?", (VACATED, key))
+        self._pending.pop(key, None)
+
     def _is_pending(self, key: str) -> bool:
         return self._find_pending(key) is not None
 

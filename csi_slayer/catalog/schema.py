@@ -21,10 +21,10 @@ found by it.
 ``expect`` is the etag we believe is there ('' for no object, NULL for unknown), ``token`` begins
 the write token of every object that is put there for the row, by which a worker knows what one
 that died had written. ``doubt`` is 1 if an upload to the key may have happened without an answer,
-2 if a copy may have, which bears no token of ours, 3 if what was there has moved to another key:
-another version there is somebody else's then, and stays. Work is derived by comparing, not
-replayed from a log, so repeated changes of a key collapse and every step can be repeated after a
-crash.
+2 if a copy may have, which bears no token of ours, 3 if what was there has moved to another key,
+or was seen to be, or may be, somebody else's by now: another version there stays. Work is derived
+by comparing, not replayed from a log, so repeated changes of a key collapse and every step can be
+repeated after a crash.
 
 ``completed`` has the answers of requests that must not be done twice (FUSE_NOTIFY_RESEND: a resent
 request carries the same unique id).

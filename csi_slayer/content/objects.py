@@ -373,12 +373,12 @@ class Objects:
         return not (row.key.endswith("/") and await self._has_content(row.key))
 
     async def _is_left(self, row: Pending) -> bool:
-        """Whether what is at a vacated key is what has moved, and nothing that somebody else has
-        put there since."""
+        """Whether what is at a vacated key is what has moved, or was to be replaced, and nothing
+        that somebody else has put there."""
         found = await self._races.found(row.key)
         if found is None or found.etag == row.expect or is_ours(row, found):
             return found is not None
-        log.warning("changed by somebody else after it had moved", key=row.key, known=row.expect,
+        log.warning("changed by somebody else, not deleted", key=row.key, known=row.expect,
                     found=found.etag)  # fmt: skip
         return False
 
