@@ -57,11 +57,23 @@ class Conditional:
                 await self._catalog.pending_expect(row.key, "")
                 try:
                     return await send("")
-                except PreconditionFailed:
-                    # Nothing is there, but the store finds something: a directory.
-                    raise KeyObstructed(f"{row.key!r}: a directory of objects is there") from error
+                except (PreconditionFailed, ObjectNotFound) as again:
+                    if not await self._is_base_another(inode, row):
+                        if isinstance(again, ObjectNotFound):
+                            raise
+                        # Nothing is there, but the store finds something: a directory.
+                        what = f"{row.key!r}: a directory of objects is there"
+                        raise KeyObstructed(what) from error
             await self._lost(inode, mtime_ns, row, found, error)
             raise
+
+    async def _is_base_another(self, inode: Inode, row: Pending) -> bool:
+        """Whether the object of which a partial staged copy is a change was changed or deleted:
+        the store cannot copy the rest from it."""
+        if not inode.flags & Mark.OVERLAY:
+            return False
+        found = await self._races.found(inode.origin or row.key)
+        return found is None or found.etag != inode.etag
 
     async def recognise_partial(self, inode: Inode) -> None:
         """At the start: has an earlier worker uploaded what is only partly here?"""

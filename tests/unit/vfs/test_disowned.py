@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from csi_slayer.catalog import ROOT
+from csi_slayer.errors import SlayerError
 from csi_slayer.vfs.nameops import RENAME_EXCHANGE
 from csi_slayer.vfs.types import Opened
 from tests.unit.vfs.harness import Volume
@@ -45,7 +46,7 @@ def rename(volume: Volume, old: bytes, new: bytes, flags: int = 0) -> None:
 
 
 def replace(volume: Volume, key: str, data: bytes = b"theirs") -> None:
-    volume.bucket.objects[key] = Blob(data, f'"{data.decode()}"', 10**18, {})
+    volume.bucket.objects[key] = Blob(data, f'"{data[:9].decode()}"', 10**18, {})
 
 
 def after(volume: Volume, monkeypatch: pytest.MonkeyPatch, name: str, then: Any) -> None:
@@ -142,6 +143,37 @@ def test_a_file_that_is_gone_is_renamed_over_one_that_is_as_it_was(volume: Volum
     rename(volume, b"x", b"a")
     volume.stop()
     assert volume.objects() == {}
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_file_changed_in_part_whose_object_was_replaced_or_deleted(
+    tmp_path: Path, there: bool, renamed: bool
+) -> None:
+    """The parts that are not here cannot be copied by the store: a conflict, once."""
+    volume = Volume(
+        tmp_path, passthrough=False, ttl=3600, hydrate_max=0, part_size=256 << 10,
+        segment_max=1 << 20,
+    )  # fmt: skip
+    volume.live.prefetch = False
+    replace(volume, "a", b"1" * (4 << 20))
+    fs = volume.fs
+    entry = volume.run(fs.lookup(volume.request(), ROOT, b"a"))
+    assert entry.attr is not None
+    ino = entry.attr.ino
+    opened = volume.run(fs.open(volume.request(), ino, os.O_RDWR))
+    volume.write(ino, opened, 5, b"changed")
+    replace(volume, "a")
+    if not there:
+        del volume.bucket.objects["a"]
+    if renamed:
+        rename(volume, b"a", b"b")
+    with pytest.raises(SlayerError):
+        volume.run(fs.flush(volume.request(), ino, opened.fh))
+    close(volume, (ino, opened))
+    volume.stop()
+    assert volume.objects() == ({"a": b"theirs"} if there else {})
+    assert volume.events.conflicts == 1
 
 
 def test_what_is_stored_where_something_was_moved_aside_stays(
