@@ -32,7 +32,9 @@ class Mark:
     """The staged copy is what a power loss has left. More may have been uploaded than was noted."""
     UNKEPT = 1024
     """The local disk may have other bytes than the page cache: it is to become no segment."""
-    OF_STAGE = UNSYNCED | UNWRITTEN | SUSPECT | UNKEPT
+    UNSURE = 2048
+    """It was sent while somebody might have written to it past the page cache."""
+    OF_STAGE = UNSYNCED | UNWRITTEN | SUSPECT | UNKEPT | UNSURE
     """These go with the staged copy."""
     LISTED = 32
     """A directory whose names were all read at least once."""

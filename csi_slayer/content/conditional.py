@@ -50,8 +50,10 @@ class Conditional:
                 await self._recognise(inode, row, found)
                 return await send(found.etag)
             if found is not None and found.etag == row.expect and isinstance(error, ObjectNotFound):
-                # Nobody has changed it: somebody, as a lifecycle rule does, has ended our upload.
-                return await send(row.expect)
+                # Nobody has changed it: somebody, as a lifecycle rule does, has ended our upload;
+                # or what is changed in part had another name, and is gone.
+                if not await self._is_base_another(inode, row):
+                    return await send(row.expect)
             if found is None and not isinstance(error, FsError):
                 # Deleted by somebody while we changed it: ours is the only version, write it anew.
                 await self._catalog.pending_expect(row.key, "")
@@ -64,8 +66,11 @@ class Conditional:
                         # Nothing is there, but the store finds something: a directory.
                         what = f"{row.key!r}: a directory of objects is there"
                         raise KeyObstructed(what) from error
+            if isinstance(error, ObjectNotFound):  # not ENOENT: the program has the file open
+                what = f"what {row.key!r} is a change of was changed or deleted by somebody else"
+                error = PreconditionFailed(what)
             await self._lost(inode, mtime_ns, row, found, error)
-            raise
+            raise error
 
     async def _is_base_another(self, inode: Inode, row: Pending) -> bool:
         """Whether the object of which a partial staged copy is a change was changed or deleted:

@@ -80,7 +80,11 @@ class Content:
         self.objects.follow = partial(follow, cache, options.tenant, self.segment_span)
         self._hydration = Hydration(catalog, self.staging, self.objects, self.open_source, options)
         self.reconciler = Reconciler(
-            catalog, self.objects, self.opened, options, lambda: store.progress
+            catalog,
+            self.objects,
+            self.opened,
+            options,
+            lambda: store.progress + self.uploader.checksums.made,
         )
         self.races.kick = self.reconciler.kick
         self.stored_into: Callable[[int], object] = lambda ino: None

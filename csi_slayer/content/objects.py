@@ -35,7 +35,7 @@ from csi_slayer.store.write_token import WRITE_TOKEN
 
 log = structlog.get_logger(__name__)
 
-_SENT = Mark.UNWRITTEN | Mark.SUSPECT
+_SENT = Mark.UNWRITTEN | Mark.SUSPECT | Mark.UNSURE
 
 
 class Objects:
@@ -73,8 +73,8 @@ class Objects:
         """Told that the bytes of the one are those of the other, and nobody has them open here."""
         self.moving: set[str] = set()
         """Temporary keys that are being copied to, for the reconciler to leave alone."""
-        self.unsure: dict[int, tuple[str, int, int]] = {}
-        """Etag, size, checksum of what was sent while it could be written past the page cache."""
+        self.unsure: dict[int, tuple[str, int, int, int]] = {}
+        """Etag, mtime, size, checksum of what was sent while writable past the page cache."""
         self.clones: dict[int, tuple[Source, int]] = {}
         """Staged files that are whole copies of an object, with the mtime when they were."""
 
@@ -155,8 +155,8 @@ class Objects:
                 await asyncio.to_thread(mapped.write_back, staged.fd)
         size = os.fstat(staged.fd).st_size
         seen = self.unsure.pop(inode.ino, None)  # what comes after this the next look finds
-        content = await self._uploader.checksum(staged.fd, 0, size) if unsure or seen else 0
-        if seen == (inode.etag, size, content) and record.retimed == retimed:
+        content = await self._uploader.look(staged.fd, size) if unsure or seen else 0
+        if seen == (inode.etag, mtime_ns, size, content) and record.retimed == retimed:
             await self._catalog.update(inode.ino, stamp=mtime_ns)
             raise NotWanted
         current = inode._replace(size=size, mtime_ns=mtime_ns)
@@ -175,7 +175,7 @@ class Objects:
             inode.ino,
             row,
             info.etag,
-            add=Mark.ATTRS_KNOWN | (Mark.NONE if later else Mark.UNSYNCED),
+            add=Mark.ATTRS_KNOWN | (0 if later else Mark.UNSYNCED) | (Mark.UNSURE if unsure else 0),
             clear=inode.flags & _SENT,
             stamp=mtime_ns if record.retimed == retimed else None,
             size=self._opened.counted(inode.ino, staged.size),  # it may have grown since
@@ -185,7 +185,7 @@ class Objects:
         if not later:
             self.undurable(inode.ino)
         if unsure:
-            self.unsure[inode.ino] = info.etag, size, content
+            self.unsure[inode.ino] = info.etag, mtime_ns, size, content
         if isinstance(staged, OverlayFile):
             base = self._open_clean(Source(row.key, info.etag, size, inode.ino))
             sure = record.retimed == retimed and not unsure

@@ -8,7 +8,6 @@ checksum taken as it is sent, so that what changed afterwards is noticed and sen
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import structlog
-import xxhash
 
 from csi_slayer.catalog import Catalog
+from csi_slayer.content.checksums import Checksums
 from csi_slayer.content.locks import Locks
 from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.overlay import OverlayFile
@@ -110,21 +109,6 @@ def _was_set_since(begun: str | None, mtime: str | None) -> bool:
     return not float(begun) <= float(mtime) <= time.time()
 
 
-def checksum(fd: int, offset: int, length: int) -> int:
-    """xxh3 of a file's range; blocks, so call it in a thread for more than a few MiB. Raises
-    SourceUnreadable."""
-    digest = xxhash.xxh3_64()
-    end = offset + length
-    while offset < end:
-        with reading():
-            data = os.pread(fd, min(_PIECE, end - offset), offset)
-        if not data:
-            break
-        digest.update(data)
-        offset += len(data)
-    return digest.intdigest()
-
-
 def part_size_for(size: int, wanted: int) -> int:
     """The part size for an object of ``size`` bytes: ``wanted``, or more where S3's limit asks."""
     needed = -(-size // MAX_PARTS)
@@ -157,12 +141,13 @@ class Uploader:
         self._left: dict[str, tuple[str, bool]] = {}
         """Uploads to be aborted: their keys, and whether once more after that."""
         self._copies = True  # until the store says that it cannot
+        self.checksums = Checksums(opened)
         self._locks = Locks[int]()
         """One upload of a file at a time: sending ahead and the real one never overlap."""
 
-    async def checksum(self, fd: int, offset: int, length: int) -> int:
-        """:func:`checksum` in a thread of those that wait for writes, as reading does on XFS."""
-        return await self._opened.patient.run(lambda own: checksum(own, offset, length), fd)
+    async def look(self, fd: int, size: int) -> int:
+        """A checksum of all that is to be sent."""
+        return await self.checksums.of_all(fd, size, self.part_size)
 
     async def send(
         self,
@@ -311,7 +296,7 @@ class Uploader:
                     upload.parts[number] = Part(number, etag, length, 0)
                     return
             await file.bring_range(offset, length)
-        value = await self.checksum(file.fd, offset, length)
+        value = await self.checksums.of_range(file.fd, offset, length)
         done = upload.parts.get(number)
         if done is not None and (done.length, done.checksum) == (length, value):
             return
@@ -326,7 +311,7 @@ class Uploader:
         if it still is so afterwards."""
         await self._send_part(upload, file, number, self.part_size)
         offset = (number - 1) * self.part_size
-        value = await self.checksum(file.fd, offset, self.part_size)
+        value = await self.checksums.of_range(file.fd, offset, self.part_size)
         if upload.parts[number].checksum != value:
             del upload.parts[number]
 

@@ -15,7 +15,7 @@ from csi_slayer.catalog import Inode, Mark
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.opened import UNKNOWN_FILE, File, IoMode, OpenInode, letting_go, local_file
 from csi_slayer.content.overlay import OverlayFile
-from csi_slayer.content.staged import StagedFile, discarding
+from csi_slayer.content.staged import StagedFile, discarding, os_errors
 from csi_slayer.errors import FsError, SlayerError, StoreUnavailable
 from csi_slayer.vfs import names
 from csi_slayer.vfs.base import NameMoved, version_of
@@ -275,22 +275,31 @@ class OpenOps(NameOps):
         return self.entry(inode), self._answer(handle, OpenFlags.KEEP_CACHE)
 
     async def release(self, req: Request, ino: int, fh: int) -> None:
-        handle = self.handles.remove(fh)
+        handle = self.handles.get(fh)
         record = self.opened.get(ino)
         if handle is None or record is None:
+            self.handles.remove(fh)
             return
         if record.leave(writable=handle.writable):
             with letting_go(ino):
-                await self._look_again(ino)
+                await self._look_again(record)
+        self.handles.remove(fh)  # not before: should this worker die, its successor looks
         await self._late.leaving(record)
         await self._drop(record)
 
-    async def _look_again(self, ino: int) -> None:
+    async def _look_again(self, record: OpenInode) -> None:
         """Have a file count as changed, though its time tells nothing of it."""
-        inode = await self.catalog.find(ino)
-        if inode is not None and inode.stage is not None:
-            await self.catalog.update(ino, stamp=None)
-            await self.content.note_dirty(inode)
+        inode = await self.catalog.find(record.ino)
+        if inode is None or inode.stage is None:
+            return
+        try:
+            await self.catalog.update(inode.ino, stamp=None)
+        except SlayerError:  # of a full disk: then its time has to tell
+            if isinstance(record.file, StagedFile | OverlayFile):
+                with os_errors():
+                    found = record.file.stat()
+                    os.utime(record.file.fd, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
+        await self.content.note_dirty(inode)
 
     async def _drop(self, record: OpenInode) -> None:
         """One user less; the last one gives back what we hold for the inode, the last handle what
@@ -340,7 +349,7 @@ class OpenOps(NameOps):
             record = self.opened.use(handle.ino)
             record.unlinked = inode.nlink == 0
             record.hold(handle.flags)
-            record.unsure = record.past_cache  # what the one before has sent
+            record.unsure = bool(inode.flags & Mark.UNSURE)  # what the one before has sent
             if handle.mode in (IoMode.PASSTHROUGH, IoMode.CACHED):
                 record.mode = handle.mode
             elif handle.backing_id:

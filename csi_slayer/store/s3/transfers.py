@@ -48,6 +48,8 @@ class Transfers:
 
     async def prepare(self, work: Callable[[], T]) -> T:
         """The result of reading what is to be sent. Cancelled, it waits for the thread's end."""
+        if self._closed:
+            raise Transient("the store is closed", limit=1)
         return await run_in_thread(self._sending.executor, work, lambda: None)
 
     async def run(self, job: Callable[[Lane], T], *, sends: bool) -> T:

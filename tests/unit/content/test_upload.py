@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from csi_slayer.catalog import Catalog, Defaults
 from csi_slayer.content import upload
+from csi_slayer.content.checksums import checksum
 from csi_slayer.content.opened import OpenInodes
 from csi_slayer.content.staged import StagedFile
 from csi_slayer.content.tasks import end_task
@@ -27,7 +28,6 @@ from csi_slayer.content.upload import (
     Multipart,
     NotWanted,
     Uploader,
-    checksum,
     condition_for,
     part_size_for,
 )

@@ -145,10 +145,10 @@ def test_a_file_that_is_gone_is_renamed_over_one_that_is_as_it_was(volume: Volum
     assert volume.objects() == {}
 
 
-@pytest.mark.parametrize("renamed", [False, True])
+@pytest.mark.parametrize(("renamed", "over"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("there", [False, True])
 def test_a_file_changed_in_part_whose_object_was_replaced_or_deleted(
-    tmp_path: Path, there: bool, renamed: bool
+    tmp_path: Path, there: bool, renamed: bool, over: bool
 ) -> None:
     """The parts that are not here cannot be copied by the store: a conflict, once."""
     volume = Volume(
@@ -157,6 +157,8 @@ def test_a_file_changed_in_part_whose_object_was_replaced_or_deleted(
     )  # fmt: skip
     volume.live.prefetch = False
     replace(volume, "a", b"1" * (4 << 20))
+    if over:
+        replace(volume, "b", b"old")
     fs = volume.fs
     entry = volume.run(fs.lookup(volume.request(), ROOT, b"a"))
     assert entry.attr is not None
@@ -172,7 +174,10 @@ def test_a_file_changed_in_part_whose_object_was_replaced_or_deleted(
         volume.run(fs.flush(volume.request(), ino, opened.fh))
     close(volume, (ino, opened))
     volume.stop()
-    assert volume.objects() == ({"a": b"theirs"} if there else {})
+    assert volume.objects() == {
+        **({"a": b"theirs"} if there else {}),
+        **({"b": b"old"} if over else {}),
+    }
     assert volume.events.conflicts == 1
 
 

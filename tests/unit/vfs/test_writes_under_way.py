@@ -212,6 +212,18 @@ def test_what_was_sent_is_not_sent_again_if_no_bytes_came_after_it(
     volume.stop()
 
 
+def test_the_time_of_the_same_bytes_written_again_is_stored(tmp_path: Path) -> None:
+    volume = Volume(tmp_path, passthrough=True, ttl=3600, posix=True, durability="fsync")
+    write = LateWrite(volume)
+    volume.run(volume.fs.fsync(volume.request(), write.ino, write.opened.fh, False))
+    os.pwrite(write.fd, b"early", 0)
+    os.utime(write.fd, ns=(0, 1_900_000_000 * 10**9))  # as that of a later write
+    write.release()
+    volume.run(asyncio.sleep(60))
+    assert volume.bucket.objects["f"].metadata["mtime"] == "1900000000.000000000"
+    volume.stop()
+
+
 def test_writes_of_one_tick_differ_where_times_are_coarse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
