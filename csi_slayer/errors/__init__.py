@@ -139,8 +139,8 @@ class SourceUnreadable(StoreError):
 class SourceShort(SourceUnreadable):
     """The local file that was to be sent ended before what was announced."""
 
-    def __init__(self) -> None:
-        super().__init__("the file to send is shorter than announced")
+    def __init__(self, message: str = "the file to send is shorter than announced") -> None:
+        super().__init__(message)
 
 
 class StoreUnsupported(StoreError):
