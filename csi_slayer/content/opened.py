@@ -60,8 +60,8 @@ class OpenInode:
     file behind it. What is mapped is always in that one, so whenever somebody opens the inode
     ``file`` has to be the same, or the name gets another inode. ``past_cache``: somebody may have
     the kernel write past the page cache; ``unsure``: something was sent meanwhile. ``unlinked``:
-    it lost its name while open.
-    ``retimed``: how often its mtime was set, which then tells nothing of changes.
+    it lost its name while open. ``retimed``: how often its mtime was set, which then tells nothing
+    of changes.
     ``synced``: of the syncs of the staged file, numbered as they began (``syncs_begun`` is the last
     one's number), the last that ended well. ``growing``: sizes that calls under way make it grow
     to, which count already.

@@ -78,13 +78,17 @@ def is_at_rest(fd: int) -> bool:
         return False
 
 
+def _settled(fd: int) -> int:
+    mtime_ns = settled_mtime(fd)  # which may set it, and wait as well
+    wait_for_writes(fd)
+    return mtime_ns
+
+
 async def settle(patient: Patient, fd: int, *, past_cache: bool) -> int:
     """:func:`settled_mtime`, after which every write that had set it is over; waits for them.
     ``past_cache``: whether somebody may write past the page cache. Raises OSError."""
-    if has_coarse_times(fd):  # then it may set the time, which waits as well
-        mtime_ns = await patient.run(settled_mtime, fd)
-    else:
+    if not past_cache and not has_coarse_times(fd):
         mtime_ns = os.fstat(fd).st_mtime_ns
-    if past_cache or not is_at_rest(fd):
-        await patient.run(wait_for_writes, fd)
-    return mtime_ns
+        if is_at_rest(fd):
+            return mtime_ns
+    return await patient.run(_settled, fd)
