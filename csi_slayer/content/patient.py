@@ -21,6 +21,8 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TypeVar
 
+from csi_slayer.store.source import read_at_once
+
 T = TypeVar("T")
 
 THREADS = 32
@@ -117,11 +119,8 @@ class Patient:
 async def read_small(patient: Patient, fd: int, size: int) -> bytes:
     """The first ``size`` bytes of a staged file, or what there is of them; XFS reads under the lock
     that a write has. Raises OSError."""
-    data = bytearray(size)
-    with contextlib.suppress(OSError):  # not in the page cache, or being written, or none can tell
-        if os.preadv(fd, (data,), 0, os.RWF_NOWAIT) == size:
-            return bytes(data)
-    return await patient.run(lambda own: os.pread(own, size, 0), fd)
+    data = read_at_once(fd, 0, size)
+    return data if data is not None else await patient.run(lambda own: os.pread(own, size, 0), fd)
 
 
 def _nothing(told: asyncio.Future[T]) -> None:

@@ -12,7 +12,7 @@ from csi_slayer.store.s3.errors import ExpectationRefused
 from csi_slayer.store.s3.jobs import Upload
 from csi_slayer.store.s3.request import Pairs, S3Request
 from csi_slayer.store.s3.sign import LARGEST_SIGNED_BODY, content_md5
-from csi_slayer.store.source import reading
+from csi_slayer.store.source import read_at_once, reading
 
 _PIECE = 1 << 20
 
@@ -59,25 +59,24 @@ class FileBody:
             yield piece
 
     async def _read(self, engine: Engine) -> bytes:
-        data = bytearray(self._length)
-        try:
-            count = os.preadv(self._fd, [data], self._offset, os.RWF_NOWAIT)
-        except OSError:
-            count = 0  # not in the page cache, or this file system cannot tell
-        if count < self._length:
+        data = read_at_once(self._fd, self._offset, self._length)
+        if data is None:
             with reading():
-                count = await engine.prepare(lambda: _read_fully(self._fd, self._offset, data))
-        if count < self._length:
+                data = await engine.prepare(
+                    lambda: _read_fully(self._fd, self._offset, self._length)
+                )
+        if len(data) < self._length:
             raise SourceShort
-        return bytes(data)
+        return data
 
 
-def _read_fully(fd: int, offset: int, data: bytearray) -> int:
+def _read_fully(fd: int, offset: int, length: int) -> bytes:
+    data = bytearray(length)
     view = memoryview(data)
     done = 0
-    while done < len(view):
+    while done < length:
         count = os.preadv(fd, [view[done:]], offset + done)
         if count == 0:
             break
         done += count
-    return done
+    return bytes(view[:done])

@@ -109,7 +109,7 @@ def test_a_file_that_became_shorter(ends: tuple[socket.socket, socket.socket], f
 
 def test_a_small_body_that_cannot_be_read(tmp_path: Path) -> None:
     class Engine:
-        async def prepare(self, work: Callable[[], int]) -> int:
+        async def prepare(self, work: Callable[[], bytes]) -> bytes:
             return await asyncio.to_thread(work)
 
     engine: Any = Engine()
