@@ -34,7 +34,15 @@ async def run_in_thread(executor: Executor, work: Callable[[], T], stop: Callabl
 
 
 class Crew:
-    """Threads for work of one kind; what exceeds them waits its turn.
+    """Threads for work of one kind; what exceeds them waits its turn."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self.turns = asyncio.Semaphore(threads)
+        self.executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+
+class Crews:
+    """A store's threads: as many for what is sent from files as for all else.
 
     What is sent has threads of its own: it is read from files that programs write to, and on a file
     system that reads under the lock of a write (XFS) that waits for them, and they may wait for a
@@ -42,9 +50,14 @@ class Crew:
     """
 
     def __init__(self, threads: int, name: str) -> None:
-        self.turns = asyncio.Semaphore(threads)
-        self.executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self.sending = Crew(threads, f"{name}-send")
+        self.others = Crew(threads, name)
+
+    def of(self, *, sends: bool) -> Crew:
+        """Those for work that does, or does not, read what it sends from a file."""
+        return self.sending if sends else self.others
 
     async def end(self) -> None:
-        """Return when the threads have ended."""
-        await asyncio.to_thread(self.executor.shutdown)
+        """Return when all threads have ended."""
+        for crew in self.others, self.sending:
+            await asyncio.to_thread(crew.executor.shutdown)

@@ -20,7 +20,7 @@ from csi_slayer.errors import (
 from csi_slayer.store.local.oserrors import translated
 from csi_slayer.store.observe import GIVEN_UP, RequestObserver
 from csi_slayer.store.stop import StopFlag, Stopped
-from csi_slayer.store.threads import Crew, run_in_thread
+from csi_slayer.store.threads import Crews, run_in_thread
 
 T = TypeVar("T")
 
@@ -39,8 +39,7 @@ class WorkThreads:
     """Runs blocking work; what exceeds the threads waits its turn."""
 
     def __init__(self, threads: int, observer: RequestObserver) -> None:
-        self._sending = Crew(threads, "local-send")
-        self._others = Crew(threads, "local-store")
+        self._crews = Crews(threads, "local-store")
         self._observer = observer
         self._active: set[StopFlag] = set()
         self._closed = False
@@ -71,7 +70,7 @@ class WorkThreads:
             with translated(what):
                 return work(stop)
 
-        crew = self._sending if from_file else self._others
+        crew = self._crews.of(sends=from_file)
         async with crew.turns:
             if self._closed:
                 raise StoreUnavailable("the store is closed")
@@ -107,8 +106,7 @@ class WorkThreads:
         self._closed = True
         for stop in self._active:
             stop.set()
-        for crew in self._sending, self._others:
-            await crew.end()
+        await self._crews.end()
         return True
 
 

@@ -11,7 +11,7 @@ from csi_slayer.store.s3.channel import Channel
 from csi_slayer.store.s3.halt import Halt, Halted
 from csi_slayer.store.s3.resolver import Addresses, Resolver
 from csi_slayer.store.s3.target import Target
-from csi_slayer.store.threads import Crew, run_in_thread
+from csi_slayer.store.threads import Crews, run_in_thread
 
 T = TypeVar("T")
 
@@ -38,8 +38,7 @@ class Transfers:
     def __init__(self, target: Target, resolver: Resolver, threads: int) -> None:
         self._target = target
         self._resolver = resolver
-        self._fetching = Crew(threads, "s3-fetch")
-        self._sending = Crew(threads, "s3-send")
+        self._crews = Crews(threads, "s3-bulk")
         self._lock = threading.Lock()
         self._lanes: list[Lane] = []
         self._all: list[Lane] = []
@@ -50,14 +49,14 @@ class Transfers:
         """The result of reading what is to be sent. Cancelled, it waits for the thread's end."""
         if self._closed:
             raise Transient("the store is closed", limit=1)
-        return await run_in_thread(self._sending.executor, work, lambda: None)
+        return await run_in_thread(self._crews.sending.executor, work, lambda: None)
 
     async def run(self, job: Callable[[Lane], T], *, sends: bool) -> T:
         """The job's result. A job must leave nothing to be read on the lane's channel.
 
         Cancelled, it stops the job and returns when the job's thread has let go of everything.
         """
-        crew = self._sending if sends else self._fetching
+        crew = self._crews.of(sends=sends)
         async with crew.turns:
             addresses = await self._resolver.addresses()
             if self._closed:
@@ -92,8 +91,7 @@ class Transfers:
     async def close(self) -> None:
         """Stop, wait for the threads to end and close the connections."""
         self.stop()
-        for crew in self._fetching, self._sending:
-            await crew.end()
+        await self._crews.end()
         for lane in self._lanes:
             lane.channel.close()
         self._lanes.clear()

@@ -39,7 +39,7 @@ class _OverDirectory(Volume):
     def open_store(self) -> Any:
         url = f"file://{self.root.parent}/objects"
         store = self.loop.run_until_complete(open_local(url, StoreOptions(allow_missing=True)))
-        for crew in store._threads._sending, store._threads._others:
+        for crew in store._threads._crews.sending, store._threads._crews.others:
             crew.executor.shutdown()
             crew.executor = _Inline()  # type: ignore[assignment]
         return store
