@@ -13,19 +13,25 @@ SLOW = 0.01
 """Seconds that a write takes at least which was held up, and not just preempted."""
 
 REMEMBERED = 1.0
-"""Seconds after such a write for which writes are left to threads."""
+"""Seconds in which a second such write tells that the disk is slow, and for which writes are left
+to threads then. One alone does not: the first new file in a part of an ext4 waits for the disk, for
+10 ms, because a map of what is free there is read, and threads for the small files of a walk that
+come next would take a quarter longer."""
 
 
 class Pace:
     """May be told from any thread."""
 
     def __init__(self) -> None:
-        self._until = 0.0
+        self._noted = self._until = 0.0
 
     def took(self, seconds: float) -> None:
         """A write took so long."""
         if seconds >= SLOW:
-            self._until = time.monotonic() + REMEMBERED
+            now = time.monotonic()
+            if now < self._noted:
+                self._until = now + REMEMBERED
+            self._noted = now + REMEMBERED
 
     @property
     def is_slow(self) -> bool:
