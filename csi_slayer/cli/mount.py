@@ -203,6 +203,10 @@ def _remove_dead(path: str) -> None:
 def _start(config: MountConfig, mountpoint: str, foreground: bool) -> None:
     volume = volume_id(config, mountpoint)
     state = state_directory(config, volume)
+    own_log = state / "worker.log"
+    log = config.log.file or own_log
+    if not foreground:
+        config = config.model_copy(update={"log": config.log.model_copy(update={"file": log})})
     spec: dict[str, Any] = WorkerSpec(
         volume=volume,
         mountpoint=mountpoint,
@@ -221,11 +225,10 @@ def _start(config: MountConfig, mountpoint: str, foreground: bool) -> None:
     taken_over = _take_over(config, volume, str(state))
     if foreground:
         raise typer.Exit(_stay(spec, entry))
-    log = str(state / "worker.log")
-    answer = _in_background({"spec": spec, "entry": entry, "log": log})
+    answer = _in_background({"spec": spec, "entry": entry, "log": str(own_log)})
     if "error" in answer:
         fail(f"{answer['error']}{_LEFT if taken_over else ''}")
-    console.print(f"{config.store.url} is mounted at {mountpoint} (log: {config.log.file or log})")
+    console.print(f"{config.store.url} is mounted at {mountpoint} (log: {log})")
 
 
 def _take_over(config: MountConfig, volume: str, state: str) -> bool:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 from collections import deque
-from pathlib import Path
-from typing import Final, Self
+from typing import Final
+
+from csi_slayer.observability.log_file import LogFile
 
 _MOST_LINES: Final = 10_000
 _LONGEST_LINE: Final = 64 * 1024
@@ -23,22 +23,16 @@ _CLOSE_TIMEOUT: Final = 2.0
 class LogWriter(logging.Handler):
     """Formats on the caller's thread (the context is there), writes on its own."""
 
-    def __init__(self, fd: int, *, owns_fd: bool = False) -> None:
+    def __init__(self, file: LogFile) -> None:
+        """``file`` is closed with this."""
         super().__init__()
-        self._fd = fd
-        self._owns_fd = owns_fd
+        self._file = file
         self._lines: deque[bytes] = deque()
         self._ready = threading.Condition()
         self._dropped = 0
         self._closing = False
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
         self._thread.start()
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """Append to a file that only its owner can read. Raises OSError."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        return cls(os.open(path, flags, 0o600), owns_fd=True)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -66,8 +60,8 @@ class LogWriter(logging.Handler):
             self._closing = True
             self._ready.notify()
         self._thread.join(_CLOSE_TIMEOUT)
-        if self._owns_fd and not self._thread.is_alive():
-            os.close(self._fd)
+        if not self._thread.is_alive():
+            self._file.close()
         super().close()
 
     def _write_all(self) -> None:
@@ -86,10 +80,4 @@ class LogWriter(logging.Handler):
                 reported = dropped
             # Standard error gone, disk full: there is no place left to say so.
             with contextlib.suppress(OSError):
-                _write(self._fd, batch)
-
-
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+                self._file.write(batch)

@@ -20,6 +20,7 @@ from structlog.typing import FilteringBoundLogger, Processor
 
 from csi_slayer.config import LogConfig
 from csi_slayer.errors import ConfigError
+from csi_slayer.observability.log_file import LogFile
 from csi_slayer.observability.log_writer import LogWriter
 from csi_slayer.observability.printable import printable
 from csi_slayer.observability.secrets import mask_event, mask_text
@@ -116,9 +117,10 @@ def configure_logging(config: LogConfig | None = None) -> LogWriter:
     config = config or LogConfig()
     file, level = config.file, _LEVELS[config.level]
     try:
-        writer = LogWriter.open(file) if file is not None else LogWriter(sys.stderr.fileno())
+        opened = LogFile(sys.stderr.fileno()) if file is None else LogFile.open(file)
     except OSError as error:
         raise ConfigError(f"log.file: {file}: {error.strerror}") from error
+    writer = LogWriter(opened)
     writer.setFormatter(_formatter(config.format))
     root = logging.getLogger()
     for handler in root.handlers[:]:

@@ -18,6 +18,7 @@ import structlog
 from csi_slayer.config import LogConfig
 from csi_slayer.errors import ConfigError
 from csi_slayer.observability import log_writer
+from csi_slayer.observability.log_file import LogFile
 from csi_slayer.observability.log_writer import LogWriter
 from csi_slayer.observability.logging import configure_logging, get_logger, log_context
 from csi_slayer.observability.secrets import register_secrets
@@ -214,7 +215,7 @@ def test_the_file_is_private_and_appended_to(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_text("before\n")
     path.chmod(0o600)
-    writer = LogWriter.open(path)
+    writer = LogWriter(LogFile.open(path))
     writer.handle(logging.makeLogRecord({"msg": "after"}))
     writer.close()
     writer.close()
@@ -224,7 +225,7 @@ def test_the_file_is_private_and_appended_to(tmp_path: Path) -> None:
 def test_a_full_pipe_drops_lines_and_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_writer, "_MOST_LINES", 10)
     reader, pipe = os.pipe()
-    writer = LogWriter(pipe)
+    writer = LogWriter(LogFile(pipe))
     record = logging.makeLogRecord({"msg": "x" * 60_000})
     for _ in range(100):
         writer.handle(record)
@@ -245,7 +246,7 @@ def test_a_full_pipe_drops_lines_and_blocks_nobody(monkeypatch: pytest.MonkeyPat
 def test_a_broken_output_is_survived() -> None:
     reader, pipe = os.pipe()
     os.close(reader)
-    writer = LogWriter(pipe)
+    writer = LogWriter(LogFile(pipe))
     for _ in range(3):
         writer.handle(logging.makeLogRecord({"msg": "x"}))
     writer.close()
