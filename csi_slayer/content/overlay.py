@@ -56,7 +56,7 @@ class OverlayFile:
         with os_errors():
             self._map_fd = os.open(path + SIDECAR, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                if os.fstat(self._map_fd).st_size < HEADER_SIZE:
+                if is_new := os.fstat(self._map_fd).st_size < HEADER_SIZE:
                     os.pwrite(self._map_fd, HEADER.pack(MAGIC, BLOCK, base.size), 0)
                     os.posix_fallocate(self._map_fd, 0, HEADER_SIZE + _GROW)
                     os.ftruncate(fd, base.size)
@@ -65,7 +65,11 @@ class OverlayFile:
                 magic, block, self._limit = HEADER.unpack_from(self._map)
                 if magic != MAGIC or block != BLOCK:
                     raise CacheCorrupt(f"the block map of staged file {stage} is damaged")
-                base.end_at(self._limit)  # it was opened with the size that the inode has by now
+                if is_new:
+                    overlay_map.note_object(self._map, base.source.etag, base.size)
+                else:  # it was opened with the size that the inode has by now
+                    size = overlay_map.object_size(self._map, base.source.etag)
+                    base.end_at(self._limit if size is None else size)
             except BaseException:
                 os.close(self._map_fd)
                 raise
@@ -239,6 +243,7 @@ class OverlayFile:
         """
         old, self.base = self.base, base
         self._etags = (base.source.etag, old.source.etag)
+        overlay_map.note_object(self._map, base.source.etag, base.size)
         if not unchanged:
             return old
         at = self._map.find(_DIRTY_BYTE, HEADER_SIZE)

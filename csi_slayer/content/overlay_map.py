@@ -3,7 +3,8 @@ both were last made durable.
 
 Format: 64-byte header (magic, block size, ``limit``), then a byte per block. ``limit`` is the
 offset up to which absent blocks come from the object; beyond it they are zeros (the file was
-truncated shorter at some time).
+truncated shorter at some time). The header also has the size of the object in one of its versions:
+the inode that a partial copy is opened by has the size of the file.
 
 The map says what the page cache has. After a power loss it may name blocks whose bytes never came
 to the disk: then the state of the last sync counts, which is written after the bytes that it names.
@@ -11,6 +12,7 @@ to the disk: then the state of the last sync counts, which is written after the 
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 from collections.abc import Callable
@@ -28,11 +30,28 @@ HEADER_SIZE = 64
 LIMIT_AT = 16
 # In a checkpoint: hashes of the etags that the object had, the mtime of the staged file.
 _BASE_AT, _TIME_AT = 24, 40
+# The hash of the etag of the version that has so many bytes.
+_OBJECT_AT = 48
 
 
 def is_valid(data: bytes) -> bool:
     """Whether a map begins with these bytes."""
     return len(data) >= HEADER_SIZE and HEADER.unpack_from(data)[:2] == (MAGIC, BLOCK)
+
+
+def note_object(states: mmap.mmap, etag: str, size: int) -> None:
+    """The version ``etag`` of the object has ``size`` bytes."""
+    states[_OBJECT_AT : _OBJECT_AT + 8] = bytes(8)  # a death between the next two leaves none
+    struct.pack_into("<Q", states, _OBJECT_AT + 8, size)
+    states[_OBJECT_AT : _OBJECT_AT + 8] = _base(etag)
+
+
+def object_size(states: mmap.mmap, etag: str) -> int | None:
+    """The size of that version; None if it is not noted."""
+    if states[_OBJECT_AT : _OBJECT_AT + 8] != _base(etag):
+        return None
+    size: int = struct.unpack_from("<Q", states, _OBJECT_AT + 8)[0]
+    return size
 
 
 def checkpoint(path: str, map_fd: int, etags: tuple[str, str], sync: Callable[[], None]) -> None:

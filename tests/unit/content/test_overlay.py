@@ -108,7 +108,7 @@ async def check(path: Path, content: bytes, todo: list[tuple[str, Any, Any]]) ->
             base = FakeClean(base.content)
             base.source = base.source._replace(size=len(model))  # the catalog knows no other
             file = open_overlay(path, base)
-            assert base.size <= len(base.content)
+            assert base.size == len(base.content), "the cache has a segment of that size"
         elif name == "sent":  # an upload begins; its answer comes when more was written
             sent = bytes(model)
         elif name == "answered":
@@ -320,6 +320,26 @@ def test_a_worker_that_died_within_a_truncation_leaves_none_of_what_was_cut(
         await file.truncate(100)
         assert as_bytes(await file.read(0, 100)) == b"o" * 20 + bytes(80)
         await file.close()
+
+    asyncio.run(run())
+
+
+def test_a_map_of_another_version_bounds_what_is_read_of_the_object(tmp_path: Path) -> None:
+    """As one does that an earlier release wrote, or a worker that died before it knew more."""
+
+    async def run() -> None:
+        file = open_overlay(tmp_path / "stage", FakeClean(b"o" * 100))
+        await file.truncate(32)
+        await file.close()
+        base = FakeClean(b"o" * 40)
+        base.source = base.source._replace(etag="another")
+        file = open_overlay(tmp_path / "stage", base)
+        assert base.size == 32
+        file.rebase(base, unchanged=False)  # type: ignore[arg-type]
+        await file.close()
+        base.source = base.source._replace(size=1)
+        await open_overlay(tmp_path / "stage", base).close()
+        assert base.size == 32
 
     asyncio.run(run())
 

@@ -297,7 +297,7 @@ def test_a_part_that_grew_is_read_and_stored(
     large: Volume, sizes: tuple[int, ...], dies: bool
 ) -> None:
     """By a call without a handle, so that it is opened anew: of the object no more is asked for
-    than it has, though the inode has another size by then."""
+    than it has, though the inode has another size by then, and what the cache has of it is used."""
     large.live.durability = "writeback"
     expected = bytearray(BIG)
 
@@ -316,5 +316,6 @@ def test_a_part_that_grew_is_read_and_stored(
         large.die()
         large.start(taken_over=True)
     assert large.run(read(large, ino)) == expected
+    assert not large.cache.events.corrupt_segments.value
     large.stop()
     assert large.objects() == {"large": bytes(expected)}
