@@ -6,7 +6,8 @@ from typing import Final, Protocol
 
 GIVEN_UP: Final = 499
 """In place of the HTTP status: whoever asked was cancelled before the answer was there (a read
-ahead that nobody wants any more), which says nothing about the store. Servers' logs call it so."""
+ahead that nobody wants any more), or the local file to receive or to send into failed (a cache
+without room), which says nothing about the store. Servers' logs call it so."""
 
 
 class RequestObserver(Protocol):

@@ -9,10 +9,12 @@ from typing import TypeVar
 
 from csi_slayer.errors import (
     AccessDenied,
+    CacheError,
     InvalidRange,
     KeyObstructed,
     ObjectNotFound,
     PreconditionFailed,
+    SourceUnreadable,
     StoreError,
     StoreUnavailable,
     StoreUnsupported,
@@ -84,7 +86,7 @@ class WorkThreads:
                 status = 200
                 received = _body_length(result)
                 return result
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, CacheError, SourceUnreadable):  # our own file's matter
                 status = GIVEN_UP
                 raise
             except Stopped:

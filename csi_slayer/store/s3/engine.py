@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 from csi_slayer.errors import (
     AccessDenied,
+    CacheError,
     InvalidRange,
     ObjectNotFound,
     PreconditionFailed,
@@ -167,7 +168,7 @@ class Engine:
         try:
             answer = await self._transfers.run(work, sends=request.body_length is not None)
             status = answer.status
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, CacheError, SourceUnreadable):  # our own file's matter
             status = GIVEN_UP
             raise
         finally:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from csi_slayer.errors import ObjectNotFound, StoreUnavailable
+from csi_slayer.errors import CacheFull, ObjectNotFound, StoreUnavailable
 from csi_slayer.store.base import ABSENT, ObjectStore
 from csi_slayer.store.observe import GIVEN_UP
 from tests.integration.store.conftest import Run
@@ -89,6 +89,31 @@ def test_closing_ends_what_is_under_way(
             await store.head("big")
 
     run(body())
+
+
+class FullSink(MemorySink):
+    """The cache's, which has no room."""
+
+    def write(self, offset: int, data: memoryview) -> None:
+        raise CacheFull("full")
+
+
+def test_a_sink_without_room_is_no_failure_of_the_store(run: Run[Any], versitygw: S3Server) -> None:
+    bucket = versitygw.create_bucket()
+    told = Recorder()
+    store = run(open_store(f"s3://{bucket}", options_for(versitygw, observer=told)))
+
+    async def body() -> None:
+        info = await store.put("big", BIG)
+        with pytest.raises(CacheFull):
+            await store.fetch("big", offset=0, length=len(BIG), if_match=info.etag, sink=FullSink())
+        # Alerts count what had no answer.
+        assert told.calls[-1][:2] == ("GetObject", GIVEN_UP)
+        await store.delete("big")
+
+    run(body())
+    run(store.close())
+    versitygw.admin.delete_bucket(bucket)
 
 
 @pytest.mark.parametrize("kind", ["GetObject", "PutObject", "UploadPart"])

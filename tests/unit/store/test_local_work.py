@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from csi_slayer.errors import CacheFull, SlayerError, SourceUnreadable
 from csi_slayer.store.local.drafts import Draft
 from csi_slayer.store.local.open import open_local
 from csi_slayer.store.local.work import WorkThreads
@@ -43,6 +44,23 @@ def test_work_that_is_cancelled_was_given_up() -> None:
         go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await task
+        await threads.close()
+
+    asyncio.run(body())
+    assert recorder.calls == [("GetObject", GIVEN_UP)]
+
+
+@pytest.mark.parametrize("error", [CacheFull("full"), SourceUnreadable("EIO")])
+def test_a_local_file_that_fails_is_no_failure_of_the_store(error: SlayerError) -> None:
+    recorder = Recorder()
+
+    def fail(_stop: object) -> None:
+        raise error
+
+    async def body() -> None:
+        threads = WorkThreads(1, recorder)
+        with pytest.raises(type(error)):
+            await threads.run("GetObject", "key", fail)
         await threads.close()
 
     asyncio.run(body())
