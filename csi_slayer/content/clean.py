@@ -182,7 +182,9 @@ class CleanFile:
                 return await reader.read(offset - base, end - base)
             except CacheError as error:
                 self._cache.bypass(error)
-                if not isinstance(error, CacheFull):
+                if isinstance(error, CacheFull):
+                    self._leave_others(span)
+                else:
                     self._past_cache_until = now + PAST_CACHE
         # No room in the cache, or its disk fails: hand the bytes on without keeping them.
         while True:
@@ -195,6 +197,12 @@ class CleanFile:
             except (ObjectNotFound, PreconditionFailed):
                 if await self._is_still(source):
                     raise
+
+    def _leave_others(self, span: int) -> None:
+        """Let go of the segments that nobody reads but that one: of a file larger than the cache
+        those that are open may be all of it, and what is open is not evicted."""
+        for other in [s for s, r in self._readers.items() if s != span and not r.is_used]:
+            self._readers.pop(other).stop()
 
     def passed(self, offset: int, size: int) -> range | None:
         """Those bytes were read; returns what of the file is worth less than the memory that the

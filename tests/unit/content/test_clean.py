@@ -10,8 +10,10 @@ import pytest
 
 from csi_slayer.cache import SMALL, TurnTaken
 from csi_slayer.content.clean import TURNS, CleanFile
+from csi_slayer.content.options import Live
+from csi_slayer.content.segment_reader import Transfers
 from csi_slayer.content.small import Source
-from csi_slayer.errors import CacheError
+from csi_slayer.errors import CacheError, CacheFull
 
 
 class Unverified:
@@ -106,3 +108,75 @@ def test_other_workers_that_take_segments_are_waited_for(tries: int, taken: int 
         return await file.surrender("stage")
 
     assert asyncio.run(run()) == taken
+
+
+class Part:
+    """A segment of which nothing is present."""
+
+    needs_verify = False
+    complete = False
+    size = 2 * SMALL
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def claim(self, _offset: int, _end: int) -> None:
+        return None
+
+    def present(self, _offset: int, _length: int) -> bool:
+        return False
+
+    available = present
+
+    def missing(self, offset: int, length: int) -> list[tuple[int, int]]:
+        return [(offset, length)]
+
+    def sink(self, *_args: object, **_named: object) -> None:
+        return None
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Full:
+    """A cache that has no room, the store beside it, and who counts."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+
+    def find(self, _key: object, _size: int) -> None:
+        return None
+
+    def create(self, _key: object, _size: int) -> Part:
+        self.parts.append(Part())
+        return self.parts[-1]
+
+    def bypass(self, _error: CacheError) -> None:
+        """Forget it."""
+
+    def cache_read(self, *_bytes: int) -> None:
+        """Forget it."""
+
+    async def fetch(self, *_args: object, **_named: object) -> None:
+        raise CacheFull("full")
+
+    async def get(self, *_args: object, **_named: object) -> tuple[None, bytes]:
+        return None, b"past the cache"
+
+
+def test_a_full_cache_gets_back_what_the_same_file_has_open_and_nobody_reads() -> None:
+    """Of a file larger than the cache that is all of it, and what is open is not evicted: all the
+    rest of the file was read past the cache."""
+    nothing: Any = None
+    full: Any = Full()
+
+    async def run() -> None:
+        source, transfers = Source("key", '"etag"', 8 * SMALL, 7), Transfers(0, Live())
+        file = CleanFile(full, full, full, "t", transfers, full, source, 2 * SMALL, nothing)
+        for span in range(3):
+            await file.open_segment(span)
+        assert await file.read(6 * SMALL, 100) == b"past the cache"
+        assert [part.closed for part in full.parts] == [True, True, True, False]
+        await file.close()
+
+    asyncio.run(run())
