@@ -13,6 +13,7 @@ import mmap
 import os
 import struct
 import threading
+from contextlib import AsyncExitStack
 
 from csi_slayer.cache.filesystem import KEEP_SIZE, PUNCH_HOLE
 from csi_slayer.cache.oserrors import read_through
@@ -35,6 +36,8 @@ ABSENT, PRESENT, DIRTY = 0, 1, 2
 _ABSENT_BYTE, _PRESENT_BYTE, _DIRTY_BYTE = bytes([ABSENT]), bytes([PRESENT]), bytes([DIRTY])
 _GROW = 4096
 _SLICE = 1 << 20
+_RUN = 8
+"""Blocks that are brought with one read: each would be a request where the cache has no room."""
 
 
 class OverlayFile:
@@ -118,17 +121,26 @@ class OverlayFile:
 
     async def _bring(self, block: int) -> None:
         """Copy a block from the object into the stage."""
-        with self._locks.of(block) as lock:
-            async with lock:
-                if self._from_base(block):
-                    start = block * BLOCK
-                    length = min(BLOCK, self._limit - start)
-                    data = as_bytes(await self._read_base(start, length))
-                    if not self._from_base(block) or any(block in r for r in self._zeroing):
-                        return  # written or cut off meanwhile: what is there now is newer
-                    length = min(length, self._limit - start)
-                    self._fill(start, memoryview(data)[:length])
-                    self._mark(block, PRESENT)
+        await self._bring_run(block, block + 1)
+
+    async def _bring_run(self, first: int, last: int) -> None:
+        """Copy the blocks [first, last) that are only in the object from there into the stage."""
+        async with AsyncExitStack() as locks:
+            for block in range(first, last):  # in this order everywhere: none waits for another
+                await locks.enter_async_context(locks.enter_context(self._locks.of(block)))
+            absent = [block for block in range(first, last) if self._from_base(block)]
+            if not absent:
+                return
+            begin = absent[0] * BLOCK
+            end = min((absent[-1] + 1) * BLOCK, self._limit)
+            data = memoryview(as_bytes(await self._read_base(begin, end - begin)))
+            for block in absent:
+                if not self._from_base(block) or any(block in r for r in self._zeroing):
+                    continue  # written or cut off meanwhile: what is there now is newer
+                start = block * BLOCK
+                stop = min(start + BLOCK, end, self._limit)
+                self._fill(start, data[start - begin : stop - begin])
+                self._mark(block, PRESENT)
 
     def _fill(self, start: int, data: memoryview) -> None:
         """Write what was fetched, as far as the file goes. Raises CacheFull if not all of it has
@@ -221,9 +233,16 @@ class OverlayFile:
     async def bring_range(self, offset: int, length: int) -> None:
         """Have [offset, offset + length) wholly in the stage."""
         end = min(offset + length, self._limit)
-        for block in range(offset // BLOCK, -(-end // BLOCK)):
-            if self._from_base(block):
-                await self._bring(block)
+        first, last = offset // BLOCK, -(-end // BLOCK)
+        while first < last:
+            if self._from_base(first):
+                stop = first + 1
+                while stop < min(last, first + _RUN) and self._from_base(stop):
+                    stop += 1
+                await self._bring_run(first, stop)
+                first = stop
+            else:
+                first += 1
 
     async def bring_all(self) -> None:
         await self.bring_range(0, max(1, self.size))
