@@ -21,6 +21,10 @@ PAST_CACHE = 5.0
 MOST_OPEN = 8
 """Segments of one file that are open at a time, or a few more while several are being opened."""
 
+UNREAD = 2.0
+"""Seconds after which, or after twice as many, a segment that nobody has read is let go of, of a
+file of several: what is open is not evicted, and such a file may have all of the cache open."""
+
 TURNS = 200
 """Tries, a millisecond apart, to take a segment while other workers of the node do the same."""
 
@@ -54,6 +58,8 @@ class CleanFile:
         self._etag = source.etag
         self.renamed = False
         self._behind = Behind()
+        self._lately: set[int] = set()
+        self._look: asyncio.TimerHandle | None = None
         self._closed = False
         self._past_cache_until = 0.0
 
@@ -88,6 +94,7 @@ class CleanFile:
 
     async def open_segment(self, span: int = 0) -> SegmentReader | None:
         """The reader of one span; None if the cache has no room for it, or fails."""
+        self._lately.add(span)
         reader = self._readers.get(span)
         if reader is not None:
             return reader
@@ -110,7 +117,16 @@ class CleanFile:
             self._store, self._transfers, segment, self.source, self._settled, span * self._span
         )
         self._readers[span] = reader
+        if self.size > self._span and self._look is None:
+            self._look = asyncio.get_running_loop().call_later(UNREAD, self._leave_unread)
         return reader
+
+    def _leave_unread(self) -> None:
+        self._leave(self._lately)
+        self._lately.clear()
+        more = self._readers and not self._closed
+        loop = asyncio.get_running_loop()
+        self._look = loop.call_later(UNREAD, self._leave_unread) if more else None
 
     async def _segment(self, key: SegmentKey, size: int) -> Segment | None:
         """The segment, found, fetched or new; None if there is no room for a small file. Raises
@@ -183,7 +199,7 @@ class CleanFile:
             except CacheError as error:
                 self._cache.bypass(error)
                 if isinstance(error, CacheFull):
-                    self._leave_others(span)
+                    self._leave({span})
                 else:
                     self._past_cache_until = now + PAST_CACHE
         # No room in the cache, or its disk fails: hand the bytes on without keeping them.
@@ -198,11 +214,10 @@ class CleanFile:
                 if await self._is_still(source):
                     raise
 
-    def _leave_others(self, span: int) -> None:
-        """Let go of the segments that nobody reads but that one: of a file larger than the cache
-        those that are open may be all of it, and what is open is not evicted."""
-        for other in [s for s, r in self._readers.items() if s != span and not r.is_used]:
-            self._readers.pop(other).stop()
+    def _leave(self, kept: set[int]) -> None:
+        """Let go of the segments that nobody reads but those."""
+        for span in [s for s, r in self._readers.items() if s not in kept and not r.is_used]:
+            self._readers.pop(span).stop()
 
     def passed(self, offset: int, size: int) -> range | None:
         """Those bytes were read; returns what of the file is worth less than the memory that the
@@ -259,6 +274,8 @@ class CleanFile:
 
     async def close(self) -> None:
         self._closed = True
+        if self._look is not None:
+            self._look.cancel()
         readers, self._readers = list(self._readers.values()), {}
         for reader in readers:
             reader.stop()  # all of them, even if whoever waits below does not wait to the end

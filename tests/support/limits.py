@@ -77,6 +77,8 @@ _LIMITS = (
     ("free quota from which on the kernel may write by itself", "vfs.openops", "QUOTA_SLACK",
      _BYTES),
     ("segments of one file that are open at once", "content.clean", "MOST_OPEN", _COUNT),
+    ("segments of a file of several that nobody reads are let go of after", "content.clean",
+     "UNREAD", _SECONDS),
     ("what is fetched waits for room in the cache, before it goes past it", "cache.segment", "WAIT",
      _SECONDS),
     ("block: unit of presence and checksums in the cache", "cache.layout", "BLOCK", _BYTES),

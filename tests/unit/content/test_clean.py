@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from csi_slayer.cache import SMALL, TurnTaken
+from csi_slayer.content import clean
 from csi_slayer.content.clean import TURNS, CleanFile
 from csi_slayer.content.options import Live
 from csi_slayer.content.segment_reader import Transfers
@@ -177,6 +178,50 @@ def test_a_full_cache_gets_back_what_the_same_file_has_open_and_nobody_reads() -
             await file.open_segment(span)
         assert await file.read(6 * SMALL, 100) == b"past the cache"
         assert [part.closed for part in full.parts] == [True, True, True, False]
+        await file.close()
+
+    asyncio.run(run())
+
+
+def test_a_segment_of_several_that_nobody_reads_for_a_while_is_let_go_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One idle program with a file larger than the cache had all of it open, and nothing else on
+    the node was cached any more."""
+    monkeypatch.setattr(clean, "UNREAD", 0.05)
+    nothing: Any = None
+    full: Any = Full()
+
+    async def run() -> None:
+        source, transfers = Source("key", '"etag"', 8 * SMALL, 7), Transfers(0, Live())
+        file = CleanFile(full, full, full, "t", transfers, full, source, 2 * SMALL, nothing)
+        for span in range(3):
+            await file.open_segment(span)
+        for _ in range(20):
+            await file.open_segment(1)
+            await asyncio.sleep(0.01)
+        assert [part.closed for part in full.parts] == [True, False, True]
+        await asyncio.sleep(0.3)
+        assert full.parts[1].closed
+        await file.open_segment(0)
+        await file.close()
+        assert [part.closed for part in full.parts] == [True] * 4
+
+    asyncio.run(run())
+
+
+def test_the_only_segment_of_a_file_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel may read it by itself."""
+    monkeypatch.setattr(clean, "UNREAD", 0.01)
+    nothing: Any = None
+    full: Any = Full()
+
+    async def run() -> None:
+        source, transfers = Source("key", '"etag"', 2 * SMALL, 7), Transfers(0, Live())
+        file = CleanFile(full, full, full, "t", transfers, full, source, 2 * SMALL, nothing)
+        await file.open_segment()
+        await asyncio.sleep(0.1)
+        assert not full.parts[0].closed
         await file.close()
 
     asyncio.run(run())
