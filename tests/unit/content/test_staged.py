@@ -104,8 +104,9 @@ def test_a_large_file_is_removed_in_a_thread(
         threads.append(threading.current_thread() is threading.main_thread())
         unlink(path)
 
-    monkeypatch.setattr(os, "unlink", watched)
-    asyncio.run(remove_staged(staging, stage.id))
+    with monkeypatch.context() as watching:
+        watching.setattr(os, "unlink", watched)
+        asyncio.run(remove_staged(staging, stage.id))
     assert set(threads) == {on_the_loop}
     assert not stage.path.exists()
     asyncio.run(remove_staged(staging, stage.id))
