@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 from contextlib import suppress
+from functools import lru_cache
 from typing import Final
 
 EXT4: Final = 0xEF53
@@ -39,6 +40,19 @@ def file_system(file: int | str) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return int(state[0] & 0xFFFFFFFF)
+
+
+@lru_cache
+def kind_of(device: int) -> str:
+    """The name that the file system on a device was mounted by, which tells ext2, ext3 and ext4
+    apart; "" if it is mounted nowhere that this process can see. Raises OSError."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            before, _, after = line.partition(b" - ")
+            if before.split(b" ", 3)[2] == number.encode():
+                return os.fsdecode(after.split(b" ", 1)[0])
+    return ""
 
 
 def allocation_unit(directory: str, otherwise: int) -> int:

@@ -15,7 +15,7 @@ import stat
 import time
 
 from csi_slayer.cache import filesystem
-from csi_slayer.cache.filesystem import file_system
+from csi_slayer.cache.filesystem import EXT4, file_system, kind_of
 from csi_slayer.content.patient import Patient
 
 TICK = 20_000_000
@@ -23,9 +23,9 @@ TICK = 20_000_000
 
 _RELEASE = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
 _FINE_SINCE = (6, 13)
-_FINE = (filesystem.EXT4, filesystem.XFS, filesystem.BTRFS, filesystem.TMPFS)
+_FINE = (filesystem.XFS, filesystem.BTRFS, filesystem.TMPFS)
 
-_TELLING = (filesystem.EXT4, filesystem.XFS)
+_TELLING = (EXT4, filesystem.XFS)
 _PAST_CACHE = os.O_RDONLY | os.O_DIRECT | os.O_NOATIME | os.O_CLOEXEC
 _BEYOND = 1 << 50  # no file is as large
 _page = memoryview(mmap.mmap(-1, mmap.PAGESIZE))
@@ -33,11 +33,15 @@ _page = memoryview(mmap.mmap(-1, mmap.PAGESIZE))
 
 def has_coarse_times(fd: int) -> bool:
     """Whether two writes within one tick leave the same mtime, even with a stat between: so before
-    Linux 6.13, and since on file systems without multigrain timestamps (FS_MGTIME)."""
+    Linux 6.13, and since on file systems without multigrain timestamps (FS_MGTIME): ext2 and ext3
+    too, though it is ext4 that serves them."""
     if _RELEASE < _FINE_SINCE:
         return True
     try:
-        return file_system(fd) not in _FINE
+        kind = file_system(fd)
+        if kind == EXT4:
+            return kind_of(os.fstat(fd).st_dev) != "ext4"
+        return kind not in _FINE
     except OSError:
         return True
 

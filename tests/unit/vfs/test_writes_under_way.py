@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import tempfile
 import threading
 import time
@@ -239,3 +240,28 @@ def test_writes_of_one_tick_differ_where_times_are_coarse(
         os.utime(file.fileno(), ns=(0, 10**18))
         monkeypatch.setattr(settling, "has_coarse_times", lambda _fd: True)
         assert settled_mtime(file.fileno()) == 10**18, "a tick that is over"
+
+
+@pytest.mark.integration  # mounts: as root
+@pytest.mark.parametrize("kind", ["ext2", "ext3", "ext4"])
+def test_times_are_coarse_where_two_writes_have_the_same(tmp_path: Path, kind: str) -> None:
+    """A disk that is mounted as ext3 looks like ext4, and has no multigrain times."""
+    image, disk = tmp_path / "image", tmp_path / "disk"
+    disk.mkdir()
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run([f"mkfs.{kind}", "-q", "-F", "-I", "256", image], check=True)
+    subprocess.run(["mount", "-t", kind, "-o", "loop", image, disk], check=True)
+    filesystem.kind_of.cache_clear()  # the one before had the same device
+    try:
+        with (disk / "f").open("wb", buffering=0) as file:
+            times = []
+            for _ in range(2000):
+                file.write(b"x")
+                times.append(os.fstat(file.fileno()).st_mtime_ns)
+            assert settling.has_coarse_times(file.fileno()) or len(set(times)) == len(times)
+            assert settling.has_coarse_times(file.fileno()) == (
+                kind != "ext4" or settling._RELEASE < settling._FINE_SINCE
+            )
+    finally:
+        subprocess.run(["umount", disk], check=True)
