@@ -13,6 +13,7 @@ from csi_slayer.cli.output import warn_of_exposed_secrets
 from csi_slayer.config import DriverConfig, load_driver_config
 from csi_slayer.csi.processes import until_told
 from csi_slayer.observability import configure_logging
+from csi_slayer.store.threads import Threads
 
 
 def serve(path: Path, process: Callable[[DriverConfig], AbstractAsyncContextManager[None]]) -> None:
@@ -25,6 +26,7 @@ def serve(path: Path, process: Callable[[DriverConfig], AbstractAsyncContextMana
     writer = configure_logging(config.log)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.get_loop().set_default_executor(Threads(thread_name_prefix="driver"))
             runner.run(until_told(process(config)))
     finally:
         writer.close()

@@ -10,6 +10,22 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+class Threads(ThreadPoolExecutor):
+    """Where the system, or the container, has no more threads, those that there are do the work.
+
+    Its base raises then, and does nevertheless, whenever a thread is free, what it has refused:
+    with the numbers of descriptors that are other files' by then.
+    """
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            if not self._threads:
+                self._work_queue.get_nowait()  # there is no other, and nobody else takes it
+                raise
+
+
 async def run_in_thread(executor: Executor, work: Callable[[], T], stop: Callable[[], None]) -> T:
     """The result of ``work``, done by the executor.
 
@@ -38,7 +54,7 @@ class Crew:
 
     def __init__(self, threads: int, name: str) -> None:
         self.turns = asyncio.Semaphore(threads)
-        self.executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self.executor = Threads(threads, thread_name_prefix=name)
 
 
 class Crews:

@@ -22,6 +22,7 @@ import uvloop
 from csi_slayer.config import MountConfig
 from csi_slayer.errors import ConfigError, SlayerError
 from csi_slayer.observability import configure_logging, get_logger, log_context, register_secrets
+from csi_slayer.store.threads import Threads
 from csi_slayer.worker import channel
 from csi_slayer.worker.channel import FAILED, UNMOUNTED
 from csi_slayer.worker.cores import forbid_core_dumps
@@ -131,6 +132,7 @@ def run_worker(end: socket.socket) -> int:
         log.error("logging to standard error", error=str(error))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.get_loop().set_default_executor(Threads(thread_name_prefix="worker"))
             return runner.run(serve(end, message, fds, config))
     finally:
         writer.close()
