@@ -29,7 +29,7 @@ class Pace:
         """A write took so long."""
         if seconds >= SLOW:
             now = time.monotonic()
-            if now < self._noted:
+            if now - seconds < self._noted:  # it may itself have taken longer than that
                 self._until = now + REMEMBERED
             self._noted = now + REMEMBERED
 

@@ -64,6 +64,19 @@ def test_a_disk_is_slow_that_held_up_two_writes_within_a_second(
     assert not pace.is_slow
 
 
+def test_a_disk_is_slow_of_which_each_write_takes_longer_than_that_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(pace_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(pace_module, "SLOW", 0.01)
+    pace.took(2.0)
+    assert not pace.is_slow
+    now += 2.0
+    pace.took(2.0)
+    assert pace.is_slow
+
+
 @pytest.mark.usefixtures("slow")
 def test_others_go_on_while_a_write_is_held_up(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
