@@ -31,10 +31,12 @@ class LogFile:
     def write(self, data: bytes) -> None:
         """Raises OSError."""
         view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
-        if self._path is not None and self._limited and os.fstat(self._fd).st_size >= LARGEST:
-            self._begin_anew(self._path)
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        finally:  # of a full disk too: it may be this that fills it
+            if self._path is not None and self._limited and os.fstat(self._fd).st_size >= LARGEST:
+                self._begin_anew(self._path)
 
     def close(self) -> None:
         if self._path is not None:
@@ -55,10 +57,12 @@ class LogFile:
 
 
 def _keep(path: Path, older: Path) -> None:
-    """Raises OSError, and no part of a copy is left."""
+    """The end of it, of one that grew while nobody bounded it. Raises OSError, and no part of a
+    copy is left."""
     older.unlink(missing_ok=True)  # the room for it first
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with path.open("rb") as source, open(os.open(older, flags, 0o600), "wb") as target:
+        source.seek(max(0, path.stat().st_size - 2 * LARGEST))
         try:
             while os.sendfile(target.fileno(), source.fileno(), None, LARGEST):
                 pass

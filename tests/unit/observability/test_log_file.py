@@ -74,6 +74,36 @@ def test_without_room_for_both_the_older_part_is_lost(
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_of_one_that_nobody_bounded_only_the_end_is_kept(path: Path) -> None:
+    """Worker.log of an earlier release may have gigabytes."""
+    path.write_bytes(b"old" * 100 + b"0123456789abcdefghi")
+    file = LogFile.open(path)
+    file.write(b"\n")
+    file.close()
+    assert path.read_bytes() == b""
+    assert older(path).read_bytes() == b"0123456789abcdefghi\n"
+
+
+def test_a_full_file_begins_anew_on_a_full_disk(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be what fills it, and nothing can be appended to it."""
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    path.write_bytes(b"0123456789")
+    file = LogFile.open(path)
+    with monkeypatch.context() as patch:
+        for name in ("write", "sendfile"):
+            patch.setattr(os, name, full)
+        with pytest.raises(OSError, match="No space left"):
+            file.write(b"lost")
+    file.write(b"next")
+    file.close()
+    assert path.read_bytes() == b"next"
+
+
 def test_a_file_that_was_moved_is_somebody_elses_to_bound(path: Path) -> None:
     file = LogFile.open(path)
     path.rename(older(path))
