@@ -48,12 +48,14 @@ def has_coarse_times(fd: int) -> bool:
 
 def settled_mtime(fd: int) -> int:
     """The mtime of a staged file, nanoseconds, which every later write changes."""
-    found = os.fstat(fd)
-    if has_coarse_times(fd) and found.st_mtime_ns > time.time_ns() - TICK:
-        # A time that no write of this tick gives. One that came before this call is in the bytes
-        # that the caller reads after it.
-        os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
-        return found.st_mtime_ns + 1
+    found, now = os.fstat(fd), time.time_ns()
+    if has_coarse_times(fd) and found.st_mtime_ns > now - TICK:
+        # A time that no write of this tick gives, nor an earlier call: what was written since that
+        # may have to be sent once more. One that came before this call is in the bytes that the
+        # caller reads after it.
+        settled = max(found.st_mtime_ns + 1, now)
+        os.utime(fd, ns=(found.st_atime_ns, settled))
+        return settled
     return found.st_mtime_ns
 
 

@@ -18,6 +18,7 @@ from csi_slayer.cache.filesystem import file_system
 from csi_slayer.catalog import ROOT
 from csi_slayer.content import settling
 from csi_slayer.content.settling import is_at_rest, settled_mtime, wait_for_writes
+from csi_slayer.errors import AccessDenied
 from csi_slayer.store.base import ObjectInfo
 from tests.unit.vfs.harness import Volume
 from tests.unit.vfs.memory_store import MemoryStore
@@ -233,13 +234,46 @@ def test_writes_of_one_tick_differ_where_times_are_coarse(
         tick = time.time_ns()
         os.utime(file.fileno(), ns=(tick, tick))
         monkeypatch.setattr(settling, "has_coarse_times", lambda _fd: True)
-        assert settled_mtime(file.fileno()) == tick + 1
+        assert tick < settled_mtime(file.fileno()) < time.time_ns()
         os.utime(file.fileno(), ns=(tick, tick))  # as a write of this tick does
         monkeypatch.setattr(settling, "has_coarse_times", lambda _fd: False)
         assert settled_mtime(file.fileno()) == tick
         os.utime(file.fileno(), ns=(0, 10**18))
         monkeypatch.setattr(settling, "has_coarse_times", lambda _fd: True)
         assert settled_mtime(file.fileno()) == 10**18, "a tick that is over"
+
+
+def test_what_was_written_in_the_tick_of_what_was_sent_before_is_sent_after_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "has_coarse_times", lambda _fd: True)
+    monkeypatch.setattr(settling, "TICK", 100 * 10**9)  # however long this takes
+    volume = Volume(tmp_path, passthrough=True, ttl=3600)
+    entry, opened = volume.run(volume.fs.create(volume.request(), ROOT, b"f", 0o644, os.O_RDWR))
+    assert entry.attr is not None
+    fd, tick = volume.kernel.backing[opened.backing_id], time.time_ns()
+    put = MemoryStore.put
+
+    async def refuse(store: MemoryStore, *args: Any, **kwargs: Any) -> ObjectInfo:
+        monkeypatch.setattr(MemoryStore, "put", put)
+        raise AccessDenied("once")
+
+    def write(data: bytes) -> None:
+        os.pwrite(fd, data, 0)
+        os.utime(fd, ns=(tick, tick))
+
+    def flush() -> None:
+        volume.run(volume.fs.flush(volume.request(), entry.attr.ino, opened.fh))
+
+    write(b"first")
+    flush()
+    write(b"later")
+    monkeypatch.setattr(MemoryStore, "put", refuse)
+    with pytest.raises(AccessDenied):
+        flush()
+    flush()
+    assert volume.objects()["f"] == b"later"
+    volume.stop()
 
 
 @pytest.mark.integration  # mounts: as root
