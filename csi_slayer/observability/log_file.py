@@ -50,7 +50,8 @@ class LogFile:
             own, named = os.fstat(self._fd), path.stat()
             if own.st_size >= LARGEST and os.path.samestat(own, named):  # not moved by logrotate
                 with contextlib.suppress(OSError):  # no room, not readable: it is bounded first
-                    _keep(path, path.with_name(f"{path.name}.1"))
+                    real = path.resolve()  # of /dev/stderr: memory is no place for the other
+                    _keep(real, real.with_name(f"{real.name}.1"))
                 os.truncate(self._fd, 0)
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)

@@ -104,6 +104,18 @@ def test_a_full_file_begins_anew_on_a_full_disk(
     assert path.read_bytes() == b"next"
 
 
+def test_the_older_part_is_beside_the_file_and_not_beside_a_link_to_it(path: Path) -> None:
+    """Log.file may be /dev/stderr, and that a file."""
+    links = path.parent / "dev"
+    links.mkdir()
+    (links / "stderr").symlink_to(path)
+    file = LogFile.open(links / "stderr")
+    file.write(b"0123456789")
+    file.close()
+    assert (path.read_bytes(), older(path).read_bytes()) == (b"", b"0123456789")
+    assert os.listdir(links) == ["stderr"]
+
+
 def test_a_file_that_was_moved_is_somebody_elses_to_bound(path: Path) -> None:
     file = LogFile.open(path)
     path.rename(older(path))
