@@ -143,6 +143,7 @@ _LIMITS = (
     ("answers that are not what was asked for, in one operation", "store.retry",
      "MOST_WRONG_ANSWERS", _COUNT),
     ("answer that is no object's content", "store.s3.engine", "MOST_ANSWER_BYTES", _BYTES),
+    ("head of an answer", "store.s3.answer", "MOST_HEAD_BYTES", _BYTES),
     ("keys of which is remembered that the answer to a write was lost", "store.write_token",
      "_MOST_KEYS", _COUNT),
     ("addresses of the store's name are used for", "store.s3.resolver", "_LIFE", _SECONDS),

@@ -29,9 +29,9 @@ class Answer:
 class AnswerReader:
     """Receives the bytes of the answer to one request.
 
-    ``limit`` bounds the body, in bytes. ``headers_done`` and ``done`` tell how far it is; with
-    ``keep_alive`` the connection can carry another request after it. A reader whose ``bodiless``
-    is set (HEAD) is done when the headers are.
+    ``limit`` bounds the body, in bytes; the head has a limit of its own. ``headers_done`` and
+    ``done`` tell how far it is; with ``keep_alive`` the connection can carry another request after
+    it. A reader whose ``bodiless`` is set (HEAD) is done when the headers are.
     """
 
     __slots__ = (
@@ -65,7 +65,7 @@ class AnswerReader:
         """Take the next bytes. Raises BadAnswer."""
         self._fed += len(data)
         if self._fed > 2 * self.limit + MOST_HEAD_BYTES:
-            raise BadAnswer("head or framing of the answer is too large")
+            raise BadAnswer("framing of the answer is too large")
         if self.done:
             # Bytes beyond the answer: the two sides disagree about where it ends.
             self.keep_alive = False
@@ -80,6 +80,8 @@ class AnswerReader:
             raise BadAnswer("the server switches protocols") from error
         except httptools.HttpParserError as error:
             self._malformed(error)
+        if not self.headers_done and self._fed > MOST_HEAD_BYTES:
+            raise BadAnswer("head of the answer is too large")
 
     def _malformed(self, error: Exception) -> None:
         if not self.done:

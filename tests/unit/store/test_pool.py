@@ -17,7 +17,7 @@ import uvloop
 
 from csi_slayer.errors import StoreIntegrityError, StoreUnavailable
 from csi_slayer.store.retry import Transient
-from csi_slayer.store.s3.answer import Answer, AnswerReader
+from csi_slayer.store.s3.answer import Answer, AnswerReader, BadAnswer
 from csi_slayer.store.s3.pool import ConnectionPool
 from csi_slayer.store.s3.resolver import Resolver
 from csi_slayer.store.s3.target import Target, connect_failure
@@ -127,6 +127,16 @@ def test_broken_answers(sent: bytes, error: type[Exception], message: str) -> No
             assert (await _get(pool)).body == b"good"
 
     run(body())
+
+
+def test_a_head_without_end_is_given_up_before_it_is_as_large_as_a_body() -> None:
+    """One of 16 MB was kept for each of the answers under way: hundreds of MB together."""
+    reader = AnswerReader(8 << 20)
+    reader.feed(b"HTTP/1.1 200 OK\r\n")
+    for number in range(60):
+        reader.feed(b"X-%d: %s\r\n" % (number, b"x" * 1000))
+    with pytest.raises(BadAnswer, match="head of the answer is too large"):
+        reader.feed(b"X: " + b"x" * 10_000)
 
 
 def test_an_error_may_end_with_the_connection() -> None:
