@@ -8,12 +8,14 @@ from csi_slayer.errors import (
     ObjectNotFound,
     PreconditionFailed,
     StoreError,
+    StoreIntegrityError,
 )
 from csi_slayer.store.base import ANY, Condition, ObjectInfo
 from csi_slayer.store.retry import Transient
 from csi_slayer.store.s3.engine import Engine
 from csi_slayer.store.s3.errors import NotImplementedThere, UploadNotFound
 from csi_slayer.store.s3.headers import head_info
+from csi_slayer.store.s3.jobs import wrong_answer
 from csi_slayer.store.s3.request import S3Request
 from csi_slayer.store.write_token import LostWrites
 
@@ -114,4 +116,7 @@ class ConditionalWrite:
             answer = await self._engine.attempt(request)
         except ObjectNotFound:
             return None
-        return head_info(self._key, answer.headers)
+        try:
+            return head_info(self._key, answer.headers)
+        except StoreIntegrityError as error:
+            raise wrong_answer(str(error)) from error

@@ -166,11 +166,13 @@ class Copies:
         changes: Mapping[str, str | None] | None,
         condition: Condition,
     ) -> ObjectInfo:
-        answer = await origin.call(S3Request("HeadObject", "HEAD", source), _same)
-        info = head_info(source, answer.headers)
+        info, headers = await origin.call(
+            S3Request("HeadObject", "HEAD", source),
+            lambda answer: (head_info(source, answer.headers), answer.headers),
+        )
         if source_etag is not None and info.etag != normal_etag(source_etag):
             raise PreconditionFailed(f"copy of {source!r}: the object is another version")
-        wanted = _wanted(info, answer.headers, changes, condition)
+        wanted = _wanted(info, headers, changes, condition)
         if info.size == 0 and target.endswith("/"):
             return await self._make_again(info, target, wanted)
         if info.size > self._largest:
@@ -319,10 +321,6 @@ class Copies:
             await self._uploads.abort_multipart(target, upload_id)
         except StoreError as error:
             log.warning("an unfinished copy is left as an upload", key=target, error=str(error))
-
-
-def _same(answer: Answer) -> Answer:
-    return answer
 
 
 def _copied(

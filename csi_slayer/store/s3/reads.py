@@ -55,8 +55,9 @@ class Reads:
 
     async def head(self, key: str) -> ObjectInfo:
         """Size, etag, time and user metadata of an object."""
-        answer = await self._engine.call(S3Request("HeadObject", "HEAD", key), _same)
-        return head_info(key, answer.headers)
+        return await self._engine.call(
+            S3Request("HeadObject", "HEAD", key), lambda answer: head_info(key, answer.headers)
+        )
 
     async def list_page(
         self,
@@ -160,10 +161,6 @@ class Reads:
                 raise
 
         await self._engine.policy.run(attempt, describe(S3Request("GetObject", "GET", key)))
-
-
-def _same(answer: Answer) -> Answer:
-    return answer
 
 
 def _check_body(answer: Answer, offset: int, length: int | None) -> int:

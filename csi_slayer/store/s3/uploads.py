@@ -207,10 +207,9 @@ class Uploads:
             recognise=lambda info: info.etag == expected,
         )
         done = await write.run(describe(S3Request("CompleteMultipartUpload", "POST", key)))
-        answer = await self._engine.call(
-            S3Request("HeadObject", "HEAD", key), lambda answer: answer
+        info = await self._engine.call(
+            S3Request("HeadObject", "HEAD", key), lambda answer: head_info(key, answer.headers)
         )
-        info = head_info(key, answer.headers)
         ours = token is not None and info.write_token == token
         if info.etag != done.etag and not ours:
             raise PreconditionFailed(f"{key!r}: the object is not the one that was assembled")

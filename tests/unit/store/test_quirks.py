@@ -177,6 +177,25 @@ async def test_a_body_that_was_damaged_on_its_way_is_sent_again(code: str) -> No
             await store.put("a", b"b")
 
 
+@pytest.mark.parametrize("lacks", [b"Content-Length: 5\r\n", b'ETag: "head"\r\n'])
+@runs
+async def test_a_head_that_lacks_what_it_must_say_is_asked_for_again(lacks: bytes) -> None:
+    """A write whose answer was lost failed for good if the look at what became of it was answered
+    so; as did any other HEAD."""
+    broken = HEAD.replace(lacks, b"")
+    assert broken != HEAD
+    written = answer(b"", "200 OK", 'ETag: "etag"')
+    answers = [broken, HEAD]
+    async with quirky(lambda asked: answers.pop(0)) as store:
+        assert (await store.head("a")).etag == '"head"'
+    answers = [error("InternalError", "500 No"), broken, error("NoSuchKey", "404 No"), written]
+    async with quirky(lambda asked: answers.pop(0)) as store:
+        assert (await store.put("a", b"b", condition=ABSENT)).etag == '"etag"'
+    async with quirky(lambda asked: broken) as store:
+        with pytest.raises(StoreIntegrityError, match="4 attempts"):
+            await store.head("a")
+
+
 @runs
 async def test_a_clock_that_differs_is_not_why_all_is_refused() -> None:
     """HEAD gives no reason. Once the clock is followed, it was something else."""
