@@ -111,6 +111,11 @@ class Ledger:
         self._no_wait_before = time.monotonic() + seconds
         return False
 
+    @property
+    def is_full(self) -> bool:
+        """Whether who waited for room lately got none: who asks now would get none either."""
+        return time.monotonic() < self._no_wait_before
+
     def release(self, size: int) -> None:
         """Give back room that was reserved and is not used."""
         with self._lock:

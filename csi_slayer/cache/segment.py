@@ -54,6 +54,11 @@ class Segment:
         the last one cut at the end of the segment."""
         return self._opened.missing(offset, length)
 
+    @property
+    def has_no_room(self) -> bool:
+        """Whether a transfer waited in vain for room in the cache just now."""
+        return self._opened.shared.ledger.is_full
+
     def verify(self, offset: int = 0, length: int | None = None) -> int:
         """Check unverified blocks against their checksums; bad and unreadable ones become absent.
 

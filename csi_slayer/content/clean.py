@@ -8,18 +8,21 @@ import errno
 from csi_slayer.cache import SMALL, Cache, Segment, SegmentKey, TurnTaken
 from csi_slayer.content.following import follow
 from csi_slayer.content.options import ContentEvents
+from csi_slayer.content.past_cache import Memory, PastCache
 from csi_slayer.content.ranges import ReadResult, as_bytes
 from csi_slayer.content.segment_reader import SegmentReader, Settled, Transfers
 from csi_slayer.content.small import SmallFetcher, Source
 from csi_slayer.errors import CacheError, CacheFull, FsError, ObjectNotFound, PreconditionFailed
 from csi_slayer.scheduling.behind import Behind
+from csi_slayer.scheduling.window import Window
 from csi_slayer.store.base import ObjectStore
 
 PAST_CACHE = 5.0
 """Seconds for which a file is read past a cache that has failed, without trying it each time."""
 
 MOST_OPEN = 8
-"""Segments of one file that are open at a time, or a few more while several are being opened."""
+"""Segments of one file that are open at a time, besides those that are read just now: fewer if they
+are more than half of the cache, for what is open cannot be evicted."""
 
 UNREAD = 2.0
 """Seconds after which, or after twice as many, a segment that nobody has read is let go of, of a
@@ -43,6 +46,7 @@ class CleanFile:
         source: Source,
         segment_max: int,
         settled: Settled,
+        memory: Memory | None = None,
     ) -> None:
         self.source = source
         self._store = store
@@ -54,6 +58,7 @@ class CleanFile:
         self._span = segment_max
         self._settled = settled
         self._readers: dict[int, SegmentReader] = {}
+        self._was_opened = False
         self._key = source.key
         self._etag = source.etag
         self.renamed = False
@@ -62,6 +67,7 @@ class CleanFile:
         self._look: asyncio.TimerHandle | None = None
         self._closed = False
         self._past_cache_until = 0.0
+        self._past_cache = PastCache(store, memory or Memory())
 
     @property
     def size(self) -> int:
@@ -95,11 +101,11 @@ class CleanFile:
     async def open_segment(self, span: int = 0) -> SegmentReader | None:
         """The reader of one span; None if the cache has no room for it, or fails."""
         self._lately.add(span)
-        reader = self._readers.get(span)
+        reader = self._readers.pop(span, None)
         if reader is not None:
+            self._readers[span] = reader  # in the order of their use
             return reader
-        while len(self._readers) >= MOST_OPEN:  # here, where nothing is open yet that could be left
-            await self._readers.pop(next(iter(self._readers))).close()
+        await self._leave_idle(span)  # here, where nothing is open yet that could be left
         key = SegmentKey.of(self._tenant, self._key, self._etag, span)
         size = min(self._span, self.size - span * self._span)
         try:
@@ -113,9 +119,11 @@ class CleanFile:
         if reader is not None:
             segment.close()
             return reader
+        window = self._window_of(span)
         reader = SegmentReader(
-            self._store, self._transfers, segment, self.source, self._settled, span * self._span
-        )
+            self._store, self._transfers, segment, self.source, self._settled, span * self._span,
+            window,
+        )  # fmt: skip
         self._readers[span] = reader
         if self.size > self._span and self._look is None:
             self._look = asyncio.get_running_loop().call_later(UNREAD, self._leave_unread)
@@ -127,6 +135,30 @@ class CleanFile:
         more = self._readers and not self._closed
         loop = asyncio.get_running_loop()
         self._look = loop.call_later(UNREAD, self._leave_unread) if more else None
+
+    def _window_of(self, span: int) -> Window:
+        if span == 0 and not self._was_opened:
+            self._was_opened = True
+            return Window()
+        before = self._readers.get(span - 1)
+        return Window.at(self._span, None if before is None else before.window)
+
+    async def _leave_idle(self, span: int) -> None:
+        """Close what was not used for the longest time while there is too much to open ``span``,
+        but not what is in front of it: that tells whether somebody reads on."""
+        while self._is_crowded:
+            idle = (n for n, r in self._readers.items() if not r.is_used and n != span - 1)
+            number = next(idle, None)
+            if number is None:
+                return
+            await self._readers.pop(number).close()
+
+    @property
+    def _is_crowded(self) -> bool:
+        count = len(self._readers)
+        return count >= MOST_OPEN or (
+            count > 0 and (count + 1) * self._span > self._cache.capacity // 2
+        )
 
     async def _segment(self, key: SegmentKey, size: int) -> Segment | None:
         """The segment, found, fetched or new; None if there is no room for a small file. Raises
@@ -206,10 +238,7 @@ class CleanFile:
         while True:
             source = self.source
             try:
-                _info, data = await self._store.get(
-                    source.key, offset=offset, length=end - offset, if_match=source.etag
-                )
-                return data
+                return await self._past_cache.read(source, offset, end)
             except (ObjectNotFound, PreconditionFailed):
                 if await self._is_still(source):
                     raise
@@ -269,6 +298,7 @@ class CleanFile:
                 continue
             if fd is not None:
                 self._readers.clear()
+                self._past_cache.close()
             return fd
         return None
 
@@ -276,6 +306,7 @@ class CleanFile:
         self._closed = True
         if self._look is not None:
             self._look.cancel()
+        self._past_cache.close()
         readers, self._readers = list(self._readers.values()), {}
         for reader in readers:
             reader.stop()  # all of them, even if whoever waits below does not wait to the end
@@ -283,4 +314,4 @@ class CleanFile:
             await reader.close()
         if self.renamed:  # as long as it was open here its segments kept their names
             opened = self.source._replace(key=self._key, etag=self._etag)
-            follow(self._cache, self._tenant, self._span, opened, self.source)
+            follow(self._cache, self._tenant, lambda _size: self._span, opened, self.source)

@@ -26,11 +26,13 @@ from csi_slayer.content.objects import Objects
 from csi_slayer.content.opened import File, OpenInode, OpenInodes
 from csi_slayer.content.options import ContentEvents, ContentOptions
 from csi_slayer.content.overlay import OverlayFile
+from csi_slayer.content.past_cache import Memory
 from csi_slayer.content.races import Races
 from csi_slayer.content.reconcile import LOOKS, Reconciler
 from csi_slayer.content.recovery import Recovery
 from csi_slayer.content.segment_reader import Transfers
 from csi_slayer.content.small import SmallFetcher, Source
+from csi_slayer.content.spans import Spans
 from csi_slayer.content.spares import Spares
 from csi_slayer.content.staged import StagedFile, discarding, os_errors, remove_staged
 from csi_slayer.content.upload import Uploader
@@ -68,6 +70,8 @@ class Content:
         """Whether the kernel may map staged files: we learn of what is stored then."""
         self.conflicts: Conflicts = cache.conflicts(options.volume)
         self.smalls = SmallFetcher(store, cache, self._learned)
+        self.spans = Spans(options.segment_max, cache.capacity)
+        self._memory = Memory(options.live)
         self.transfers = Transfers(options.readahead_transfers, options.live)
         self.uploader = Uploader(store, catalog, self.opened, options.part_size)
         self.races = Races(
@@ -77,7 +81,7 @@ class Content:
             store, catalog, self.staging, self.races, self.uploader, self.opened, self.open_source,
             options,
         )  # fmt: skip
-        self.objects.follow = partial(follow, cache, options.tenant, self.segment_span)
+        self.objects.follow = partial(follow, cache, options.tenant, self.spans.of)
         self._hydration = Hydration(catalog, self.staging, self.objects, self.open_source, options)
         self.reconciler = Reconciler(
             catalog,
@@ -147,19 +151,13 @@ class Content:
     def open_source(self, source: Source) -> CleanFile:
         return CleanFile(
             self.store, self.cache, self.smalls, self.options.tenant, self.transfers, self.events,
-            source, self.segment_span, self._own_change_over,
+            source, self.spans.of(source.size), self._own_change_over, self._memory,
         )  # fmt: skip
 
     async def _own_change_over(self, key: str) -> None:
         with contextlib.suppress(SlayerError, TimeoutError):
             async with asyncio.timeout(OWN_CHANGE):
                 await self.reconciler.settle(key)
-
-    @property
-    def segment_span(self) -> int:
-        """Bytes of a file in one segment: never so many that one file fills the cache."""
-        limit = min(self.options.segment_max, self.cache.capacity // 4)
-        return max(SMALL, limit // SMALL * SMALL)
 
     async def open_clean(self, inode: Inode) -> CleanFile:
         """For reading a file that has no staged copy."""
@@ -391,7 +389,7 @@ class Content:
                 return
         await self.catalog.unstaged(inode.ino)
         self.durable.forget(inode.ino)
-        if not inode.flags & (Mark.OVERLAY | Mark.UNKEPT) and 0 < inode.size <= self.segment_span:
+        if not inode.flags & (Mark.OVERLAY | Mark.UNKEPT) and 0 < inode.size <= self.spans.most:
             key = self.segment_key(source)
             if await self._adoption.adopt(inode.ino, key, path, inode.size, fd):
                 return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
 from csi_slayer.cache import Cache, SegmentKey
@@ -11,14 +13,18 @@ from csi_slayer.errors import CacheError
 log = structlog.get_logger(__name__)
 
 SPANS = 64
-"""Segments of one file that follow, at most: of 16 GiB each, if the cache is not small."""
+"""Segments of one file that follow, at most: as much as a cache holds of it, if that is small."""
 
 
-def follow(cache: Cache, tenant: str, span: int, old: Source, new: Source) -> None:
-    """The segments of ``old``, of ``span`` bytes each, become those of ``new``, which has the same
-    bytes; those that somebody has open stay. Takes some 100 microseconds for each that is there."""
+def follow(
+    cache: Cache, tenant: str, span_of: Callable[[int], int], old: Source, new: Source
+) -> None:
+    """The segments of ``old``, of ``span_of(size)`` bytes each, become those of ``new``, which has
+    the same bytes; those that somebody has open stay. Takes some 100 microseconds for each that is
+    there."""
     if (old.key, old.etag) == (new.key, new.etag):
         return
+    span = span_of(old.size)
     for number in range(min(SPANS, -(-old.size // span))):
         try:
             cache.rekey(

@@ -16,7 +16,7 @@ from csi_slayer.cache import BLOCK, Segment
 from csi_slayer.content.options import Live
 from csi_slayer.content.ranges import FileRange, Views, as_bytes
 from csi_slayer.content.small import Source
-from csi_slayer.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
+from csi_slayer.errors import CacheFull, ObjectNotFound, PreconditionFailed, StoreUnavailable
 from csi_slayer.scheduling.window import Window
 from csi_slayer.store.base import ObjectStore
 
@@ -97,6 +97,7 @@ class SegmentReader:
         source: Source,
         settled: Settled,
         base: int = 0,
+        window: Window | None = None,
     ) -> None:
         self.segment = segment
         self.source = source
@@ -104,7 +105,7 @@ class SegmentReader:
         self._settled = settled
         self._store = store
         self._transfers = transfers
-        self._window = Window()
+        self.window = window or Window()
         self._running: list[_Transfer] = []
         self._waiters: list[_Waiter] = []
         self._loop = asyncio.get_running_loop()
@@ -135,6 +136,8 @@ class SegmentReader:
             here = claimed is not None or segment.present(offset, end - offset)
             if not here:
                 self._fail_together(offset, end)
+                if segment.has_no_room and self._gaps(offset, end):
+                    raise CacheFull("the cache is full")  # before it is fetched in vain
             self._prepare(offset, end, stalled=not here)
             while claimed is None and not segment.present(offset, end - offset):
                 await self._arrival(offset, end, segment.available)
@@ -182,10 +185,10 @@ class SegmentReader:
 
     def _prepare(self, offset: int, end: int, *, stalled: bool) -> None:
         """Start fetching what is wanted, if ``stalled``, and what is probably wanted next."""
-        ahead = min(self._window.note(offset, end, stalled=stalled), self.segment.size)
+        ahead = min(self.window.note(offset, end, stalled=stalled), self.segment.size)
         if stalled:
             self._demand(offset, self._reach(offset, end, ahead))
-        if self._window.sequential:
+        if self.window.sequential and not self.segment.has_no_room:
             self._read_ahead(end, ahead)
 
     async def _arrival(self, offset: int, end: int, ready: Callable[[int, int], bool]) -> None:
@@ -227,7 +230,7 @@ class SegmentReader:
         piece at once. Where many read, no transfer is to be had for what comes next, and each of
         the small ranges that they ask for would be a request of its own."""
         piece = _piece(end, ahead)
-        if not self._window.sequential or not self._transfers.allowed:
+        if not self.window.sequential or not self._transfers.allowed:
             return end
         if ahead - end < piece and ahead < self.segment.size:
             return end

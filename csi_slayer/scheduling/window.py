@@ -22,13 +22,34 @@ def follows(offset: int, expected: int) -> bool:
     return expected - SLACK <= offset <= expected + SLACK
 
 
+NEAR = 256 << 10
+"""Bytes, or the length of a request if that is more, that one may be ahead of where the last one
+ended for the two to be in a row. Less than the slack of a reader that is known to read in sequence:
+requests here and there in a few MiB are within that of each other all the time."""
+
+NOWHERE = -2 * SLACK
+"""A place that no request follows."""
+
+
 class Window:
-    """Sizes and offsets in bytes. ``ahead_end`` is how far fetching should have been started."""
+    """Sizes and offsets in bytes."""
 
     def __init__(self) -> None:
         self._next = 0
         self._size = MINIMUM
         self._read = 0
+
+    @classmethod
+    def at(cls, end: int, before: Window | None) -> Window:
+        """That of a part of a file whose offsets begin anew behind ``end``: a reader who has read
+        ``before``, the window of the part in front of it, to there reads on; to anybody else it is
+        a jump."""
+        window = cls()
+        if before is not None and before.sequential and follows(end, before._next):
+            window._size, window._read = before._size, before._read
+        else:
+            window._next, window._size = NOWHERE, 0
+        return window
 
     @property
     def sequential(self) -> bool:
@@ -36,8 +57,8 @@ class Window:
 
     def note(self, offset: int, end: int, *, stalled: bool) -> int:
         """A request for [offset, end); returns the offset up to which to fetch (>= ``end``)."""
-        if follows(offset, self._next):
-            self._read += max(0, end - self._next)
+        if self._goes_on(offset, end):
+            self._read += max(0, end - max(offset, self._next))
             size = max(self._size, 2 * self._read)
             self._size = min(MAXIMUM, max(MINIMUM, size * 2) if stalled else size)
             self._next = max(self._next, end)
@@ -46,3 +67,8 @@ class Window:
             self._size = self._read = 0
             self._next = end
         return end + self._size
+
+    def _goes_on(self, offset: int, end: int) -> bool:
+        if self.sequential:
+            return follows(offset, self._next)
+        return 0 <= offset - self._next <= max(NEAR, end - offset)

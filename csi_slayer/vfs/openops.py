@@ -146,7 +146,7 @@ class OpenOps(NameOps):
         """Fetch a small file, find the segment of a large one."""
         if 0 < inode.size <= SMALL:
             await self._fetch_ahead.opened(inode)
-        if 0 < inode.size <= self.content.segment_span:
+        if 0 < inode.size <= self.content.spans.most:
             await file.open_segment()
 
     async def _wait_for_all(self, record: OpenInode) -> None:
@@ -385,7 +385,7 @@ class OpenOps(NameOps):
                 record.file = clean = await self.content.open_clean(inode)
                 # What has no name any more is changed by nobody: it is what was opened.
                 clean.renamed = inode.nlink == 0
-                if 0 < inode.size <= self.content.segment_span:
+                if 0 < inode.size <= self.content.spans.most:
                     await clean.open_local()
         except SlayerError:
             return

@@ -79,6 +79,8 @@ _LIMITS = (
     ("segments of one file that are open at once", "content.clean", "MOST_OPEN", _COUNT),
     ("segments of a file of several that nobody reads are let go of after", "content.clean",
      "UNREAD", _SECONDS),
+    ("kept in memory of what is read past the cache", "content.past_cache", "MOST", _BYTES),
+    ("fetched at once of it", "content.past_cache", "LARGEST", _BYTES),
     ("what is fetched waits for room in the cache, before it goes past it", "cache.segment", "WAIT",
      _SECONDS),
     ("block: unit of presence and checksums in the cache", "cache.layout", "BLOCK", _BYTES),

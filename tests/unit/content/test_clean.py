@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from csi_slayer.cache import SMALL, TurnTaken
+from csi_slayer.cache import BLOCK, SMALL, Cache, Governor, TurnTaken
 from csi_slayer.content import clean
 from csi_slayer.content.clean import TURNS, CleanFile
 from csi_slayer.content.options import Live
+from csi_slayer.content.ranges import as_bytes
 from csi_slayer.content.segment_reader import Transfers
-from csi_slayer.content.small import Source
+from csi_slayer.content.small import SmallFetcher, Source
+from csi_slayer.content.spans import Spans
 from csi_slayer.errors import CacheError, CacheFull
+from tests.unit.vfs.memory_store import Blob, Bucket, MemoryStore
 
 
 class Unverified:
@@ -116,6 +122,7 @@ class Part:
 
     needs_verify = False
     complete = False
+    has_no_room = False
     size = 2 * SMALL
 
     def __init__(self) -> None:
@@ -141,6 +148,8 @@ class Part:
 
 class Full:
     """A cache that has no room, the store beside it, and who counts."""
+
+    capacity = 1 << 40
 
     def __init__(self) -> None:
         self.parts: list[Part] = []
@@ -223,5 +232,83 @@ def test_the_only_segment_of_a_file_stays(monkeypatch: pytest.MonkeyPatch) -> No
         await asyncio.sleep(0.1)
         assert not full.parts[0].closed
         await file.close()
+
+    asyncio.run(run())
+
+
+SIZE = 64 << 20
+DATA = random.Random(5).randbytes(SMALL) * (SIZE // SMALL)
+
+
+class Counting(MemoryStore):
+    """An object, and the bytes that were asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__(Bucket({"key": Blob(DATA, '"e"', 1, {})}))
+        self.asked = 0
+
+    async def fetch(self, key: str, **how: Any) -> None:
+        self.asked += how["length"]
+        await super().fetch(key, **how)
+
+    async def get(self, key: str, **how: Any) -> Any:
+        self.asked += how["length"]
+        return await super().get(key, **how)
+
+
+class Nobody:
+    """Who is told of events."""
+
+    def cache_read(self, hit: int, miss: int) -> None: ...
+    def conflict(self) -> None: ...
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Cache]:
+    """A cache of a fourth of the object, and who evicts from it."""
+    cache = Cache(tmp_path / "cache", SIZE // 4)
+    governor = Governor(cache)
+    governor.start()
+    yield cache
+    governor.close()
+    cache.close()
+
+
+def through(cache: Cache, store: MemoryStore) -> CleanFile:
+    async def settled(_key: str) -> None: ...
+
+    smalls = SmallFetcher(store, cache, lambda *_: None)
+    span = Spans(4 << 30, cache.capacity).of(SIZE)
+    source = Source("key", '"e"', SIZE)
+    places, events = Transfers(4, Live()), Nobody()
+    return CleanFile(store, cache, smalls, "t", places, events, source, span, settled)
+
+
+def test_a_file_larger_than_the_cache_makes_room_for_itself(small: Cache) -> None:
+    """What it has open cannot be evicted: it must not be all of the cache."""
+
+    async def run() -> None:
+        store = Counting()
+        file = through(small, store)
+        for at in range(0, SIZE, BLOCK):
+            assert as_bytes(await file.read(at, BLOCK)) == DATA[at : at + BLOCK]
+        await file.close()
+        assert small.events.bypassed.value == 0
+        assert store.asked <= SIZE + SIZE // 8
+
+    asyncio.run(run())
+
+
+def test_who_reads_here_and_there_in_a_large_file_gets_the_blocks_that_he_reads(
+    small: Cache,
+) -> None:
+    async def run() -> None:
+        store, rng = Counting(), random.Random(3)
+        file = through(small, store)
+        places = [rng.randrange(SIZE // 4096) * 4096 for _ in range(600)]
+        for at in places:
+            assert as_bytes(await file.read(at, 4096)) == DATA[at : at + 4096]
+        await file.close()
+        assert store.asked <= 2 * BLOCK * len(places)
 
     asyncio.run(run())

@@ -14,7 +14,7 @@ from csi_slayer.content import segment_reader
 from csi_slayer.content.options import Live
 from csi_slayer.content.segment_reader import CHUNK, SegmentReader, Transfers
 from csi_slayer.content.small import Source
-from csi_slayer.errors import StoreUnavailable
+from csi_slayer.errors import CacheFull, StoreUnavailable
 from tests.unit.vfs.memory_store import Blob, Bucket, MemoryStore
 
 SIZE = 64 << 20
@@ -228,5 +228,28 @@ def test_who_wants_all_leaves_the_transfers_to_others(cache: Cache, prefetch: bo
         await asyncio.gather(*fills, return_exceptions=True)
         for one in readers:
             await one.close()
+
+    asyncio.run(run())
+
+
+def test_nothing_is_fetched_for_a_cache_that_has_no_room(tmp_path: Path) -> None:
+    """What is open cannot be evicted. The first one waits for room in vain; those that come in the
+    next moment are told so before they ask the store."""
+
+    async def run() -> None:
+        small = Cache(tmp_path / "small", 32 * BLOCK)
+        store = Counting()
+        segment = small.create(SegmentKey.of("t", "key", '"e"', 0), SIZE // 32)
+        one = reader(store, Transfers(6, Live()), segment, "key")
+        small.shared.ledger.reserve(31 * BLOCK)
+        with pytest.raises(CacheFull):
+            await one.read(0, 16 * BLOCK)
+        asked = len(store.ranges)
+        for at in range(0, 16 * BLOCK, BLOCK):
+            with pytest.raises(CacheFull):
+                await one.read(at, at + BLOCK)
+        assert len(store.ranges) == asked > 0
+        await one.close()
+        small.close()
 
     asyncio.run(run())

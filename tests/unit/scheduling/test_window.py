@@ -67,3 +67,26 @@ def test_requests_out_of_order_count_as_sequential(order: list[int]) -> None:
     for number in order:
         window.note(number * STEP, (number + 1) * STEP, stalled=False)
         assert window.sequential
+
+
+def test_who_reads_backwards_or_here_and_there_within_the_slack_stays_at_what_he_asks() -> None:
+    """In a small part of a file any two requests are near each other."""
+    window = Window.at(16 << 20, None)
+    for offset in [STEP * n for n in (9, 40, 12, 90, 70, 68, 66, 64)]:
+        assert window.note(offset, offset + STEP, stalled=True) == offset + STEP
+
+
+def test_a_reader_who_goes_on_in_the_next_part_keeps_his_window() -> None:
+    window, part = Window(), 16 << 20
+    for offset in range(0, part, STEP):
+        ahead = window.note(offset, offset + STEP, stalled=False)
+    again = Window.at(part, window)
+    assert again.note(0, STEP, stalled=False) - STEP >= ahead - part
+
+
+def test_who_begins_in_a_part_that_nobody_read_to_has_jumped() -> None:
+    before = Window()
+    before.note(0, STEP, stalled=True)
+    for window in (Window.at(64 << 20, before), Window.at(64 << 20, None)):
+        assert window.note(0, STEP, stalled=True) == STEP
+        assert window.note(STEP, 2 * STEP, stalled=True) > 2 * STEP
