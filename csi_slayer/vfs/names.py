@@ -19,7 +19,7 @@ from csi_slayer.store.base import ListPage, ObjectInfo
 
 NAME_MAX = 255
 
-NO_NAME = StoreError("no file name: empty, '.', '..', NUL or over 255 bytes")
+NO_NAME = StoreError("no file name: empty, '.', '..', with NUL, not UTF-8, or over 255 bytes")
 SHADOWED = StoreError("the same name is a directory")
 """Why keys are hidden."""
 
