@@ -57,7 +57,9 @@ def open_segment(shared: Shared, key: SegmentKey, size: int) -> OpenSegment | No
             if header.kind == WHOLE or blocks is not None:
                 opened = OpenSegment(shared, key.hex, fd, header, stat, blocks)
         if opened is None and discard(shared, key.hex, stat, header):
-            shared.events.corrupt_segments.add()
+            # Pieces of large files are of another size where the cache's capacity was another.
+            if header is None or not size != header.size == stat.st_size:
+                shared.events.corrupt_segments.add()
     except BlockingIOError:
         pass  # being evicted, or becoming a staged file
     except OSError as error:

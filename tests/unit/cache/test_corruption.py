@@ -175,6 +175,18 @@ def test_a_file_of_another_length_is_a_miss(cache: Cache, size: int, change: int
     assert cache.events.corrupt_segments.value == 1
 
 
+@pytest.mark.parametrize("size", [10, SIZE])
+def test_a_piece_of_another_size_is_a_miss_and_not_damaged(cache: Cache, size: int) -> None:
+    """Those of a large file are when the cache's capacity changes."""
+    if size == SIZE:
+        make_complete(cache, "object", size)
+    else:
+        cache.store_small(KEY, content("object", size))
+    assert cache.find(KEY, size - 1) is None
+    assert not data_path(cache, "object").exists()
+    assert cache.events.corrupt_segments.value == 0
+
+
 @pytest.mark.parametrize("offset", [0, 8, 16, 24, 32])
 def test_a_damaged_map_header_is_a_miss(cache: Cache, offset: int) -> None:
     make_complete(cache, "object", SIZE)
