@@ -5,8 +5,8 @@ from __future__ import annotations
 from csi_slayer.cache import SMALL
 
 PARTS, LEAST = 32, 16 << 20
-"""Segments that the cache has room for of a file that is more than one, and bytes of each at
-least."""
+"""Segments that the cache has room for, at least, of a file that is more than one, and bytes of
+each at least."""
 
 
 class Spans:
@@ -15,7 +15,9 @@ class Spans:
 
     def __init__(self, segment_max: int, capacity: int) -> None:
         self.most = max(SMALL, min(segment_max, capacity // 4) // SMALL * SMALL)
-        self._part = min(self.most, max(LEAST, capacity // PARTS // SMALL * SMALL))
+        # A power of two: a capacity that follows the free space leaves most pieces as they are.
+        power = 1 << max(1, capacity // PARTS).bit_length() - 1
+        self._part = min(self.most, max(LEAST, power))
 
     def of(self, size: int) -> int:
         """Bytes of each segment of a file but the last. Those of a large one are smaller: what is

@@ -23,3 +23,9 @@ def test_what_fits_is_one_segment_and_what_does_not_several(capacity: int) -> No
 @pytest.mark.parametrize("capacity", [512 * MIB, 10 * GIB, 20 * GIB, 100 * GIB])
 def test_what_is_open_of_one_file_is_no_more_than_a_quarter_of_the_cache(capacity: int) -> None:
     assert MOST_OPEN * Spans(4 * GIB, capacity).of(1 << 50) <= capacity // 4
+
+
+def test_a_capacity_that_follows_the_free_space_leaves_the_pieces_as_they_are() -> None:
+    """Those of another size would be fetched again."""
+    parts = {Spans(4 * GIB, capacity * MIB).of(1 << 50) for capacity in range(8192, 16384, 100)}
+    assert parts == {256 * MIB}
