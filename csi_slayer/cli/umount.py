@@ -113,7 +113,9 @@ def _tell_of_uploads(entry: registry.Mounted, left: int) -> None:
 
 def _end(entry: registry.Mounted) -> None:
     if not end_worker(entry, unmounting=True):
-        console.print(f"the worker has not ended: see {entry.state}/worker.log", style="yellow")
+        console.print(
+            f"the worker has not ended: see log.file, or {entry.state}/worker.log", style="yellow"
+        )
         return
     tell_of_unsaved(entry)
 
