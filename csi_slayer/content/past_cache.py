@@ -26,6 +26,7 @@ LARGEST = 4 << 20
 class _Range(NamedTuple):
     start: int
     end: int
+    source: Source
     task: asyncio.Task[bytes]
 
 
@@ -79,7 +80,7 @@ class PastCache:
             found = self._fetch(source, offset, stop)
         # Not cancelled with who waits: others may, too.
         await asyncio.wait((found.task,))
-        if found.task.cancelled():
+        if found.task.cancelled() or (found.source != source and found.task.exception()):
             return await self._get(source, offset, end)
         data = found.task.result()[offset - found.start : end - found.start]
         return data if end <= found.end else data + await self.read(source, found.end, end)
@@ -100,7 +101,7 @@ class PastCache:
             self._drop()
         task = asyncio.get_running_loop().create_task(self._get(source, start, end))
         task.add_done_callback(self._ended)
-        self._ranges.append(_Range(start, end, task))
+        self._ranges.append(_Range(start, end, source, task))
         self._memory.taken += end - start
         return self._ranges[-1]
 

@@ -11,7 +11,7 @@ import pytest
 from csi_slayer.content.options import Live
 from csi_slayer.content.past_cache import LARGEST, Memory, PastCache
 from csi_slayer.content.small import Source
-from csi_slayer.errors import PreconditionFailed
+from csi_slayer.errors import ObjectNotFound, PreconditionFailed
 from tests.unit.vfs.memory_store import Blob, Bucket, MemoryStore
 
 SIZE = 40 << 20
@@ -154,6 +154,28 @@ def test_an_error_is_that_of_all_who_wait() -> None:
         found = await asyncio.gather(*reads, return_exceptions=True)
         assert [type(error) for error in found] == [PreconditionFailed] * 3
         assert len(store.sizes) == 1
+
+    asyncio.run(run())
+
+
+def test_what_was_asked_for_where_the_object_no_longer_is_is_asked_for_where_it_is() -> None:
+    """By who came after a rename, while the range was under way at the old key."""
+
+    async def run() -> None:
+        store, memory = Counting(), Memory()
+        store.held = asyncio.Event()
+        file = PastCache(store, memory)
+        before = asyncio.ensure_future(file.read(SOURCE, 0, 9))
+        await asyncio.sleep(0)
+        store.bucket.objects["new"] = store.bucket.objects.pop("key")
+        after = asyncio.ensure_future(file.read(SOURCE._replace(key="new"), 9, 18))
+        await asyncio.sleep(0)
+        store.held.set()
+        with pytest.raises(ObjectNotFound):  # whose caller looks where it is now
+            await before
+        assert await after == DATA[9:18]
+        file.close()
+        assert memory.taken == 0
 
     asyncio.run(run())
 
