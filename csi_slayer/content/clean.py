@@ -106,8 +106,9 @@ class CleanFile:
             self._readers[span] = reader  # in the order of their use
             return reader
         await self._leave_idle(span)  # here, where nothing is open yet that could be left
-        key = SegmentKey.of(self._tenant, self._key, self._etag, span)
-        size = min(self._span, self.size - span * self._span)
+        base = span * self._span
+        key = SegmentKey.of(self._tenant, self._key, self._etag, base)
+        size = min(self._span, self.size - base)
         try:
             segment = await self._segment(key, size)
         except CacheError as error:
@@ -121,8 +122,7 @@ class CleanFile:
             return reader
         window = self._window_of(span)
         reader = SegmentReader(
-            self._store, self._transfers, segment, self.source, self._settled, span * self._span,
-            window,
+            self._store, self._transfers, segment, self.source, self._settled, base, window
         )  # fmt: skip
         self._readers[span] = reader
         if self.size > self._span and self._look is None:

@@ -25,11 +25,11 @@ def follow(
     if (old.key, old.etag) == (new.key, new.etag):
         return
     span = span_of(old.size)
-    for number in range(min(SPANS, -(-old.size // span))):
+    for offset in range(0, min(SPANS * span, old.size), span):
         try:
             cache.rekey(
-                SegmentKey.of(tenant, old.key, old.etag, number),
-                SegmentKey.of(tenant, new.key, new.etag, number),
+                SegmentKey.of(tenant, old.key, old.etag, offset),
+                SegmentKey.of(tenant, new.key, new.etag, offset),
             )
         except CacheError as error:
             log.info("cached data did not follow a move", reason=str(error))

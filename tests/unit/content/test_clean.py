@@ -274,12 +274,14 @@ def small(tmp_path: Path) -> Iterator[Cache]:
     cache.close()
 
 
-def through(cache: Cache, store: MemoryStore) -> CleanFile:
+def through(
+    cache: Cache, store: MemoryStore, size: int = SIZE, span: int | None = None
+) -> CleanFile:
     async def settled(_key: str) -> None: ...
 
     smalls = SmallFetcher(store, cache, lambda *_: None)
-    span = Spans(4 << 30, cache.capacity).of(SIZE)
-    source = Source("key", '"e"', SIZE)
+    span = span or Spans(4 << 30, cache.capacity).of(size)
+    source = Source("key", '"e"', size)
     places, events = Transfers(4, Live()), Nobody()
     return CleanFile(store, cache, smalls, "t", places, events, source, span, settled)
 
@@ -312,3 +314,23 @@ def test_who_reads_here_and_there_in_a_large_file_gets_the_blocks_that_he_reads(
         assert store.asked <= 2 * BLOCK * len(places)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 4), (4, 2), (2, 6), (3, 4)])
+def test_pieces_of_another_size_are_never_taken_for_others(
+    small: Cache, first: int, then: int
+) -> None:
+    """The capacity follows the free space: the last piece of a file in larger pieces may have the
+    size and the number of one of the smaller that another worker left."""
+    data = b"".join(bytes([n]) * SMALL for n in range(10))
+    bucket = Bucket({"key": Blob(data, '"e"', 1, {})})
+
+    async def run() -> None:
+        for span in (first, then):
+            file = through(small, MemoryStore(bucket), len(data), span * SMALL)
+            for at in range(0, len(data), SMALL):
+                assert as_bytes(await file.read(at, SMALL)) == data[at : at + SMALL]
+            await file.close()
+
+    asyncio.run(run())
+    assert small.events.corrupt_segments.value == 0
