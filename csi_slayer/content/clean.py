@@ -206,7 +206,8 @@ class CleanFile:
         try:
             first, last = offset // self._span, (end - 1) // self._span
             if first == last:
-                return await self._read_span(first, offset, end)
+                result = await self._read_span(first, offset, end)
+                return as_bytes(result) if self._closed else result
             pieces = []
             for span in range(first, last + 1):
                 start = max(offset, span * self._span)

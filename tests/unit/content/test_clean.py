@@ -334,3 +334,30 @@ def test_pieces_of_another_size_are_never_taken_for_others(
 
     asyncio.run(run())
     assert small.events.corrupt_segments.value == 0
+
+
+def test_what_a_read_returns_that_the_file_was_closed_under_is_there(
+    small: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it had opened its piece: that was closed by the time its bytes were looked for."""
+
+    async def run() -> None:
+        file = through(small, Counting())
+        await file.read(0, BLOCK)
+        began, leave_idle = asyncio.Event(), file._leave_idle
+
+        async def held(span: int) -> None:
+            began.set()
+            await asyncio.sleep(0.01)
+            await leave_idle(span)
+
+        monkeypatch.setattr(file, "_leave_idle", held)
+        at = SIZE - BLOCK
+        for _ in range(2):  # what is in memory, and what is on the disk
+            began.clear()
+            read = asyncio.ensure_future(file.read(at, BLOCK))
+            await began.wait()
+            await file.close()
+            assert as_bytes(await read) == DATA[at:]
+
+    asyncio.run(run())
