@@ -22,6 +22,9 @@ MOST = 64 << 20
 LARGEST = 4 << 20
 """Bytes of one range at most."""
 
+RESTS = 2.0
+"""Seconds after which a file that nobody has read past the cache has no share of the memory."""
+
 
 class _Range(NamedTuple):
     start: int
@@ -37,7 +40,7 @@ class Memory:
     def __init__(self, live: Live | None = None, most: int = MOST) -> None:
         self._live = live or Live()
         self._most = most
-        self._files: dict[PastCache, None] = {}  # in the order of their use
+        self._files: dict[PastCache, float] = {}  # when they were used, in that order
         self.taken = 0
 
     def share(self, file: PastCache) -> int:
@@ -45,9 +48,11 @@ class Memory:
         theirs and there is no room. What nobody has used for the longest time makes room."""
         if not self._live.prefetch:
             return 0
+        now = asyncio.get_running_loop().time()
         self._files.pop(file, None)
-        self._files[file] = None
-        size = min(LARGEST, self._most // (2 * len(self._files)))
+        self._files[file] = now
+        sharing = sum(now - used <= RESTS for used in self._files.values())
+        size = min(LARGEST, self._most // (2 * sharing))
         for other in list(self._files):
             if self.taken + size <= self._most:
                 break

@@ -81,6 +81,8 @@ _LIMITS = (
      "UNREAD", _SECONDS),
     ("kept in memory of what is read past the cache", "content.past_cache", "MOST", _BYTES),
     ("fetched at once of it", "content.past_cache", "LARGEST", _BYTES),
+    ("a file that nobody reads so for that long has no share of that memory", "content.past_cache",
+     "RESTS", _SECONDS),
     ("what is fetched waits for room in the cache, before it goes past it", "cache.segment", "WAIT",
      _SECONDS),
     ("block: unit of presence and checksums in the cache", "cache.layout", "BLOCK", _BYTES),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from csi_slayer.content import past_cache
 from csi_slayer.content.options import Live
 from csi_slayer.content.past_cache import LARGEST, Memory, PastCache
 from csi_slayer.content.small import Source
@@ -104,6 +105,30 @@ def test_many_share_the_memory_and_those_that_rest_make_room() -> None:
         await in_sequence(last)
         assert len(store.sizes) <= SIZE // (2 << 20) + 2
         for file in (resting[0], last):
+            file.close()
+        assert memory.taken == 0
+
+    asyncio.run(run())
+
+
+def test_files_that_are_open_and_rest_leave_the_memory_to_who_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three hundred of them left nobody a range that was larger than what the kernel asks for."""
+    monkeypatch.setattr(past_cache, "RESTS", 0.05)
+
+    async def run() -> None:
+        store, memory = Counting(), Memory(most=8 << 20)
+        resting = [PastCache(store, memory) for _ in range(40)]
+        for file in resting:
+            await in_sequence(file, 0, 1 << 20)
+        await asyncio.sleep(0.1)
+        store.sizes.clear()
+        last = PastCache(store, memory)
+        await in_sequence(last)
+        assert len(store.sizes) <= SIZE // LARGEST + 2
+        assert memory.taken <= 8 << 20
+        for file in (*resting, last):
             file.close()
         assert memory.taken == 0
 
