@@ -280,6 +280,9 @@ class CleanFile:
             return False
         except (PreconditionFailed, ObjectNotFound) as error:
             raise FsError(errno.ESTALE, "the object changed while it was being read") from error
+        finally:
+            if self._closed:  # as in a read
+                await self.close()
         return reader.segment.complete
 
     async def surrender(self, stage_path: str) -> int | None:

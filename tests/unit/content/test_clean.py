@@ -78,7 +78,8 @@ def opened(segment: Unverified | Contested) -> CleanFile:
     nothing: Any = None
     found: Any = Found(segment)
     source = Source("key", '"etag"', 2 * SMALL, 7)
-    return CleanFile(nothing, found, found, "tenant", nothing, nothing, source, 4 * SMALL, nothing)
+    transfers = Transfers(0, Live())
+    return CleanFile(nothing, found, found, "t", transfers, nothing, source, 4 * SMALL, nothing)
 
 
 def test_whoever_does_not_wait_for_the_verification_leaves_no_segment_open() -> None:
@@ -103,6 +104,29 @@ def test_nor_does_one_that_fails() -> None:
     file = opened(segment)
     assert asyncio.run(file.open_segment()) is None
     assert segment.closed
+
+
+class Verified(Unverified):
+    """One of which all is there then."""
+
+    complete = True
+    size = 2 * SMALL
+
+
+def test_a_close_under_a_fill_that_has_yet_to_open_the_segment_leaves_none_open() -> None:
+    """What is open is not evicted."""
+    segment = Verified()
+
+    async def run() -> None:
+        file = opened(segment)
+        task = asyncio.create_task(file.fill())
+        await asyncio.to_thread(segment.began.wait, 30)
+        await file.close()
+        segment.may_end.set()
+        await task
+        assert segment.closed
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(("tries", "taken"), [(0, 99), (20, 99), (2 * TURNS, None)])
