@@ -97,10 +97,9 @@ class Ledger:
 
     def _wait(self, size: int, seconds: float, staged: int) -> bool:
         """Wait until there is room, or the governor has looked and found none to make."""
-        now = time.monotonic()
-        if now < self._no_wait_before:
+        if self.is_full:
             return False
-        deadline, rounds = now + seconds, self.file.rounds
+        deadline, rounds = time.monotonic() + seconds, self.file.rounds
         # The round under way when we rang may have begun too early; the next one has not.
         while time.monotonic() < deadline and self.file.rounds < rounds + 2:
             time.sleep(_POLL)

@@ -318,4 +318,4 @@ class CleanFile:
             await reader.close()
         if self.renamed:  # as long as it was open here its segments kept their names
             opened = self.source._replace(key=self._key, etag=self._etag)
-            follow(self._cache, self._tenant, lambda _size: self._span, opened, self.source)
+            follow(self._cache, self._tenant, self._span, opened, self.source)

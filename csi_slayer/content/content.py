@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import structlog
@@ -81,7 +80,7 @@ class Content:
             store, catalog, self.staging, self.races, self.uploader, self.opened, self.open_source,
             options,
         )  # fmt: skip
-        self.objects.follow = partial(follow, cache, options.tenant, self.spans.of)
+        self.objects.follow = self._follow
         self._hydration = Hydration(catalog, self.staging, self.objects, self.open_source, options)
         self.reconciler = Reconciler(
             catalog,
@@ -153,6 +152,9 @@ class Content:
             self.store, self.cache, self.smalls, self.options.tenant, self.transfers, self.events,
             source, self.spans.of(source.size), self._own_change_over, self._memory,
         )  # fmt: skip
+
+    def _follow(self, old: Source, new: Source) -> None:
+        follow(self.cache, self.options.tenant, self.spans.of(old.size), old, new)
 
     async def _own_change_over(self, key: str) -> None:
         with contextlib.suppress(SlayerError, TimeoutError):

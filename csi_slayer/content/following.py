@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import structlog
 
 from csi_slayer.cache import Cache, SegmentKey
@@ -16,15 +14,11 @@ SPANS = 64
 """Segments of one file that follow, at most: as much as a cache holds of it, if that is small."""
 
 
-def follow(
-    cache: Cache, tenant: str, span_of: Callable[[int], int], old: Source, new: Source
-) -> None:
-    """The segments of ``old``, of ``span_of(size)`` bytes each, become those of ``new``, which has
-    the same bytes; those that somebody has open stay. Takes some 100 microseconds for each that is
-    there."""
+def follow(cache: Cache, tenant: str, span: int, old: Source, new: Source) -> None:
+    """The segments of ``old``, of ``span`` bytes each, become those of ``new``, which has the same
+    bytes; those that somebody has open stay. Takes some 100 microseconds for each that is there."""
     if (old.key, old.etag) == (new.key, new.etag):
         return
-    span = span_of(old.size)
     for offset in range(0, min(SPANS * span, old.size), span):
         try:
             cache.rekey(

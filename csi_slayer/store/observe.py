@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final, Protocol
+
+from csi_slayer.errors import CacheError, SourceUnreadable
 
 GIVEN_UP: Final = 499
 """In place of the HTTP status: whoever asked was cancelled before the answer was there (a read
 ahead that nobody wants any more), or the local file to receive or to send into failed (a cache
 without room), which says nothing about the store. Servers' logs call it so."""
+
+OUR_OWN: Final = (asyncio.CancelledError, CacheError, SourceUnreadable)
+"""What a request that is :data:`GIVEN_UP` raises."""
 
 
 class RequestObserver(Protocol):

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from csi_slayer.errors import (
     AccessDenied,
-    CacheError,
     InvalidRange,
     KeyObstructed,
     ObjectNotFound,
     PreconditionFailed,
-    SourceUnreadable,
     StoreError,
     StoreUnavailable,
     StoreUnsupported,
 )
 from csi_slayer.store.local.oserrors import translated
-from csi_slayer.store.observe import GIVEN_UP, RequestObserver
+from csi_slayer.store.observe import GIVEN_UP, OUR_OWN, RequestObserver
 from csi_slayer.store.stop import StopFlag, Stopped
 from csi_slayer.store.threads import Crews, run_in_thread
 
@@ -86,7 +83,7 @@ class WorkThreads:
                 status = 200
                 received = _body_length(result)
                 return result
-            except (asyncio.CancelledError, CacheError, SourceUnreadable):  # our own file's matter
+            except OUR_OWN:
                 status = GIVEN_UP
                 raise
             except Stopped:

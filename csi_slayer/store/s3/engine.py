@@ -9,7 +9,6 @@ from typing import Protocol, TypeVar
 
 from csi_slayer.errors import (
     AccessDenied,
-    CacheError,
     InvalidRange,
     ObjectNotFound,
     PreconditionFailed,
@@ -18,7 +17,7 @@ from csi_slayer.errors import (
     StoreIntegrityError,
     StoreUnsupported,
 )
-from csi_slayer.store.observe import GIVEN_UP, RequestObserver
+from csi_slayer.store.observe import GIVEN_UP, OUR_OWN, RequestObserver
 from csi_slayer.store.retry import RetryPolicy, Transient
 from csi_slayer.store.s3.answer import Answer, AnswerReader
 from csi_slayer.store.s3.credentials import Credentials
@@ -168,7 +167,7 @@ class Engine:
         try:
             answer = await self._transfers.run(work, sends=request.body_length is not None)
             status = answer.status
-        except (asyncio.CancelledError, CacheError, SourceUnreadable):  # our own file's matter
+        except OUR_OWN:
             status = GIVEN_UP
             raise
         finally:

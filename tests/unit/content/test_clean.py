@@ -198,15 +198,20 @@ class Full:
         return None, b"past the cache"
 
 
+def opened_in(full: Any, size: int) -> CleanFile:
+    """A file of segments of two MiB."""
+    nothing: Any = None
+    source, transfers = Source("key", '"etag"', size, 7), Transfers(0, Live())
+    return CleanFile(full, full, full, "t", transfers, full, source, 2 * SMALL, nothing)
+
+
 def test_a_full_cache_gets_back_what_the_same_file_has_open_and_nobody_reads() -> None:
     """Of a file larger than the cache that is all of it, and what is open is not evicted: all the
     rest of the file was read past the cache."""
-    nothing: Any = None
-    full: Any = Full()
+    full = Full()
 
     async def run() -> None:
-        source, transfers = Source("key", '"etag"', 8 * SMALL, 7), Transfers(0, Live())
-        file = CleanFile(full, full, full, "t", transfers, full, source, 2 * SMALL, nothing)
+        file = opened_in(full, 8 * SMALL)
         for span in range(3):
             await file.open_segment(span)
         assert await file.read(6 * SMALL, 100) == b"past the cache"
@@ -222,12 +227,10 @@ def test_a_segment_of_several_that_nobody_reads_for_a_while_is_let_go_of(
     """One idle program with a file larger than the cache had all of it open, and nothing else on
     the node was cached any more."""
     monkeypatch.setattr(clean, "UNREAD", 0.05)
-    nothing: Any = None
-    full: Any = Full()
+    full = Full()
 
     async def run() -> None:
-        source, transfers = Source("key", '"etag"', 8 * SMALL, 7), Transfers(0, Live())
-        file = CleanFile(full, full, full, "t", transfers, full, source, 2 * SMALL, nothing)
+        file = opened_in(full, 8 * SMALL)
         for span in range(3):
             await file.open_segment(span)
         for _ in range(20):
@@ -246,12 +249,10 @@ def test_a_segment_of_several_that_nobody_reads_for_a_while_is_let_go_of(
 def test_the_only_segment_of_a_file_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel may read it by itself."""
     monkeypatch.setattr(clean, "UNREAD", 0.01)
-    nothing: Any = None
-    full: Any = Full()
+    full = Full()
 
     async def run() -> None:
-        source, transfers = Source("key", '"etag"', 2 * SMALL, 7), Transfers(0, Live())
-        file = CleanFile(full, full, full, "t", transfers, full, source, 2 * SMALL, nothing)
+        file = opened_in(full, 2 * SMALL)
         await file.open_segment()
         await asyncio.sleep(0.1)
         assert not full.parts[0].closed

@@ -22,6 +22,10 @@ def older(path: Path) -> Path:
     return path.with_name("a.log.1")
 
 
+def full(*_: object) -> int:
+    raise OSError(28, "No space left on device")
+
+
 def test_a_full_file_begins_anew_and_one_older_part_is_kept(path: Path) -> None:
     file = LogFile.open(path)
     for number in range(7):
@@ -61,9 +65,6 @@ def test_one_process_at_a_time_begins_it_anew(path: Path) -> None:
 def test_without_room_for_both_the_older_part_is_lost(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(os, "sendfile", full)
     older(path).write_bytes(b"oldest")
     file = LogFile.open(path)
@@ -88,9 +89,6 @@ def test_a_full_file_begins_anew_on_a_full_disk(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be what fills it, and nothing can be appended to it."""
-
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
 
     path.write_bytes(b"0123456789")
     file = LogFile.open(path)
