@@ -55,6 +55,11 @@ class Segment:
         return self._opened.missing(offset, length)
 
     @property
+    def present_bytes(self) -> int:
+        """How much of it there is, trusted or not."""
+        return self._opened.present_bytes
+
+    @property
     def has_no_room(self) -> bool:
         """Whether a transfer waited in vain for room in the cache just now."""
         return self._opened.shared.ledger.is_full

@@ -92,11 +92,12 @@ class VolumeConfig(Section):
         description="fetch ahead of sequential readers and directory scans; off: only what is asked"
         " for, in whole blocks, and small files whole",
     )
-    open_wait: Duration = Field(
-        default=0.0,
+    open_wait: Duration | None = Field(
+        default=None,
         description="how long the first open of a file over 1 MiB waits for all of it to be in the"
         " cache, so that the kernel reads it by itself (passthrough) from the first byte: for files"
-        " that are read whole; 0: opens do not wait",
+        " that are read whole; 0: opens do not wait; none: those of files from 512 MiB on, where"
+        " all of it comes within 3 seconds and such files are read whole",
     )
     io_timeout: Duration = Field(
         default=60.0,

@@ -66,6 +66,7 @@ class CleanFile:
         self._lately: set[int] = set()
         self._look: asyncio.TimerHandle | None = None
         self._closed = False
+        self.served = 0
         self._past_cache_until = 0.0
         self._past_cache = PastCache(store, memory or Memory())
 
@@ -86,6 +87,12 @@ class CleanFile:
         """The one segment of a file that fits one."""
         reader = self._readers.get(0)
         return reader.segment if reader is not None and self.size <= self._span else None
+
+    @property
+    def fetched(self) -> int:
+        """Bytes of it that its one segment has."""
+        segment = self.segment
+        return 0 if segment is None else segment.present_bytes
 
     def end_at(self, size: int) -> None:
         """The object has so many bytes, or no more of it are read. Before the first of them is."""
@@ -221,6 +228,7 @@ class CleanFile:
                 await self.close()
 
     async def _read_span(self, span: int, offset: int, end: int) -> ReadResult:
+        self.served += end - offset
         now = asyncio.get_running_loop().time()
         reader = await self.open_segment(span) if now >= self._past_cache_until else None
         base = span * self._span

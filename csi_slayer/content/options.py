@@ -18,7 +18,7 @@ class Live:
 
     ``metadata_ttl``: how long names and attributes are believed without asking the store.
     ``close_to_open``: ask at every open of a file. ``quota``: None for no limit. ``open_wait``:
-    how long an open waits for all of a large file.
+    how long an open waits for all of a file; None: of a large one, where that is short.
     """
 
     durability: Durability = "close"
@@ -27,7 +27,7 @@ class Live:
     close_to_open: bool = False
     quota: int | None = None
     prefetch: bool = True
-    open_wait: float = 0.0
+    open_wait: float | None = 0.0
 
     def set(self, other: Live) -> None:
         """Take all values over from another one."""

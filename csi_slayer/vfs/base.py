@@ -25,6 +25,7 @@ from csi_slayer.vfs.handles import HandleTable
 from csi_slayer.vfs.kept import Kept
 from csi_slayer.vfs.late import Late
 from csi_slayer.vfs.marks import Marks
+from csi_slayer.vfs.opening import WholeFiles
 from csi_slayer.vfs.options import VfsEvents, VfsOptions
 from csi_slayer.vfs.refresh import Refresher
 from csi_slayer.vfs.shown import Shown
@@ -90,6 +91,7 @@ class Base:
         self.unread = Unread(catalog, self.content, options.live, posix=options.posix)
         self._kernel: Kernel | None = None
         self._stale_pages = StalePages(lambda: catalog.next_ino)
+        self._whole_files = WholeFiles(self.live)
         self._shown = Shown(lambda ino: self.kernel.invalidate_inode(ino))
         self.removed: OrderedDict[int, Inode] = OrderedDict()
         self._kept = Kept(self.opened, self.spawn)

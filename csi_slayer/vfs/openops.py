@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import stat
@@ -16,7 +15,7 @@ from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.opened import UNKNOWN_FILE, File, IoMode, OpenInode, letting_go, local_file
 from csi_slayer.content.overlay import OverlayFile
 from csi_slayer.content.staged import StagedFile, discarding, os_errors
-from csi_slayer.errors import FsError, SlayerError, StoreUnavailable
+from csi_slayer.errors import FsError, SlayerError
 from csi_slayer.vfs import names
 from csi_slayer.vfs.base import NameMoved, version_of
 from csi_slayer.vfs.handles import Handle
@@ -115,7 +114,10 @@ class OpenOps(NameOps):
                 await self.content.note_dirty(await self.catalog.get(ino))
         else:
             await self._readable(record, inode)
-            await self._wait_for_all(record)
+            file = record.file
+            if isinstance(file, CleanFile) and file.whole_fd is None:
+                if self.kernel.passthrough and record.mode == IoMode.NONE:
+                    await self._whole_files.fetch(record, file)
         stale = self._stale_pages.take(ino)
         try:
             if stale:
@@ -148,17 +150,6 @@ class OpenOps(NameOps):
             await self._fetch_ahead.opened(inode)
         if 0 < inode.size <= self.content.spans.most:
             await file.open_segment()
-
-    async def _wait_for_all(self, record: OpenInode) -> None:
-        """Have a file that is not in the cache fetched whole, so that the kernel can read it by
-        itself; what is not there in time, or because the store is away, the reads wait for."""
-        file, seconds = record.file, self.live.open_wait
-        if not seconds or not self.kernel.passthrough or record.mode != IoMode.NONE:
-            return
-        if isinstance(file, CleanFile) and file.whole_fd is None:
-            with contextlib.suppress(TimeoutError, StoreUnavailable):
-                async with asyncio.timeout(seconds):
-                    await file.fill()
 
     def _handle(self, req: Request, record: OpenInode, inode: Inode, flags: int) -> Handle:
         """Choose the I/O mode and write the handle down before it is answered."""
@@ -308,6 +299,8 @@ class OpenOps(NameOps):
             self.kernel.backing_close(record.backing_id)
             record.mode, record.backing_id = IoMode.NONE, 0
             record.backing_file = UNKNOWN_FILE
+        if record.handles == 0:
+            self._whole_files.closed(record)
         if not self.opened.drop(record):
             if record.writers == 0 and isinstance(record.file, StagedFile | OverlayFile):
                 self.content.reconciler.kick()

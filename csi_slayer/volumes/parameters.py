@@ -149,7 +149,8 @@ class VolumeParameters(BaseModel):
     )
     open_wait: Duration | None = _field(
         None,
-        "how long an open waits for all of a large file, so that the kernel reads it by itself",
+        "how long an open waits for all of a file, so that the kernel reads it by itself; none:"
+        " only for large ones that come soon",
         mutable=True,
     )
     io_timeout: Annotated[Duration, Field(gt=0)] | None = _field(

@@ -12,6 +12,8 @@ import pytest
 from csi_slayer.catalog import ROOT
 from csi_slayer.content.ranges import as_bytes
 from csi_slayer.errors import StoreUnavailable
+from csi_slayer.scheduling import whole
+from csi_slayer.vfs import opening as opening_module
 from csi_slayer.vfs.base import NameMoved
 from csi_slayer.vfs.types import Opened
 from tests.unit.vfs.calls import Gate
@@ -24,15 +26,17 @@ OTHER = os.urandom((2 << 20) + 5)
 WAIT = 30.0
 
 
-def waiting(root: Path, *, passthrough: bool = True, wait: float = WAIT, **options: Any) -> Volume:
+def waiting(
+    root: Path, *, passthrough: bool = True, wait: float | None = WAIT, **options: Any
+) -> Volume:
     volume = Volume(root, passthrough=passthrough, ttl=3600, **options)
     volume.live.open_wait = wait
     volume.bucket.objects["f"] = Blob(BODY, '"one"', 10**18, {})
     return volume
 
 
-async def find(volume: Volume) -> int:
-    entry = await volume.fs.lookup(volume.request(), ROOT, b"f")
+async def find(volume: Volume, name: bytes = b"f") -> int:
+    entry = await volume.fs.lookup(volume.request(), ROOT, name)
     assert entry.attr is not None
     return entry.attr.ino
 
@@ -247,6 +251,88 @@ def test_one_that_a_killed_worker_waited_for_is_answered_by_the_next(tmp_path: P
     volume.start(taken_over=True)
     opened = volume.run(volume.fs.open(request._replace(resent=True), ino, os.O_RDONLY))
     assert volume.is_past_us(opened)
+    assert content(volume, ino, opened) == BODY
+    release(volume, ino, opened)
+    volume.stop()
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few MiB count as large."""
+    monkeypatch.setattr(opening_module, "LARGE", 1 << 20)
+    monkeypatch.setattr(whole, "LARGE", 1 << 20)
+
+
+@pytest.mark.usefixtures("large")
+def test_if_nobody_said_how_long_large_files_that_are_read_whole_are_waited_for(
+    tmp_path: Path,
+) -> None:
+    volume = waiting(tmp_path, wait=None)
+    past_us = []
+    reads = (BODY, b"", BODY[: 1 << 20], BODY, BODY)
+    for number in range(len(reads)):
+        volume.bucket.objects[f"f{number}"] = Blob(BODY, '"one"', 10**18, {})
+    for number, read in enumerate(reads):
+        ino = volume.run(find(volume, b"f%d" % number))
+        opened = volume.run(opening(volume, ino))
+        past_us.append(volume.is_past_us(opened))
+        if read:
+            assert volume.read(ino, opened, 0, len(read)) == read
+            volume.run(asyncio.sleep(1))
+        release(volume, ino, opened)
+    # The second one was closed at once, of the third the worker has seen how much was read.
+    assert past_us == [True, True, False, False, True]
+    volume.stop()
+
+
+@pytest.mark.parametrize("why", ["small", "no prefetch"])
+def test_if_nobody_said_how_long_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    volume = waiting(tmp_path, wait=None)
+    if why == "no prefetch":
+        volume.live.prefetch = False
+        monkeypatch.setattr(opening_module, "LARGE", 1 << 20)
+    ino = volume.run(find(volume))
+    gate = Gate(volume, "fetch")
+    opened = volume.run(opening(volume, ino))
+    assert not volume.is_past_us(opened) and not gate.reached.is_set()
+    gate.open.set()
+    assert content(volume, ino, opened) == BODY
+    release(volume, ino, opened)
+    volume.stop()
+
+
+@pytest.mark.usefixtures("large")
+def test_a_store_that_is_slow_is_not_waited_for(tmp_path: Path) -> None:
+    volume = waiting(tmp_path, wait=None)
+    ino = volume.run(find(volume))
+    gate = Gate(volume, "fetch")
+    began = volume.loop.time()
+    opened = volume.run(opening(volume, ino))
+    assert volume.loop.time() - began < 1
+    assert not volume.is_past_us(opened) and gate.reached.is_set()
+    gate.open.set()
+    assert content(volume, ino, opened) == BODY
+    release(volume, ino, opened)
+    volume.stop()
+
+
+@pytest.mark.usefixtures("large")
+def test_without_an_answer_of_the_store_the_reads_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = waiting(tmp_path, wait=None)
+    ino = volume.run(find(volume))
+
+    async def away(*_args: object, **_values: object) -> None:
+        raise StoreUnavailable("nobody answers")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(volume.store, "fetch", away)
+        opened = volume.run(opening(volume, ino))
+        assert not volume.is_past_us(opened)
+    volume.run(asyncio.sleep(1))
     assert content(volume, ino, opened) == BODY
     release(volume, ino, opened)
     volume.stop()
