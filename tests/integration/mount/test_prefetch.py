@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from csi_slayer.scheduling.whole import LARGE
 from tests.integration.mount.conftest import MakeMount
 from tests.integration.mount.test_faults_disk import used
 from tests.support.mounts import slayer, wait_for
@@ -66,3 +67,33 @@ def test_an_open_that_waits_is_read_without_the_worker(
                 os.kill(pid, signal.SIGCONT)
         else:
             assert file.readall() == data
+
+
+@pytest.mark.integration
+def test_so_is_a_large_file_if_nobody_said_how_long_to_wait(
+    make_mount: MakeMount, capabilities: list[str], objects: Path
+) -> None:
+    tail = os.urandom(MIB)
+    for number in range(8):
+        with (objects / f"{number}").open("wb") as file:
+            file.truncate(LARGE)
+            os.pwrite(file.fileno(), tail, LARGE)
+    mount = make_mount(options=capabilities).mount()
+    numbers = iter(range(8))
+
+    def is_past_the_worker(*, whole: bool) -> bool:
+        path = mount.root / str(next(numbers))
+        before = mount.status()["counters"]["passthrough_opens"]
+        with path.open("rb", buffering=0) as file:
+            while whole and file.read(MIB):
+                pass
+            assert os.pread(file.fileno(), MIB, LARGE) == tail
+        found = mount.status()["counters"]["passthrough_opens"] > before
+        path.unlink()
+        return found
+
+    # Where the machine is busy one is not waited for, and the next one is.
+    found = any(is_past_the_worker(whole=True) for _ in range(5))
+    assert found == ("passthrough" in mount.status()["capabilities"])
+    # Who reads the end of one only, at once, has the next one not waited for.
+    assert not all(is_past_the_worker(whole=False) for _ in range(3))
