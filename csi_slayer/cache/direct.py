@@ -54,6 +54,11 @@ class Direct:
         self._pieces = 0
         self._cpu = self._wall = 0.0
 
+    def wanted(self, *, cached: bool) -> bool:
+        """Whether to write a piece directly; ``cached``: it is read from the page cache next, and
+        would have to come back from the disk."""
+        return self.now and not (cached and self._decides)
+
     def note(self, direct: bool, cpu: float, wall: float) -> None:
         """A piece that was written so took so many seconds of processor time, and in all."""
         if direct is not self.now or not self._decides:

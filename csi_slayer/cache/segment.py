@@ -7,7 +7,11 @@ from collections.abc import Callable
 from csi_slayer.cache.detach import detach
 from csi_slayer.cache.fresh import PIECE, Claimed, Piece
 from csi_slayer.cache.opened import OpenSegment
+from csi_slayer.cache.resident import resident
 from csi_slayer.cache.verify import verify
+
+HEAD = 64 << 20
+"""Bytes of a segment that tell whether it is in the page cache: 16,384 pages at most."""
 
 WAIT = 1.0
 """Seconds that a transfer waits for the governor to make room before it gives up."""
@@ -60,6 +64,15 @@ class Segment:
         return self._opened.present_bytes
 
     @property
+    def is_in_memory(self) -> bool:
+        """Whether the page cache has what there is of the first HEAD bytes, most of it at least,
+        which leaves it first; True if the kernel does not say."""
+        length = min(HEAD, self.size)
+        there = length - sum(missing for _, missing in self.missing(0, length))
+        found = resident(self.fd, length)
+        return found is None or found >= there - there // 8
+
+    @property
     def has_no_room(self) -> bool:
         """Whether a transfer waited in vain for room in the cache just now."""
         return self._opened.shared.ledger.is_full
@@ -80,17 +93,24 @@ class Segment:
         """
         self._opened.write_block(offset, data, 0.0)
 
-    def sink(self, on_piece: Callable[[int, int], None], *, end: int, base: int = 0) -> SegmentSink:
+    def sink(
+        self,
+        on_piece: Callable[[int, int], None],
+        *,
+        end: int,
+        base: int = 0,
+        cached: bool = False,
+    ) -> SegmentSink:
         """For :meth:`csi_slayer.store.base.ObjectStore.fetch`: writes a download into the segment.
 
         ``end`` is where in the segment the download ends, ``base`` the object offset of the
-        segment's first byte. ``on_piece(offset, length)`` is called in the transfer's thread with
-        the place in the segment of each piece that has become available, and again of one that has
-        become present.
+        segment's first byte, ``cached`` whether it is read from the page cache next.
+        ``on_piece(offset, length)`` is called in the transfer's thread with the place in the
+        segment of each piece that has become available, and again of one that has become present.
         """
         if self._owner == 0:
             self._owner = self._opened.shared.fresh.new_owner()
-        return SegmentSink(self._opened, self._owner, on_piece, end, base)
+        return SegmentSink(self._opened, self._owner, on_piece, end, base, cached)
 
     def claim(self, offset: int, end: int) -> Claimed | None:
         """The bytes [offset, end) from memory, if that has all of them. Once only."""
@@ -140,6 +160,7 @@ class SegmentSink:
         on_piece: Callable[[int, int], None],
         end: int,
         base: int,
+        cached: bool,
     ) -> None:
         self._opened = opened
         self._owner = owner
@@ -147,12 +168,14 @@ class SegmentSink:
         self._on_piece = on_piece
         self._end = end
         self._base = base
+        self._cached = cached
         self._allocated = range(0)
 
     def room(self, size: int) -> memoryview | None:
         """Memory that goes to the disk as it is."""
         shared = self._opened.shared
-        self._piece = piece = shared.fresh.take() if shared.direct.now else None
+        around = shared.direct.wanted(cached=self._cached)
+        self._piece = piece = shared.fresh.take() if around else None
         return None if piece is None else piece.memory[:size]
 
     def write(self, offset: int, data: memoryview) -> None:

@@ -94,6 +94,12 @@ class CleanFile:
         segment = self.segment
         return 0 if segment is None else segment.present_bytes
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether what its one segment has is in the page cache too, as far as is known."""
+        segment = self.segment
+        return segment is None or segment.is_in_memory
+
     def end_at(self, size: int) -> None:
         """The object has so many bytes, or no more of it are read. Before the first of them is."""
         self.source = self.source._replace(size=size)
@@ -266,23 +272,24 @@ class CleanFile:
         return self._behind.note(offset, end, drop=self._cache.memory_is_dear)
 
     async def fill(self) -> bool:
-        """Fetch the whole file into its one segment; False if the cache has no room, or fails."""
-        return self.size <= self._span and await self._fill_span(0)
+        """Fetch the whole file into its one segment, which is read next; False if the cache has no
+        room, or fails."""
+        return self.size <= self._span and await self._fill_span(0, cached=True)
 
     async def fill_all(self) -> bool:
         """Fetch all segments of a file that may have many; False if the cache has no room, or
         fails."""
         for span in range(-(-self.size // self._span)):
-            if not await self._fill_span(span):
+            if not await self._fill_span(span, cached=False):
                 return False
         return True
 
-    async def _fill_span(self, span: int) -> bool:
+    async def _fill_span(self, span: int, *, cached: bool) -> bool:
         reader = await self.open_segment(span)
         if reader is None:
             return False
         try:
-            await reader.fill()
+            await reader.fill(cached=cached)
         except CacheError as error:
             self._cache.bypass(error)
             return False

@@ -113,6 +113,7 @@ class SegmentReader:
         self._ahead_to = 0
         self._users = 0
         self._closing = False
+        self._cached = 0
         self._failed: tuple[int, int, str, float] | None = None
 
     @property
@@ -154,12 +155,15 @@ class SegmentReader:
             elif offset < stop and start < end:
                 raise StoreUnavailable(text)
 
-    async def fill(self) -> None:
-        """Fetch all that is missing."""
+    async def fill(self, *, cached: bool) -> None:
+        """Fetch all that is missing; ``cached``: through the page cache, be it dear or not, as it
+        is read from there next."""
         self._users += 1
+        self._cached += cached
         try:
             await self._fill()
         finally:
+            self._cached -= cached
             await self._used()
 
     async def _used(self) -> None:
@@ -273,7 +277,9 @@ class SegmentReader:
                     offset=self.base + start,
                     length=end - start,
                     if_match=source.etag,
-                    sink=self.segment.sink(self._piece, end=end, base=self.base),
+                    sink=self.segment.sink(
+                        self._piece, end=end, base=self.base, cached=self._cached > 0
+                    ),
                 )
                 return
             except (ObjectNotFound, PreconditionFailed):

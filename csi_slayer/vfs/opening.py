@@ -18,6 +18,9 @@ LONGEST: Final = 3.0
 LOOK: Final = 0.25
 """Seconds between two looks at whether it will be."""
 
+PAUSE: Final = 60.0
+"""Seconds for which no open waits where there was not the memory for a file."""
+
 
 class _Watched(NamedTuple):
     since: float
@@ -32,17 +35,18 @@ class WholeFiles:
         self._live = live
         self._reads = WholeReads()
         self._watched: dict[int, _Watched] = {}
+        self._not_before = 0.0
 
     async def fetch(self, record: OpenInode, file: CleanFile) -> None:
         """Have a file that is opened, and not in the cache, fetched whole; what is not there in
         time, or because the store is away, the reads wait for. Raises FsError, StoreError."""
         seconds = self._live.open_wait
-        if seconds is not None:
+        if seconds:
             with contextlib.suppress(TimeoutError, StoreUnavailable):
                 async with asyncio.timeout(seconds):
                     await file.fill()
-        elif file.size >= LARGE and self._live.prefetch:
-            is_whole = self._reads.expected(file.size) and await _comes_soon(file)
+        elif seconds is None and file.size >= LARGE and self._live.prefetch:
+            is_whole = self._reads.expected(file.size) and await self._comes_soon(file)
             now = asyncio.get_running_loop().time()
             self._watched[record.ino] = _Watched(now, is_whole)
 
@@ -57,19 +61,26 @@ class WholeFiles:
         else:
             self._reads.read(record.file.size, record.file.served)
 
-
-async def _comes_soon(file: CleanFile) -> bool:
-    """Fetch all of a file, unless at the rate at which it comes that takes too long."""
-    loop = asyncio.get_running_loop()
-    begun, filling = loop.time(), loop.create_task(file.fill())
-    try:
-        while not filling.done():
-            await asyncio.wait((filling,), timeout=LOOK)
-            if (loop.time() - begun) * file.size > LONGEST * max(1, file.fetched):
-                break
-        with contextlib.suppress(StoreUnavailable):
-            return filling.done() and filling.result()
-        return False
-    finally:
-        filling.cancel()
-        await asyncio.gather(filling, return_exceptions=True)
+    async def _comes_soon(self, file: CleanFile) -> bool:
+        """Fetch all of a file, unless at the rate at which it comes that takes too long, or its
+        first bytes leave the page cache before the last ones are there: all would come from the
+        disk."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        if begun < self._not_before:
+            return False
+        filling = loop.create_task(file.fill())
+        try:
+            while not filling.done():
+                await asyncio.wait((filling,), timeout=LOOK)
+                if not file.is_in_memory:
+                    self._not_before = loop.time() + PAUSE
+                    break
+                if (loop.time() - begun) * file.size > LONGEST * max(1, file.fetched):
+                    break
+            with contextlib.suppress(StoreUnavailable):
+                return filling.done() and filling.result()
+            return False
+        finally:
+            filling.cancel()
+            await asyncio.gather(filling, return_exceptions=True)

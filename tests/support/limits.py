@@ -80,6 +80,8 @@ _LIMITS = (
      "scheduling.whole", "LARGE", _BYTES),
     ("such an open waits, if all of the file comes within that time", "vfs.opening", "LONGEST",
      _SECONDS),
+    ("no such open waits, where there was not the memory for a file, for", "vfs.opening", "PAUSE",
+     _SECONDS),
     ("one such open of so many does not wait", "scheduling.whole", "TRIAL", _COUNT),
     ("segments of one file that are open at once", "content.clean", "MOST_OPEN", _COUNT),
     ("segments of a file of several that nobody reads are let go of after", "content.clean",

@@ -173,6 +173,21 @@ def test_what_is_fetched_is_on_the_disk_and_in_memory(
     cache.close()
 
 
+@pytest.mark.parametrize("mode", ["always", "auto"])
+def test_what_is_read_next_goes_through_the_page_cache_be_it_dear(
+    tmp_path: Path, mode: DirectMode
+) -> None:
+    cache = Cache(tmp_path / "cache", 1 << 30, direct=mode)
+    cache.shared.direct.now = True
+    data = content("object", 2 * PIECE)
+    segment = cache.create(key_of("object"), len(data))
+    own = send(segment.sink(lambda *_piece: None, end=len(data), cached=True), data)
+    assert own == (2 if mode == "always" else 0)
+    assert os.pread(segment.fd, len(data), 0) == data
+    segment.close()
+    cache.close()
+
+
 def test_it_is_available_before_it_is_present(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache", 1 << 30, direct="always")
     segment = cache.create(key_of("object"), 2 * PIECE)

@@ -220,7 +220,7 @@ def test_who_wants_all_leaves_the_transfers_to_others(cache: Cache, prefetch: bo
     async def run() -> None:
         store, places = Endless(), Places(Live(prefetch=prefetch))
         readers = [reader(store, places, begun(cache, f"k{n}"), f"k{n}") for n in range(5)]
-        fills = [asyncio.ensure_future(one.fill()) for one in readers]
+        fills = [asyncio.ensure_future(one.fill(cached=False)) for one in readers]
         await asyncio.sleep(0.01)
         assert store.asked == (len(readers) + 6 if prefetch else 4 * len(readers))
         for fill in fills:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from csi_slayer.cache import segment as segment_module
 from csi_slayer.catalog import ROOT
 from csi_slayer.content.ranges import as_bytes
 from csi_slayer.errors import StoreUnavailable
@@ -314,6 +315,44 @@ def test_a_store_that_is_slow_is_not_waited_for(tmp_path: Path) -> None:
     assert not volume.is_past_us(opened) and gate.reached.is_set()
     gate.open.set()
     assert content(volume, ino, opened) == BODY
+    release(volume, ino, opened)
+    volume.stop()
+
+
+@pytest.mark.usefixtures("large")
+def test_where_there_is_not_the_memory_for_one_none_is_waited_for_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = waiting(tmp_path, wait=None)
+    past_us = []
+    gate = Gate(volume, "fetch")
+    for name in ("a", "b", "c"):
+        volume.bucket.objects[name] = Blob(BODY, '"one"', 10**18, {})
+    for name in (b"a", b"b", b"c"):
+        ino = volume.run(find(volume, name))
+        with monkeypatch.context() as patch:
+            if name == b"a":
+                patch.setattr(segment_module, "resident", lambda _fd, _length: -1)
+            if name == b"c":
+                volume.run(asyncio.sleep(opening_module.PAUSE))
+            opened = volume.run(opening(volume, ino))
+        past_us.append(volume.is_past_us(opened))
+        gate.open.set()
+        assert content(volume, ino, opened) == BODY
+        release(volume, ino, opened)
+    assert past_us == [False, False, True]
+    volume.stop()
+
+
+@pytest.mark.usefixtures("large")
+def test_what_an_open_waits_for_goes_through_the_page_cache(tmp_path: Path) -> None:
+    """Where memory is dear it would have to come back from the disk."""
+    volume = waiting(tmp_path, wait=None)
+    shared = volume.fs.content.cache.shared
+    shared.direct.now = True
+    ino = volume.run(find(volume))
+    opened = volume.run(opening(volume, ino))
+    assert volume.is_past_us(opened) and shared.fresh.made == 0
     release(volume, ino, opened)
     volume.stop()
 
