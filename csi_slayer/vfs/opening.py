@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from csi_slayer.content.clean import CleanFile
 from csi_slayer.content.opened import OpenInode
 from csi_slayer.content.options import Live
-from csi_slayer.errors import StoreUnavailable
+from csi_slayer.errors import StoreError
 from csi_slayer.scheduling.whole import LARGE, WholeReads
 
 LONGEST: Final = 3.0
@@ -39,10 +39,10 @@ class WholeFiles:
 
     async def fetch(self, record: OpenInode, file: CleanFile) -> None:
         """Have a file that is opened, and not in the cache, fetched whole; what is not there in
-        time, or because the store is away, the reads wait for. Raises FsError, StoreError."""
+        time the reads wait for, and what the store does not give they tell. Raises FsError."""
         seconds = self._live.open_wait
         if seconds:
-            with contextlib.suppress(TimeoutError, StoreUnavailable):
+            with contextlib.suppress(TimeoutError, StoreError):
                 async with asyncio.timeout(seconds):
                     await file.fill()
         elif seconds is None and file.size >= LARGE and self._live.prefetch:
@@ -78,7 +78,7 @@ class WholeFiles:
                     break
                 if (loop.time() - begun) * file.size > LONGEST * max(1, file.fetched):
                     break
-            with contextlib.suppress(StoreUnavailable):
+            with contextlib.suppress(StoreError):
                 return filling.done() and filling.result()
             return False
         finally:

@@ -12,7 +12,7 @@ import pytest
 from csi_slayer.cache import segment as segment_module
 from csi_slayer.catalog import ROOT
 from csi_slayer.content.ranges import as_bytes
-from csi_slayer.errors import StoreUnavailable
+from csi_slayer.errors import StoreIntegrityError, StoreUnavailable
 from csi_slayer.scheduling import whole
 from csi_slayer.vfs import opening as opening_module
 from csi_slayer.vfs.base import NameMoved
@@ -308,8 +308,7 @@ def test_if_nobody_said_how_long_others_are_not(
 def test_a_store_that_is_slow_is_not_waited_for(tmp_path: Path) -> None:
     volume = waiting(tmp_path, wait=None)
     ino = volume.run(find(volume))
-    gate = Gate(volume, "fetch")
-    began = volume.loop.time()
+    gate, began = Gate(volume, "fetch"), volume.loop.time()
     opened = volume.run(opening(volume, ino))
     assert volume.loop.time() - began < 1
     assert not volume.is_past_us(opened) and gate.reached.is_set()
@@ -374,4 +373,27 @@ def test_without_an_answer_of_the_store_the_reads_tell(
     volume.run(asyncio.sleep(1))
     assert content(volume, ino, opened) == BODY
     release(volume, ino, opened)
+    volume.stop()
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("wait", [None, 0.0, WAIT])
+def test_of_what_the_store_has_in_part_that_part_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait: float | None
+) -> None:
+    volume = waiting(tmp_path, wait=wait)
+    volume.bucket.objects["f"] = Blob(bytes(48 << 20) + BODY, '"one"', 10**18, {})
+    ino = volume.run(find(volume))
+    fetch = volume.store.fetch
+
+    def damaged(*args: Any, **values: Any) -> Any:
+        if values["offset"] + values["length"] > 48 << 20:
+            raise StoreIntegrityError("it ends too soon")
+        return fetch(*args, **values)
+
+    monkeypatch.setattr(volume.store, "fetch", damaged)
+    opened = volume.run(opening(volume, ino))
+    assert volume.read(ino, opened, 0, 4096) == bytes(4096)
+    with pytest.raises(StoreIntegrityError):
+        volume.read(ino, opened, 48 << 20, 4096)
     volume.stop()
