@@ -69,11 +69,12 @@ class WholeFiles:
         begun = loop.time()
         if begun < self._not_before:
             return False
+        was_in_memory = file.is_in_memory  # else it was read long ago: what comes now tells nothing
         filling = loop.create_task(file.fill())
         try:
             while not filling.done():
                 await asyncio.wait((filling,), timeout=LOOK)
-                if not file.is_in_memory:
+                if was_in_memory and not file.is_in_memory:
                     self._not_before = loop.time() + PAUSE
                     break
                 if (loop.time() - begun) * file.size > LONGEST * max(1, file.fetched):

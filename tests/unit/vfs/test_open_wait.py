@@ -323,23 +323,23 @@ def test_where_there_is_not_the_memory_for_one_none_is_waited_for_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     volume = waiting(tmp_path, wait=None)
-    past_us = []
-    gate = Gate(volume, "fetch")
-    for name in ("a", "b", "c"):
-        volume.bucket.objects[name] = Blob(BODY, '"one"', 10**18, {})
-    for name in (b"a", b"b", b"c"):
-        ino = volume.run(find(volume, name))
+    past_us, gate = [], Gate(volume, "fetch")
+    answers = iter((0, -1, -1, -1))  # at first all is there that "a" has, and of "d" never
+    volume.bucket.objects |= {name: Blob(BODY, '"one"', 10**18, {}) for name in "abcde"}
+    for name in "abcde":
+        ino = volume.run(find(volume, name.encode()))
         with monkeypatch.context() as patch:
-            if name == b"a":
-                patch.setattr(segment_module, "resident", lambda _fd, _length: -1)
-            if name == b"c":
+            if name in "ad":
+                patch.setattr(segment_module, "resident", lambda _fd, _length: next(answers))
+            if name == "c":
                 volume.run(asyncio.sleep(opening_module.PAUSE))
             opened = volume.run(opening(volume, ino))
         past_us.append(volume.is_past_us(opened))
         gate.open.set()
         assert content(volume, ino, opened) == BODY
+        volume.run(asyncio.sleep(1))
         release(volume, ino, opened)
-    assert past_us == [False, False, True]
+    assert past_us == [False, False, True, True, True]
     volume.stop()
 
 
