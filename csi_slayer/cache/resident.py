@@ -8,7 +8,7 @@ from typing import Final
 
 _CACHESTAT: Final = 451  # asm-generic/unistd.h; since Linux 6.5
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc = ctypes.CDLL(None)
 
 
 class _Range(ctypes.Structure):

@@ -27,7 +27,7 @@ class Live:
     close_to_open: bool = False
     quota: int | None = None
     prefetch: bool = True
-    open_wait: float | None = 0.0
+    open_wait: float | None = None
 
     def set(self, other: Live) -> None:
         """Take all values over from another one."""
